@@ -1,0 +1,38 @@
+"""Doge small language models as validated ONNX folders.
+
+Importing this package needs neither torch nor transformers; `export` and `validate` import them when called.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from doge_export.errors import DogeExportError, RunFailed
+
+if TYPE_CHECKING:
+    from doge_export.pipeline import ExportResult, export
+    from doge_export.package import verify
+    from doge_export.runtime import Generation, Session, load
+    from doge_export.validation import Verdict, validate
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "ExportResult": "doge_export.pipeline",
+    "export": "doge_export.pipeline",
+    "verify": "doge_export.package",
+    "Generation": "doge_export.runtime",
+    "Session": "doge_export.runtime",
+    "load": "doge_export.runtime",
+    "Verdict": "doge_export.validation",
+    "validate": "doge_export.validation",
+}
+
+__all__ = ["DogeExportError", "RunFailed", "__version__", *_HOME]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'doge_export' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)
