@@ -1,0 +1,43 @@
+"""The signatures of the two `doge` operators, as ONNX schemas."""
+
+from __future__ import annotations
+
+from onnx.defs import OpSchema
+
+DOMAIN, VERSION = "doge", 1
+_REAL = ["tensor(float)", "tensor(float16)", "tensor(bfloat16)"]
+
+
+def _schema(name: str, inputs: str, outputs: str, **attributes: OpSchema.AttrType) -> OpSchema:
+    def parameters(names: str) -> list[OpSchema.FormalParameter]:
+        # The score of a key is float32 whatever the rest is.
+        return [
+            OpSchema.FormalParameter(part, "tensor(float)" if part.endswith("score") else "T") for part in names.split()
+        ]
+
+    return OpSchema(
+        name,
+        DOMAIN,
+        VERSION,
+        inputs=parameters(inputs),
+        outputs=parameters(outputs),
+        type_constraints=[("T", _REAL, "activations and weights")],
+        attributes=[OpSchema.Attribute(key, kind, required=True) for key, kind in attributes.items()],
+    )
+
+
+DYNAMIC_MASK_ATTENTION = _schema(
+    "DynamicMaskAttention",
+    "query key value score past_key past_value past_score",
+    "output present_key present_value present_score",
+    num_heads=OpSchema.AttrType.INT,
+    kv_num_heads=OpSchema.AttrType.INT,
+    scale=OpSchema.AttrType.FLOAT,
+    keep_window_size=OpSchema.AttrType.INT,
+)
+CDMOE = _schema(
+    "CDMoE",
+    "hidden scores_x scores_y down_embed up_embed",
+    "output",
+    num_experts_per_tok=OpSchema.AttrType.INT,
+)

@@ -1,0 +1,180 @@
+"""From the module to canonical ONNX: traced by torch.export, translated by torch.onnx with our own words for six ops.
+
+The canonical graph holds standard ops of opset 23 (RMSNormalization and RotaryEmbedding among them) and nodes of domain
+`doge` with a function body. Inputs and outputs, for each layer i:
+
+    input_ids, attention_mask, position_ids          int64 [batch_size, sequence_length]
+    past_key_values.{i}.key, .value                  [batch_size, Hkv, past_sequence_length, D]
+    past_key_values.{i}.score                        float32 [batch_size, Hs, past_sequence_length]
+    logits                                           [batch_size, sequence_length, V]
+    present.{i}.key, .value, .score                  as above, past_sequence_length + sequence_length long
+
+attention_mask speaks of the new tokens alone: padding among the cached ones is already in their scores.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from onnxscript import opset23 as op
+from onnxscript.values import Op
+from torch.export import Dim
+
+from doge_export.graph import functions, schemas
+from doge_export.graph.tidy import tidy
+from doge_export.model import DogeForExport
+
+OPSET = 23
+_TORCHLIB_OPSET = 18
+"""What torch.onnx writes of itself. None of the standard ops it emits for this module (elementwise, shape and gather ops)
+changed its meaning between 18 and 23, so the model is declared as 23 without a conversion."""
+IR_VERSION = 10
+CACHE_PARTS = ("key", "value", "score")
+
+
+def _linear(x: Any, weight: Any, bias: Any = None) -> Any:
+    product = op.MatMul(x, op.Transpose(weight, perm=[1, 0]))
+    return product if bias is None else op.Add(product, bias)
+
+
+def _rms_norm(x: Any, normalized_shape: Any, weight: Any = None, eps: float | None = None) -> Any:
+    return op.RMSNormalization(x, weight, axis=-1, epsilon=eps)
+
+
+def _silu(x: Any) -> Any:
+    return op.Mul(x, op.Sigmoid(x))
+
+
+def _rotate(x: Any, cos: Any, sin: Any, num_heads: int) -> Any:
+    return op.RotaryEmbedding(x, cos, sin, num_heads=num_heads)
+
+
+_DynamicMaskAttention = Op(functions.DOGE, "DynamicMaskAttention", schemas.DYNAMIC_MASK_ATTENTION)
+_CDMoE = Op(functions.DOGE, "CDMoE", schemas.CDMOE)
+
+
+def _dynamic_mask_attention(
+    query: Any,
+    key: Any,
+    value: Any,
+    score: Any,
+    past_key: Any,
+    past_value: Any,
+    past_score: Any,
+    num_heads: int,
+    kv_num_heads: int,
+    scale: float,
+    keep_window_size: int,
+) -> Any:
+    # Attributes by name: a schema does not keep their order.
+    return _DynamicMaskAttention(
+        *(query, key, value, score, past_key, past_value, past_score),
+        num_heads=num_heads,
+        kv_num_heads=kv_num_heads,
+        scale=scale,
+        keep_window_size=keep_window_size,
+    )
+
+
+def _cdmoe(
+    hidden: Any, scores_x: Any, scores_y: Any, down_embed: Any, up_embed: Any, num_experts_per_tok: int
+) -> Any:
+    return _CDMoE(hidden, scores_x, scores_y, down_embed, up_embed, num_experts_per_tok=num_experts_per_tok)
+
+
+_TRANSLATIONS = {
+    torch.ops.aten.linear.default: _linear,
+    torch.ops.aten.rms_norm.default: _rms_norm,
+    torch.ops.aten.silu.default: _silu,
+    torch.ops.aten.softplus.default: op.Softplus,
+    torch.ops.doge.rotate.default: _rotate,
+    torch.ops.doge.dynamic_mask_attention.default: _dynamic_mask_attention,
+    torch.ops.doge.cdmoe.default: _cdmoe,
+}
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """torch.onnx reports torchvision's absence, and its own deprecations, to whoever exports."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def cache_names(prefix: str, layer: int) -> list[str]:
+    """`prefix` is "past_key_values" or "present"."""
+    return [f"{prefix}.{layer}.{part}" for part in CACHE_PARTS]
+
+
+def trace(module: DogeForExport) -> ir.Model:
+    """Canonical ONNX of a module; its initializers share memory with the module's parameters.
+
+    The example is larger than 1 in every dynamic axis, and no two axes are equal: torch.export makes constants of 0 and 1.
+    """
+    architecture = module.architecture
+    layers = range(architecture.num_hidden_layers)
+    batch, new, past = 3, 5, 7
+    heads, size = architecture.num_key_value_heads, architecture.head_dim
+    cache = [
+        (torch.zeros(batch, heads, past, size), torch.zeros(batch, heads, past, size), torch.zeros(batch, heads, past))
+        for _ in layers
+    ]
+    # A tensor object given twice would become one input.
+    tokens = tuple(torch.ones(batch, new, dtype=torch.int64) for _ in range(3))
+    by_token, by_key = {0: Dim.DYNAMIC, 1: Dim.DYNAMIC}, {0: Dim.DYNAMIC, 2: Dim.DYNAMIC}
+    with torch.no_grad(), _quiet():
+        exported = torch.export.export(
+            module.eval(),
+            (*tokens, cache),
+            dynamic_shapes=(by_token, by_token, by_token, [(by_key, by_key, by_key) for _ in layers]),
+        )
+        program = torch.onnx.export(
+            exported,
+            dynamo=True,
+            opset_version=_TORCHLIB_OPSET,
+            custom_translation_table=_TRANSLATIONS,
+            optimize=False,
+            verbose=False,
+            input_names=["input_ids", "attention_mask", "position_ids"]
+            + [name for i in layers for name in cache_names("past_key_values", i)],
+            output_names=["logits"] + [name for i in layers for name in cache_names("present", i)],
+        )
+    assert program is not None
+    model = program.model
+    model.ir_version = IR_VERSION
+    model.opset_imports[""] = OPSET
+    model.producer_name, model.producer_version = "doge-export", None
+    model.graph.name = "doge"
+    _name_axes(model.graph)
+    for function in (functions.DynamicMaskAttention, functions.CDMoE):
+        body = ir.serde.deserialize_function(function.to_function_proto())
+        model.functions[body.identifier()] = body
+    model.opset_imports["doge"] = 1
+    tidy(model)
+    return model
+
+
+def _name_axes(graph: ir.Graph) -> None:
+    """Axis names the ecosystem knows: transformers.js takes exactly `batch_size` for the batch."""
+    total = "past_sequence_length + sequence_length"
+    for value in [*graph.inputs, *graph.outputs]:
+        assert value.name is not None and value.shape is not None
+        sizes = list(value.shape)
+        sizes[0] = "batch_size"
+        if "." in value.name:
+            sizes[2] = "past_sequence_length" if value.name.startswith("past") else total
+        else:
+            sizes[1] = "sequence_length"
+        value.shape = ir.Shape(sizes)
