@@ -1,0 +1,24 @@
+"""Whatever onnxruntime runs fastest: its attention kernel over caches written in place, and few, wide nodes."""
+
+from __future__ import annotations
+
+from doge_export.targets.passes.fuse_projections import FuseProjections
+from doge_export.targets.passes.group_query_attention import GroupQueryAttention
+from doge_export.targets.passes.inline_functions import InlineFunctions
+from doge_export.targets.passes.logits_to_keep import NumLogitsToKeep
+from doge_export.targets.passes.transpose_weights import TransposeWeights
+from doge_export.targets.target import Target
+
+ONNXRUNTIME = Target(
+    name="onnxruntime",
+    opset=23,
+    ir_version=10,
+    summary="for doge-export's own runtime: GroupQueryAttention, caches updated in place",
+    passes=lambda mixes_tokens: (
+        GroupQueryAttention(whole_padding_rows=mixes_tokens),
+        InlineFunctions(),
+        TransposeWeights(),
+        FuseProjections(),
+        NumLogitsToKeep(),
+    ),
+)

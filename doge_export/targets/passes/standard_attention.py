@@ -1,0 +1,110 @@
+"""DynamicMaskAttention in standard ops, with scores recomputed from the cached values.
+
+For the portable graph: no loader of ONNX language models can carry a third state per layer, so the scores are not cached
+and `attention_mask` covers past and new tokens, [batch_size, past_sequence_length + sequence_length].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes import common
+from onnx_ir.tape import Tape
+
+from doge_export.targets.lowering import Lowering, constant
+from doge_export.targets.passes.selection import causal, keep_best
+
+TOTAL = "past_sequence_length + sequence_length"
+
+
+class StandardAttention(Lowering):
+    """Queries of a group meet their key as rows of one matrix, [B, Hkv, group * S, D], so that no key is repeated."""
+
+    domain, op_type = "doge", "DynamicMaskAttention"
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Replace every node, then the inputs and outputs that go with the scores."""
+        graph = model.graph
+        for values in (graph.inputs, graph.outputs):
+            for value in [value for value in values if value.name.endswith(".score")]:  # type: ignore[union-attr]
+                values.remove(value)
+        mask = next(value for value in graph.inputs if value.name == "attention_mask")
+        mask.shape = ir.Shape(["batch_size", TOTAL])
+        ids = next(value for value in graph.inputs if value.name == "input_ids")
+        for node, place in mask.uses():
+            if node.op_type == "Shape":  # asked for the number of new tokens, which the mask no longer tells
+                node.replace_input_with(place, ids)
+        result = super().call(model)
+        # The scores now depend on the whole value cache, which is put together further down.
+        common.TopologicalSortPass()(model)
+        return result
+
+    def build(self, tape: Tape, node: ir.Node) -> Sequence[ir.Value | None]:
+        """One layer."""
+        query, key, value, score, past_key, past_value, _ = node.inputs
+        heads = node.attributes["num_heads"].as_int()
+        kv_heads = node.attributes["kv_num_heads"].as_int()
+        window = node.attributes["keep_window_size"].as_int()
+        assert score is not None and score.shape is not None and value is not None
+        assert past_key is not None and past_key.shape is not None
+        size, score_heads = int(past_key.shape[3]), int(score.shape[2])  # type: ignore[arg-type]
+        group = heads // kv_heads
+
+        def split(x: ir.Value | None) -> ir.Value:
+            by_head = tape.op("Reshape", [x, self.ints(0, 0, kv_heads, size)])
+            return tape.op("Transpose", [by_head], {"perm": [0, 2, 1, 3]})
+
+        present_key = tape.op("Concat", [past_key, split(key)], {"axis": 2})
+        present_value = tape.op("Concat", [past_value, split(value)], {"axis": 2})
+        for present, old in ((present_key, node.outputs[1]), (present_value, node.outputs[2])):
+            present.dtype, present.shape = old.dtype, old.shape
+
+        flat = tape.op("Transpose", [present_value], {"perm": [0, 2, 1, 3]})
+        _recompute(score, value, tape.op("Reshape", [flat, self.ints(0, 0, kv_heads * size)]))
+        by_key = tape.op("Transpose", [score], {"perm": [0, 2, 1]})
+        scores = tape.op("Unsqueeze", [by_key, self.ints(2)])  # [B, Hs, 1, T]
+        past_length = tape.op("Shape", [past_key], {"start": 2, "end": 3})
+        total_length = tape.op("Shape", [present_key], {"start": 2, "end": 3})
+        bias = causal(tape, self.graph, scores, past_length, total_length)
+        if window:
+            bias = keep_best(tape, self.graph, bias, window, total_length)
+        if score_heads == heads and group > 1:
+            rows = tape.op("Concat", [self.ints(0, kv_heads, -1), total_length], {"axis": 0})
+            bias = tape.op("Reshape", [bias, rows])
+        elif group > 1:
+            bias = tape.op("Concat", [bias] * group, {"axis": 2})
+
+        queries = tape.op("Reshape", [query, self.ints(0, 0, kv_heads, group, size)])
+        queries = tape.op("Transpose", [queries], {"perm": [0, 2, 3, 1, 4]})
+        queries = tape.op("Reshape", [queries, self.ints(0, kv_heads, -1, size)])
+        scale = constant(self.graph, np.array(node.attributes["scale"].as_float(), dtype=np.float32))
+        keys = tape.op("Transpose", [present_key], {"perm": [0, 1, 3, 2]})
+        logits = tape.op("Add", [tape.op("MatMul", [tape.op("Mul", [queries, scale]), keys]), bias])
+        mixed = tape.op("MatMul", [tape.op("Softmax", [logits], {"axis": -1}), present_value])
+        mixed = tape.op("Reshape", [mixed, self.ints(0, kv_heads, group, -1, size)])
+        mixed = tape.op("Transpose", [mixed], {"perm": [0, 3, 1, 2, 4]})
+        output = tape.op("Reshape", [mixed, self.ints(0, 0, heads * size)])
+        return output, present_key, present_value, None
+
+
+def _recompute(score: ir.Value, value: ir.Value, every_value: ir.Value) -> None:
+    """Let the nodes between `value` [B, S, Hkv * D] and `score` read `every_value` [B, T, Hkv * D] instead.
+
+    They work token by token, so the same nodes then give the scores of all T tokens; the mask among their inputs is a
+    function of attention_mask, which covers T tokens here.
+    """
+    pending, seen = [score.producer()], set()
+    while pending:
+        node = pending.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        for place, source in enumerate(node.inputs):
+            if source is value:
+                node.replace_input_with(place, every_value)
+            elif source is not None:
+                pending.append(source.producer())
+        for result in node.outputs:
+            result.shape = None

@@ -1,0 +1,25 @@
+"""Anything that reads ONNX: standard ops of opset 21, the input and output names of the ecosystem."""
+
+from __future__ import annotations
+
+from doge_export.targets.passes.inline_functions import InlineFunctions
+from doge_export.targets.passes.logits_to_keep import NumLogitsToKeep
+from doge_export.targets.passes.primitives import PrimitiveRMSNorm, PrimitiveRotaryEmbedding
+from doge_export.targets.passes.standard_attention import StandardAttention
+from doge_export.targets.passes.transpose_weights import TransposeWeights
+from doge_export.targets.target import Target
+
+PORTABLE = Target(
+    name="portable",
+    opset=21,
+    ir_version=10,
+    summary="for anything that reads ONNX: standard ops, key/value caches only",
+    passes=lambda mixes_tokens: (
+        StandardAttention(),
+        InlineFunctions(),
+        PrimitiveRMSNorm(),
+        PrimitiveRotaryEmbedding(),
+        TransposeWeights(),
+        NumLogitsToKeep(),
+    ),
+)
