@@ -7,6 +7,8 @@ Parameter names are those of a checkpoint in transformers' layout, so a state di
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -15,6 +17,10 @@ from doge_export.checkpoint.architecture import Architecture, CdmoeRouting
 from doge_export.model.attention import DynamicMaskAttention, LayerCache
 from doge_export.model.feedforward import MLP, CDMoE
 from doge_export.model.rope import RotaryEmbedding
+
+
+UNBOUNDED = 2**31
+"""A maximum length that leaves no mechanism out."""
 
 
 class DecoderLayer(nn.Module):
@@ -82,10 +88,25 @@ class DogeForExport(nn.Module):
     ) -> None:
         super().__init__()
         self.architecture = architecture
-        self.model = DogeModel(architecture, max_length or 2**31, cdmoe_routing)
+        self.model = DogeModel(architecture, max_length or UNBOUNDED, cdmoe_routing)
         self.lm_head = None
         if not architecture.tie_word_embeddings:
             self.lm_head = nn.Linear(architecture.hidden_size, architecture.vocab_size, bias=False)
+
+    @classmethod
+    def from_tensors(
+        cls,
+        architecture: Architecture,
+        tensors: Mapping[str, Tensor],
+        cdmoe_routing: CdmoeRouting = "reference",
+        max_length: int | None = None,
+    ) -> DogeForExport:
+        """A module whose parameters are the given tensors, without a second copy of any. Names must match exactly."""
+        with torch.device("meta"):
+            module = cls(architecture, cdmoe_routing, max_length)
+        module.model.rotary_emb = RotaryEmbedding(architecture, max_length or UNBOUNDED)
+        module.load_state_dict(dict(tensors), strict=True, assign=True)
+        return module.eval()
 
     def empty_cache(self, batch_size: int) -> list[LayerCache]:
         """The cache before the first token."""

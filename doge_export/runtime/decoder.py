@@ -1,0 +1,148 @@
+"""The network behind a session: token ids in, logits out, with a cache between calls.
+
+Knows no tokenizer and no sampling. `open_decoder` picks the decoder that a folder's target needs.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import onnxruntime
+
+from doge_export.errors import DogeExportError
+
+Array = np.ndarray
+
+
+class Decoder(Protocol):
+    """Runs a graph over a growing sequence, one or several rows at a time.
+
+    Attributes:
+        max_length: tokens a row may hold, prompt and answer together.
+        vocab_size: ids run from 0 to vocab_size - 1.
+        batch_size: rows now in the cache.
+        length: tokens a row now has in the cache, padding included.
+    """
+
+    max_length: int
+    vocab_size: int
+    batch_size: int
+    length: int
+
+    def reset(self, batch_size: int = 1) -> None:
+        """Forget everything and make room for `batch_size` rows."""
+
+    def rewind(self, length: int) -> None:
+        """Forget every token from index `length` on."""
+
+    def forward(self, input_ids: Array, attention_mask: Array | None = None, num_logits_to_keep: int = 0) -> Array:
+        """Append tokens and give their logits.
+
+        Args:
+            input_ids: int64 [B, S].
+            attention_mask: int64 [B, S] of these tokens alone, 0 = padding; None where none is.
+            num_logits_to_keep: how many of the last tokens' logits are wanted; 0 for all.
+
+        Returns:
+            float32 [B, S or num_logits_to_keep, V], the caller's own.
+
+        Raises DogeExportError when the sequence outgrows max_length or an id is out of range.
+        """
+
+    def cache_snapshot(self) -> list[tuple[Array, Array]]:
+        """Copies of the (key, value) cache of every layer, each [B, Hkv, length, D]."""
+
+
+def open_decoder(
+    folder: Path, manifest: dict[str, Any], *, threads: int | None = None, providers: Sequence[Any] | None = None
+) -> Decoder:
+    """The decoder of an exported folder.
+
+    Args:
+        folder: as `doge-export onnx` wrote it.
+        manifest: its manifest.
+        threads: of onnxruntime; by default one for each physical core.
+        providers: onnxruntime's execution providers, CPU by default.
+    """
+    from doge_export.runtime.in_place_decoder import InPlaceDecoder
+    from doge_export.runtime.portable_decoder import PortableDecoder
+
+    kinds = {"onnxruntime": InPlaceDecoder, "portable": PortableDecoder}
+    target = manifest.get("target")
+    if target not in kinds:
+        raise DogeExportError(f"{folder} is for target {target!r}; this version runs {' and '.join(kinds)}")
+    file = folder / "onnx" / "model.onnx"
+    if not file.is_file():
+        raise DogeExportError(f"{folder} has no onnx/model.onnx; export it again")
+    return kinds[target](_session(file, threads, providers), int(manifest["max_length"]))
+
+
+def _session(file: Path, threads: int | None, providers: Sequence[Any] | None) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or 0
+    options.inter_op_num_threads = 1
+    # Its one warning here is that num_logits_to_keep has a default, which is what it is for.
+    options.log_severity_level = 3
+    available = onnxruntime.get_available_providers()
+    chosen = list(providers or ["CPUExecutionProvider"])
+    unknown = [name for name in (p if isinstance(p, str) else p[0] for p in chosen) if name not in available]
+    if unknown:
+        raise DogeExportError(
+            f"onnxruntime here has no {', '.join(unknown)} (it has {', '.join(available)}); "
+            'pip install "doge-export[gpu]" brings CUDA'
+        )
+    try:
+        return onnxruntime.InferenceSession(os.fspath(file), options, providers=chosen)
+    except (onnxruntime.capi.onnxruntime_pybind11_state.InvalidProtobuf,
+            onnxruntime.capi.onnxruntime_pybind11_state.InvalidGraph) as error:  # fmt: skip
+        raise DogeExportError(f"{file} is damaged (`doge-export verify` tells more); export it again") from error
+
+
+class Progress:
+    """Which tokens the cache holds: lengths, padding, and the positions that follow from them."""
+
+    def __init__(self, max_length: int, vocab_size: int) -> None:
+        self.max_length = max_length
+        self.vocab_size = vocab_size
+        self.reset(1)
+
+    def reset(self, batch_size: int) -> None:
+        """An empty sequence of `batch_size` rows."""
+        self.batch_size, self.length = batch_size, 0
+        self.mask = np.zeros((batch_size, self.max_length), dtype=np.int64)
+        self.tokens = np.zeros((batch_size, 1), dtype=np.int64)
+
+    def rewind(self, length: int) -> None:
+        """Keep the first `length` tokens."""
+        if not 0 <= length <= self.length:
+            raise ValueError(f"cannot rewind to {length}: the cache holds {self.length} tokens")
+        self.length = length
+        self.tokens = self.mask[:, :length].sum(axis=1, keepdims=True)
+
+    def check(self, input_ids: Array) -> None:
+        """Raises DogeExportError unless the tokens fit behind the cached ones and are in the vocabulary."""
+        batch, new = input_ids.shape
+        if batch != self.batch_size:
+            raise ValueError(f"{batch} rows given, the cache holds {self.batch_size}: reset first")
+        if self.length + new > self.max_length:
+            raise DogeExportError(
+                f"{self.length + new} tokens are more than this export holds ({self.max_length}): "
+                "shorten the prompt, or export again with a larger --max-length"
+            )
+        low, high = (int(input_ids[0, 0]),) * 2 if input_ids.size == 1 else (int(input_ids.min()), int(input_ids.max()))
+        if low < 0 or high >= self.vocab_size:
+            wrong = low if low < 0 else high
+            raise DogeExportError(f"token id {wrong} is out of range: this model has ids 0 to {self.vocab_size - 1}")
+
+    def append(self, new: int, attention_mask: Array | None) -> tuple[Array, Array]:
+        """Count `new` tokens in. Gives their mask and positions, int64 [B, new]; a position counts real tokens."""
+        mask = self.mask[:, self.length : self.length + new]
+        mask[...] = 1 if attention_mask is None else attention_mask
+        counted = self.tokens + np.cumsum(mask, axis=1)
+        self.length += new
+        self.tokens = counted[:, -1:]
+        return np.ascontiguousarray(mask), np.maximum(counted - 1, 0)

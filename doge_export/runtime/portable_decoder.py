@@ -1,0 +1,66 @@
+"""Decoder of the `portable` target: caches go in and come out a little longer, as every loader of such graphs does it."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnxruntime
+from onnxruntime import OrtValue
+
+from doge_export.runtime.decoder import Array, Progress
+
+
+class PortableDecoder:
+    """See `runtime.decoder.Decoder`."""
+
+    def __init__(self, session: onnxruntime.InferenceSession, max_length: int) -> None:
+        shapes = {value.name: value.shape for value in [*session.get_inputs(), *session.get_outputs()]}
+        self._session = session
+        self._pasts = [name for name in shapes if name.startswith("past_key_values.")]
+        self._outputs = ["logits", *(name.replace("past_key_values", "present") for name in self._pasts)]
+        _, self._kv_heads, _, self._head_dim = shapes["past_key_values.0.key"]
+        self._progress = Progress(max_length, shapes["logits"][2])
+        self.max_length, self.vocab_size = max_length, shapes["logits"][2]
+        self.reset()
+
+    @property
+    def batch_size(self) -> int:
+        """Rows now in the cache."""
+        return self._progress.batch_size
+
+    @property
+    def length(self) -> int:
+        """Tokens a row now has in the cache."""
+        return self._progress.length
+
+    def reset(self, batch_size: int = 1) -> None:
+        """Forget everything."""
+        empty = np.zeros((batch_size, self._kv_heads, 0, self._head_dim), np.float32)
+        self._caches = [OrtValue.ortvalue_from_numpy(empty) for _ in self._pasts]
+        self._progress.reset(batch_size)
+
+    def rewind(self, length: int) -> None:
+        """Forget every token from index `length` on."""
+        self._progress.rewind(length)
+        cut = (np.ascontiguousarray(cache.numpy()[:, :, :length]) for cache in self._caches)
+        self._caches = [OrtValue.ortvalue_from_numpy(cache) for cache in cut]
+
+    def forward(self, input_ids: Array, attention_mask: Array | None = None, num_logits_to_keep: int = 0) -> Array:
+        """See `Decoder.forward`."""
+        self._progress.check(input_ids)
+        _, positions = self._progress.append(input_ids.shape[1], attention_mask)
+        feeds = {
+            "input_ids": np.ascontiguousarray(input_ids, dtype=np.int64),
+            "attention_mask": np.ascontiguousarray(self._progress.mask[:, : self.length]),
+            "position_ids": positions,
+            "num_logits_to_keep": np.array(num_logits_to_keep, np.int64),
+        }
+        values = {name: OrtValue.ortvalue_from_numpy(array) for name, array in feeds.items()}
+        values |= zip(self._pasts, self._caches, strict=True)
+        logits, *self._caches = self._session.run_with_ort_values(self._outputs, values)
+        return logits.numpy()
+
+    def cache_snapshot(self) -> list[tuple[Array, Array]]:
+        """Copies of the (key, value) cache of every layer, each [B, Hkv, length, D]."""
+        arrays = dict(zip(self._pasts, (cache.numpy().copy() for cache in self._caches), strict=True))
+        layers = range(len(self._pasts) // 2)
+        return [(arrays[f"past_key_values.{i}.key"], arrays[f"past_key_values.{i}.value"]) for i in layers]
