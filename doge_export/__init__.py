@@ -11,10 +11,14 @@ from typing import TYPE_CHECKING, Any
 from doge_export.errors import DogeExportError, RunFailed
 
 if TYPE_CHECKING:
-    from doge_export.pipeline import ExportResult, export
-    from doge_export.package import verify
-    from doge_export.runtime import Generation, Session, load
-    from doge_export.validation import Verdict, validate
+    from doge_export.package import verify as verify
+    from doge_export.pipeline import ExportResult as ExportResult
+    from doge_export.pipeline import export as export
+    from doge_export.runtime import Generation as Generation
+    from doge_export.runtime import Session as Session
+    from doge_export.runtime import load as load
+    from doge_export.validation import Verdict as Verdict
+    from doge_export.validation import validate as validate
 
 __version__ = "0.1.0"
 

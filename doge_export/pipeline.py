@@ -1,10 +1,10 @@
-"""The whole way from a checkpoint to a validated folder: checkpoint -> model -> graph -> targets -> package -> verdict."""
+"""From a checkpoint to a validated folder: checkpoint -> model -> graph -> targets -> package -> verdict."""
 
 from __future__ import annotations
 
 import dataclasses
-import gc
 import importlib.metadata
+import math
 import platform
 import resource
 import shutil
@@ -12,7 +12,7 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any
 
 import doge_export
 from doge_export.console import log
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from doge_export.validation import Verdict
 
 GRAPH = "onnx/model.onnx"
-SINGLE_FILE_LIMIT = 2**31 - 2**20
-"""Bytes of weights that one protobuf holds; more go to `model.onnx_data` beside it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,31 +40,94 @@ class ExportResult:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What an export will contain, decided before anything is written."""
+    """What an export will contain, decided before anything is written.
 
-    model: str
-    revision: str | None
-    output: str
-    target: str
+    `key_selection` and `rope_scaling` say whether `max_length` can reach beyond keep_window_size and beyond the trained
+    length, so that the graph needs these mechanisms. `bytes` is the size of the float32 weights.
+    """
+
+    checkpoint: Checkpoint
+    output: Path
+    target: Target
     max_length: int
-    cdmoe_routing: str | None
+    cdmoe_routing: CdmoeRouting | None
     key_selection: bool
     rope_scaling: bool
     parameters: int
-    bytes: int
-    architecture: dict[str, Any]
+
+    @property
+    def bytes(self) -> int:
+        """Size of the weights in the file."""
+        return 4 * self.parameters
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
-        return dataclasses.asdict(self)
+        source = self.checkpoint.source
+        return {
+            "model": source.name,
+            "revision": source.revision,
+            "output": str(self.output),
+            "target": self.target.name,
+            "max_length": self.max_length,
+            "cdmoe_routing": self.cdmoe_routing,
+            "key_selection": self.key_selection,
+            "rope_scaling": self.rope_scaling,
+            "parameters": self.parameters,
+            "bytes": self.bytes,
+            "architecture": self.checkpoint.architecture.to_dict(),
+        }
 
 
-@overload
-def export(model: str | Path, output: str | Path, *, dry_run: Literal[True], **options: Any) -> Plan: ...
-@overload
-def export(
-    model: str | Path, output: str | Path, *, dry_run: Literal[False] = False, **options: Any
-) -> ExportResult: ...
+def plan(
+    model: str | Path,
+    output: str | Path,
+    *,
+    target: str = "onnxruntime",
+    max_length: int | None = None,
+    cdmoe_routing: CdmoeRouting = "reference",
+    revision: str | None = None,
+    token: str | None = None,
+    cache_dir: str | Path | None = None,
+    offline: bool = False,
+    force: bool = False,
+    trust_remote_code: bool = False,
+) -> Plan:
+    """What `export` would do with these arguments. Reads the checkpoint and writes nothing; raises as `export` does."""
+    from doge_export.checkpoint import open_checkpoint
+    from doge_export.checkpoint.naming import expected_tensors
+    from doge_export.model.rope import trained_length
+    from doge_export.package import refuse_output
+    from doge_export.targets import TARGETS
+
+    if target not in TARGETS:
+        raise DogeExportError(f"unknown target {target!r}; choose one of {', '.join(TARGETS)}")
+    if cdmoe_routing not in ("reference", "per-token"):
+        raise DogeExportError(f"unknown CDMoE routing {cdmoe_routing!r}; choose reference or per-token")
+    refuse_output(Path(output), force=force, protected=_protected(model))  # before any download
+    log(f"reading {model}")
+    checkpoint = open_checkpoint(
+        model,
+        revision=revision,
+        token=token,
+        cache_dir=cache_dir,
+        offline=offline,
+        trust_remote_code=trust_remote_code,
+    )
+    architecture = checkpoint.architecture
+    max_length = _checked_length(max_length, architecture)
+    trained = trained_length(architecture.rope, architecture.max_position_embeddings)
+    return Plan(
+        checkpoint=checkpoint,
+        output=Path(output),
+        target=TARGETS[target],
+        max_length=max_length,
+        cdmoe_routing=cdmoe_routing if architecture.moe else None,
+        key_selection=max_length > architecture.keep_window_size,
+        rope_scaling=trained is not None and max_length > trained,
+        parameters=sum(math.prod(shape) for shape in expected_tensors(architecture).values()),
+    )
+
+
 def export(
     model: str | Path,
     output: str | Path,
@@ -82,8 +143,7 @@ def export(
     validate: bool = True,
     report: str | Path | None = None,
     trust_remote_code: bool = False,
-    dry_run: bool = False,
-) -> ExportResult | Plan:
+) -> ExportResult:
     """Export a Doge checkpoint to a folder, and prove the folder against transformers.
 
     Args:
@@ -92,62 +152,53 @@ def export(
         target: "onnxruntime" for our own runtime, "portable" for anything that reads ONNX.
         max_length: tokens a sequence may have, prompt and answer together; max_position_embeddings by default.
         cdmoe_routing: "reference" mixes tokens as transformers does, "per-token" does not; of no meaning without CDMoE.
-        revision, token, cache_dir, offline: for a hub id.
+        revision: branch, tag or commit of a hub repository.
+        token: for a private hub repository.
+        cache_dir: where downloads are kept.
+        offline: use the cache only.
         force: replace a non-empty output.
         validate: compare with transformers before the folder appears; the manifest records when this is False.
         report: also write the comparison as an HTML file.
         trust_remote_code: always refused.
-        dry_run: write nothing and give the plan.
 
     Raises:
         DogeExportError: the arguments or the checkpoint are wrong.
         RunFailed: the export does not agree with transformers; nothing is left at `output`.
     """
-    from doge_export.checkpoint import open_checkpoint
     from doge_export.package import staged_folder, write_card, write_manifest
-    from doge_export.package.atomic import refuse_output
-    from doge_export.targets import TARGETS
 
     started = time.monotonic()
-    if target not in TARGETS:
-        raise DogeExportError(f"unknown target {target!r}; choose one of {', '.join(TARGETS)}")
-    if cdmoe_routing not in ("reference", "per-token"):
-        raise DogeExportError(f"unknown CDMoE routing {cdmoe_routing!r}; choose reference or per-token")
-    output = Path(output)
-    protected = [Path(model)] if Path(model).exists() else []
-    refuse_output(output, force=force, protected=protected)  # before any download
-    log(f"reading {model}")
-    checkpoint = open_checkpoint(
-        str(model),
+    planned = plan(
+        model,
+        output,
+        target=target,
+        max_length=max_length,
+        cdmoe_routing=cdmoe_routing,
         revision=revision,
         token=token,
-        cache_dir=None if cache_dir is None else str(cache_dir),
+        cache_dir=cache_dir,
         offline=offline,
+        force=force,
         trust_remote_code=trust_remote_code,
     )
-    architecture = checkpoint.architecture
-    max_length = _checked_length(max_length, architecture)
-    plan = _plan(checkpoint, output, TARGETS[target], max_length, cdmoe_routing)
-    if dry_run:
-        return plan
-
-    with staged_folder(output, force=force, protected=protected) as folder:
-        graphs = _write_graph(checkpoint, folder, TARGETS[target], max_length, cdmoe_routing)
+    checkpoint = planned.checkpoint
+    verdict = None
+    with staged_folder(output, force=force, protected=_protected(model)) as folder:
+        graph = _write_graph(planned, folder)
         _copy_companions(checkpoint, folder)
         manifest = {
             "doge_export": doge_export.__version__,
             "source": _source(checkpoint),
-            "architecture": architecture.to_dict(),
+            "architecture": checkpoint.architecture.to_dict(),
             "target": target,
-            "max_length": max_length,
-            "cdmoe_routing": plan.cdmoe_routing,
-            "graphs": graphs,
+            "max_length": planned.max_length,
+            "cdmoe_routing": planned.cdmoe_routing,
+            "graphs": {GRAPH: graph},
             "versions": _versions(),
             "validation": {"skipped": "--no-validate"},
         }
-        verdict = None
-        write_manifest(folder, manifest)
         if validate:
+            write_manifest(folder, manifest)
             log("validating against transformers")
             verdict = _validate(folder, checkpoint, report)
             manifest["validation"] = verdict.to_dict()
@@ -155,7 +206,7 @@ def export(
         manifest["peak_memory_bytes"] = peak_memory()
         write_card(folder, manifest)
         manifest = write_manifest(folder, manifest)
-    return ExportResult(output, manifest, verdict)
+    return ExportResult(Path(output), manifest, verdict)
 
 
 def peak_memory() -> int:
@@ -172,60 +223,32 @@ def _checked_length(max_length: int | None, architecture: Architecture) -> int:
     return max_length
 
 
-def _plan(
-    checkpoint: Checkpoint, output: Path, target: Target, max_length: int, cdmoe_routing: CdmoeRouting
-) -> Plan:
-    from doge_export.checkpoint.naming import expected_tensors
-    from doge_export.model.rope import trained_length
-
-    architecture = checkpoint.architecture
-    trained = trained_length(architecture.rope, architecture.max_position_embeddings)
-    parameters = 0
-    for shape in expected_tensors(architecture).values():
-        size = 1
-        for extent in shape:
-            size *= extent
-        parameters += size
-    return Plan(
-        model=checkpoint.source.name,
-        revision=checkpoint.source.revision,
-        output=str(output),
-        target=target.name,
-        max_length=max_length,
-        cdmoe_routing=cdmoe_routing if architecture.moe else None,
-        key_selection=max_length > architecture.keep_window_size,
-        rope_scaling=trained is not None and max_length > trained,
-        parameters=parameters,
-        bytes=4 * parameters,
-        architecture=architecture.to_dict(),
-    )
+def _protected(model: str | Path) -> list[Path]:
+    """A local checkpoint must not be deleted by replacing a folder around it."""
+    return [Path(model)] if Path(model).exists() else []
 
 
-def _write_graph(
-    checkpoint: Checkpoint, folder: Path, target: Target, max_length: int, cdmoe_routing: CdmoeRouting
-) -> dict[str, Any]:
-    """Trace, lower and write; every weight is freed on return."""
-    import onnx_ir as ir
-
+def _write_graph(planned: Plan, folder: Path) -> dict[str, Any]:
+    """Trace, lower and write; every weight is freed on return. Gives the manifest's description of the graph."""
     from doge_export.graph import trace
     from doge_export.model import DogeForExport
+    from doge_export.package.onnx_file import write_onnx
     from doge_export.targets import lower
 
-    architecture = checkpoint.architecture
     log("tracing")
-    module = DogeForExport.from_tensors(architecture, checkpoint.tensors, cdmoe_routing, max_length)
+    module = DogeForExport.from_tensors(
+        planned.checkpoint.architecture,
+        planned.checkpoint.tensors,
+        planned.cdmoe_routing or "reference",
+        planned.max_length,
+    )
     model = trace(module)
-    log(f"lowering for {target.name}")
-    lower(model, target, mixes_tokens=architecture.moe is not None and cdmoe_routing == "reference")
-    file = folder / GRAPH
-    file.parent.mkdir()
-    size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
-    log(f"writing {GRAPH}, {size / 1e6:.1f} MB")
-    ir.save(model, file, external_data=None if size < SINGLE_FILE_LIMIT else f"{file.name}_data")
-    described = _describe(model)
-    del model, module
-    gc.collect()
-    return {GRAPH: described}
+    log(f"lowering for {planned.target.name}")
+    lower(model, planned.target, mixes_tokens=planned.cdmoe_routing == "reference")
+    log(f"writing {GRAPH}, {planned.bytes / 1e6:.1f} MB of weights")
+    (folder / GRAPH).parent.mkdir()
+    write_onnx(model, folder / GRAPH)
+    return _describe(model)
 
 
 def _describe(model: ir.Model) -> dict[str, Any]:
@@ -273,6 +296,6 @@ def _validate(folder: Path, checkpoint: Checkpoint, report: str | Path | None) -
         write_report(verdict, Path(report))
     if not verdict.passed:
         raise RunFailed(
-            f"{verdict.summary_line()}; nothing was written (see `--report FILE`, or keep the folder with --no-validate)"
+            f"{verdict.summary_line()}; nothing was written (--report FILE shows more, --no-validate keeps the folder)"
         )
     return verdict

@@ -5,7 +5,6 @@ of `doge_export.model.operators`, which these functions are tested against.
 """
 
 # mypy: ignore-errors
-# ruff: noqa: N802
 
 from onnxscript import FLOAT, script
 from onnxscript import opset23 as op
@@ -70,7 +69,11 @@ def DynamicMaskAttention(
 
     score_heads = op.Shape(score, start=2, end=3)
     by_score = op.Concat(
-        op.Constant(value_ints=[0]), score_heads, op.Div(query_heads, score_heads), op.Shape(bias, start=2, end=4), axis=0
+        op.Constant(value_ints=[0]),
+        score_heads,
+        op.Div(query_heads, score_heads),
+        op.Shape(bias, start=2, end=4),
+        axis=0,
     )
     logits = op.Add(
         op.Reshape(op.Mul(products, op.Constant(value_float=scale)), by_score),

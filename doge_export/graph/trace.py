@@ -17,7 +17,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import onnx_ir as ir
@@ -32,8 +32,8 @@ from doge_export.model import DogeForExport
 
 OPSET = 23
 _TORCHLIB_OPSET = 18
-"""What torch.onnx writes of itself. None of the standard ops it emits for this module (elementwise, shape and gather ops)
-changed its meaning between 18 and 23, so the model is declared as 23 without a conversion."""
+"""What torch.onnx writes of itself. None of the standard ops it emits for this module (elementwise, shape and gather
+ops) changed its meaning between 18 and 23, so the model is declared as 23 without a conversion."""
 IR_VERSION = 10
 CACHE_PARTS = ("key", "value", "score")
 
@@ -43,7 +43,7 @@ def _linear(x: Any, weight: Any, bias: Any = None) -> Any:
     return product if bias is None else op.Add(product, bias)
 
 
-def _rms_norm(x: Any, normalized_shape: Any, weight: Any = None, eps: float | None = None) -> Any:
+def _rms_norm(x: Any, normalized_shape: Any, weight: Any, eps: float) -> Any:
     return op.RMSNormalization(x, weight, axis=-1, epsilon=eps)
 
 
@@ -82,13 +82,11 @@ def _dynamic_mask_attention(
     )
 
 
-def _cdmoe(
-    hidden: Any, scores_x: Any, scores_y: Any, down_embed: Any, up_embed: Any, num_experts_per_tok: int
-) -> Any:
+def _cdmoe(hidden: Any, scores_x: Any, scores_y: Any, down_embed: Any, up_embed: Any, num_experts_per_tok: int) -> Any:
     return _CDMoE(hidden, scores_x, scores_y, down_embed, up_embed, num_experts_per_tok=num_experts_per_tok)
 
 
-_TRANSLATIONS = {
+_TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.ops.aten.linear.default: _linear,
     torch.ops.aten.rms_norm.default: _rms_norm,
     torch.ops.aten.silu.default: _silu,
@@ -121,7 +119,8 @@ def cache_names(prefix: str, layer: int) -> list[str]:
 def trace(module: DogeForExport) -> ir.Model:
     """Canonical ONNX of a module; its initializers share memory with the module's parameters.
 
-    The example is larger than 1 in every dynamic axis, and no two axes are equal: torch.export makes constants of 0 and 1.
+    The example is larger than 1 in every dynamic axis, and no two axes are equal: torch.export makes constants of 0 and
+    1, and one axis of equal ones.
     """
     architecture = module.architecture
     layers = range(architecture.num_hidden_layers)
@@ -171,7 +170,7 @@ def _name_axes(graph: ir.Graph) -> None:
     total = "past_sequence_length + sequence_length"
     for value in [*graph.inputs, *graph.outputs]:
         assert value.name is not None and value.shape is not None
-        sizes = list(value.shape)
+        sizes: list[int | str | ir.SymbolicDim] = list(value.shape)
         sizes[0] = "batch_size"
         if "." in value.name:
             sizes[2] = "past_sequence_length" if value.name.startswith("past") else total

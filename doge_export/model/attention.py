@@ -44,7 +44,7 @@ class DynamicMaskAttention(nn.Module):
     def forward(
         self, x: Tensor, cos: Tensor, sin: Tensor, is_token: Tensor, cache: LayerCache
     ) -> tuple[Tensor, LayerCache]:
-        """x [B, S, H], cos and sin [B, S, D / 2], is_token [B, S] bool, cache of P tokens -> [B, S, H], cache of P + S."""
+        """x [B, S, H], cos, sin [B, S, D / 2], is_token [B, S] bool, cache of P tokens -> [B, S, H], cache of P + S."""
         query = self._normalise(self.q_proj(x), self.q_norm)
         key = self._normalise(self.k_proj(x), self.k_norm)
         value = self.v_proj(x)

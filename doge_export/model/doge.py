@@ -18,7 +18,6 @@ from doge_export.model.attention import DynamicMaskAttention, LayerCache
 from doge_export.model.feedforward import MLP, CDMoE
 from doge_export.model.rope import RotaryEmbedding
 
-
 UNBOUNDED = 2**31
 """A maximum length that leaves no mechanism out."""
 

@@ -6,7 +6,7 @@ Knows no tokenizer and no sampling. `open_decoder` picks the decoder that a fold
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,14 +24,18 @@ class Decoder(Protocol):
     Attributes:
         max_length: tokens a row may hold, prompt and answer together.
         vocab_size: ids run from 0 to vocab_size - 1.
-        batch_size: rows now in the cache.
-        length: tokens a row now has in the cache, padding included.
     """
 
     max_length: int
     vocab_size: int
-    batch_size: int
-    length: int
+
+    @property
+    def batch_size(self) -> int:
+        """Rows now in the cache."""
+
+    @property
+    def length(self) -> int:
+        """Tokens a row now has in the cache, padding included."""
 
     def reset(self, batch_size: int = 1) -> None:
         """Forget everything and make room for `batch_size` rows."""
@@ -71,7 +75,10 @@ def open_decoder(
     from doge_export.runtime.in_place_decoder import InPlaceDecoder
     from doge_export.runtime.portable_decoder import PortableDecoder
 
-    kinds = {"onnxruntime": InPlaceDecoder, "portable": PortableDecoder}
+    kinds: dict[Any, Callable[[onnxruntime.InferenceSession, int], Decoder]] = {
+        "onnxruntime": InPlaceDecoder,
+        "portable": PortableDecoder,
+    }
     target = manifest.get("target")
     if target not in kinds:
         raise DogeExportError(f"{folder} is for target {target!r}; this version runs {' and '.join(kinds)}")

@@ -12,7 +12,6 @@ from __future__ import annotations
 import numpy as np
 import onnxruntime
 
-from doge_export.errors import DogeExportError
 from doge_export.runtime.decoder import Array, Progress
 
 CPU = ("cpu", 0)
@@ -78,9 +77,7 @@ class InPlaceDecoder:
         self._keep = np.zeros((), np.int64)
         self._binding = self._bind(slice(None), self._step_inputs, self._step_logits)
 
-    def _bind(
-        self, row: slice, inputs: dict[str, Array], logits: Array
-    ) -> onnxruntime.IOBinding:
+    def _bind(self, row: slice, inputs: dict[str, Array], logits: Array) -> onnxruntime.IOBinding:
         """Everything but the scores: token inputs, logits, and the caches of the rows."""
         binding = self._session.io_binding()
         for name, array in inputs.items():
@@ -115,7 +112,7 @@ class InPlaceDecoder:
     def _chunk(self, row: slice, past: int, ids: Array, mask: Array, positions: Array, keep: int) -> Array:
         """Several new tokens: all rows of an empty cache at once, or one row behind its past.
 
-        The attention kernel refuses a batch with a past. A row of a buffer is contiguous, so it is run as a batch of one.
+        The attention kernel refuses a batch with a past. A row of a buffer is contiguous: it is run as a batch of one.
         """
         batch, new = ids.shape
         self._keep[...] = keep

@@ -1,4 +1,4 @@
-"""Decoder of the `portable` target: caches go in and come out a little longer, as every loader of such graphs does it."""
+"""Decoder of the `portable` target: caches go in and come out a little longer, as with any loader of such graphs."""
 
 from __future__ import annotations
 

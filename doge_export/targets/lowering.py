@@ -1,9 +1,9 @@
-"""What the passes of a target share: replacing nodes, small constants, weights that are computed when they are written."""
+"""What the passes of a target share: replacing nodes, small constants, weights computed when they are written."""
 
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -27,7 +27,7 @@ class Lowering(ir.passes.InPlacePass):
 
     @abc.abstractmethod
     def build(self, tape: Tape, node: ir.Node) -> Sequence[ir.Value | None]:
-        """Record the replacement of `node` on `tape` and give a value for each of its outputs, None for an unused one."""
+        """Record the replacement of `node` on `tape`; give a value for each of its outputs, None for an unused one."""
 
     def ints(self, *values: int) -> ir.Value:
         """A 1-D int64 constant."""
@@ -35,7 +35,7 @@ class Lowering(ir.passes.InPlacePass):
 
 
 def replace(node: ir.Node, tape: Tape, values: Sequence[ir.Value | None]) -> None:
-    """Put the nodes of `tape` in the place of `node`; its outputs keep their names, types and places among the outputs."""
+    """Put the nodes of `tape` in the place of `node`; its outputs keep their names and their places in the graph."""
     graph = node.graph
     assert graph is not None
     pairs = [(old, new) for old, new in zip(node.outputs, values, strict=True) if new is not None]
@@ -55,7 +55,28 @@ def constant(graph: ir.Graph, array: np.ndarray) -> ir.Value:
     return graph.initializers[name]
 
 
-def weight(graph: ir.Graph, name: str, like: ir.TensorProtocol, shape: Sequence[int], values: Callable[[], np.ndarray]) -> ir.Value:
+def stored(value: ir.Value | None) -> tuple[str, ir.TensorProtocol]:
+    """Name and tensor of an initializer."""
+    assert value is not None and value.name is not None and value.const_value is not None
+    return value.name, value.const_value
+
+
+def extent(value: ir.Value | None, axis: int) -> int:
+    """The size of a static axis."""
+    assert value is not None and value.shape is not None
+    size = value.shape[axis]
+    assert isinstance(size, int), f"axis {axis} of {value.name} is not static"
+    return size
+
+
+def named(values: Iterable[ir.Value], ending: str) -> list[ir.Value]:
+    """Those inputs or outputs whose name ends so."""
+    return [value for value in values if value.name is not None and value.name.endswith(ending)]
+
+
+def weight(
+    graph: ir.Graph, name: str, like: ir.TensorProtocol, shape: Sequence[int], values: Callable[[], np.ndarray]
+) -> ir.Value:
     """An initializer whose `values` are computed when it is written, so that no second copy of a weight is held."""
 
     def tensor() -> ir.TensorProtocol:

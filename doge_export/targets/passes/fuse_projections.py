@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.tape import Tape
 
-from doge_export.targets.lowering import constant, weight
+from doge_export.targets.lowering import constant, stored, weight
 
 
 class FuseProjections(ir.passes.InPlacePass):
@@ -33,10 +33,9 @@ class FuseProjections(ir.passes.InPlacePass):
 
     @staticmethod
     def _fuse(graph: ir.Graph, source: ir.Value, nodes: list[ir.Node]) -> None:
-        tensors = [node.inputs[1].const_value for node in nodes]  # type: ignore[union-attr]
-        widths = [int(tensor.shape[1]) for tensor in tensors]
-        names = [node.inputs[1].name for node in nodes]  # type: ignore[union-attr]
-        rows = int(tensors[0].shape[0])
+        names, tensors = zip(*(stored(node.inputs[1]) for node in nodes), strict=True)
+        widths = [tensor.shape.numpy()[1] for tensor in tensors]
+        rows = tensors[0].shape.numpy()[0]
         joined = weight(
             graph, "+".join(names), tensors[0], (rows, sum(widths)),
             lambda: np.concatenate([tensor.numpy() for tensor in tensors], axis=1),

@@ -2,14 +2,14 @@
 
 The key's score goes in as attention_bias; RoPE and the norms stay outside. Three things differ from the operator:
 
-- past and present are one buffer of fixed capacity, bound as input and output, so the past length is not in its shape:
-  it is that of the scores.
-- The scores of all layers travel in one tensor, `past_scores` [past_sequence_length, batch_size, L * Hs] float32; the graph
-  gives those of the new tokens, `new_scores` [sequence_length, batch_size, L * Hs], which the runtime has bound right behind
-  the past ones. Time is the first axis so that a prefix is contiguous.
+- past and present are one buffer of fixed capacity, bound as input and output, so the past length is not in its
+  shape: it is that of the scores.
+- The scores of all layers travel in one tensor, `past_scores` [past_sequence_length, batch_size, L * Hs] float32; the
+  graph gives those of the new tokens, `new_scores` [sequence_length, batch_size, L * Hs], which the runtime has bound
+  right behind the past ones. Time is the first axis so that a prefix is contiguous.
 - Causality is the kernel's: it masks keys after P + i itself, for every row alike (padding is in the scores). With
-  `whole_padding_rows` the bias does it instead: a padding row then attends evenly to all T keys, later ones included, as
-  it does in transformers. Nobody reads such a row, except reference CDMoE routing, which mixes tokens.
+  `whole_padding_rows` the bias does it instead: a padding row then attends evenly to all T keys, later ones included,
+  as it does in transformers. Nobody reads such a row, except reference CDMoE routing, which mixes tokens.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.tape import Tape
 
-from doge_export.targets.lowering import Lowering, constant
+from doge_export.targets.lowering import Lowering, constant, extent, named
 from doge_export.targets.passes.selection import causal, keep_best
 
 PAST_SCORES, NEW_SCORES = "past_scores", "new_scores"
@@ -39,9 +39,7 @@ class GroupQueryAttention(Lowering):
         """Replace the cache inputs and outputs, then every node."""
         graph = self.graph = model.graph
         nodes = [node for node in graph if node.op_type == self.op_type]
-        score = nodes[0].inputs[3]
-        assert score is not None and score.shape is not None
-        self.score_heads = int(score.shape[2])  # type: ignore[arg-type]
+        self.score_heads = extent(nodes[0].inputs[3], 2)
         width = len(nodes) * self.score_heads
 
         past_scores = ir.val(PAST_SCORES, ir.DataType.FLOAT, ["past_sequence_length", "batch_size", width])
@@ -54,7 +52,7 @@ class GroupQueryAttention(Lowering):
         graph.insert_before(graph[0], tape.nodes)
 
         for values in (graph.inputs, graph.outputs):
-            for value in [value for value in values if value.name.endswith(".score")]:  # type: ignore[union-attr]
+            for value in named(values, ".score"):
                 values.remove(value)
         self.new_scores: list[ir.Value] = []
         result = super().call(model)
@@ -66,9 +64,9 @@ class GroupQueryAttention(Lowering):
         new_scores.shape = ir.Shape(["sequence_length", "batch_size", width])
         graph.extend(end.nodes)
         graph.outputs.append(new_scores)
-        for value in [*graph.inputs, *graph.outputs]:
-            if value.name.endswith((".key", ".value")):  # type: ignore[union-attr]
-                value.shape = ir.Shape(["batch_size", value.shape[1], "capacity", value.shape[3]])  # type: ignore[index]
+        caches = [*graph.inputs, *graph.outputs]
+        for value in named(caches, ".key") + named(caches, ".value"):
+            value.shape = ir.Shape(["batch_size", extent(value, 1), "capacity", extent(value, 3)])
         model.opset_imports["com.microsoft"] = 1
         return result
 
@@ -117,7 +115,7 @@ class GroupQueryAttention(Lowering):
             "GroupQueryAttention", inputs, attributes, domain="com.microsoft", num_outputs=3
         )
         for present, old in ((present_key, node.outputs[1]), (present_value, node.outputs[2])):
-            present.dtype, present.shape = old.dtype, old.shape
+            present.type, present.shape = old.type, old.shape
         return output, present_key, present_value, None
 
     def _rows(self, tape: Tape) -> ir.Value:

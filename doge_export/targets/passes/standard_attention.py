@@ -1,7 +1,7 @@
 """DynamicMaskAttention in standard ops, with scores recomputed from the cached values.
 
-For the portable graph: no loader of ONNX language models can carry a third state per layer, so the scores are not cached
-and `attention_mask` covers past and new tokens, [batch_size, past_sequence_length + sequence_length].
+For the portable graph: no loader of ONNX language models can carry a third state per layer, so the scores are not
+cached and `attention_mask` covers past and new tokens, [batch_size, past_sequence_length + sequence_length].
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 from onnx_ir.tape import Tape
 
-from doge_export.targets.lowering import Lowering, constant
+from doge_export.targets.lowering import Lowering, constant, extent, named
 from doge_export.targets.passes.selection import causal, keep_best
 
 TOTAL = "past_sequence_length + sequence_length"
@@ -28,7 +28,7 @@ class StandardAttention(Lowering):
         """Replace every node, then the inputs and outputs that go with the scores."""
         graph = model.graph
         for values in (graph.inputs, graph.outputs):
-            for value in [value for value in values if value.name.endswith(".score")]:  # type: ignore[union-attr]
+            for value in named(values, ".score"):
                 values.remove(value)
         mask = next(value for value in graph.inputs if value.name == "attention_mask")
         mask.shape = ir.Shape(["batch_size", TOTAL])
@@ -47,9 +47,8 @@ class StandardAttention(Lowering):
         heads = node.attributes["num_heads"].as_int()
         kv_heads = node.attributes["kv_num_heads"].as_int()
         window = node.attributes["keep_window_size"].as_int()
-        assert score is not None and score.shape is not None and value is not None
-        assert past_key is not None and past_key.shape is not None
-        size, score_heads = int(past_key.shape[3]), int(score.shape[2])  # type: ignore[arg-type]
+        assert score is not None and value is not None
+        size, score_heads = extent(past_key, 3), extent(score, 2)
         group = heads // kv_heads
 
         def split(x: ir.Value | None) -> ir.Value:
@@ -59,7 +58,7 @@ class StandardAttention(Lowering):
         present_key = tape.op("Concat", [past_key, split(key)], {"axis": 2})
         present_value = tape.op("Concat", [past_value, split(value)], {"axis": 2})
         for present, old in ((present_key, node.outputs[1]), (present_value, node.outputs[2])):
-            present.dtype, present.shape = old.dtype, old.shape
+            present.type, present.shape = old.type, old.shape
 
         flat = tape.op("Transpose", [present_value], {"perm": [0, 2, 1, 3]})
         _recompute(score, value, tape.op("Reshape", [flat, self.ints(0, 0, kv_heads * size)]))

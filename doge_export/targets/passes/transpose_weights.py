@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from doge_export.targets.lowering import weight
+from doge_export.targets.lowering import stored, weight
 
 
 class TransposeWeights(ir.passes.InPlacePass):
@@ -22,12 +22,15 @@ class TransposeWeights(ir.passes.InPlacePass):
             source = node.inputs[0]
             if source is None or source.const_value is None or len(source.uses()) > 1:
                 continue
-            tensor = source.const_value
-            rows, columns = (int(size) for size in tensor.shape)
-            name = f"{source.name}_t"
-            stored = weight(model.graph, name, tensor, (columns, rows), lambda tensor=tensor: tensor.numpy().T)
-            node.outputs[0].replace_all_uses_with(stored)
-            model.graph.remove(node, safe=True)
-            del model.graph.initializers[source.name]
+            self._fold(model.graph, node)
             modified = True
         return ir.passes.PassResult(model, modified)
+
+    @staticmethod
+    def _fold(graph: ir.Graph, node: ir.Node) -> None:
+        name, tensor = stored(node.inputs[0])
+        rows, columns = tensor.shape.numpy()
+        transposed = weight(graph, f"{name}_t", tensor, (columns, rows), lambda: tensor.numpy().T)
+        node.outputs[0].replace_all_uses_with(transposed)
+        graph.remove(node, safe=True)
+        del graph.initializers[name]

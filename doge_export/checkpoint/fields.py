@@ -1,0 +1,100 @@
+"""Typed reading of JSON objects: a value of the wrong kind or range becomes one line that names its key."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from doge_export.errors import DogeExportError
+
+REQUIRED: Any = object()
+"""As a default: the key must be there."""
+
+_INT32_MAX = 2**31 - 1
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+        DogeExportError: the file cannot be read, is not JSON (NaN and Infinity are not), or holds no object.
+    """
+
+    def refuse(constant: str) -> Any:
+        raise ValueError(f"{constant} is not a JSON number")
+
+    try:
+        value = json.loads(path.read_bytes(), parse_constant=refuse)
+    except OSError as error:
+        raise DogeExportError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise DogeExportError(f"{path} is not valid JSON ({error}): fetch or write the file again") from error
+    if not isinstance(value, dict):
+        raise DogeExportError(f"{path} holds a JSON {type(value).__name__}, expected an object {{...}}")
+    return value
+
+
+def shown(value: Any) -> str:
+    """A value as JSON would spell it, cut to a readable length."""
+    text = json.dumps(value, default=repr)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+class Fields:
+    """The values of one JSON object and the name it goes by in messages.
+
+    Every getter returns the default where the key is missing (`REQUIRED`: an error) and raises `DogeExportError`
+    where the value has another type or lies out of range. null is a value, and the wrong one.
+    """
+
+    def __init__(self, values: Mapping[str, Any], name: str) -> None:
+        self.values = values
+        self.name = name
+
+    def fail(self, key: str, expected: str) -> DogeExportError:
+        """The error for a value that is there but wrong."""
+        return DogeExportError(f"{self.name}: {key} is {shown(self.values[key])}, expected {expected}")
+
+    def _get(self, key: str, default: Any) -> Any:
+        if key not in self.values and default is REQUIRED:
+            raise DogeExportError(f"{self.name} has no {key}: not a complete Doge config")
+        return self.values.get(key, default)
+
+    def integer(self, key: str, default: int = REQUIRED, *, minimum: int = 1, maximum: int = _INT32_MAX) -> int:
+        """An integer from `minimum` to `maximum`; true and false are not integers, nor is 2.0."""
+        value = self._get(key, default)
+        if type(value) is not int or not minimum <= value <= maximum:
+            limit = f"an integer of at least {minimum}" if maximum == _INT32_MAX else f"an integer {minimum}..{maximum}"
+            raise self.fail(key, limit)
+        return value
+
+    def number(self, key: str, default: float = REQUIRED, *, above: float = 0.0, inclusive: bool = False) -> float:
+        """A finite number greater than `above` (or equal to it, where `inclusive`)."""
+        value = self._get(key, default)
+        if type(value) in (int, float):
+            try:
+                number = float(value)
+            except OverflowError:  # an integer of more than 308 digits
+                number = math.inf
+            if math.isfinite(number) and (number > above or (inclusive and number == above)):
+                return number
+        raise self.fail(key, f"a finite number {'of at least' if inclusive else 'above'} {above:g}")
+
+    def boolean(self, key: str, default: bool = REQUIRED) -> bool:
+        """true or false."""
+        value = self._get(key, default)
+        if type(value) is not bool:
+            raise self.fail(key, "true or false")
+        return value
+
+    def numbers(self, key: str, length: int) -> tuple[float, ...]:
+        """A required list of `length` finite numbers above zero."""
+        value = self._get(key, REQUIRED)
+        if not isinstance(value, (list, tuple)) or len(value) != length:
+            seen = f"{len(value)} values" if isinstance(value, (list, tuple)) else shown(value)
+            raise DogeExportError(f"{self.name}: {key} has {seen}, expected a list of {length} numbers (head_dim / 2)")
+        items = Fields({f"{key}[{index}]": item for index, item in enumerate(value)}, self.name)
+        return tuple(items.number(name) for name in items.values)

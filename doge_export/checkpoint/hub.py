@@ -1,0 +1,166 @@
+"""Downloads from the hub: only JSON, templates and safetensors ever arrive, and every failure is one line.
+
+2026-11-21: `huggingface_hub` resolves the revision, resumes broken transfers and keeps the cache. It compares sizes
+but not contents, so the weights are hashed here against the name of their cache entry, which is their sha256.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub import utils as hub_utils
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils import logging as hub_logging
+
+from doge_export.errors import DogeExportError
+
+METADATA = [
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+]
+WEIGHTS = ["*.safetensors", "model.safetensors.index.json"]
+
+# The base error of the HTTP library, whichever one this version of huggingface_hub is built on.
+_TransportError: type[Exception] = HfHubHTTPError.__bases__[0]
+# RuntimeError is what hf_xet raises when a transfer fails.
+_FAILURES = (HfHubHTTPError, EntryNotFoundError, HFValidationError, _TransportError, OSError, RuntimeError)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars where nobody watches, and no warnings of huggingface_hub beside our one line."""
+    verbosity = hub_logging.get_verbosity()
+    hide_bars = not sys.stderr.isatty() and not hub_utils.are_progress_bars_disabled()
+    hub_logging.set_verbosity_error()
+    if hide_bars:
+        hub_utils.disable_progress_bars()
+    try:
+        yield
+    finally:
+        hub_logging.set_verbosity(verbosity)
+        if hide_bars:
+            hub_utils.enable_progress_bars()
+
+
+@dataclass(frozen=True)
+class Hub:
+    """One model repository at one revision, as the command line names it."""
+
+    repo_id: str
+    revision: str | None = None
+    token: str | None = None
+    cache_dir: Path | None = None
+    offline: bool = False
+
+    def download(self, patterns: list[str]) -> Path:
+        """Files in the top folder of the repository that match -> the cached snapshot; its name is the full sha.
+
+        The folder may lack some of them, or not exist, where the repository has none.
+        """
+        try:
+            with _quiet():
+                folder = snapshot_download(
+                    self.repo_id,
+                    revision=self.revision,
+                    token=self.token,
+                    cache_dir=self.cache_dir,
+                    local_files_only=self.offline,
+                    allow_patterns=patterns,
+                    ignore_patterns=["*/*"],
+                )
+        except _FAILURES as error:
+            self._fail(error)
+        return Path(folder)
+
+    def list_files(self) -> list[str]:
+        """Every file of the repository; an error where `offline` forbids to ask."""
+        if self.offline:
+            raise self._not_cached()
+        try:
+            with _quiet():
+                return HfApi(token=self.token).list_repo_files(self.repo_id, revision=self.revision)
+        except _FAILURES as error:
+            self._fail(error)
+
+    def _not_cached(self) -> DogeExportError:
+        revision = f" at revision {self.revision!r}" if self.revision else ""
+        return DogeExportError(
+            f"{self.repo_id!r}{revision} is not complete in the local cache and downloading is switched off:"
+            " run once without --offline (or HF_HUB_OFFLINE), or check --cache-dir"
+        )
+
+    def _fail(self, error: Exception) -> NoReturn:
+        raise DogeExportError(self._explain(error)) from error
+
+    def _explain(self, error: BaseException) -> str:
+        # "Not in the cache" is only the last step of a failed look-up; its cause says why the hub did not help.
+        while isinstance(error, LocalEntryNotFoundError) and error.__cause__ is not None:
+            error = error.__cause__
+        name = repr(self.repo_id)
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no details'}"
+        match error:
+            case HFValidationError():
+                return f"{name} is neither a folder nor a hub id: a hub id is owner/name"
+            case GatedRepoError():
+                return f"{name} is gated: accept its terms on its page of the hub, then pass --token"
+            case RevisionNotFoundError():
+                return (
+                    f"{name} has no revision {self.revision!r} on the hub:"
+                    " check --revision (a branch, a tag or a full commit sha)"
+                )
+            case _ if isinstance(error, RepositoryNotFoundError) or status in (401, 403):
+                if self.token is None:
+                    return f"the hub shows no {name}: check the id, and pass --token if the repository is private"
+                return f"the hub shows no {name} to this token: check the id and --token"
+            case OfflineModeIsEnabled() | LocalEntryNotFoundError():
+                return str(self._not_cached())
+            case EntryNotFoundError():
+                return f"a file of {name} is gone from the hub: run the command again, or pass another --revision"
+            case HfHubHTTPError():
+                return f"the hub answered {status} for {name} ({reason}): try again later"
+            case OSError() if error.filename is not None or error.errno in (errno.ENOSPC, errno.EDQUOT):
+                return f"cannot keep the download of {name} ({error.strerror}): check --cache-dir and the space there"
+        return (
+            f"downloading {name} failed ({reason}):"
+            " check the network and run the command again, or pass --offline to use a cached copy"
+        )
+
+
+def check_blob(file: Path) -> None:
+    """Compare a cached weight file with the sha256 that names its cache entry, where there is one.
+
+    Raises:
+        DogeExportError: the content is not what the hub has.
+    """
+    blob = file.resolve()
+    if blob == file or len(blob.name) != 64:  # no link (a cache without symlinks), or an etag that is no sha256
+        return
+    with blob.open("rb") as opened:
+        digest = hashlib.file_digest(opened, "sha256").hexdigest()
+    if digest != blob.name:
+        raise DogeExportError(
+            f"{file.name} in the download cache is damaged (its sha256 differs from the hub's):"
+            f" delete {blob} and run the command again"
+        )

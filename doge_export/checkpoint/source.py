@@ -1,0 +1,130 @@
+"""Where a checkpoint comes from: a folder, or a repository on the hub."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from doge_export.errors import DogeExportError
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+
+_TRAINING_STATE = {"training_args.bin", "optimizer.pt", "scheduler.pt"}
+_PICKLED = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
+
+
+@dataclass(frozen=True)
+class Source:
+    """A folder with the files of a checkpoint.
+
+    `name` is what the user typed; `revision` is the full commit sha of a hub repository, None for a local folder.
+    """
+
+    name: str
+    folder: Path
+    revision: str | None = None
+
+
+def locate(
+    model: str | Path,
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+    cache_dir: str | Path | None = None,
+    offline: bool = False,
+    weights: bool = True,
+) -> Source:
+    """Find `model`: a folder that exists, else a hub id `owner/name`, which is downloaded into the hub's cache.
+
+    Args:
+        model: folder or hub id. A folder goes first.
+        revision: branch, tag or commit of a hub repository.
+        token: for private and gated repositories; None: what huggingface_hub finds in the environment.
+        cache_dir: None: the cache that all users of huggingface_hub share.
+        offline: only look into the cache.
+        weights: False fetches the small files only, so that a wrong model is refused before gigabytes arrive.
+
+    Raises:
+        DogeExportError: no such folder, no such repository or revision, no access, no network, no safetensors.
+    """
+    name = str(model)
+    folder = _expanded(name)
+    if name and _exists(folder) and folder.is_dir():
+        if revision is not None:
+            raise DogeExportError(f"{name!r} is a local folder: --revision is for hub ids only")
+        names = _names(folder)
+        if weights:
+            _require_safetensors(name, names)
+        return Source(name, folder)
+    _require_hub_id(name, folder)
+
+    from doge_export.checkpoint import hub
+
+    repository = hub.Hub(name, revision, token, _expanded(cache_dir) if cache_dir else None, offline)
+    snapshot = repository.download(hub.METADATA + (hub.WEIGHTS if weights else []))
+    if weights:
+        # The snapshot holds safetensors only; what else there is, the hub must tell.
+        if not {WEIGHTS, INDEX} & _names(snapshot):
+            _require_safetensors(name, repository.list_files())
+        for file in snapshot.glob("*.safetensors"):
+            hub.check_blob(file)
+    return Source(name, snapshot, snapshot.name)
+
+
+def _expanded(path: str | Path) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # ~name of a user who is not there: an ordinary name, then
+        return Path(path)
+
+
+def _names(folder: Path) -> set[str]:
+    try:
+        return {file.name for file in folder.iterdir()}
+    except FileNotFoundError:  # a snapshot of nothing
+        return set()
+    except OSError as error:
+        raise DogeExportError(f"{folder} cannot be read: {error.strerror}") from error
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name longer than the file system allows
+        return False
+
+
+def _require_hub_id(name: str, path: Path) -> None:
+    if not name.strip():
+        raise DogeExportError("no model given: name a folder or a hub id (owner/name)")
+    if "://" in name:
+        raise DogeExportError(f"{name!r} is an address: give a folder or a hub id (owner/name)")
+    if _exists(path):
+        raise DogeExportError(f"{name!r} is a file: give the folder that holds config.json and the safetensors files")
+    if "/" not in name and re.fullmatch(r"[\w.-]+", name) and name.strip("."):
+        raise DogeExportError(f"there is no folder {name!r}: check the path; a hub id is owner/name")
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name):
+        raise DogeExportError(f"there is no folder {name!r}: check the path")
+
+
+def _require_safetensors(name: str, files: Iterable[str]) -> None:
+    """Refuse a checkpoint without safetensors, and say why its pickles do not count."""
+    files = sorted(files)
+    if WEIGHTS in files or INDEX in files:
+        return
+    pickled = [file for file in files if Path(file).suffix in _PICKLED and Path(file).name not in _TRAINING_STATE]
+    if pickled:
+        raise DogeExportError(
+            f"{name!r} has only pickled weights ({_few(pickled)}), which can run code when loaded and are never read:"
+            " load it once with transformers where you trust it, then save_pretrained(folder) writes safetensors"
+        )
+    others = [file for file in files if file.endswith(".safetensors")]
+    seen = f" (seen: {_few(others)})" if others else ""
+    raise DogeExportError(f"{name!r} has neither {WEIGHTS} nor {INDEX}{seen}: no weights to export")
+
+
+def _few(files: list[str]) -> str:
+    return ", ".join(files[:3]) + (f" and {len(files) - 3} more" if len(files) > 3 else "")

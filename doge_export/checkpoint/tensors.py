@@ -1,0 +1,152 @@
+"""The tensors of a folder, read one at a time from safetensors: one file, or shards named by an index."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from doge_export.checkpoint.fields import read_object, shown
+from doge_export.checkpoint.source import INDEX, WEIGHTS
+from doge_export.errors import DogeExportError
+
+_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+
+@dataclass(frozen=True)
+class _Stored:
+    file: Path
+    shape: tuple[int, ...]
+
+
+class Tensors(Mapping[str, torch.Tensor]):
+    """Name -> float32 tensor, read from its file each time it is asked for, so that none is held here.
+
+    A float32 tensor is a private view of the mapped file: cheap to read, safe to write to, freed with its last use.
+    """
+
+    def __init__(self, stored: Mapping[str, _Stored]) -> None:
+        self._stored = dict(stored)
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        return self._raw(name).to(torch.float32)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._stored)
+
+    def __len__(self) -> int:
+        return len(self._stored)
+
+    def _raw(self, name: str) -> torch.Tensor:
+        file = self._stored[name].file
+        try:
+            with safe_open(file, framework="pt") as opened:
+                return opened.get_tensor(name)
+        except (SafetensorError, OSError) as error:
+            raise _unreadable(file, error) from error
+
+    @property
+    def files(self) -> list[Path]:
+        """The safetensors files behind these tensors, sorted."""
+        return sorted({stored.file for stored in self._stored.values()})
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor, known without reading it."""
+        return self._stored[name].shape
+
+    def without(self, name: str) -> Tensors:
+        """The same tensors but one."""
+        return Tensors({key: stored for key, stored in self._stored.items() if key != name})
+
+    def check_values(self) -> None:
+        """Read every tensor once, one at a time, and refuse what cannot be a trained weight.
+
+        A magnitude whose square overflows float32 is refused like an infinity: no training arrives there, while a
+        flipped exponent bit does. A flip in any other bit is a plausible number and goes unseen.
+
+        Raises:
+            DogeExportError: naming the first tensor with a NaN, an infinity or such a magnitude.
+        """
+        limit = torch.finfo(torch.float32).max ** 0.5
+        for name, stored in self._stored.items():
+            raw = self._raw(name)
+            if raw.numel() == 0:
+                continue
+            low, high = (float(extreme) for extreme in torch.aminmax(raw))
+            if not -limit < low <= high < limit:  # false for NaN too, which aminmax hands on
+                seen = "NaN" if low != low else f"{low if abs(low) > abs(high) else high:g}"
+                raise DogeExportError(
+                    f"tensor {name} in {stored.file} holds {seen}: the training diverged or the file is damaged;"
+                    " take another checkpoint or fetch the file again"
+                )
+
+
+def _unreadable(file: Path, error: Exception) -> DogeExportError:
+    if isinstance(error, FileNotFoundError):
+        return DogeExportError(f"{file} is missing: fetch the checkpoint again")
+    if isinstance(error, OSError):
+        return DogeExportError(f"{file} cannot be read: {error.strerror or error}")
+    with file.open("rb") as opened:
+        if opened.read(12) == b"version http":
+            return DogeExportError(f"{file} is a Git LFS pointer, not the weights: run `git lfs pull` in its folder")
+    reason = str(error).removeprefix("Error while deserializing header: ").splitlines()[0]
+    return DogeExportError(f"{file} is not a whole safetensors file ({reason}): truncated or damaged, fetch it again")
+
+
+def _stored_in(file: Path) -> dict[str, _Stored]:
+    found = {}
+    try:
+        with safe_open(file, framework="pt") as opened:
+            for name in opened.keys():  # noqa: SIM118 - safe_open is not a mapping
+                header = opened.get_slice(name)
+                if header.get_dtype() not in _DTYPES:
+                    raise DogeExportError(
+                        f"tensor {name} in {file} has dtype {header.get_dtype()}, expected one of"
+                        f" {', '.join(_DTYPES.values())}: export the unquantised checkpoint"
+                    )
+                found[name] = _Stored(file, tuple(header.get_shape()))
+    except (SafetensorError, OSError) as error:
+        raise _unreadable(file, error) from error
+    return found
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    weight_map = read_object(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise DogeExportError(f"{index} has no weight_map of tensor names to files: fetch the checkpoint again")
+    for file in weight_map.values():
+        # Only a bare file name: an index must not reach out of its folder.
+        if not isinstance(file, str) or file != PurePosixPath(file).name or "\\" in file or file in ("", ".."):
+            raise DogeExportError(f"{index} names the file {shown(file)}, expected a file in the same folder")
+    return weight_map
+
+
+def _stored_in_shards(index: Path) -> dict[str, _Stored]:
+    weight_map = _weight_map(index)
+    stored: dict[str, _Stored] = {}
+    for shard in sorted(set(weight_map.values())):
+        found = _stored_in(index.parent / shard)
+        for name in found.keys() & stored.keys():
+            raise DogeExportError(
+                f"tensor {name} is in both {stored[name].file.name} and {shard} of {index.parent}: the shards of two"
+                " checkpoints are mixed, fetch them again"
+            )
+        stored |= found
+    for name, shard in weight_map.items():
+        if name not in stored or stored[name].file.name != shard:
+            raise DogeExportError(f"{index} promises tensor {name} in {shard}, which lacks it: fetch both files again")
+    return stored
+
+
+def open_tensors(folder: Path) -> Tensors:
+    """The tensors of `model.safetensors`, or where there is none, of the shards that the index names.
+
+    Raises:
+        DogeExportError: a file that is damaged or missing, a dtype other than float32, float16 and bfloat16, or
+            shards that disagree with their index.
+    """
+    sharded = (folder / INDEX).is_file() and not (folder / WEIGHTS).is_file()
+    return Tensors(_stored_in_shards(folder / INDEX) if sharded else _stored_in(folder / WEIGHTS))

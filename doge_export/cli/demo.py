@@ -1,0 +1,74 @@
+"""`doge-export demo`: everything once, on a model that comes with the package, without the network."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from doge_export.cli.render import size
+from doge_export.cli.text import show
+from doge_export.errors import RunFailed
+
+_PROMPT = "Once upon a time"
+_MESSAGE = "Hello! Who are you?"
+
+
+@click.command()
+@click.option("--moe", is_flag=True, help="Take the bundled mixture of experts, doge-nano-moe, instead of doge-nano.")
+@click.option("--keep", type=click.Path(path_type=Path), metavar="FOLDER", help="Export to FOLDER and leave it there.")
+def command(moe: bool, keep: Path | None) -> None:
+    """Run everything on a bundled model, offline.
+
+    Exports it, compares it with PyTorch, looks into the folder, continues a text, and chats.
+    """
+    from doge_export.assets import bundled
+    from doge_export.package import verify
+    from doge_export.package.inspection import inspect_folder
+    from doge_export.pipeline import export
+    from doge_export.runtime import load
+
+    model = bundled("doge-nano-moe" if moe else "doge-nano")
+    with _output(keep) as folder:
+        _step(1, f"export {model.name}, and compare it with PyTorch")
+        result = export(str(model), folder, offline=True, cdmoe_routing="per-token" if moe else "reference")
+        if result.verdict is None or not result.verdict.passed:
+            raise RunFailed("the exported model is not equal to PyTorch; run `doge-export validate` for the details")
+        click.echo(result.verdict.render_text())
+
+        _step(2, "look into the folder")
+        facts = inspect_folder(folder)
+        for name, file in facts["files"].items():
+            click.echo(f"{name}  {size(file['bytes'])}")
+        for name, graph in facts["graphs"].items():
+            inputs = ", ".join(value["name"] for value in graph["inputs"][:4])
+            click.echo(f"{name}: {graph['nodes']} nodes, inputs {inputs}, …")
+
+        _step(3, "compare every file with the manifest")
+        click.echo(f"{len(verify(folder)['files'])} files, all as written")
+
+        session = load(folder)
+        _step(4, f"continue a text, with onnxruntime and without torch: {_PROMPT!r}")
+        show(session.stream(_PROMPT, max_new_tokens=60, do_sample=False))
+
+        _step(5, f"a turn of a chat: {_MESSAGE!r}")
+        show(session.chat().send(_MESSAGE, max_new_tokens=60, do_sample=False))
+
+        del session
+        click.echo(f"\ndemo done: everything worked; {f'the folder is {folder}' if keep else 'nothing was kept'}")
+
+
+@contextlib.contextmanager
+def _output(keep: Path | None) -> Iterator[Path]:
+    if keep is not None:
+        yield keep
+        return
+    with tempfile.TemporaryDirectory(prefix="doge-export-demo-") as folder:
+        yield Path(folder) / "out"
+
+
+def _step(number: int, title: str) -> None:
+    click.echo(f"\n[{number}/5] {title}" if number > 1 else f"[{number}/5] {title}")

@@ -1,0 +1,60 @@
+"""`doge-export doctor`: what works on this machine, and what would make the rest work."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from doge_export.cli.environment import environment
+from doge_export.cli.options import json_option
+from doge_export.cli.render import columns, echo_json
+
+_NEEDED_FOR = {
+    "base": "run an exported folder",
+    "export": "export and validate",
+    "gpu": "run on an NVIDIA GPU",
+    "trt": "build TensorRT engines",
+    "test": "run the tests of doge-export",
+}
+
+
+@click.command()
+@json_option
+@click.pass_context
+def command(ctx: click.Context, as_json: bool) -> None:
+    """Show what is installed and what is missing.
+
+    Versions, execution providers, bundled models, and the commands that install the rest. Exit code 0 when exported
+    folders can be run, 1 when not even that.
+    """
+    facts = environment()
+    echo_json(facts) if as_json else click.echo(_text(facts))
+    ctx.exit(0 if _base_works(facts) else 1)
+
+
+def _base_works(facts: Mapping[str, Any]) -> bool:
+    return "base" not in facts["missing"] and "CPUExecutionProvider" in facts["providers"]
+
+
+def _text(facts: Mapping[str, Any]) -> str:
+    rows = [(name, facts[key]) for name, key in (("doge-export", "doge_export"), ("python", "python"))]
+    rows += [("platform", facts["platform"]), ("cpus", facts["cpus"])]
+    rows += [("providers", ", ".join(facts["providers"]) or "none: onnxruntime is missing")]
+    rows += [(f"bundled {name}", path or "missing") for name, path in facts["bundled"].items()]
+    parts = [columns(rows, indent=0)]
+    for extra, packages in facts["extras"].items():
+        purpose = _NEEDED_FOR.get(extra)
+        parts.append(f"{extra}" + (f": {purpose}" if purpose else ""))
+        parts[-1] += "\n" + columns((name, _state(package), package["required"]) for name, package in packages.items())
+    for extra, install in facts["missing"].items():
+        parts.append(f"to {_NEEDED_FOR.get(extra, 'use ' + extra)}: {install}")
+    parts.append("ready to run exported folders" if _base_works(facts) else "not ready to run exported folders")
+    return "\n\n".join(parts)
+
+
+def _state(package: Mapping[str, Any]) -> str:
+    if package["installed"] is None:
+        return "missing"
+    return package["installed"] if package["ok"] else f"{package['installed']} (unsuitable)"

@@ -1,0 +1,67 @@
+"""`doge-export generate`: one prompt, one answer."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from doge_export import console
+from doge_export.cli.options import folder_argument, generation_options, json_option, threads_option
+from doge_export.cli.render import echo_json
+from doge_export.cli.text import read_stdin, show
+
+
+@click.command()
+@folder_argument
+@click.argument("prompt")
+@generation_options
+@click.option("--chat", is_flag=True, help="Put the prompt into the chat template, as a user's message.")
+@click.option("--system", metavar="TEXT", help="System message before the prompt; implies --chat.")
+@click.option("--stream/--no-stream", default=True, help="Print the text as it comes, or at the end. [default: stream]")
+@threads_option
+@json_option
+def command(
+    folder: Path,
+    prompt: str,
+    chat: bool,
+    system: str | None,
+    stream: bool,
+    threads: int | None,
+    as_json: bool,
+    stop: tuple[str, ...],
+    **settings: Any,
+) -> None:
+    """Continue a prompt.
+
+    The new text goes to stdout as it comes, without the prompt.
+    PROMPT is - to read it from stdin, without its last line break.
+    """
+    from doge_export.runtime import load
+
+    text = read_stdin() if prompt == "-" else prompt
+    request: Any = text
+    if chat or system is not None:
+        request = [{"role": "user", "content": text}]
+        if system is not None:
+            request.insert(0, {"role": "system", "content": system})
+    session = load(folder, threads=threads)
+    started = time.perf_counter()
+    pieces = session.stream(request, stop=list(stop), **settings)
+    show(_collected(pieces) if as_json or not stream else pieces, silent=as_json)
+    generation = pieces.generation
+    seconds = time.perf_counter() - started
+    if as_json:
+        echo_json(dataclasses.asdict(generation))
+    console.detail(
+        f"{len(generation.prompt_token_ids)} tokens read, {len(generation.token_ids)} written in {seconds:.2f} s; "
+        f"ended by {generation.finish_reason}"
+    )
+
+
+def _collected(pieces: Iterator[str]) -> Iterator[str]:
+    yield "".join(pieces)

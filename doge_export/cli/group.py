@@ -1,0 +1,126 @@
+"""The click group behind `doge-export`: commands loaded when they are needed, and one way to fail."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import signal
+import sys
+import threading
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
+from types import FrameType
+from typing import Any, NoReturn
+
+import click
+
+from doge_export import console
+from doge_export.errors import DogeExportError
+
+
+class CommandFolder(click.Group):
+    """A group whose command `x` is the object `command` of module `doge_export.cli.x`.
+
+    The modules import nothing heavy, but `--help` names all of them and completion asks often.
+    """
+
+    def __init__(self, name: str, commands: Sequence[str], **options: Any) -> None:
+        super().__init__(name, **options)
+        self.folder = tuple(commands)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order a newcomer meets them."""
+        return [*self.folder, *(name for name in super().list_commands(ctx) if name not in self.folder)]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of that name, imported now. All of them take the logging options."""
+        if cmd_name in self.folder and cmd_name not in self.commands:
+            command: click.Command = importlib.import_module(f"doge_export.cli.{cmd_name}").command
+            command.params += logging_options()
+            self.add_command(command, cmd_name)
+        return super().get_command(ctx, cmd_name)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs the command. Mistakes and interruptions become one line; bugs keep their traceback."""
+        try:
+            with _termination_unwinds(), warnings.catch_warnings():
+                if not console.is_verbose():
+                    warnings.simplefilter("ignore")
+                return super().invoke(ctx)
+        except DogeExportError as error:
+            self._fail(ctx, error)
+        except ModuleNotFoundError as error:
+            mistake = _without_package(error)
+            if mistake is None:
+                raise
+            self._fail(ctx, mistake)
+        except KeyboardInterrupt:
+            click.echo("\ndoge-export: interrupted", err=True)
+            ctx.exit(130)
+
+    def _fail(self, ctx: click.Context, error: DogeExportError) -> NoReturn:
+        if console.is_verbose():
+            traceback.print_exc()
+        click.echo(f"doge-export: error: {' '.join(str(error).split())}", err=True)
+        ctx.exit(error.exit_code)
+
+
+def _without_package(error: ModuleNotFoundError) -> DogeExportError | None:
+    """The mistake behind a failed import; None when no requirement brings the module, which makes it a bug."""
+    from doge_export.cli.environment import install_command, requirement_for
+
+    missing = requirement_for(error.name or "")
+    if missing is None:
+        return None
+    return DogeExportError(
+        f"the package {missing.name} is not installed, and this needs it: {install_command(missing.extra)}"
+    )
+
+
+@contextlib.contextmanager
+def _termination_unwinds() -> Iterator[None]:
+    """SIGTERM and SIGHUP raise SystemExit, so that half-written folders are removed on the way out."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may set handlers
+        return
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        sys.exit(128 + number)
+
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    previous = {number: signal.getsignal(number) for number in numbers}
+    for number, handler in previous.items():
+        if handler is not signal.SIG_IGN:  # nohup stays in force
+            signal.signal(number, leave)
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def logging_options() -> list[click.Option]:
+    """-q and -v, which are taken before and after the name of a command."""
+
+    def on_top_level(ctx: click.Context) -> bool:
+        return ctx.parent is None
+
+    def quiet(ctx: click.Context, option: click.Parameter, value: bool) -> None:
+        if value or on_top_level(ctx):
+            console.set_quiet(value)
+
+    def verbose(ctx: click.Context, option: click.Parameter, value: bool) -> None:
+        if value or on_top_level(ctx):
+            console.set_verbose(value)
+
+    flag: dict[str, Any] = {"is_flag": True, "expose_value": False}
+    return [
+        click.Option(["-q", "--quiet"], callback=quiet, help="Print results and errors only.", **flag),
+        click.Option(
+            ["-v", "--verbose"],
+            callback=verbose,
+            help="Print details, warnings of libraries, and the traceback of an error.",
+            **flag,
+        ),
+    ]

@@ -1,0 +1,94 @@
+"""`doge-export inspect`: what is in a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from doge_export.cli.options import json_option, source_options
+from doge_export.cli.render import columns, echo_json, named_values, size
+from doge_export.package import MANIFEST_NAME
+
+
+@click.command()
+@click.argument("folder_or_model")
+@source_options
+@json_option
+def command(folder_or_model: str, as_json: bool, **options: Any) -> None:
+    """Show what is in a folder.
+
+    Architecture, files and sizes, operators, inputs and outputs, and what the validation said. FOLDER_OR_MODEL is
+    what `doge-export onnx` wrote, or a checkpoint (a folder or a hub id).
+    """
+    exported = (Path(folder_or_model) / MANIFEST_NAME).is_file()
+    facts = _exported(folder_or_model) if exported else _checkpoint(folder_or_model, options)
+    if as_json:
+        echo_json(facts)
+        return
+    for title, body in _sections(facts):
+        click.echo(f"{title}\n{body}\n")
+
+
+def _exported(folder: str) -> dict[str, Any]:
+    from doge_export.package.inspection import inspect_folder
+
+    return inspect_folder(folder)
+
+
+def _checkpoint(model: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    from doge_export.checkpoint import open_checkpoint
+
+    checkpoint = open_checkpoint(model, **options)
+    files = [*checkpoint.tensors.files, *checkpoint.tokenizer_files]
+    return {
+        "source": {"model": checkpoint.source.name, "revision": checkpoint.source.revision},
+        "architecture": checkpoint.architecture.to_dict(),
+        "tensors": len(checkpoint.tensors),
+        "files": {file.name: {"bytes": file.stat().st_size} for file in files},
+    }
+
+
+def _sections(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    source, files = facts["source"], facts["files"]
+    origin = [("model", source["model"]), ("revision", source["revision"] or "none, a local folder")]
+    sections = [("source", columns(origin)), ("architecture", columns(named_values(facts["architecture"])))]
+    total = sum(file["bytes"] for file in files.values())
+    rows = [*((name, size(file["bytes"])) for name, file in files.items()), ("total", size(total))]
+    sections.append(("files", columns(rows)))
+    if "graphs" not in facts:
+        return [*sections, ("tensors", f"  {facts['tensors']}")]
+    export = [("doge-export", facts["doge_export"]), ("target", facts["target"]), ("max_length", facts["max_length"])]
+    if facts["cdmoe_routing"]:
+        export.append(("cdmoe_routing", facts["cdmoe_routing"]))
+    sections.insert(1, ("export", columns(export)))
+    for name, graph in facts["graphs"].items():
+        sections += _graph_sections(name, graph)
+    return [*sections, ("validation", f"  {_validation(facts['validation'])}")]
+
+
+def _graph_sections(name: str, graph: Mapping[str, Any]) -> list[tuple[str, str]]:
+    opset = ", ".join(f"{domain or 'ai.onnx'} {version}" for domain, version in graph["opset"].items())
+    facts = [
+        ("dtype", graph["dtype"]),
+        ("opset", opset),
+        ("IR version", graph["ir_version"]),
+        ("nodes", graph["nodes"]),
+    ]
+    by_count = sorted(graph.get("operators", {}).items(), key=lambda item: -item[1])
+    ports = [(f"{name} {side}", columns(_port(value) for value in graph[side])) for side in ("inputs", "outputs")]
+    operators = columns((count, operator) for operator, count in by_count)
+    return [(name, columns(facts)), *ports, (f"{name} operators", operators)]
+
+
+def _port(value: Mapping[str, Any]) -> tuple[str, str, str]:
+    shape = ", ".join(map(str, value["shape"]))
+    return value["name"], value["type"], f"[{shape}]{' optional' if value.get('optional') else ''}"
+
+
+def _validation(validation: Mapping[str, Any]) -> str:
+    if "skipped" in validation:
+        return f"not validated ({validation['skipped']})"
+    return str(validation.get("summary") or ("PASSED" if validation["passed"] else "FAILED"))

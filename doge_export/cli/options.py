@@ -1,0 +1,80 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+threads_option = click.option(
+    "--threads", type=int, metavar="N", help="CPU threads of onnxruntime. [default: as many as it finds best]"
+)
+
+
+def folder_argument(function: Function) -> Function:
+    """FOLDER, an exported folder. Whether it is one is said by whoever opens it."""
+    return click.argument("folder", type=click.Path(path_type=Path))(function)
+
+
+def source_options(function: Function) -> Function:
+    """How to come by the checkpoint: keywords of `open_checkpoint`, except trust_remote_code."""
+    return _all(
+        click.option("--revision", metavar="REV", help="Branch, tag or commit of a hub id. [default: main]"),
+        click.option(
+            "--token", metavar="TOKEN", help="Access token for a private hub id. [default: HF_TOKEN or the stored one]"
+        ),
+        click.option(
+            "--cache-dir",
+            type=click.Path(path_type=Path),
+            metavar="DIR",
+            help="Where downloads are kept. [default: that of huggingface_hub]",
+        ),
+        click.option("--offline", is_flag=True, help="Use what is on this machine; never the network."),
+    )(function)
+
+
+def generation_options(function: Function) -> Function:
+    """How to generate: keywords of `Session.generate`. None leaves it to the folder's generation_config.json."""
+    return _all(
+        click.option(
+            "--max-new-tokens",
+            type=int,
+            metavar="N",
+            help="Tokens of the answer at most. [default: up to the model's length]",
+        ),
+        click.option(
+            "--sample/--greedy",
+            "do_sample",
+            default=None,
+            help="Draw each token, or take the likeliest. [default: as generation_config.json says]",
+        ),
+        click.option("--temperature", type=float, metavar="T", help="Below 1 sharpens, above 1 flattens; 0 is greedy."),
+        click.option("--top-k", type=int, metavar="K", help="Draw from the K likeliest tokens; 0 is all."),
+        click.option(
+            "--top-p", type=float, metavar="P", help="Draw from the likeliest tokens that together have probability P."
+        ),
+        click.option(
+            "--min-p", type=float, metavar="P", help="Leave out tokens less likely than P times the likeliest."
+        ),
+        click.option(
+            "--repetition-penalty", type=float, metavar="R", help="Above 1 makes tokens seen before less likely."
+        ),
+        click.option("--seed", type=int, metavar="N", help="Makes drawing repeatable."),
+        click.option("--stop", multiple=True, metavar="TEXT", help="End before this text. May be given several times."),
+    )(function)
+
+
+def _all(*decorators: Callable[[Function], Function]) -> Callable[[Function], Function]:
+    """Applies click options so that help lists them in the order given here."""
+
+    def decorate(function: Function) -> Function:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return decorate

@@ -1,0 +1,37 @@
+"""`doge-export validate`: is a folder still equal to PyTorch?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from doge_export import console
+from doge_export.cli.options import folder_argument, json_option, source_options
+from doge_export.cli.render import echo_json
+
+
+@click.command()
+@folder_argument
+@click.option("--model", metavar="MODEL", help="The checkpoint. [default: the one that FOLDER was exported from]")
+@source_options
+@click.option("--report", type=click.Path(path_type=Path), metavar="FILE.html", help="Write the comparison as a page.")
+@json_option
+@click.pass_context
+def command(ctx: click.Context, folder: Path, report: Path | None, as_json: bool, **options: Any) -> None:
+    """Compare an exported folder with PyTorch.
+
+    Runs FOLDER and its checkpoint side by side; says PASSED with exit code 0, or FAILED with 1. The judge is
+    transformers with eager attention in float32.
+    """
+    from doge_export.validation import validate
+
+    with console.progress("comparing with PyTorch") as advance:
+        verdict = validate(folder, on_progress=lambda done, total, name: advance(), **options)
+    if report is not None:
+        from doge_export.validation.report import write_report
+
+        write_report(verdict, report)
+    echo_json(verdict.to_dict()) if as_json else click.echo(verdict.render_text())
+    ctx.exit(0 if verdict.passed else 1)

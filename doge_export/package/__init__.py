@@ -1,0 +1,17 @@
+"""The output folder: written whole, described by a card, and hashed file by file in a manifest."""
+
+from doge_export.package.atomic import refuse_output, staged_folder
+from doge_export.package.card import write_card
+from doge_export.package.manifest import MANIFEST_NAME, fingerprint, read_manifest, verify, verify_files, write_manifest
+
+__all__ = [
+    "MANIFEST_NAME",
+    "fingerprint",
+    "read_manifest",
+    "refuse_output",
+    "staged_folder",
+    "verify",
+    "verify_files",
+    "write_card",
+    "write_manifest",
+]

@@ -1,0 +1,167 @@
+"""The model card, README.md of an exported folder, written from the manifest alone: it cannot say what was not done."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+_RUNS_ON = {
+    "onnxruntime": "onnxruntime, through doge-export: the key/value cache is one buffer per layer, written in place.",
+    "portable": (
+        "anything that reads ONNX: standard operators only, inputs and outputs named as Optimum and transformers.js "
+        "name them."
+    ),
+}
+_ROUTING = {
+    "reference": (
+        "`reference`: the experts of a token are chosen as transformers chooses them, by a reshape that mixes tokens. "
+        "Logits equal those of transformers, but those of a token depend on later tokens, on its neighbours in the "
+        "batch, and on how a prompt is cut into pieces."
+    ),
+    "per-token": (
+        "`per-token`: each token chooses its own experts. The model is causal and the rows of a batch do not touch "
+        "each other; logits differ from those of transformers wherever it reads more than one token at once."
+    ),
+}
+
+
+def write_card(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Writes README.md into `folder`. `manifest` follows the schema of manifest.py; "files" is not needed."""
+    sections = [_header(manifest), _about(manifest), _usage(manifest), _parity(manifest), _limits(manifest)]
+    (folder / "README.md").write_text("\n\n".join(sections) + "\n", encoding="utf-8")
+
+
+def _is_hub_id(source: Mapping[str, Any]) -> bool:
+    return source.get("revision") is not None
+
+
+def _title(source: Mapping[str, Any]) -> str:
+    # A local path is the business of whoever exported; its last part is the name of the model.
+    name = str(source["model"])
+    return name if _is_hub_id(source) else (Path(name).name or "Doge")
+
+
+def _header(manifest: Mapping[str, Any]) -> str:
+    source = manifest["source"]
+    lines = ["---"]
+    if source.get("license"):
+        lines.append(f"license: {json.dumps(source['license'])}")
+    if _is_hub_id(source):
+        # "quantized" is what the hub calls every conversion of a model, of any precision
+        lines += [f"base_model: {json.dumps(source['model'])}", "base_model_relation: quantized"]
+    lines += [
+        "pipeline_tag: text-generation",
+        "library_name: onnxruntime",
+        "tags:",
+        *(f"- {tag}" for tag in ("onnx", "onnxruntime", "doge")),
+        "---",
+    ]
+    return "\n".join(lines)
+
+
+def _about(manifest: Mapping[str, Any]) -> str:
+    source, versions = manifest["source"], manifest.get("versions", {})
+    made = ", ".join(f"{name} {version}" for name, version in versions.items())
+    origin = f"`{source['model']}`, revision `{source['revision']}`" if _is_hub_id(source) else "a local folder"
+    architecture = manifest["architecture"]
+    shape = (
+        f"{architecture['num_hidden_layers']} layers, hidden size {architecture['hidden_size']}, "
+        f"{architecture['num_attention_heads']} heads over {architecture['num_key_value_heads']} key/value heads, "
+        f"vocabulary {architecture['vocab_size']}"
+    )
+    if architecture.get("moe"):
+        moe = architecture["moe"]
+        shape += f", {moe['num_experts']} experts of which {moe['num_experts_per_tok']} a token"
+    graphs = [
+        f"| `{name}` | {graph['dtype']} | {_opset(graph)} | {graph['ir_version']} | {graph['nodes']} |"
+        for name, graph in manifest["graphs"].items()
+    ]
+    return "\n".join(
+        [
+            f"# {_title(source)} as ONNX",
+            "",
+            f"A Doge language model as an ONNX graph: {shape}.",
+            "",
+            f"- exported from {origin}",
+            f"- by doge-export {manifest['doge_export']}" + (f" ({made})" if made else ""),
+            "",
+            "| file | dtype | opset | IR | nodes |",
+            "|---|---|---|---|---|",
+            *graphs,
+        ]
+    )
+
+
+def _opset(graph: Mapping[str, Any]) -> str:
+    return ", ".join(f"{domain or 'ai.onnx'} {version}" for domain, version in graph["opset"].items())
+
+
+def _usage(manifest: Mapping[str, Any]) -> str:
+    return """## Run it
+
+With this folder as `out`:
+
+```
+pip install doge-export
+doge-export generate out "Hey how are you doing?"
+doge-export chat out
+```
+
+```python
+import doge_export
+
+session = doge_export.load("out")
+print(session.generate("Hey how are you doing?", max_new_tokens=100))
+```"""
+
+
+def _parity(manifest: Mapping[str, Any]) -> str:
+    validation = manifest.get("validation") or {"skipped": "no validation is recorded"}
+    lines = ["## Equal to PyTorch?", ""]
+    if "skipped" in validation:
+        lines.append(
+            f"**Not validated** ({validation['skipped']}). `doge-export validate out --model MODEL` compares this "
+            "folder with its checkpoint."
+        )
+        return "\n".join(lines)
+    reference = validation.get("reference", {})
+    judge = " ".join(str(reference[key]) for key in ("library", "version", "attention", "dtype") if reference.get(key))
+    lines += [
+        f"**{'PASSED' if validation['passed'] else 'FAILED'}** against {judge}. Differences are those of the logits, "
+        "also in standard deviations of the reference's logits.",
+        "",
+        "| check | result | max difference | of std | same argmax | KL |",
+        "|---|---|---|---|---|---|",
+    ]
+    for check in validation["checks"]:
+        metrics = check.get("metrics", {})
+        cells = [
+            _number(metrics.get("max_abs")),
+            _number(metrics.get("max_abs_over_std")),
+            f"{metrics['argmax_agreement']:.2%}" if metrics.get("argmax_agreement") is not None else "",
+            _number(metrics.get("kl_max")),
+        ]
+        lines.append(f"| {check['name']} | {check['status']} | {' | '.join(cells)} |")
+    reasons = [f"- {check['name']}: {check['note']}" for check in validation["checks"] if check.get("note")]
+    if reasons:
+        lines += ["", *reasons]
+    return "\n".join(lines)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.1e}"
+
+
+def _limits(manifest: Mapping[str, Any]) -> str:
+    lines = [
+        "## Limits",
+        "",
+        f"- At most {manifest['max_length']} tokens, prompt and answer together. A longer one is refused.",
+        f"- Target `{manifest['target']}`: {_RUNS_ON.get(manifest['target'], 'see the documentation of doge-export.')}",
+    ]
+    if manifest.get("cdmoe_routing"):
+        lines.append(f"- Expert routing {_ROUTING[manifest['cdmoe_routing']]}")
+    lines.append("- `doge-export verify out` compares every file with the hashes in `doge_export.json`.")
+    return "\n".join(lines)

@@ -1,0 +1,69 @@
+"""Write an ONNX model to one file without holding its weights a second and a third time.
+
+`onnx.save` builds the whole message in memory and serialises it to another copy. An ONNX file is the protobuf message
+
+    ModelProto { ..., graph (7): GraphProto { node, ..., initializer (5): TensorProto { ..., raw_data (9): bytes } } }
+
+and each of these three is its length followed by its fields in any order, so the weights can be written last, one at a
+time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+LARGEST_FILE = 2**31 - 2**20
+"""Bytes of weights that one protobuf message holds; more go to `model.onnx_data` beside it."""
+
+_GRAPH, _INITIALIZER, _RAW_DATA = 7, 5, 9
+
+
+def write_onnx(model: ir.Model, file: Path) -> None:
+    """Write `model` to `file`, with `{name}_data` beside it when the weights outgrow one message."""
+    import onnx
+    import onnx_ir as ir
+
+    initializers = dict(model.graph.initializers)
+    tensors = {name: value.const_value for name, value in initializers.items() if value.const_value is not None}
+    if sum(tensor.nbytes for tensor in tensors.values()) >= LARGEST_FILE:
+        ir.save(model, file, external_data=f"{file.name}_data")
+        return
+    model.graph.initializers.clear()
+    try:
+        message = ir.to_proto(model)
+    finally:
+        model.graph.initializers.update(initializers)
+    graph = message.graph.SerializeToString()
+    message.ClearField("graph")
+
+    headers = {
+        name: onnx.TensorProto(name=name, data_type=tensor.dtype.value, dims=tensor.shape.numpy()).SerializeToString()
+        for name, tensor in tensors.items()
+    }
+    lengths = {
+        name: len(headers[name]) + len(_tag(_RAW_DATA, tensor.nbytes)) + tensor.nbytes
+        for name, tensor in tensors.items()
+    }
+    size = len(graph) + sum(len(_tag(_INITIALIZER, length)) + length for length in lengths.values())
+    with file.open("wb") as stream:
+        stream.write(message.SerializeToString() + _tag(_GRAPH, size) + graph)
+        for name, tensor in tensors.items():
+            stream.write(_tag(_INITIALIZER, lengths[name]) + headers[name] + _tag(_RAW_DATA, tensor.nbytes))
+            stream.write(tensor.tobytes())
+
+
+def _tag(field: int, length: int) -> bytes:
+    """The key of a length-delimited field, and the length."""
+    return bytes([field << 3 | 2, *_varint(length)])
+
+
+def _varint(value: int) -> Iterator[int]:
+    while value > 0x7F:
+        yield value & 0x7F | 0x80
+        value >>= 7
+    yield value

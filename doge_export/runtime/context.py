@@ -1,0 +1,84 @@
+"""What the decoder's cache holds, so that the same tokens are not read twice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from doge_export.errors import DogeExportError
+
+if TYPE_CHECKING:
+    from doge_export.runtime.decoder import Decoder
+
+PREFILL_CHUNK = 512
+"""Prompt tokens per run: bounds the memory of attention, which grows with chunk times length, at no cost in speed."""
+
+
+class Context:
+    """The decoder, and the ids it has read.
+
+    2025-11: an id counts as read only after the run that reads it has returned. Whatever interrupts a run (Ctrl-C), the
+    cache is right up to the recorded length, and the next `read` rewinds to there. The other order would leave ids on
+    record whose keys were never written.
+    """
+
+    def __init__(self, decoder: Decoder) -> None:
+        self.decoder = decoder
+        self._ids: list[int] = []  # of the only row; nothing is recorded for a batch
+        self._turn = 0
+
+    def clear(self, batch_size: int = 1) -> None:
+        """Empties the cache. Whoever was generating cannot go on."""
+        self._turn += 1
+        self._ids = []
+        self.decoder.reset(batch_size)
+
+    def read(self, rows: Sequence[Sequence[int]], reuse: bool = False) -> tuple[np.ndarray, int]:
+        """Reads left-padded prompts; gives float32 logits [B, 1, V] of the last token, and a turn for `append`.
+
+        With `reuse` (one row only), what the cache already holds of the prompt is kept and only the rest is read.
+        """
+        kept = self._common(rows[0]) if reuse and len(rows) == 1 else 0
+        if kept:
+            self._turn += 1
+            self._ids = self._ids[:kept]
+            self.decoder.rewind(kept)
+        else:
+            self.clear(len(rows))
+        length = max(map(len, rows))
+        input_ids = np.zeros((len(rows), length), np.int64)
+        mask = np.zeros_like(input_ids)
+        for index, row in enumerate(rows):
+            input_ids[index, length - len(row) :] = row
+            mask[index, length - len(row) :] = 1
+        is_padded = not mask.all()
+        for start in range(kept, length, PREFILL_CHUNK):
+            chunk = slice(start, start + PREFILL_CHUNK)
+            logits = self.decoder.forward(input_ids[:, chunk], mask[:, chunk] if is_padded else None, 1)
+            if len(rows) == 1:
+                self._ids.extend(rows[0][chunk])
+        return logits, self._turn
+
+    def append(self, turn: int, tokens: np.ndarray) -> np.ndarray:
+        """Reads one more token of every row, int64 [B, 1]; float32 logits [B, 1, V]."""
+        if turn != self._turn:
+            raise DogeExportError(
+                "this answer was cut off by another one: a session generates one at a time, load a second session"
+            )
+        logits = self.decoder.forward(tokens, None, 1)
+        if len(tokens) == 1:
+            self._ids.append(int(tokens[0, 0]))
+        return logits
+
+    def _common(self, ids: Sequence[int]) -> int:
+        """How many first tokens of `ids` are in the cache; never all: the last one must be read for its logits."""
+        if self.decoder.batch_size != 1 or self.decoder.length < len(self._ids):
+            return 0  # someone used the decoder directly
+        common = 0
+        for known, wanted in zip(self._ids, ids[:-1], strict=False):
+            if known != wanted:
+                break
+            common += 1
+        return common

@@ -1,0 +1,22 @@
+"""Reading the small JSON files of an exported folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from doge_export.errors import DogeExportError
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The object in `file`, empty where there is no such file. Raises DogeExportError when it is not a JSON object."""
+    if not file.is_file():
+        return {}
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DogeExportError(f"{file} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise DogeExportError(f"{file} holds a JSON {type(value).__name__}, expected an object")
+    return value

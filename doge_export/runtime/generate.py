@@ -1,0 +1,121 @@
+"""The generation loop: one decoder run and one choice per row for every token."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import numpy as np
+
+from doge_export.runtime.context import Context
+from doge_export.runtime.generation_config import GenerationConfig
+from doge_export.runtime.sampling import Sampler
+from doge_export.runtime.streaming import StopStrings, open_detokenizer
+from doge_export.runtime.tokenizer import Tokenizer
+
+FinishReason = Literal["eos", "stop", "length"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Generation:
+    """An answer.
+
+    text: the new text only, without special tokens, up to a stop string; empty where the folder has no tokenizer.
+    token_ids: the new ids, with the eos token or the tokens of the stop string that ended them.
+    finish_reason: "eos" (an eos token), "stop" (a stop string), "length" (max_new_tokens or the model's length), None
+    for an answer that was interrupted.
+    """
+
+    text: str
+    token_ids: list[int]
+    prompt_token_ids: list[int]
+    finish_reason: FinishReason | None
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class Row:
+    """One answer in the making."""
+
+    def __init__(
+        self,
+        prompt_token_ids: Sequence[int],
+        config: GenerationConfig,
+        max_new_tokens: int,
+        seed: np.random.SeedSequence,
+        tokenizer: Tokenizer | None,
+        stops: Sequence[str],
+    ) -> None:
+        self.prompt_token_ids = list(prompt_token_ids)
+        self.token_ids: list[int] = []
+        self.pieces: list[str] = []
+        self.finish_reason: FinishReason | None = None
+        self._eos = frozenset(config.eos_token_ids)
+        self._max_new_tokens = max_new_tokens
+        self._choose = Sampler(config, prompt_token_ids, seed)
+        self._detokenizer = None if tokenizer is None else open_detokenizer(tokenizer)
+        self._stops = StopStrings(stops) if stops else None
+
+    def advance(self, scores: np.ndarray) -> str:
+        """Chooses the next token from logits float32 [V]; the new text that is safe to show, often empty."""
+        token = self._choose(scores)
+        self.token_ids.append(token)
+        if token in self._eos:
+            self.finish_reason = "eos"
+        elif len(self.token_ids) == self._max_new_tokens:
+            self.finish_reason = "length"
+        if self._detokenizer is None:
+            return ""
+        piece = self._detokenizer.push(token)
+        if self.finish_reason is not None:
+            piece += self._detokenizer.flush()
+        if self._stops is not None:
+            piece = self._stops.push(piece)
+            if self._stops.found:
+                self.finish_reason = "stop"
+            elif self.finish_reason is not None:
+                piece += self._stops.flush()
+        if piece:
+            self.pieces.append(piece)
+        return piece
+
+    def generation(self) -> Generation:
+        """The answer so far."""
+        return Generation("".join(self.pieces), list(self.token_ids), self.prompt_token_ids, self.finish_reason)
+
+
+def run(context: Context, rows: Sequence[Row], reuse: bool = False) -> Iterator[str]:
+    """Generates until every row has ended. Yields the text of the first row as it becomes safe to show."""
+    logits, turn = context.read([row.prompt_token_ids for row in rows], reuse)
+    tokens = np.zeros((len(rows), 1), np.int64)  # a row that has ended goes on reading id 0, which nobody looks at
+    while True:
+        for index, row in enumerate(rows):
+            if row.finish_reason is None:
+                piece = row.advance(logits[index, -1])
+                tokens[index, 0] = row.token_ids[-1]
+                if index == 0 and piece:
+                    yield piece
+        if all(row.finish_reason is not None for row in rows):
+            return
+        logits = context.append(turn, tokens)
+
+
+class Stream(Iterator[str]):
+    """Pieces of one answer, in the order they become safe to show. `generation` is the answer so far, at any time."""
+
+    def __init__(self, context: Context, row: Row, reuse: bool = False) -> None:
+        self._row = row
+        self._pieces = run(context, [row], reuse)
+
+    def __iter__(self) -> Stream:
+        return self
+
+    def __next__(self) -> str:
+        return next(self._pieces)
+
+    @property
+    def generation(self) -> Generation:
+        """The answer so far; complete once `finish_reason` is not None."""
+        return self._row.generation()

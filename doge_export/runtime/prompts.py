@@ -1,0 +1,109 @@
+"""What callers may give as a prompt or as token ids, turned into checked ids."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from doge_export.errors import DogeExportError
+from doge_export.runtime.generation_config import is_integer
+from doge_export.runtime.tokenizer import Tokenizer
+
+
+def prompt_rows(prompt: Any, tokenizer: Tokenizer | None, vocab_size: int) -> tuple[list[list[int]], bool]:
+    """Token ids of every prompt, and whether a batch was asked for.
+
+    One prompt is a text, a conversation (list of dicts) or token ids (list of int or an array [S]); a batch is a list
+    of those, or an array [B, S]. Raises DogeExportError for an empty prompt, an id out of range, or anything else.
+    """
+    prompt = _plain(prompt)
+    if _is_single(prompt):
+        return [_row(prompt, tokenizer, vocab_size)], False
+    if not isinstance(prompt, Sequence):
+        raise DogeExportError(f"a prompt is a text, token ids or chat messages, not {type(prompt).__name__}")
+    return [_row(item, tokenizer, vocab_size) for item in prompt], True
+
+
+def _plain(prompt: Any) -> Any:
+    return np.asarray(prompt).tolist() if hasattr(prompt, "__array__") else prompt
+
+
+def _is_single(prompt: Any) -> bool:
+    if isinstance(prompt, str) or (isinstance(prompt, Sequence) and not prompt):
+        return True
+    return isinstance(prompt, Sequence) and (is_integer(prompt[0]) or isinstance(prompt[0], Mapping))
+
+
+def _row(prompt: Any, tokenizer: Tokenizer | None, vocab_size: int) -> list[int]:
+    prompt = _plain(prompt)
+    if isinstance(prompt, (str, Sequence)) and not prompt:
+        raise DogeExportError("the prompt is empty: give at least one character, token id or message")
+    if isinstance(prompt, str):
+        ids = need_tokenizer(tokenizer).encode(prompt)
+    elif isinstance(prompt, Sequence) and isinstance(prompt[0], Mapping):
+        ids = need_tokenizer(tokenizer).encode_chat(prompt)
+    elif isinstance(prompt, Sequence):
+        ids = list(prompt)
+    else:
+        raise DogeExportError(f"a prompt is a text, token ids or chat messages, not {type(prompt).__name__}")
+    if not ids:
+        raise DogeExportError("the prompt has no tokens: the tokenizer leaves nothing of its text")
+    return [_checked_id(token_id, vocab_size) for token_id in ids]
+
+
+def _checked_id(token_id: Any, vocab_size: int) -> int:
+    if not is_integer(token_id):
+        raise DogeExportError(f"{token_id!r} is not a token id: expected integers from 0 to {vocab_size - 1}")
+    if not 0 <= token_id < vocab_size:
+        raise DogeExportError(f"token id {token_id} is out of range: the model has ids from 0 to {vocab_size - 1}")
+    return int(token_id)
+
+
+def need_tokenizer(tokenizer: Tokenizer | None) -> Tokenizer:
+    """`tokenizer`, or DogeExportError when the folder has none."""
+    if tokenizer is None:
+        raise DogeExportError(
+            "this folder has no tokenizer.json (its checkpoint had none): use token ids instead of text"
+        )
+    return tokenizer
+
+
+def id_matrix(input_ids: Any, vocab_size: int) -> np.ndarray:
+    """int64 [B, S] from nested lists or an array of one or two dimensions. Raises DogeExportError for anything else."""
+    try:
+        ids = np.asarray(input_ids)
+    except ValueError as error:
+        raise DogeExportError("input_ids has rows of different lengths: pad them on the left, with a mask") from error
+    if ids.ndim == 1:
+        ids = ids[None]
+    if ids.ndim != 2 or ids.size == 0:
+        raise DogeExportError(f"input_ids has shape {list(np.shape(input_ids))}, expected [S] or [B, S], not empty")
+    if not np.issubdtype(ids.dtype, np.integer):
+        raise DogeExportError(f"input_ids holds {ids.dtype} values, expected integer token ids")
+    outside = ids[(ids < 0) | (ids >= vocab_size)]
+    if outside.size:
+        raise DogeExportError(f"token id {outside[0]} is out of range: the model has ids from 0 to {vocab_size - 1}")
+    return ids.astype(np.int64)
+
+
+def mask_matrix(attention_mask: Any, shape: tuple[int, ...]) -> np.ndarray | None:
+    """int64 [B, S] of 0 (padding, on the left) and 1 (token); None when nothing is padded."""
+    if attention_mask is None:
+        return None
+    try:
+        mask = np.asarray(attention_mask)
+    except ValueError as error:
+        raise DogeExportError("attention_mask has rows of different lengths") from error
+    mask = mask[None] if mask.ndim == 1 else mask
+    if mask.shape != shape:
+        raise DogeExportError(f"attention_mask has shape {list(mask.shape)}, expected that of input_ids, {list(shape)}")
+    if not np.isin(mask, (0, 1)).all():
+        raise DogeExportError("attention_mask holds other values than 0 (padding) and 1 (token)")
+    mask = mask.astype(np.int64)
+    if (np.diff(mask, axis=1) < 0).any() or not mask[:, -1].all():
+        raise DogeExportError(
+            "attention_mask has a 0 after a 1: only padding on the left is possible, since every row goes on at its end"
+        )
+    return None if mask.all() else mask

@@ -1,0 +1,204 @@
+"""An exported folder, ready to generate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from doge_export.errors import DogeExportError
+from doge_export.runtime.chat import Chat
+from doge_export.runtime.context import Context
+from doge_export.runtime.generate import Generation, Row, Stream, run
+from doge_export.runtime.generation_config import GenerationConfig, is_integer
+from doge_export.runtime.prompts import id_matrix, mask_matrix, need_tokenizer, prompt_rows
+from doge_export.runtime.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from doge_export.runtime.decoder import Decoder
+
+
+def load(folder: str | Path, *, threads: int | None = None, providers: Sequence[Any] | None = None) -> Session:
+    """Opens a folder that `doge-export onnx` wrote.
+
+    threads: CPU threads of onnxruntime, by default as many as it finds best.
+    providers: execution providers of onnxruntime in order of preference.
+    Raises DogeExportError when `folder` is not such a folder.
+    """
+    from doge_export.package.manifest import read_manifest
+    from doge_export.runtime.decoder import open_decoder
+
+    if threads is not None and (not is_integer(threads) or threads < 1):
+        raise DogeExportError(f"threads is {threads!r}, expected 1 or more")
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    tokenizer = Tokenizer.from_folder(folder)
+    generation_config = GenerationConfig.from_folder(folder)
+    decoder = open_decoder(folder, manifest, threads=threads, providers=providers)
+    return Session(decoder, tokenizer, manifest, generation_config, folder)
+
+
+class Session:
+    """A decoder with its tokenizer. Generates one answer (or one batch of them) at a time."""
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        tokenizer: Tokenizer | None,
+        manifest: dict[str, Any],
+        generation_config: GenerationConfig,
+        folder: Path,
+    ) -> None:
+        self.decoder = decoder
+        self.tokenizer = tokenizer
+        self.manifest = manifest
+        self.folder = folder
+        eos = None if tokenizer is None else tokenizer.token_id("eos_token")
+        if not generation_config.eos_token_ids and eos is not None:
+            generation_config = generation_config.override(eos_token_id=eos)
+        self.generation_config = generation_config
+        self._context = Context(decoder)
+
+    @property
+    def max_length(self) -> int:
+        """Tokens a row may hold, prompt and answer together."""
+        return self.decoder.max_length
+
+    def generate(
+        self,
+        prompt: str | Sequence[Any] | np.ndarray,
+        *,
+        max_new_tokens: int | None = None,
+        do_sample: bool | None = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        repetition_penalty: float | None = None,
+        seed: int | None = None,
+        stop: str | Sequence[str] | None = None,
+        eos_token_id: int | Sequence[int] | None = None,
+    ) -> Generation | list[Generation]:
+        """Continues a text, a conversation (list of {"role", "content"}) or token ids; a list of those is a batch.
+
+        A text that spells special tokens contains them, as in transformers; inside a conversation they stay text.
+        Settings not given come from the folder's generation_config.json. Giving a temperature, top_k, top_p or min_p
+        asks for sampling. `seed` makes sampling repeatable, `stop` ends an answer before any of these texts.
+        Raises DogeExportError for a prompt that is empty, too long or out of range, and for settings out of range.
+        """
+        rows, is_batch = self._rows(
+            prompt,
+            seed=seed,
+            stop=stop,
+            max_new_tokens=max_new_tokens,
+            do_sample=do_sample,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            repetition_penalty=repetition_penalty,
+            eos_token_id=eos_token_id,
+        )
+        for _ in run(self._context, rows):
+            pass
+        generations = [row.generation() for row in rows]
+        return generations if is_batch else generations[0]
+
+    def stream(self, prompt: str | Sequence[Any] | np.ndarray, **settings: Any) -> Stream:
+        """Pieces of the text that `generate(prompt, **settings)` gives, as they come.
+
+        The stream's `generation` is the answer so far. One prompt only: DogeExportError for a batch.
+        """
+        rows, is_batch = self._rows(prompt, **settings)
+        need_tokenizer(self.tokenizer)
+        if is_batch:
+            raise DogeExportError("a batch cannot be streamed: give one prompt, or use generate")
+        return Stream(self._context, rows[0])
+
+    def stream_reusing(self, token_ids: list[int], **settings: Any) -> Stream:
+        """A stream that reads only what the cache does not hold of `token_ids` from the answer before: for chats."""
+        rows, _ = self._rows(token_ids, **settings)
+        return Stream(self._context, rows[0], reuse=True)
+
+    def chat(self, system: str | None = None) -> Chat:
+        """A conversation in several turns, with an optional system message."""
+        return Chat(self, system)
+
+    def logits(self, input_ids: Any, attention_mask: Any = None, chunks: Sequence[int] | None = None) -> np.ndarray:
+        """Logits of every token, float32 [B, S, V].
+
+        input_ids: [S] or [B, S]. attention_mask: the same shape, 0 for padding, which must be on the left.
+        chunks: lengths that add up to S; the tokens go through the cache in these pieces instead of at once.
+        """
+        ids = id_matrix(input_ids, self.decoder.vocab_size)
+        mask = mask_matrix(attention_mask, ids.shape)
+        batch_size, length = ids.shape
+        self._check_length(length)
+        chunks = [length] if chunks is None else list(chunks)
+        if not all(is_integer(chunk) and chunk > 0 for chunk in chunks) or sum(chunks) != length:
+            raise DogeExportError(f"chunks {chunks} must be positive integers that add up to the {length} tokens given")
+        self._context.clear(batch_size)
+        logits, start = [], 0
+        for chunk in chunks:
+            piece = slice(start, start + chunk)
+            logits.append(self.decoder.forward(ids[:, piece], None if mask is None else mask[:, piece], 0))
+            start += chunk
+        return logits[0] if len(logits) == 1 else np.concatenate(logits, axis=1)
+
+    def _rows(
+        self,
+        prompt: Any,
+        *,
+        seed: int | None = None,
+        stop: str | Sequence[str] | None = None,
+        **settings: Any,
+    ) -> tuple[list[Row], bool]:
+        """Everything checked before the decoder runs."""
+        prompts, is_batch = prompt_rows(prompt, self.tokenizer, self.decoder.vocab_size)
+        config = self.generation_config.override(**settings)
+        config, stops = self._stops(config, stop)
+        if seed is not None and (not is_integer(seed) or seed < 0):
+            raise DogeExportError(f"seed is {seed!r}, expected 0 or more")
+        max_new_tokens = self._max_new_tokens(max(map(len, prompts)), config)
+        seeds = np.random.SeedSequence(seed).spawn(len(prompts))
+        rows = [
+            Row(ids, config, max_new_tokens, row_seed, self.tokenizer, stops)
+            for ids, row_seed in zip(prompts, seeds, strict=True)
+        ]
+        return rows, is_batch
+
+    def _stops(self, config: GenerationConfig, stop: str | Sequence[str] | None) -> tuple[GenerationConfig, list[str]]:
+        """Stop strings; those that name a special token, which never shows in the text, become eos tokens."""
+        if not stop:
+            return config, []
+        stops = [stop] if isinstance(stop, str) else list(stop)
+        if not all(isinstance(text, str) and text for text in stops):
+            raise DogeExportError(f"stop is {stop!r}, expected a text or a list of texts, none of them empty")
+        tokenizer = need_tokenizer(self.tokenizer)
+        special = {text: tokenizer.backend.token_to_id(text) for text in stops}
+        special = {text: token_id for text, token_id in special.items() if token_id in tokenizer.special_ids}
+        config = config.override(eos_token_id=[*config.eos_token_ids, *special.values()])
+        return config, [text for text in stops if text not in special]
+
+    def _max_new_tokens(self, prompt_length: int, config: GenerationConfig) -> int:
+        self._check_length(prompt_length)
+        room = self.max_length - prompt_length
+        if config.max_new_tokens is not None:
+            wanted = config.max_new_tokens
+        else:
+            wanted = (config.max_length or self.max_length) - prompt_length
+        if min(room, wanted) < 1:
+            raise DogeExportError(
+                f"the prompt has {prompt_length} tokens and prompt and answer may have "
+                f"{prompt_length + min(room, wanted)} together: shorten the prompt"
+            )
+        return min(room, wanted)
+
+    def _check_length(self, length: int) -> None:
+        if length > self.max_length:
+            raise DogeExportError(
+                f"the prompt has {length} tokens and this export holds {self.max_length}: "
+                "shorten it, or export again with a larger --max-length"
+            )

@@ -1,0 +1,225 @@
+"""The tokenizer of an exported folder: ids equal to those of transformers' AutoTokenizer, without transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from tokenizers import AddedToken
+
+from doge_export.errors import DogeExportError
+from doge_export.runtime.chat_template import ChatTemplate, read_chat_templates
+from doge_export.runtime.control_tokens import ControlTokens
+from doge_export.runtime.files import read_json
+
+NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+
+Message = Mapping[str, Any]
+
+
+class Tokenizer:
+    """Text to ids and back, and conversations to ids.
+
+    `special_tokens` maps bos_token, eos_token, pad_token... to their text, as chat templates see them.
+    """
+
+    def __init__(
+        self,
+        backend: tokenizers.Tokenizer,
+        *,
+        special_tokens: Mapping[str, str],
+        chat_templates: Mapping[str, str],
+        chat_control_tokens: Sequence[str] | None = None,
+    ) -> None:
+        self.backend = backend
+        self.special_tokens = dict(special_tokens)
+        self._chat_templates = dict(chat_templates)
+        self._chat_control_tokens = chat_control_tokens
+        self.token_bytes: dict[int, bytes] = {}
+        """Bytes of the tokens met so far, filled by the byte-level detokenizer: one look-up a token from then on."""
+        self._compiled: dict[str, tuple[ChatTemplate, ControlTokens]] = {}
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> Tokenizer | None:
+        """The tokenizer of `folder`, None where there is no tokenizer.json. DogeExportError when it cannot be read."""
+        file = folder / "tokenizer.json"
+        if not file.is_file():
+            return None
+        try:
+            backend = tokenizers.Tokenizer.from_file(str(file))
+        except Exception as error:  # tokenizers raises the bare class
+            raise DogeExportError(f"{file} is not a tokenizer this version can read: {error}") from error
+        config = read_json(folder / "tokenizer_config.json")
+        if "added_tokens_decoder" not in config:
+            # Older folders name their special tokens in a file of its own; transformers reads it in this case only.
+            config |= read_json(folder / "special_tokens_map.json")
+        special_tokens = {name: _content(config[name]) for name in NAMED_TOKENS if config.get(name)}
+        _complete(backend, config, special_tokens)
+        return cls(
+            backend,
+            special_tokens=special_tokens,
+            chat_templates=read_chat_templates(folder, config),
+            chat_control_tokens=config.get("chat_control_tokens"),
+        )
+
+    def token_id(self, name: str) -> int | None:
+        """The id of a named special token (`"eos_token"`), None where the tokenizer has none."""
+        text = self.special_tokens.get(name)
+        return None if text is None else self.backend.token_to_id(text)
+
+    @cached_property
+    def special_ids(self) -> frozenset[int]:
+        """Ids that `decode` leaves out."""
+        return frozenset(
+            index
+            for index, token in self.backend.get_added_tokens_decoder().items()
+            if getattr(token, "special", False)
+        )
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        """Ids of `text`. Text that spells a special token becomes that token, as in transformers."""
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise DogeExportError(
+                f"the text has a lone surrogate at character {error.start}, which is not Unicode text: "
+                "check how the input was decoded"
+            ) from error
+        return self.backend.encode(text, add_special_tokens=add_special_tokens).ids
+
+    def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = False) -> str:
+        """Text of `token_ids`; bytes that are no UTF-8 become U+FFFD."""
+        return self.backend.decode(list(token_ids), skip_special_tokens=skip_special_tokens)
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether conversations can be rendered."""
+        return bool(self._chat_templates)
+
+    def apply_chat_template(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+        **variables: Any,
+    ) -> str:
+        """The conversation as one text, byte for byte that of transformers' `apply_chat_template(tokenize=False)`.
+
+        `messages` are dicts with "role" and "content", `tools` are JSON schemas; `variables` reach the template
+        (for Doge: `date_string`, `builtin_tools`...).
+        """
+        template, _ = self._template(tools)
+        _check_messages(messages)
+        return template.render(
+            messages,
+            tools=tools,
+            documents=documents,
+            add_generation_prompt=add_generation_prompt,
+            **{**self.special_tokens, **variables},
+        )
+
+    def encode_chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+        **variables: Any,
+    ) -> list[int]:
+        """Ids of the rendered conversation. Control tokens spelled inside messages stay text, see control_tokens.py."""
+        _, control = self._template(tools)
+        _check_messages(messages)
+        marked = self.apply_chat_template(
+            control.mark(list(messages)),
+            tools=control.mark(tools),
+            documents=control.mark(documents),
+            add_generation_prompt=add_generation_prompt,
+            **control.mark(variables),
+        )
+        ids: list[int] = []
+        for position, (piece, is_text) in enumerate(control.split(marked)):
+            if position == 0 and not is_text:
+                ids += self.encode(piece, add_special_tokens=False)
+            else:
+                ids += self._encode_inside(piece, is_text)
+        return ids
+
+    def _encode_inside(self, piece: str, is_text: bool) -> list[int]:
+        """Ids of a piece from the middle of a text: without the space some tokenizers put at the start of a text."""
+
+        def encode(text: str) -> list[int]:
+            return self._encode_as_text(text) if is_text else self.encode(text, add_special_tokens=False)
+
+        newline, ids = self.encode("\n", add_special_tokens=False), encode("\n" + piece)
+        return ids[len(newline) :] if ids[: len(newline)] == newline else encode(piece)
+
+    def _encode_as_text(self, text: str) -> list[int]:
+        """Ids of `text` where no part of it can become an added token."""
+        if self.backend.normalizer is not None:
+            text = self.backend.normalizer.normalize_str(text)
+        words = [text]
+        if self.backend.pre_tokenizer is not None:
+            words = [word for word, _ in self.backend.pre_tokenizer.pre_tokenize_str(text)]
+        return [token.id for word in words for token in self.backend.model.tokenize(word)]
+
+    def _template(self, tools: Sequence[Any] | None) -> tuple[ChatTemplate, ControlTokens]:
+        name = "tool_use" if tools is not None and "tool_use" in self._chat_templates else "default"
+        if name not in self._compiled:
+            if name not in self._chat_templates:
+                raise DogeExportError(
+                    "this model has no chat template: give a text prompt, or export a checkpoint made for chat"
+                )
+            template = ChatTemplate(self._chat_templates[name])
+            self._compiled[name] = template, ControlTokens(self._control_texts(template))
+        return self._compiled[name]
+
+    def _control_texts(self, template: ChatTemplate) -> list[str]:
+        """Special tokens, and of the other added tokens those that the template itself writes."""
+        chosen = self._chat_control_tokens
+        texts = []
+        for token in self.backend.get_added_tokens_decoder().values():
+            if chosen is not None:
+                is_control = token.content in chosen
+            else:
+                is_control = token.content in template.literal_text and not token.content.isspace()
+            if token.special or is_control:
+                texts.append(token.content)
+        return texts
+
+
+def _complete(backend: tokenizers.Tokenizer, config: Mapping[str, Any], special_tokens: Mapping[str, str]) -> None:
+    """What transformers changes in a backend after reading it: no padding, and special tokens it lacks."""
+    backend.no_padding()
+    backend.no_truncation()
+    backend.encode_special_tokens = bool(config.get("split_special_tokens", False))
+    extra = config.get("extra_special_tokens") or config.get("additional_special_tokens") or ()
+    extra = extra.values() if isinstance(extra, Mapping) else extra
+    known = {token.content for token in backend.get_added_tokens_decoder().values()}
+    declared = sorted(config.get("added_tokens_decoder", {}).items(), key=lambda item: int(item[0]))
+    backend.add_tokens([AddedToken(**token) for _, token in declared if token["content"] not in known])
+    backend.add_special_tokens(
+        [AddedToken(text, special=True, normalized=False) for text in special_tokens.values() if text not in known]
+        + [
+            AddedToken(_content(token), special=True, normalized=False)
+            for token in extra
+            if _content(token) not in known
+        ]
+    )
+
+
+def _check_messages(messages: Sequence[Message]) -> None:
+    if not messages:
+        raise DogeExportError("the conversation is empty: give at least one message")
+    for message in messages:
+        if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+            raise DogeExportError(f'a chat message is a dict with "role" and "content", not {message!r}')
+
+
+def _content(token: Any) -> str:
+    return token["content"] if isinstance(token, Mapping) else token
