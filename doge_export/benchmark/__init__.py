@@ -1,1 +1,1 @@
-"""Timing of exported folders against transformers."""
+"""Timing of exported folders, alone or against transformers."""

@@ -54,8 +54,9 @@ class Context:
             input_ids[index, length - len(row) :] = row
             mask[index, length - len(row) :] = 1
         is_padded = not mask.all()
-        for start in range(kept, length, PREFILL_CHUNK):
-            chunk = slice(start, start + PREFILL_CHUNK)
+        size = PREFILL_CHUNK if length <= self.decoder.chunkable_length else length
+        for start in range(kept, length, size):
+            chunk = slice(start, start + size)
             logits = self.decoder.forward(input_ids[:, chunk], mask[:, chunk] if is_padded else None, 1)
             if len(rows) == 1:
                 self._ids.extend(rows[0][chunk])

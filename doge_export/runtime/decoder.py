@@ -5,6 +5,7 @@ Knows no tokenizer and no sampling. `open_decoder` picks the decoder that a fold
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,10 +24,12 @@ class Decoder(Protocol):
 
     Attributes:
         max_length: tokens a row may hold, prompt and answer together.
+        chunkable_length: up to which length a prompt gives the same logits when it is read in pieces.
         vocab_size: ids run from 0 to vocab_size - 1.
     """
 
     max_length: int
+    chunkable_length: int
     vocab_size: int
 
     @property
@@ -75,7 +78,7 @@ def open_decoder(
     from doge_export.runtime.in_place_decoder import InPlaceDecoder
     from doge_export.runtime.portable_decoder import PortableDecoder
 
-    kinds: dict[Any, Callable[[onnxruntime.InferenceSession, int], Decoder]] = {
+    kinds: dict[Any, Callable[[onnxruntime.InferenceSession, Limits], Decoder]] = {
         "onnxruntime": InPlaceDecoder,
         "portable": PortableDecoder,
     }
@@ -85,7 +88,7 @@ def open_decoder(
     file = folder / "onnx" / "model.onnx"
     if not file.is_file():
         raise DogeExportError(f"{folder} has no onnx/model.onnx; export it again")
-    return kinds[target](_session(file, threads, providers), int(manifest["max_length"]))
+    return kinds[target](_session(file, threads, providers), Limits.of(manifest))
 
 
 def _session(file: Path, threads: int | None, providers: Sequence[Any] | None) -> onnxruntime.InferenceSession:
@@ -107,6 +110,23 @@ def _session(file: Path, threads: int | None, providers: Sequence[Any] | None) -
     except (onnxruntime.capi.onnxruntime_pybind11_state.InvalidProtobuf,
             onnxruntime.capi.onnxruntime_pybind11_state.InvalidGraph) as error:  # fmt: skip
         raise DogeExportError(f"{file} is damaged (`doge-export verify` tells more); export it again") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """What a graph cannot tell of itself.
+
+    `mixes_rows` is reference CDMoE routing, where the tokens that are read together route one another.
+    """
+
+    max_length: int
+    chunkable_length: int
+    mixes_rows: bool = False
+
+    @classmethod
+    def of(cls, manifest: dict[str, Any]) -> Limits:
+        """As the export recorded them."""
+        return cls(manifest["max_length"], manifest["chunkable_length"], manifest["cdmoe_routing"] == "reference")
 
 
 class Progress:

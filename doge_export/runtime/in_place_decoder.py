@@ -12,7 +12,8 @@ from __future__ import annotations
 import numpy as np
 import onnxruntime
 
-from doge_export.runtime.decoder import Array, Progress
+from doge_export.errors import DogeExportError
+from doge_export.runtime.decoder import Array, Limits, Progress
 
 CPU = ("cpu", 0)
 
@@ -20,14 +21,16 @@ CPU = ("cpu", 0)
 class InPlaceDecoder:
     """See `runtime.decoder.Decoder`."""
 
-    def __init__(self, session: onnxruntime.InferenceSession, max_length: int) -> None:
+    def __init__(self, session: onnxruntime.InferenceSession, limits: Limits) -> None:
         shapes = {value.name: value.shape for value in [*session.get_inputs(), *session.get_outputs()]}
         self._session = session
         self._layers = sum(name.startswith("past_key_values.") and name.endswith(".key") for name in shapes)
         _, self._kv_heads, _, self._head_dim = shapes["past_key_values.0.key"]
         self._score_width = shapes["past_scores"][2]
-        self._progress = Progress(max_length, shapes["logits"][2])
-        self.max_length, self.vocab_size = max_length, shapes["logits"][2]
+        self.max_length, self.chunkable_length = limits.max_length, limits.chunkable_length
+        self.vocab_size = shapes["logits"][2]
+        self._progress = Progress(self.max_length, self.vocab_size)
+        self._mixes_rows = limits.mixes_rows
         self.reset()
 
     @property
@@ -54,6 +57,11 @@ class InPlaceDecoder:
         """See `Decoder.forward`."""
         self._progress.check(input_ids)
         past, new = self.length, input_ids.shape[1]
+        if self._mixes_rows and past and new > 1 and self.batch_size > 1:
+            raise DogeExportError(
+                "a batch of an export with reference CDMoE routing must be read whole, then token by token, since its "
+                "rows route one another; read it in one piece, or export with --cdmoe-routing per-token"
+            )
         mask, positions = self._progress.append(new, attention_mask)
         if new == 1:
             return self._step(past, input_ids, mask, positions)

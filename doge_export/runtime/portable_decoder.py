@@ -6,20 +6,21 @@ import numpy as np
 import onnxruntime
 from onnxruntime import OrtValue
 
-from doge_export.runtime.decoder import Array, Progress
+from doge_export.runtime.decoder import Array, Limits, Progress
 
 
 class PortableDecoder:
     """See `runtime.decoder.Decoder`."""
 
-    def __init__(self, session: onnxruntime.InferenceSession, max_length: int) -> None:
+    def __init__(self, session: onnxruntime.InferenceSession, limits: Limits) -> None:
         shapes = {value.name: value.shape for value in [*session.get_inputs(), *session.get_outputs()]}
         self._session = session
         self._pasts = [name for name in shapes if name.startswith("past_key_values.")]
         self._outputs = ["logits", *(name.replace("past_key_values", "present") for name in self._pasts)]
         _, self._kv_heads, _, self._head_dim = shapes["past_key_values.0.key"]
-        self._progress = Progress(max_length, shapes["logits"][2])
-        self.max_length, self.vocab_size = max_length, shapes["logits"][2]
+        self.max_length, self.chunkable_length = limits.max_length, limits.chunkable_length
+        self.vocab_size = shapes["logits"][2]
+        self._progress = Progress(self.max_length, self.vocab_size)
         self.reset()
 
     @property

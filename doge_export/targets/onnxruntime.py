@@ -7,6 +7,7 @@ from doge_export.targets.passes.group_query_attention import GroupQueryAttention
 from doge_export.targets.passes.inline_functions import InlineFunctions
 from doge_export.targets.passes.logits_to_keep import NumLogitsToKeep
 from doge_export.targets.passes.transpose_weights import TransposeWeights
+from doge_export.targets.passes.transposed_matmul import TransposedMatMul
 from doge_export.targets.target import Target
 
 ONNXRUNTIME = Target(
@@ -19,6 +20,7 @@ ONNXRUNTIME = Target(
         InlineFunctions(),
         TransposeWeights(),
         FuseProjections(),
+        TransposedMatMul(),
         NumLogitsToKeep(),
     ),
 )

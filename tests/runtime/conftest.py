@@ -72,7 +72,7 @@ class NumpyDecoder:
     def __init__(self, vocab_size: int, max_length: int = 128, seed: int = 0, width: int = 24) -> None:
         random = np.random.default_rng(seed)
         self.vocab_size = vocab_size
-        self.max_length = max_length
+        self.max_length = self.chunkable_length = max_length
         self._embedding = random.normal(size=(vocab_size, width)).astype(np.float32)
         self._position = random.normal(size=(max_length, width)).astype(np.float32)
         self._query = random.normal(size=(width, width)).astype(np.float32) / width**0.5

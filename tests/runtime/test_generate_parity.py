@@ -16,7 +16,7 @@ class TransformersDecoder:
     """Runs the whole text again for every token: slow, and nothing of ours in it."""
 
     vocab_size = VOCAB_SIZE
-    max_length = 128
+    max_length = chunkable_length = 128
 
     def __init__(self, model) -> None:
         self._model = model

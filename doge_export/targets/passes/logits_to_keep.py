@@ -18,11 +18,11 @@ class NumLogitsToKeep(ir.passes.InPlacePass):
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Cut the left operand of the MatMul that makes the logits."""
+        """Cut the left operand of the product that makes the logits."""
         graph = model.graph
         logits = next(value for value in graph.outputs if value.name == "logits")
         head = logits.producer()
-        assert head is not None and head.op_type == "MatMul", "the logits come from the head"
+        assert head is not None and head.op_type in ("MatMul", "FusedMatMul"), "the logits come from the head"
         hidden = head.inputs[0]
         assert hidden is not None
 

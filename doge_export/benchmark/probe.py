@@ -1,0 +1,62 @@
+"""What a fresh process needs to answer: run as `python -m doge_export.benchmark.probe FOLDER THREADS NEW_TOKENS`.
+
+Prints one JSON object. In a process of its own because imports, loading and peak memory can only be measured once.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+
+def probe(folder: Path, threads: int | None, new_tokens: int) -> dict[str, Any]:
+    """Seconds of `import`, of loading and the first token; peak resident bytes before and while generating."""
+    arguments = [str(folder), str(threads or 0), str(new_tokens)]
+    done = subprocess.run(
+        [sys.executable, "-m", "doge_export.benchmark.probe", *arguments], capture_output=True, text=True, check=True
+    )
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+def _peak() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def main(folder: str, threads: str, new_tokens: str) -> None:
+    """Measure and print."""
+    start = time.perf_counter()
+    import numpy as np
+    import onnxruntime  # noqa: F401
+    import tokenizers  # noqa: F401
+
+    import doge_export
+    import doge_export.runtime.session
+
+    imported = time.perf_counter()
+    base = _peak()
+    session = doge_export.load(folder, threads=int(threads) or None)
+    loaded = time.perf_counter()
+    decoder = session.decoder
+    prompt = np.arange(16, dtype=np.int64)[None] % decoder.vocab_size
+    logits = decoder.forward(prompt, None, 1)
+    first = time.perf_counter()
+    for _ in range(int(new_tokens)):
+        logits = decoder.forward(logits[:, -1].argmax(axis=-1)[:, None], None, 1)
+    answer = {
+        "import_seconds": imported - start,
+        "load_seconds": loaded - imported,
+        "first_token_seconds": first - imported,
+        "base_bytes": base,
+        "peak_bytes": _peak(),
+    }
+    sys.stdout.write(json.dumps(answer) + "\n")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
