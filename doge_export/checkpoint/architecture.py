@@ -67,6 +67,16 @@ class Architecture:
     tie_word_embeddings: bool
     moe: Moe | None = None
 
+    @property
+    def trained_length(self) -> int | None:
+        """The length beyond which RoPE's frequencies depend on the length; None where they never do."""
+        match self.rope.rope_type:
+            case "dynamic":
+                return self.max_position_embeddings
+            case "longrope":
+                return self.rope.original_max_position_embeddings or self.max_position_embeddings
+        return None
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, for the manifest and `inspect`."""
         return dataclasses.asdict(self)

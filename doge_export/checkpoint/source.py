@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from doge_export.assets import BUNDLED, bundled
 from doge_export.errors import DogeExportError
 
 WEIGHTS = "model.safetensors"
@@ -37,7 +38,7 @@ def locate(
     offline: bool = False,
     weights: bool = True,
 ) -> Source:
-    """Find `model`: a folder that exists, else a hub id `owner/name`, which is downloaded into the hub's cache.
+    """Find `model`: a folder that exists, else a bundled name, else a hub id `owner/name`, downloaded into the cache.
 
     Args:
         model: folder or hub id. A folder goes first.
@@ -59,6 +60,8 @@ def locate(
         if weights:
             _require_safetensors(name, names)
         return Source(name, folder)
+    if name in BUNDLED:
+        return Source(name, bundled(name))
     _require_hub_id(name, folder)
 
     from doge_export.checkpoint import hub

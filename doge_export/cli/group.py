@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
-import signal
-import sys
-import threading
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
-from types import FrameType
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import click
 
 from doge_export import console
+from doge_export.cli.signals import unwinding_signals
 from doge_export.errors import DogeExportError
 
 
@@ -44,7 +40,7 @@ class CommandFolder(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Runs the command. Mistakes and interruptions become one line; bugs keep their traceback."""
         try:
-            with _termination_unwinds(), warnings.catch_warnings():
+            with unwinding_signals(), warnings.catch_warnings():
                 if not console.is_verbose():
                     warnings.simplefilter("ignore")
                 return super().invoke(ctx)
@@ -76,28 +72,6 @@ def _without_package(error: ModuleNotFoundError) -> DogeExportError | None:
     return DogeExportError(
         f"the package {missing.name} is not installed, and this needs it: {install_command(missing.extra)}"
     )
-
-
-@contextlib.contextmanager
-def _termination_unwinds() -> Iterator[None]:
-    """SIGTERM and SIGHUP raise SystemExit, so that half-written folders are removed on the way out."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may set handlers
-        return
-
-    def leave(number: int, frame: FrameType | None) -> None:
-        sys.exit(128 + number)
-
-    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    previous = {number: signal.getsignal(number) for number in numbers}
-    for number, handler in previous.items():
-        if handler is not signal.SIG_IGN:  # nohup stays in force
-            signal.signal(number, leave)
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def logging_options() -> list[click.Option]:

@@ -76,7 +76,7 @@ def refuse_output(output: Path, *, force: bool, protected: Iterable[Path] = ()) 
     nearest = next(path for path in (output, *output.parents) if path.exists())
     if not nearest.is_dir():
         raise DogeExportError(f"output {output} cannot be a folder: {nearest} is a file; choose another folder")
-    if output.is_mount():
+    if os.path.ismount(output):  # the method of Path raises on Windows
         raise DogeExportError(f"output {output} is a mount point, which cannot be replaced; name a folder inside it")
     if not output.is_dir() or not any(output.iterdir()):
         return

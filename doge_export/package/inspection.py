@@ -13,7 +13,9 @@ def inspect_folder(folder: Path | str) -> dict[str, Any]:
     """A folder in JSON values: the manifest, and with each graph its "inputs" and "outputs".
 
     Those are lists of {"name", "type", "shape"}, dynamic axes by name, as onnxruntime sees them; an input that need not
-    be fed has "optional": True. Raises DogeExportError when `folder` is not an exported folder or a graph does not load.
+    be fed has "optional": True.
+
+    Raises DogeExportError when `folder` is not an exported folder or a graph does not load.
     """
     folder = Path(folder)
     manifest = read_manifest(folder)

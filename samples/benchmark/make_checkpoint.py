@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from transformers import DogeConfig, DogeForCausalLM
 
-# hidden_size, intermediate_size, num_hidden_layers, num_attention_heads, num_key_value_heads, experts, experts per token
+# hidden_size, intermediate_size, layers, heads, key/value heads, experts, experts per token
 SIZES = {
     "20M": (256, 512, 8, 2, 1, 0, 0),
     "60M": (512, 1024, 16, 4, 2, 0, 0),

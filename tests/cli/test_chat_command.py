@@ -1,0 +1,145 @@
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+import doge_export
+
+OPTIONS = ["--max-new-tokens", 12, "--greedy"]
+
+
+def answers(session, *messages, system=None):
+    chat = session.chat(system)
+    return ["".join(chat.send(text, max_new_tokens=12, do_sample=False)) for text in messages]
+
+
+@pytest.fixture(scope="module")
+def session(nano_folder):
+    return doge_export.load(nano_folder)
+
+
+def test_piped_lines_get_answers_and_nothing_else(run, nano_folder, session):
+    result = run("chat", nano_folder, *OPTIONS, stdin="Hello!\n\n  Who are you?  \n")
+    assert result.exit_code == 0
+    assert result.stderr == ""
+    assert result.stdout == "".join(f"{answer}\n" for answer in answers(session, "Hello!", "Who are you?"))
+
+
+def test_exit_ends_before_the_next_message(run, nano_folder, session):
+    result = run("chat", nano_folder, *OPTIONS, stdin="Hello!\n/exit\nWho are you?\n")
+    assert result.stdout == f"{answers(session, 'Hello!')[0]}\n"
+
+
+def test_reset_forgets_the_conversation_and_keeps_the_system_message(run, nano_folder, session):
+    result = run("chat", nano_folder, *OPTIONS, "--system", "Be kind.", stdin="Hello!\n/reset\nHello!\n")
+    answer = answers(session, "Hello!", system="Be kind.")[0]
+    assert result.stdout == f"{answer}\n{answer}\n"
+
+
+def test_system_starts_over(run, nano_folder, session):
+    result = run("chat", nano_folder, *OPTIONS, stdin="Hello!\n/system Be kind.\nHello!\n/system\nHello!\n")
+    plain, kind = answers(session, "Hello!")[0], answers(session, "Hello!", system="Be kind.")[0]
+    assert result.stdout == f"{plain}\n{kind}\n{plain}\n"
+
+
+def test_help_and_unknown_commands_stay_off_stdout(run, nano_folder):
+    result = run("chat", nano_folder, stdin="/help\n/nonsense\n")
+    assert result.stdout == ""
+    assert "/reset" in result.stderr
+    assert "there is no command /nonsense" in result.stderr
+
+
+def test_conversation_too_long_is_one_line(run, nano_folder):
+    result = run("chat", nano_folder, stdin="word " * 3000)
+    assert result.exit_code == 2
+    assert result.stderr.count("\n") == 1
+
+
+class Terminal:
+    """A process on a pseudo-terminal."""
+
+    def __init__(self, *arguments):
+        import pty
+
+        self.end, far = pty.openpty()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "doge_export", *map(str, arguments)],
+            stdin=far,
+            stdout=far,
+            stderr=far,
+            start_new_session=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "TERM": "dumb"},
+        )
+        os.close(far)
+        self.seen = ""
+
+    def until(self, text: str) -> str:
+        """What came up to and with `text`; for an empty one, whatever comes next."""
+        end = time.monotonic() + 60
+        while not self.seen or text not in self.seen:
+            assert select.select([self.end], [], [], max(0, end - time.monotonic()))[0], self.seen
+            self.seen += os.read(self.end, 4096).decode(errors="replace")
+        length = self.seen.index(text) + len(text)
+        found, self.seen = self.seen[:length], self.seen[length:]
+        return found
+
+    def type(self, text: str) -> None:
+        os.write(self.end, text.encode())
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self.end)
+
+
+@pytest.fixture
+def terminal():
+    opened = []
+
+    def open_terminal(*arguments):
+        opened.append(Terminal(*arguments))
+        return opened[-1]
+
+    yield open_terminal
+    for one in opened:
+        one.close()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a pseudo-terminal")
+class TestAtATerminal:
+    def test_conversation(self, terminal, nano_folder, session):
+        chat = terminal("chat", nano_folder, *OPTIONS)
+        chat.until("> ")
+        chat.type("Hello!\n")
+        shown = chat.until("> ").replace("\r\n", "\n")
+        assert shown.endswith(f"Hello!\n{answers(session, 'Hello!')[0]}\n> ")
+        chat.type("\x04")
+        assert chat.process.wait(timeout=60) == 0
+
+    def test_ctrl_c_stops_the_answer_and_then_leaves(self, terminal, nano_folder, session):
+        settings = {"temperature": 100.0, "top_k": 0, "max_new_tokens": 180}
+        seed = next(seed for seed in range(20) if len([*session.chat().send("Hello!", seed=seed, **settings)]) > 100)
+        options = ["--temperature", 100, "--top-k", 0, "--max-new-tokens", 180]
+        chat = terminal("chat", nano_folder, *options, "--seed", seed)
+        chat.until("> ")
+        chat.type("Hello!\n")
+        chat.until("Hello!\r\n")
+        chat.until("")
+        chat.process.send_signal(signal.SIGINT)
+        chat.until("(stopped)\r\n> ")
+        chat.process.send_signal(signal.SIGINT)
+        assert chat.process.wait(timeout=60) == 0
+
+    def test_mistakes_do_not_end_the_conversation(self, terminal, nano_folder, session):
+        chat = terminal("chat", nano_folder, *OPTIONS)
+        chat.until("> ")
+        chat.type("word " * 600 + "\n")
+        chat.until("(/reset starts over)\r\n> ")
+        chat.type("/reset\n")
+        chat.until("> ")
+        chat.type("Hello!\n")
+        assert chat.until("> ").replace("\r\n", "\n").endswith(f"Hello!\n{answers(session, 'Hello!')[0]}\n> ")

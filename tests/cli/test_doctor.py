@@ -1,0 +1,89 @@
+import json
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from doge_export.cli.environment import Requirement, requirement_for, requirements
+
+
+def test_ready(run):
+    result = run("doctor")
+    assert result.exit_code == 0
+    assert "CPUExecutionProvider" in result.stdout
+    assert result.stdout.endswith("ready to run exported folders\n")
+
+
+def test_json(run):
+    facts = json.loads(run("doctor", "--json").stdout)
+    assert set(facts["extras"]["base"]) == {"click", "jinja2", "numpy", "onnxruntime", "rich", "tokenizers"}
+    assert facts["extras"]["export"]["torch"]["ok"]
+    assert set(facts["bundled"]) == {"doge-nano", "doge-nano-moe"}
+    for extra, command in facts["missing"].items():
+        assert command == f'pip install "doge-export[{extra}]"'
+
+
+def test_base_install_is_ready_and_without_onnxruntime_not():
+    """The real command with the import system and the metadata of the packages taken away."""
+    code = """
+    import importlib.metadata, importlib.util, sys
+    missing = sys.argv.pop(1).split(",")
+    version, find_spec = importlib.metadata.version, importlib.util.find_spec
+    def no_version(name):
+        if name in missing:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return version(name)
+    importlib.metadata.version = no_version
+    importlib.util.find_spec = lambda name, *rest: None if name in missing else find_spec(name, *rest)
+    sys.modules.update(dict.fromkeys(missing))
+    from doge_export.cli import main
+    main(prog_name="doge-export")
+    """
+
+    def doctor(missing):
+        return subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(code), missing, "doctor"], capture_output=True, text=True
+        )
+
+    result = doctor("torch,transformers,onnx,onnxscript,safetensors,huggingface_hub,matplotlib,psutil")
+    assert result.returncode == 0, result.stderr
+    assert 'to export and validate: pip install "doge-export[export]"' in result.stdout
+    result = doctor("onnxruntime")
+    assert result.returncode == 1, result.stderr
+    assert "to run an exported folder: pip install doge-export\n" in result.stdout
+    assert result.stdout.endswith("not ready to run exported folders\n")
+
+
+@pytest.mark.parametrize(
+    ("specifier", "installed", "met"),
+    [
+        (">=1.23", "1.23.0", True),
+        (">=1.23", "1.22.9", False),
+        (">=1.23.0", "1.23", True),
+        ("<2.14,>=2.11", "2.13.0+cpu", True),
+        ("<2.14,>=2.11", "2.14.0", False),
+        ("<2.14,>=2.11", "2.9", False),
+        ("", "0.1", True),
+        (">=1", None, False),
+    ],
+)
+def test_versions(specifier, installed, met):
+    assert Requirement("x", specifier, None, installed).met == met
+
+
+def test_every_requirement_can_be_judged():
+    found = requirements()
+    assert len(found) > 15
+    for requirement in found:
+        assert requirement.met in (True, False)
+
+
+def test_extras_of_modules():
+    def extra(module):
+        return requirement_for(module).extra
+
+    assert extra("torch") == extra("torch.nn") == extra("huggingface_hub") == "export"
+    assert extra("tensorrt") == "trt"
+    assert extra("numpy") is None
+    assert requirement_for("nonsense") is None

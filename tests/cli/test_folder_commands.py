@@ -1,0 +1,145 @@
+import json
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from doge_export.assets import BUNDLED, bundled
+from doge_export.errors import DogeExportError
+
+
+@pytest.fixture
+def copy(nano_folder, tmp_path):
+    """A copy of the exported folder, to be damaged."""
+    return Path(shutil.copytree(nano_folder, tmp_path / "copy"))
+
+
+def flip_bit(file):
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+class TestVerify:
+    def test_intact(self, run, nano_folder):
+        result = run("verify", nano_folder)
+        assert result.exit_code == 0
+        assert result.stdout.endswith("files, all as the manifest says\n")
+        assert json.loads(run("verify", nano_folder, "--json").stdout)["intact"]
+
+    @pytest.mark.parametrize("name", ["onnx/model.onnx", "config.json", "tokenizer.json", "README.md"])
+    def test_tampered_file_is_named(self, run, copy, name):
+        flip_bit(copy / name)
+        result = run("verify", copy)
+        assert result.exit_code == 2
+        assert result.stdout == ""
+        assert f"differs from its manifest: {name}: changed" in result.stderr
+        assert result.stderr.count("\n") == 1
+
+    def test_json_lists_everything(self, run, copy):
+        (copy / "config.json").unlink()
+        (copy / "extra").write_text("x")
+        result = run("verify", copy, "--json")
+        assert result.exit_code == 2
+        facts = json.loads(result.stdout)
+        assert not facts["intact"]
+        assert facts["problems"] == ["config.json: missing", "extra: unexpected, not in the manifest"]
+        assert result.stderr.count("\n") == 1
+
+
+class TestInspect:
+    def test_exported_folder(self, run, nano_folder):
+        result = run("inspect", nano_folder)
+        assert result.exit_code == 0
+        for text in (
+            "architecture",
+            "hidden_size",
+            "onnx/model.onnx",
+            "input_ids",
+            "logits",
+            "MatMul",
+            "not validated",
+        ):
+            assert text in result.stdout
+        assert "[batch_size, sequence_length]" in result.stdout
+
+    def test_json(self, run, nano_folder):
+        facts = json.loads(run("inspect", nano_folder, "--json").stdout)
+        graph = facts["graphs"]["onnx/model.onnx"]
+        assert graph["inputs"][0] == {"name": "input_ids", "type": "int64", "shape": ["batch_size", "sequence_length"]}
+        assert graph["outputs"][0]["name"] == "logits"
+        assert graph["outputs"][0]["type"] == "float32"
+        assert graph["outputs"][0]["shape"][-1] == facts["architecture"]["vocab_size"]
+        assert sum(graph["operators"].values()) == graph["nodes"]
+        assert facts["files"]["onnx/model.onnx"]["bytes"] == (nano_folder / "onnx/model.onnx").stat().st_size
+
+    def test_what_the_graph_says_is_what_onnx_says(self, run, nano_folder):
+        onnx = pytest.importorskip("onnx")
+        graph = onnx.load(nano_folder / "onnx/model.onnx").graph
+        facts = json.loads(run("inspect", nano_folder, "--json").stdout)["graphs"]["onnx/model.onnx"]
+        assert {value["name"] for value in facts["inputs"]} == {value.name for value in graph.input}
+        defaults = {initializer.name for initializer in graph.initializer}
+        for value in facts["inputs"]:
+            assert value.get("optional", False) == (value["name"] in defaults)
+        assert [value["name"] for value in facts["outputs"]] == [value.name for value in graph.output]
+        assert facts["nodes"] == len(graph.node)
+
+    def test_checkpoint(self, run):
+        model = bundled("doge-nano")
+        result = run("inspect", model)
+        assert result.exit_code == 0
+        assert "model.safetensors" in result.stdout
+        facts = json.loads(run("inspect", model, "--json").stdout)
+        assert facts["architecture"]["keep_window_size"] > 0
+        assert facts["tensors"] > 10
+
+    def test_graph_that_does_not_load(self, run, copy):
+        (copy / "onnx" / "model.onnx").write_bytes(b"nonsense")
+        result = run("inspect", copy)
+        assert result.exit_code == 2
+        assert "onnxruntime cannot load" in result.stderr
+        assert result.stderr.count("\n") == 1
+
+    def test_nothing_to_inspect(self, run, tmp_path):
+        result = run("inspect", tmp_path / "nothing")
+        assert result.exit_code == 2
+        assert result.stderr.count("\n") == 1
+
+
+def test_a_folder_is_used_without_what_exports(nano_folder):
+    """generate, chat, inspect, verify and doctor where only the base install is."""
+    code = """
+    import sys
+    from click.testing import CliRunner
+    absent = ["torch", "transformers", "onnx", "onnx_ir", "onnxscript", "safetensors", "huggingface_hub", "matplotlib"]
+    sys.modules.update(dict.fromkeys(absent + ["psutil"]))
+    from doge_export.cli import main
+    for arguments in (
+        ["generate", sys.argv[1], "Once", "--max-new-tokens", "3"],
+        ["chat", sys.argv[1], "--max-new-tokens", "3"],
+        ["inspect", sys.argv[1]],
+        ["verify", sys.argv[1]],
+        ["doctor"],
+    ):
+        result = CliRunner().invoke(main, arguments, input="Hello!", catch_exceptions=False)
+        assert result.exit_code == 0, (arguments, result.output)
+    for arguments in (["validate", sys.argv[1]], ["onnx", "model", "out"], ["demo", "-q"]):
+        result = CliRunner().invoke(main, arguments, catch_exceptions=False)
+        assert result.exit_code == 2, (arguments, result.output)
+        assert "doge-export[export]" in result.stderr, result.stderr
+        assert result.stderr.count("\\n") == 1, result.stderr
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code), str(nano_folder)], check=True)
+
+
+@pytest.mark.parametrize("name", BUNDLED)
+def test_bundled_checkpoints_are_there(name):
+    assert (bundled(name) / "model.safetensors").stat().st_size < 4_000_000
+
+
+def test_no_other_checkpoint_is_bundled():
+    with pytest.raises(DogeExportError, match=r"no bundled checkpoint is called 'x'; there are doge-nano, "):
+        bundled("x")
