@@ -6,9 +6,7 @@ import dataclasses
 import importlib.metadata
 import math
 import platform
-import resource
 import shutil
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -17,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import doge_export
 from doge_export.console import log
 from doge_export.errors import DogeExportError, RunFailed
+from doge_export.memory import peak_resident_bytes
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -54,6 +53,17 @@ class Plan:
     key_selection: bool
     rope_scaling: bool
     parameters: int
+
+    @property
+    def chunkable_length(self) -> int:
+        """Up to which length a prompt gives the same logits when it is read in pieces.
+
+        Reference CDMoE routing depends on what is read together, and scaled RoPE turns each piece by the length so far.
+        """
+        if self.cdmoe_routing == "reference":
+            return 0
+        trained = self.checkpoint.architecture.trained_length
+        return trained if trained is not None and self.rope_scaling else self.max_length
 
     @property
     def bytes(self) -> int:
@@ -95,7 +105,6 @@ def plan(
     """What `export` would do with these arguments. Reads the checkpoint and writes nothing; raises as `export` does."""
     from doge_export.checkpoint import open_checkpoint
     from doge_export.checkpoint.naming import expected_tensors
-    from doge_export.model.rope import trained_length
     from doge_export.package import refuse_output
     from doge_export.targets import TARGETS
 
@@ -115,7 +124,7 @@ def plan(
     )
     architecture = checkpoint.architecture
     max_length = _checked_length(max_length, architecture)
-    trained = trained_length(architecture.rope, architecture.max_position_embeddings)
+    trained = architecture.trained_length
     return Plan(
         checkpoint=checkpoint,
         output=Path(output),
@@ -192,6 +201,7 @@ def export(
             "architecture": checkpoint.architecture.to_dict(),
             "target": target,
             "max_length": planned.max_length,
+            "chunkable_length": planned.chunkable_length,
             "cdmoe_routing": planned.cdmoe_routing,
             "graphs": {GRAPH: graph},
             "versions": _versions(),
@@ -203,16 +213,10 @@ def export(
             verdict = _validate(folder, checkpoint, report)
             manifest["validation"] = verdict.to_dict()
         manifest["seconds"] = round(time.monotonic() - started, 1)
-        manifest["peak_memory_bytes"] = peak_memory()
+        manifest["peak_memory_bytes"] = peak_resident_bytes()
         write_card(folder, manifest)
         manifest = write_manifest(folder, manifest)
     return ExportResult(Path(output), manifest, verdict)
-
-
-def peak_memory() -> int:
-    """The most resident memory this process has had, in bytes."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _checked_length(max_length: int | None, architecture: Architecture) -> int:

@@ -6,12 +6,13 @@ Prints one JSON object. In a process of its own because imports, loading and pea
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
+
+from doge_export.memory import peak_resident_bytes
 
 
 def probe(folder: Path, threads: int | None, new_tokens: int) -> dict[str, Any]:
@@ -22,10 +23,6 @@ def probe(folder: Path, threads: int | None, new_tokens: int) -> dict[str, Any]:
     )
     answer: dict[str, Any] = json.loads(done.stdout)
     return answer
-
-
-def _peak() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def main(folder: str, threads: str, new_tokens: str) -> None:
@@ -39,7 +36,7 @@ def main(folder: str, threads: str, new_tokens: str) -> None:
     import doge_export.runtime.session
 
     imported = time.perf_counter()
-    base = _peak()
+    base = peak_resident_bytes()
     session = doge_export.load(folder, threads=int(threads) or None)
     loaded = time.perf_counter()
     decoder = session.decoder
@@ -53,7 +50,7 @@ def main(folder: str, threads: str, new_tokens: str) -> None:
         "load_seconds": loaded - imported,
         "first_token_seconds": first - imported,
         "base_bytes": base,
-        "peak_bytes": _peak(),
+        "peak_bytes": peak_resident_bytes(),
     }
     sys.stdout.write(json.dumps(answer) + "\n")
 

@@ -97,16 +97,6 @@ def inverse_frequencies(rope: Rope, head_dim: int, max_position_embeddings: int)
     raise ValueError(f"unknown RoPE type {rope.rope_type!r}")
 
 
-def trained_length(rope: Rope, max_position_embeddings: int) -> int | None:
-    """The length beyond which the frequencies depend on the positions; None where they never do."""
-    match rope.rope_type:
-        case "dynamic":
-            return max_position_embeddings
-        case "longrope":
-            return rope.original_max_position_embeddings or max_position_embeddings
-    return None
-
-
 class RotaryEmbedding(nn.Module):
     """Cosines and sines of the rotation angles.
 
@@ -123,7 +113,7 @@ class RotaryEmbedding(nn.Module):
         self.max_position_embeddings = architecture.max_position_embeddings
         inverse, self.attention_scaling = inverse_frequencies(self.rope, self.head_dim, self.max_position_embeddings)
         self.inv_freq = nn.Buffer(inverse, persistent=False)
-        trained = trained_length(self.rope, self.max_position_embeddings)
+        trained = architecture.trained_length
         self.scales_beyond = trained if trained is not None and max_length > trained else None
         if self.rope.rope_type == "longrope":
             assert self.rope.short_factor is not None and self.rope.long_factor is not None

@@ -126,6 +126,9 @@ class Limits:
     @classmethod
     def of(cls, manifest: dict[str, Any]) -> Limits:
         """As the export recorded them."""
+        missing = {"max_length", "chunkable_length", "cdmoe_routing"} - manifest.keys()
+        if missing:
+            raise DogeExportError(f"the manifest lacks {', '.join(sorted(missing))}; export the model again")
         return cls(manifest["max_length"], manifest["chunkable_length"], manifest["cdmoe_routing"] == "reference")
 
 
