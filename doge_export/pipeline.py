@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import importlib.metadata
 import math
 import platform
@@ -174,6 +175,7 @@ def export(
         DogeExportError: the arguments or the checkpoint are wrong.
         RunFailed: the export does not agree with transformers; nothing is left at `output`.
     """
+    from doge_export.checkpoint.source import expanded
     from doge_export.package import staged_folder, write_card, write_manifest
 
     started = time.monotonic()
@@ -209,6 +211,7 @@ def export(
         }
         if validate:
             write_manifest(folder, manifest)
+            gc.collect()  # traced programs are full of cycles, which would keep the weights through the validation
             log("validating against transformers")
             verdict = _validate(folder, checkpoint, report)
             manifest["validation"] = verdict.to_dict()
@@ -216,7 +219,7 @@ def export(
         manifest["peak_memory_bytes"] = peak_resident_bytes()
         write_card(folder, manifest)
         manifest = write_manifest(folder, manifest)
-    return ExportResult(Path(output), manifest, verdict)
+    return ExportResult(expanded(output), manifest, verdict)
 
 
 def _checked_length(max_length: int | None, architecture: Architecture) -> int:
@@ -229,7 +232,10 @@ def _checked_length(max_length: int | None, architecture: Architecture) -> int:
 
 def _protected(model: str | Path) -> list[Path]:
     """A local checkpoint must not be deleted by replacing a folder around it."""
-    return [Path(model)] if Path(model).exists() else []
+    from doge_export.checkpoint.source import exists, expanded
+
+    folder = expanded(model)
+    return [folder] if exists(folder) else []
 
 
 def _write_graph(planned: Plan, folder: Path) -> dict[str, Any]:
@@ -274,13 +280,14 @@ def _copy_companions(checkpoint: Checkpoint, folder: Path) -> None:
 
 
 def _source(checkpoint: Checkpoint) -> dict[str, Any]:
+    from doge_export.checkpoint.source import exists, expanded
     from doge_export.package.manifest import fingerprint
 
     source = checkpoint.source
-    local = Path(source.name).exists()
+    typed = expanded(source.name)
     files = [source.folder / "config.json", *checkpoint.tensors.files]
     return {
-        "model": str(Path(source.name).resolve()) if local else source.name,
+        "model": str(typed.resolve()) if exists(typed) else source.name,
         "revision": source.revision,
         "files": {file.relative_to(source.folder).as_posix(): fingerprint(file) for file in files},
     }

@@ -52,8 +52,8 @@ def locate(
         DogeExportError: no such folder, no such repository or revision, no access, no network, no safetensors.
     """
     name = str(model)
-    folder = _expanded(name)
-    if name and _exists(folder) and folder.is_dir():
+    folder = expanded(name)
+    if name and exists(folder) and folder.is_dir():
         if revision is not None:
             raise DogeExportError(f"{name!r} is a local folder: --revision is for hub ids only")
         names = _names(folder)
@@ -66,7 +66,7 @@ def locate(
 
     from doge_export.checkpoint import hub
 
-    repository = hub.Hub(name, revision, token, _expanded(cache_dir) if cache_dir else None, offline)
+    repository = hub.Hub(name, revision, token, expanded(cache_dir) if cache_dir else None, offline)
     snapshot = repository.download(hub.METADATA + (hub.WEIGHTS if weights else []))
     if weights:
         # The snapshot holds safetensors only; what else there is, the hub must tell.
@@ -77,7 +77,8 @@ def locate(
     return Source(name, snapshot, snapshot.name)
 
 
-def _expanded(path: str | Path) -> Path:
+def expanded(path: str | Path) -> Path:
+    """The path with a leading ~ or ~user replaced by the home directory."""
     try:
         return Path(path).expanduser()
     except RuntimeError:  # ~name of a user who is not there: an ordinary name, then
@@ -93,7 +94,8 @@ def _names(folder: Path) -> set[str]:
         raise DogeExportError(f"{folder} cannot be read: {error.strerror}") from error
 
 
-def _exists(path: Path) -> bool:
+def exists(path: Path) -> bool:
+    """Whether there is such a file or folder, for any name."""
     try:
         return path.exists()
     except OSError:  # a name longer than the file system allows
@@ -105,7 +107,7 @@ def _require_hub_id(name: str, path: Path) -> None:
         raise DogeExportError("no model given: name a folder or a hub id (owner/name)")
     if "://" in name:
         raise DogeExportError(f"{name!r} is an address: give a folder or a hub id (owner/name)")
-    if _exists(path):
+    if exists(path):
         raise DogeExportError(f"{name!r} is a file: give the folder that holds config.json and the safetensors files")
     if "/" not in name and re.fullmatch(r"[\w.-]+", name) and name.strip("."):
         raise DogeExportError(f"there is no folder {name!r}: check the path; a hub id is owner/name")

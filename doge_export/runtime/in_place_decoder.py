@@ -67,6 +67,14 @@ class InPlaceDecoder:
             return self._step(past, input_ids, mask, positions)
         ids = np.ascontiguousarray(input_ids, dtype=np.int64)
         rows = [slice(None)] if past == 0 or self.batch_size == 1 else [slice(r, r + 1) for r in range(self.batch_size)]
+        last = positions[:, -1]
+        if len(rows) > 1 and last.max() >= self.chunkable_length and (last != last[0]).any():
+            self._progress.rewind(past)
+            raise DogeExportError(
+                f"rows of different lengths cannot be read in pieces beyond the trained length of "
+                f"{self.chunkable_length} tokens, since scaled RoPE turns all of them by the longest; "
+                "read them in one piece, then token by token, or each for itself"
+            )
         logits = [self._chunk(row, past, ids[row], mask[row], positions[row], num_logits_to_keep) for row in rows]
         return np.concatenate(logits) if len(logits) > 1 else logits[0]
 

@@ -1,0 +1,183 @@
+"""Two tensors of logits, told apart position by position.
+
+Every number is kept per position, because a fault has a shape: one that begins at keep_window_size, one that grows
+with the position, one confined to padded rows. The aggregates of a check are computed from these arrays.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+LOGITS_TOLERANCE = 2e-4
+"""Largest difference of a logit that passes, in standard deviations of the reference's logits."""
+
+NEAR_TIE = 1e-4
+"""Two logits of the reference closer than this have no order that float32 could be asked to keep."""
+
+HISTOGRAM_EDGES = np.arange(-12.0, 2.01, 0.25)
+"""Edges of the histogram of log10 |difference|; smaller and larger differences fall into the outer bins."""
+
+_BLOCK = 64  # positions at once: the float64 intermediates of a long prompt would not fit otherwise
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Comparison:
+    """Differences of N compared positions; every array has shape [N] unless said otherwise.
+
+    run (index into `labels`), row, position, token are int64; max_abs, mean_abs, kl (nats, reference || subject) and
+    margin (between the reference's two best logits) float64; finite and argmax_equal bool. histogram counts single
+    logits by log10 |difference| over HISTOGRAM_EDGES. count, total and squares are those of the reference's logits.
+    """
+
+    labels: tuple[str, ...]
+    run: np.ndarray
+    row: np.ndarray
+    position: np.ndarray
+    token: np.ndarray
+    max_abs: np.ndarray
+    mean_abs: np.ndarray
+    kl: np.ndarray
+    margin: np.ndarray
+    finite: np.ndarray
+    argmax_equal: np.ndarray
+    histogram: np.ndarray
+    count: int
+    total: float
+    squares: float
+
+    @property
+    def positions(self) -> int:
+        """How many positions were compared."""
+        return len(self.row)
+
+    @property
+    def reference_std(self) -> float:
+        """Standard deviation of all compared logits of the reference."""
+        if self.count == 0:
+            return math.nan
+        return math.sqrt(max(self.squares / self.count - (self.total / self.count) ** 2, 0.0))
+
+    @property
+    def near_tie(self) -> np.ndarray:
+        """[N] bool: the reference's two best logits are within NEAR_TIE, so either is its argmax."""
+        return self.margin <= NEAR_TIE
+
+    @property
+    def beyond_tolerance(self) -> np.ndarray:
+        """[N] bool: positions that fail, by a difference too large, by another argmax or by not being finite."""
+        close = self.max_abs <= LOGITS_TOLERANCE * self.reference_std
+        return ~(self.finite & close & (self.argmax_equal | self.near_tie))
+
+    @property
+    def passed(self) -> bool:
+        """No compared position fails. Without positions there is nothing to pass."""
+        return self.positions > 0 and not self.beyond_tolerance.any()
+
+    def metrics(self) -> dict[str, Any]:
+        """The aggregates of a check. Differences are None where a logit is not finite."""
+        if self.positions == 0:
+            return {"positions": 0}
+        finite = bool(self.finite.all())
+        worst = int(np.argmax(np.where(self.finite, self.max_abs, np.inf)))
+        std = self.reference_std
+        largest = float(self.max_abs.max()) if finite else None
+        return {
+            "positions": self.positions,
+            "finite": finite,
+            "max_abs": largest,
+            "mean_abs": float(self.mean_abs.mean()) if finite else None,
+            "reference_std": std,
+            "max_abs_over_std": largest / std if largest is not None and std > 0 else None,
+            "worst": {
+                "run": self.labels[self.run[worst]],
+                "row": int(self.row[worst]),
+                "position": int(self.position[worst]),
+                "token": int(self.token[worst]),
+            },
+            "beyond_tolerance": int(self.beyond_tolerance.sum()),
+            "argmax_agreement": float(self.argmax_equal.mean()),
+            "argmax_disagreements": int((~self.argmax_equal & ~self.near_tie).sum()),
+            "near_ties": int(self.near_tie.sum()),
+            "near_ties_decided_otherwise": int((~self.argmax_equal & self.near_tie).sum()),
+            "kl_mean": float(self.kl.mean()) if finite else None,
+            "kl_max": float(self.kl.max()) if finite else None,
+        }
+
+
+def compare(
+    reference: np.ndarray, subject: np.ndarray, selected: np.ndarray, input_ids: np.ndarray, *, label: str
+) -> Comparison:
+    """Compare float32 logits [B, S, V] where selected [B, S] is True. input_ids [B, S] name the tokens in reports."""
+    rows, positions = np.nonzero(selected)
+    size = len(rows)
+    columns = {name: np.zeros(size) for name in ("max_abs", "mean_abs", "kl", "margin")}
+    finite, argmax_equal = np.zeros(size, bool), np.zeros(size, bool)
+    histogram = np.zeros(len(HISTOGRAM_EDGES) - 1, np.int64)
+    total = squares = 0.0
+    for start in range(0, size, _BLOCK):
+        part = slice(start, min(start + _BLOCK, size))
+        at = rows[part], positions[part]
+        ours, theirs = subject[at].astype(np.float64), reference[at].astype(np.float64)
+        finite[part] = np.isfinite(ours).all(-1) & np.isfinite(theirs).all(-1)
+        ours[~finite[part]] = 0.0  # such a position fails by itself; it must not turn the other numbers into NaN
+        theirs[~finite[part]] = 0.0
+        difference = np.abs(ours - theirs)
+        columns["max_abs"][part] = difference.max(-1)
+        columns["mean_abs"][part] = difference.mean(-1)
+        columns["kl"][part] = _kl(theirs, ours)
+        best = np.partition(theirs, -2, axis=-1)
+        columns["margin"][part] = np.where(finite[part], best[:, -1] - best[:, -2], np.inf)
+        argmax_equal[part] = (ours.argmax(-1) == theirs.argmax(-1)) & finite[part]
+        magnitude = np.log10(np.maximum(difference[finite[part]], 1e-300))
+        histogram += np.histogram(np.clip(magnitude, HISTOGRAM_EDGES[0], HISTOGRAM_EDGES[-1]), HISTOGRAM_EDGES)[0]
+        total += float(theirs.sum())
+        squares += float((theirs**2).sum())
+    return Comparison(
+        labels=(label,),
+        run=np.zeros(size, np.int64),
+        row=rows,
+        position=positions,
+        token=input_ids[rows, positions],
+        finite=finite,
+        argmax_equal=argmax_equal,
+        histogram=histogram,
+        count=size * reference.shape[-1],
+        total=total,
+        squares=squares,
+        **columns,
+    )
+
+
+def concatenate(parts: Sequence[Comparison]) -> Comparison:
+    """One comparison out of those of several runs, in their order."""
+    runs: list[np.ndarray] = []
+    labels: list[str] = []
+    for part in parts:
+        runs.append(part.run + len(labels))
+        labels.extend(part.labels)
+    per_position = ("row", "position", "token", "max_abs", "mean_abs", "kl", "margin", "finite", "argmax_equal")
+    return Comparison(
+        labels=tuple(labels),
+        run=np.concatenate(runs),
+        histogram=np.sum([part.histogram for part in parts], axis=0),
+        count=sum(part.count for part in parts),
+        total=sum(part.total for part in parts),
+        squares=sum(part.squares for part in parts),
+        **{name: np.concatenate([getattr(part, name) for part in parts]) for name in per_position},
+    )
+
+
+def _kl(reference: np.ndarray, subject: np.ndarray) -> np.ndarray:
+    """KL(reference || subject) in nats of logits [N, V]. Rounding may leave a sum just below zero: it is clipped."""
+    p, q = _log_softmax(reference), _log_softmax(subject)
+    return np.maximum((np.exp(p) * (p - q)).sum(-1), 0.0)
+
+
+def _log_softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = logits - logits.max(-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))

@@ -1,0 +1,81 @@
+"""Greedy generation, token for token that of transformers' own `generate`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from doge_export.validation.compare import NEAR_TIE
+from doge_export.validation.judge import Batch, draws, judge
+from doge_export.validation.logits import tie_notes
+from doge_export.validation.plan import LONG, Limits, Run
+from doge_export.validation.verdict import CheckResult
+
+if TYPE_CHECKING:
+    from doge_export.runtime import Session
+    from doge_export.validation.oracle import Oracle
+
+NAME = "greedy generation"
+
+
+def check_greedy(oracle: Oracle, session: Session, limits: Limits) -> CheckResult:
+    """Generate freely on both sides and compare ids; then feed the subject the reference's answer and compare logits.
+
+    A free run that leaves the reference at a near tie cannot be followed further: from there on the teacher-forced
+    logits judge alone. The answer goes past keep_window_size where that takes few tokens.
+    """
+    length = min(16, limits.max_length // 2)
+    window = limits.keep_window_size
+    new = min(limits.max_length - length, window if limits.steps < window <= LONG else limits.steps)
+    description = f"{new} new tokens after a prompt of {length}"
+    if length < 1:
+        return CheckResult(NAME, description, None, note=f"not run: max_length {limits.max_length} leaves no room")
+
+    def draw(seed: int) -> Batch:
+        prompt = Run(NAME, (length,), (length,)).batch(limits, seed)[0][0].tolist()
+        answer = oracle.generate(prompt, new)
+        ids = np.array([prompt + answer])
+        mask = np.ones_like(ids)
+        chunks = (length, *(1,) * new)
+        wanted = np.arange(length + new)[None] >= length - 1
+        return Batch(ids, mask, chunks, wanted, oracle.run(ids, mask, chunks))
+
+    judgement = judge(draw, draws(length + new), oracle, session, label="teacher-forced")
+    batch, comparison = judgement.batch, judgement.comparison
+    ids = batch.ids[0].tolist()
+    prompt, expected = ids[:length], ids[length:]
+    generation: Any = session.generate(
+        prompt, max_new_tokens=new, do_sample=False, repetition_penalty=1.0, eos_token_id=[], stop=[]
+    )
+    answer = list(generation.token_ids)
+    same, note = _judge_ids(answer, expected, batch, length - 1)
+    passed = same and judgement.passed
+    metrics = comparison.metrics() | {
+        "left_out": judgement.left_out,
+        "new_tokens": new,
+        "same_tokens": _common_prefix(answer, expected),
+    }
+    return CheckResult(NAME, description, passed, metrics, "; ".join([note, *tie_notes([judgement])]), comparison)
+
+
+def _judge_ids(answer: list[int], expected: list[int], batch: Batch, first: int) -> tuple[bool, str]:
+    """Whether `answer` is `expected` up to a tie. Token i of the answer was chosen by the logits at `first + i`."""
+    if answer == expected:
+        return True, f"{len(expected)} of {len(expected)} tokens are those of transformers"
+    if len(answer) != len(expected):
+        return False, f"{len(answer)} tokens generated, transformers generates {len(expected)}"
+    at = _common_prefix(answer, expected)
+    said = f"token {at} is {answer[at]}, transformers' is {expected[at]}"
+    if batch.tied[0, first + at]:
+        return True, f"{said}, behind a choice between equals"
+    logits = batch.reference.logits[0, first + at]
+    gap = float(logits.max() - logits[answer[at]])
+    if gap <= NEAR_TIE:
+        return True, f"{said}: a near tie, {gap:.1e} apart; judged by teacher-forced logits from there on"
+    return False, f"{said}, {gap:.1e} better in the reference"
+
+
+def _common_prefix(answer: list[int], expected: list[int]) -> int:
+    pairs = zip(answer, expected, strict=False)
+    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(answer), len(expected)))

@@ -1,0 +1,63 @@
+"""The checks that compare logits, each a few planned batches."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from doge_export.validation.compare import concatenate
+from doge_export.validation.judge import Batch, Judgement, draws, judge
+from doge_export.validation.plan import MARGIN, Limits, PlannedCheck, Run
+from doge_export.validation.verdict import CheckResult
+
+if TYPE_CHECKING:
+    from doge_export.runtime import Session
+    from doge_export.validation.oracle import Oracle
+
+
+def check_logits(check: PlannedCheck, oracle: Oracle, session: Session, limits: Limits) -> CheckResult:
+    """Carry out one planned check."""
+    result = CheckResult(check.name, check.description, None)
+    if check.not_run:
+        return dataclasses.replace(result, note=f"not run: {check.not_run}")
+    judgements = [_judge_run(run, check.beyond, oracle, session, limits) for run in check.runs]
+    notes = [check.note] if check.note else []
+    notes += tie_notes(judgements)
+    passed: bool | None = all(judgement.passed is not False for judgement in judgements)
+    if passed and not all(_reaches(judgement, check.beyond) for judgement in judgements):
+        passed = None
+        cause = "some A is 0, so all its scores are equal" if oracle.selection_is_void else "its scores tie"
+        notes.append(f"not comparable: {cause}, and transformers' choice among equals is unspecified")
+    comparison = concatenate([judgement.comparison for judgement in judgements])
+    left_out = sum(judgement.left_out for judgement in judgements)
+    metrics = comparison.metrics() | {"left_out": left_out}
+    return dataclasses.replace(result, passed=passed, metrics=metrics, note="; ".join(notes), comparison=comparison)
+
+
+def tie_notes(judgements: list[Judgement]) -> list[str]:
+    """What a reader must know of ties, of batches set aside, and of the first fault found."""
+    faults = [f"{judgement.comparison.labels[0]}: {judgement.fault}" for judgement in judgements if judgement.fault]
+    left_out = sum(judgement.left_out for judgement in judgements)
+    set_aside = sum(judgement.set_aside for judgement in judgements)
+    notes = []
+    if left_out:
+        notes.append(f"{left_out} positions left out, at and behind a choice between equals")
+    if set_aside:
+        batches = "1 batch" if set_aside == 1 else f"{set_aside} batches"
+        notes.append(f"{batches} set aside, differing only where rounding decides in the reference itself")
+    return notes + faults[:1]
+
+
+def _judge_run(run: Run, beyond: int, oracle: Oracle, session: Session, limits: Limits) -> Judgement:
+    def draw(seed: int) -> Batch:
+        ids, mask = run.batch(limits, seed)
+        wanted = (mask == 1) & (mask.cumsum(-1) > beyond - MARGIN)
+        return Batch(ids, mask, run.chunks, wanted, oracle.run(ids, mask, run.chunks))
+
+    most = 1 if oracle.selection_is_void else draws(run.length * len(run.rows))
+    return judge(draw, most, oracle, session, label=run.label)
+
+
+def _reaches(judgement: Judgement, beyond: int) -> bool:
+    """Whether a position was compared that the check is about."""
+    return bool((judgement.compared & (judgement.batch.mask.cumsum(-1) > beyond)).any())

@@ -1,0 +1,149 @@
+"""What a validation found: one result a check, and the verdict over all of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from doge_export.validation.compare import LOGITS_TOLERANCE, NEAR_TIE, Comparison
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckResult:
+    """The outcome of one check.
+
+    passed is None when nothing could be compared, with the reason in `note`: no check is left out silently.
+    metrics are those of `Comparison.metrics`, with what the check adds. comparison holds the arrays by position, for
+    the report; it is not part of `to_dict`.
+    """
+
+    name: str
+    description: str
+    passed: bool | None
+    metrics: dict[str, Any] = dataclasses.field(default_factory=dict)
+    note: str = ""
+    comparison: Comparison | None = dataclasses.field(default=None, repr=False, compare=False)
+
+    @property
+    def status(self) -> str:
+        """passed, failed or not run."""
+        return {True: "passed", False: "failed", None: "not run"}[self.passed]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; floats to 6 significant digits, numbers that are not finite as null."""
+        return _plain(
+            {
+                "name": self.name,
+                "description": self.description,
+                "status": self.status,
+                "passed": self.passed,
+                "metrics": self.metrics,
+                "note": self.note,
+            }
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """Whether an exported folder computes what its checkpoint computes.
+
+    reference says what judged (library, version, attention, dtype, model, revision), subject what was judged
+    (target, max_length, cdmoe_routing, files with sha256, runtime), tolerances by which bars.
+    """
+
+    checks: tuple[CheckResult, ...]
+    reference: dict[str, Any]
+    subject: dict[str, Any]
+    seconds: float = 0.0
+
+    @property
+    def passed(self) -> bool:
+        """No check failed and at least one could be run."""
+        return any(check.passed for check in self.checks) and all(check.passed is not False for check in self.checks)
+
+    @property
+    def tolerances(self) -> dict[str, float]:
+        """The bars: logits in standard deviations of the reference's, near ties in logits."""
+        return {"max_abs_over_std": LOGITS_TOLERANCE, "near_tie": NEAR_TIE}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values, for the manifest and `--json`."""
+        return _plain(
+            {
+                "passed": self.passed,
+                "summary": self.summary_line(),
+                "tolerances": self.tolerances,
+                "reference": self.reference,
+                "subject": self.subject,
+                "seconds": self.seconds,
+                "checks": [check.to_dict() for check in self.checks],
+            }
+        )
+
+    def summary_line(self) -> str:
+        """`PASSED  max|Δ| 3.1e-06 (1.2e-06 of std)  argmax 412/412  KL 2e-13  7 checks`."""
+        run = [check for check in self.checks if check.metrics.get("positions")]
+        parts = ["PASSED" if self.passed else "FAILED"]
+        if run and all(check.metrics["finite"] for check in run):
+            worst = max(run, key=lambda check: check.metrics["max_abs"])
+            ratio = max((check.metrics["max_abs_over_std"] or 0.0) for check in run)
+            parts.append(f"max|Δ| {worst.metrics['max_abs']:.1e} ({ratio:.1e} of std)")
+            positions = sum(check.metrics["positions"] for check in run)
+            agree = sum(round(check.metrics["argmax_agreement"] * check.metrics["positions"]) for check in run)
+            parts.append(f"argmax {agree}/{positions}")
+            parts.append(f"KL {max(check.metrics['kl_max'] for check in run):.1e}")
+        elif run:
+            parts.append("logits that are not finite")
+        counts = {status: sum(check.status == status for check in self.checks) for status in ("failed", "not run")}
+        parts.append(", ".join([f"{len(self.checks)} checks", *(f"{n} {status}" for status, n in counts.items() if n)]))
+        failed = [check.name for check in self.checks if check.passed is False]
+        return "  ".join(parts) + (f": {', '.join(failed)}" if failed else "")
+
+    def render_text(self) -> str:
+        """A table for a terminal: one line a check, the notes below, the summary last."""
+        header = ("check", "", "max|Δ|", "of std", "argmax", "near ties", "KL max", "worst at")
+        rows = [header, *(_row(check) for check in self.checks)]
+        widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        lines.insert(1, "-" * max(len(line) for line in lines))
+        notes = [f"{check.name}: {check.note}" for check in self.checks if check.note]
+        notes += [f"reference: {self.reference['note']}"] if self.reference.get("note") else []
+        judge = (
+            f"reference: {self.reference.get('library')} {self.reference.get('version')}, "
+            f"{self.reference.get('attention')} attention, {self.reference.get('dtype')}; "
+            f"bar: max|Δ| <= {LOGITS_TOLERANCE:g} of std, same argmax unless the top two are within {NEAR_TIE:g}"
+        )
+        return "\n".join([*lines, "", *notes, *([""] if notes else []), judge, self.summary_line()])
+
+
+def _row(check: CheckResult) -> tuple[str, ...]:
+    metrics = check.metrics
+    if not metrics.get("positions"):
+        return (check.name, check.status.upper(), "", "", "", "", "", "")
+    worst = metrics["worst"]
+    return (
+        check.name,
+        check.status.upper(),
+        _number(metrics["max_abs"]),
+        _number(metrics["max_abs_over_std"]),
+        f"{metrics['argmax_agreement']:.2%}",
+        str(metrics["near_ties"]),
+        _number(metrics["kl_max"]),
+        f"{worst['run']}, row {worst['row']}, position {worst['position']}, token {worst['token']}",
+    )
+
+
+def _number(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.1e}"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bool) or value is None or isinstance(value, str | int):
+        return value
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value]

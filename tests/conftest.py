@@ -1,0 +1,87 @@
+"""Checkpoints and exported folders that tests share; an export takes seconds, so each is made once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Several workers with a thread for each core would only wait for each other. Read by torch when it is imported.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Write a random checkpoint once per configuration: `checkpoint(**changes)` gives its folder."""
+    from random_doge import random_model
+
+    folders: dict[str, Path] = {}
+
+    def folder(seed: int = 0, **changes: Any) -> Path:
+        key = repr((seed, sorted(changes.items())))
+        if key not in folders:
+            folders[key] = tmp_path_factory.mktemp("checkpoint")
+            random_model(seed, **changes).save_pretrained(folders[key])
+        return folders[key]
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def exported(checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Export a random checkpoint of two layers once per configuration; gives the folder, which is read only.
+
+    `changes` are those of `random_doge.random_model`.
+    """
+    from random_doge import MAX_LENGTH, MOE
+
+    from doge_export import export
+
+    folders: dict[str, Path] = {}
+
+    def folder(
+        *,
+        target: str = "onnxruntime",
+        moe: bool = False,
+        cdmoe_routing: str = "reference",
+        max_length: int = MAX_LENGTH,
+        **changes: Any,
+    ) -> Path:
+        changes = {"num_hidden_layers": 2} | (MOE if moe else {}) | changes
+        key = repr((target, cdmoe_routing, max_length, sorted(changes.items())))
+        if key not in folders:
+            folders[key] = tmp_path_factory.mktemp("exported") / "out"
+            export(
+                checkpoint(**changes),
+                folders[key],
+                target=target,
+                cdmoe_routing=cdmoe_routing,
+                max_length=max_length,
+                validate=False,
+            )
+        return folders[key]
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def nano_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundled dense checkpoint, exported; read only."""
+    return _bundled_export("doge-nano", tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def nano_moe_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundled mixture of experts, exported; read only."""
+    return _bundled_export("doge-nano-moe", tmp_path_factory)
+
+
+def _bundled_export(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from doge_export import export
+    from doge_export.assets import bundled
+
+    return export(bundled(name), tmp_path_factory.mktemp(name) / "out", validate=False).folder

@@ -1,0 +1,55 @@
+"""The function body of CDMoE against loops in float64; that of attention is tested beside its lowerings."""
+
+from __future__ import annotations
+
+import naive_operators
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from doge_export.graph import functions
+
+TEXT = """
+<ir_version: 10, opset_import: ["": 23, "doge": 1]>
+agraph (float[B, S, 8] hidden, float[B, S, R, K] scores_x, float[B, S, R, K] scores_y, float[E, 8] down, float[E, 8] up)
+=> (float[B, S, 8] output) {{
+    output = doge.CDMoE <num_experts_per_tok = {picks}> (hidden, scores_x, scores_y, down, up)
+}}
+"""
+
+
+def check(picks, batch, tokens, routing_heads, keys, experts, levels=None):
+    random = np.random.default_rng(picks)
+
+    def normal(*shape):
+        return random.normal(size=shape).astype(np.float32)
+
+    hidden = normal(batch, tokens, 8)
+    scores = normal(2, batch, tokens, routing_heads, keys)
+    if levels:
+        scores = random.integers(levels, size=scores.shape).astype(np.float32)
+    down, up = normal(2, experts, 8)
+    model = onnx.parser.parse_model(TEXT.format(picks=picks))
+    model.functions.append(functions.CDMoE.to_function_proto())
+    onnx.checker.check_model(model)
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    feeds = {"hidden": hidden, "scores_x": scores[0], "scores_y": scores[1], "down": down, "up": up}
+    expected = naive_operators.cdmoe(hidden, *scores, down, up, num_experts_per_tok=picks)
+    np.testing.assert_allclose(session.run(None, feeds)[0], expected, rtol=1e-6, atol=1e-5)
+
+
+@pytest.mark.parametrize("picks", range(1, 10))
+@pytest.mark.parametrize("routing_heads", [1, 3])
+def test_any_number_of_pairs(picks, routing_heads):
+    check(picks, 2, 5, routing_heads, keys=3, experts=11)
+
+
+@pytest.mark.parametrize("picks", [1, 3, 4, 8])
+def test_the_lower_expert_of_equal_sums(picks):
+    check(picks, 2, 6, 2, keys=3, experts=9, levels=2)
+
+
+@pytest.mark.parametrize(("batch", "tokens", "keys"), [(1, 1, 1), (1, 1, 4), (3, 1, 2), (1, 2, 2)])
+def test_small_extents(batch, tokens, keys):
+    check(1, batch, tokens, 1, keys, experts=keys * keys)

@@ -1,0 +1,285 @@
+"""Both decoders over exported folders, against our module fed the same pieces."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from doge_runs import (
+    ONNXRUNTIME,
+    assert_equal_to_rounding,
+    distinct_ids,
+    left_padded,
+    module_logits,
+    module_of,
+    transformers_logits,
+)
+from random_doge import CONFIG, MAX_LENGTH, MOE, random_model
+
+from doge_export.errors import DogeExportError
+from doge_export.runtime.decoder import open_decoder
+
+VOCAB, TRAINED = CONFIG["vocab_size"], CONFIG["max_position_embeddings"]
+TARGETS = ["onnxruntime", "portable"]
+CHUNKS = {
+    "whole": [60],
+    "steps": [30, *[1] * 30],
+    "from-one": [1, 1, 7, 1, 1],
+    "pieces": [13, 2, 9, 1, 1, 6, 1, 15],
+    "far-pieces": [13, 2, 9, 1, 1, 6, 1, 20],
+}
+PIECES = {name: chunks for name, chunks in CHUNKS.items() if name != "far-pieces"}
+"""Where no batch is read in pieces beyond the trained length."""
+
+
+def open_folder(folder):
+    return open_decoder(folder, json.loads((folder / "doge_export.json").read_text()), threads=1)
+
+
+@pytest.fixture(params=TARGETS)
+def target(request):
+    return request.param
+
+
+@pytest.fixture
+def dense(exported, target):
+    return open_folder(exported(target=target))
+
+
+@pytest.fixture(scope="module")
+def model():
+    return random_model(num_hidden_layers=2)
+
+
+@pytest.fixture(scope="module")
+def module(model):
+    return module_of(model, max_length=MAX_LENGTH)
+
+
+def feed(decoder, ids, mask=None, chunks=None):
+    """Logits [B, S, V] of a fresh sequence, checked to be as many as asked for."""
+    decoder.reset(len(ids))
+    logits, start = [], 0
+    for size in chunks or [ids.shape[1]]:
+        part = slice(start, start + size)
+        piece = decoder.forward(ids[:, part], None if mask is None else mask[:, part])
+        assert piece.shape == (len(ids), size, decoder.vocab_size) and piece.dtype == np.float32
+        logits.append(piece)
+        start += size
+        assert decoder.length == start and decoder.batch_size == len(ids)
+    return np.concatenate(logits, axis=1)
+
+
+@pytest.mark.parametrize("chunks", CHUNKS.values(), ids=CHUNKS)
+@pytest.mark.parametrize("batch", [1, 3])
+def test_dense(dense, model, module, batch, chunks):
+    """Across the window and the trained length; behind a past a batch goes row by row where the target needs it."""
+    ids = distinct_ids(batch, sum(chunks))
+    found = feed(dense, ids, chunks=chunks)
+    assert_equal_to_rounding(found, module_logits(module, ids, chunks=chunks), ONNXRUNTIME)
+    assert_equal_to_rounding(found, transformers_logits(model, ids, chunks=chunks), ONNXRUNTIME)
+
+
+@pytest.mark.parametrize("chunks", PIECES.values(), ids=PIECES)
+def test_left_padded_batch(dense, module, chunks):
+    length = sum(chunks)
+    ids, mask = distinct_ids(3, length), left_padded(length, 0, 2, 8)
+    found = feed(dense, ids, mask, chunks)
+    assert_equal_to_rounding(found[mask == 1], module_logits(module, ids, mask, chunks)[mask == 1], ONNXRUNTIME)
+
+
+@pytest.mark.parametrize("chunks", PIECES.values(), ids=PIECES)
+@pytest.mark.parametrize(("batch", "routing"), [(1, "reference"), (1, "per-token"), (3, "per-token")])
+def test_mixture_of_experts(exported, target, batch, routing, chunks):
+    decoder = open_folder(exported(target=target, moe=True, cdmoe_routing=routing))
+    module = module_of(random_model(num_hidden_layers=2, **MOE), cdmoe_routing=routing, max_length=MAX_LENGTH)
+    length = sum(chunks)
+    ids, mask = distinct_ids(batch, length), left_padded(length, *range(0, 4 * batch, 4))
+    found = feed(decoder, ids, mask, chunks)
+    assert_equal_to_rounding(found[mask == 1], module_logits(module, ids, mask, chunks)[mask == 1], ONNXRUNTIME)
+
+
+def test_reference_routing_of_a_batch(exported, target):
+    """Read whole, then token by token, rows route one another as in transformers."""
+    model = random_model(num_hidden_layers=2, **MOE)
+    decoder = open_folder(exported(target=target, moe=True))
+    ids, mask, chunks = distinct_ids(3, 40), left_padded(40, 0, 3, 7), [25, *[1] * 15]
+    found = feed(decoder, ids, mask, chunks)
+    assert_equal_to_rounding(found[mask == 1], transformers_logits(model, ids, mask, chunks)[mask == 1], ONNXRUNTIME)
+
+
+def test_reference_routing_of_a_batch_in_pieces(exported, target):
+    """Rows that mix cannot be run one by one: the in-place target refuses, the portable one has no need to."""
+    model = random_model(num_hidden_layers=2, **MOE)
+    decoder = open_folder(exported(target=target, moe=True))
+    ids, chunks = distinct_ids(2, 20), [12, 8]
+    if target == "portable":
+        assert_equal_to_rounding(
+            feed(decoder, ids, chunks=chunks), transformers_logits(model, ids, chunks=chunks), ONNXRUNTIME
+        )
+        return
+    with pytest.raises(DogeExportError, match="per-token"):
+        feed(decoder, ids, chunks=chunks)
+    assert decoder.length == 12
+    whole = feed(decoder, ids)  # and is as good as before
+    assert_equal_to_rounding(whole, transformers_logits(model, ids), ONNXRUNTIME)
+
+
+def test_rows_of_different_lengths_in_pieces_beyond_the_trained_length(dense, module, target):
+    """Dynamic NTK turns all rows by the longest, so the in-place target, which reads pieces row by row, refuses."""
+    ids, mask, chunks = distinct_ids(2, TRAINED + 6), left_padded(TRAINED + 6, 0, 5), [TRAINED - 4, 10]
+    if target == "portable":
+        found = feed(dense, ids, mask, chunks)
+        assert_equal_to_rounding(found[mask == 1], module_logits(module, ids, mask, chunks)[mask == 1], ONNXRUNTIME)
+        return
+    with pytest.raises(DogeExportError, match=f"beyond the trained length of {TRAINED} tokens"):
+        feed(dense, ids, mask, chunks)
+    assert dense.length == TRAINED - 4
+    steps = [dense.forward(ids[:, at : at + 1]) for at in range(TRAINED - 4, TRAINED + 6)]
+    expected = module_logits(module, ids, mask, [TRAINED - 4, *[1] * 10])[:, TRAINED - 4 :]
+    assert_equal_to_rounding(np.concatenate(steps, axis=1), expected, ONNXRUNTIME)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_num_logits_to_keep(dense, batch):
+    ids = distinct_ids(batch, 20)
+    every = feed(dense, ids, chunks=[12, 7, 1])
+    for keep in (1, 3, 7):
+        dense.reset(batch)
+        kept = [
+            dense.forward(ids[:, :12], None, keep),
+            dense.forward(ids[:, 12:19], None, keep),
+            dense.forward(ids[:, 19:], None, keep),
+        ]
+        for logits, last in zip(kept, (12, 19, 20), strict=True):
+            size = min(keep, 1) if last == 20 else keep
+            assert_equal_to_rounding(logits, every[:, last - size : last])
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("length", [0, 1, 15, 29, 30])
+def test_rewind_then_continue_equals_fresh(dense, batch, length):
+    ids, other = distinct_ids(batch, 30), distinct_ids(batch, 12, seed=1)
+    mask = left_padded(30, *range(0, 3 * batch, 3))
+    feed(dense, ids, mask, [22, *[1] * 8])
+    dense.rewind(length)
+    assert dense.length == length
+    after = [dense.forward(other[:, :9]), dense.forward(other[:, 9:10]), dense.forward(other[:, 10:])]
+    joined = np.concatenate([ids[:, :length], other], axis=1)
+    joined_mask = np.concatenate([mask[:, :length], np.ones_like(other)], axis=1)
+    fresh = feed(dense, joined, joined_mask, ([length] if length else []) + [9, 1, 2])
+    assert_equal_to_rounding(np.concatenate(after, axis=1), fresh[:, length:])
+
+
+def test_rewind_forwards_is_a_bug(dense):
+    feed(dense, distinct_ids(1, 5))
+    for length in (6, -1):
+        with pytest.raises(ValueError, match="cannot rewind"):
+            dense.rewind(length)
+    assert dense.length == 5
+
+
+def test_reset_forgets_and_takes_another_batch_size(dense):
+    ids = distinct_ids(3, 25)
+    first = feed(dense, ids[:1], chunks=[20, 1, 4])
+    feed(dense, ids, chunks=[20, 1, 4])
+    feed(dense, ids[1:], chunks=[20, 1, 4])
+    np.testing.assert_array_equal(feed(dense, ids[:1], chunks=[20, 1, 4]), first)
+
+
+def test_a_batch_of_another_size_needs_a_reset(dense):
+    feed(dense, distinct_ids(2, 5))
+    with pytest.raises(ValueError, match="reset"):
+        dense.forward(distinct_ids(1, 1))
+
+
+def test_too_long(dense):
+    assert dense.max_length == MAX_LENGTH
+    ids = distinct_ids(1, MAX_LENGTH + 1)
+    with pytest.raises(DogeExportError, match=f"{MAX_LENGTH + 1} tokens are more than .*{MAX_LENGTH}.*--max-length"):
+        feed(dense, ids)
+    last = feed(dense, ids[:, 1:], chunks=[MAX_LENGTH - 1, 1])[:, -1:]
+    with pytest.raises(DogeExportError, match="--max-length"):
+        dense.forward(ids[:, :1])
+    dense.rewind(MAX_LENGTH - 1)
+    np.testing.assert_array_equal(dense.forward(ids[:, -1:]), last)
+
+
+@pytest.mark.parametrize("wrong", [-1, VOCAB, 2**40])
+@pytest.mark.parametrize("length", [1, 4])
+def test_an_id_out_of_range(dense, wrong, length):
+    """Refused before anything is written: the sequence goes on as if it had not been asked."""
+    ids = distinct_ids(1, 10)
+    expected = feed(dense, ids, chunks=[6, 4])[:, 6:]
+    feed(dense, ids[:, :6])
+    bad = ids[:, 6 : 6 + length].copy()
+    bad[0, -1] = wrong
+    with pytest.raises(DogeExportError, match=f"token id {wrong} is out of range: this model has ids 0 to {VOCAB - 1}"):
+        dense.forward(bad)
+    np.testing.assert_array_equal(dense.forward(ids[:, 6:]), expected)
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_logits_are_the_callers_own(dense, size):
+    dense.reset()
+    ids = distinct_ids(1, 6 * size)
+    pieces = [dense.forward(ids[:, start : start + size]) for start in range(0, 6 * size, size)]
+    copies = [piece.copy() for piece in pieces[:-1]]
+    dense.forward(ids[:, :size])
+    for piece, copy in zip(pieces[:-1], copies, strict=True):
+        np.testing.assert_array_equal(piece, copy)
+    assert len({piece.tobytes() for piece in pieces}) == 6
+    pieces[-1][...] = 0  # and writing to them harms nobody
+    assert dense.forward(ids[:, :size]).any()
+
+
+def test_cache_snapshot(dense, module):
+    """Keys and values of every layer, [B, Hkv, length, D], and copies."""
+    ids = distinct_ids(2, 30)
+    feed(dense, ids, chunks=[20, *[1] * 10])
+    snapshot = dense.cache_snapshot()
+    assert [[part.shape for part in parts] for parts in snapshot] == [[(2, 2, 30, 16)] * 2] * 2
+    import torch
+
+    positions = torch.arange(30).expand(2, -1)
+    with torch.no_grad():
+        _, cache = module(torch.from_numpy(ids), torch.ones(2, 30, dtype=torch.int64), positions)
+    for parts, rights in zip(snapshot, cache, strict=True):
+        for part, right in zip(parts, rights[:2], strict=True):
+            assert_equal_to_rounding(part, right.numpy(), ONNXRUNTIME)
+    copies = [part.copy() for parts in snapshot for part in parts]
+    dense.reset(2)
+    dense.forward(ids[:, ::-1].copy())
+    for part, copy in zip([part for parts in snapshot for part in parts], copies, strict=True):
+        np.testing.assert_array_equal(part, copy)
+
+
+def test_columns_of_a_larger_array_are_fine(dense):
+    """Ids and masks need not be contiguous."""
+    ids, mask = distinct_ids(2, 20), left_padded(20, 0, 6)
+    expected = feed(dense, ids, mask)
+    np.testing.assert_array_equal(feed(dense, np.asfortranarray(ids), np.asfortranarray(mask)), expected)
+
+
+def test_unknown_target(exported):
+    folder = exported()
+    with pytest.raises(DogeExportError, match=r"for target 'abacus'.*onnxruntime and portable"):
+        open_decoder(folder, {"target": "abacus"})
+
+
+def test_missing_and_damaged_graph(exported, tmp_path):
+    manifest = json.loads((exported() / "doge_export.json").read_text())
+    with pytest.raises(DogeExportError, match=r"has no onnx/model.onnx"):
+        open_decoder(tmp_path, manifest)
+    (tmp_path / "onnx").mkdir()
+    (tmp_path / "onnx" / "model.onnx").write_bytes(b"nonsense")
+    with pytest.raises(DogeExportError, match="is damaged"):
+        open_decoder(tmp_path, manifest)
+
+
+def test_unknown_provider(exported):
+    folder = exported()
+    manifest = json.loads((folder / "doge_export.json").read_text())
+    with pytest.raises(DogeExportError, match=r"has no AbacusExecutionProvider.*CPUExecutionProvider"):
+        open_decoder(folder, manifest, providers=["AbacusExecutionProvider"])

@@ -1,0 +1,173 @@
+"""What each target promises about its file: operators, versions, names, axes and size."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import onnx
+import pytest
+from random_doge import CONFIG, MAX_LENGTH
+from test_target_parity import VARIANTS, open_session
+
+from doge_export.targets import TARGETS
+
+LAYERS, KV_HEADS, SIZE, VOCAB = 2, CONFIG["num_key_value_heads"], CONFIG["head_dim"], CONFIG["vocab_size"]
+
+
+@pytest.fixture(params=VARIANTS)
+def variant(request):
+    return request.param
+
+
+@pytest.fixture
+def portable(exported, variant):
+    return onnx.load(exported(target="portable", **VARIANTS[variant]) / "onnx" / "model.onnx")
+
+
+@pytest.fixture
+def in_place(exported, variant):
+    return onnx.load(exported(target="onnxruntime", **VARIANTS[variant]) / "onnx" / "model.onnx")
+
+
+def axes(values):
+    """Name -> (element type, axes)."""
+    return {
+        value.name: (
+            onnx.TensorProto.DataType.Name(value.type.tensor_type.elem_type),
+            [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim],
+        )
+        for value in values
+    }
+
+
+def caches(prefix, time):
+    return {
+        f"{prefix}.{layer}.{part}": ("FLOAT", ["batch_size", KV_HEADS, time, SIZE])
+        for layer in range(LAYERS)
+        for part in ("key", "value")
+    }
+
+
+def operators(model):
+    return Counter((node.domain, node.op_type) for node in model.graph.node)
+
+
+def test_portable_is_plain_onnx(portable):
+    onnx.checker.check_model(portable, full_check=True)
+    assert portable.ir_version == 10
+    assert {entry.domain: entry.version for entry in portable.opset_import} == {"": 21}
+    assert {domain for domain, _ in operators(portable)} == {""}
+    assert not portable.functions
+
+
+def test_portable_names_and_axes(portable):
+    new, past = "sequence_length", "past_sequence_length"
+    total = f"{past} + {new}"
+    assert axes(portable.graph.input) == {
+        "input_ids": ("INT64", ["batch_size", new]),
+        "attention_mask": ("INT64", ["batch_size", total]),
+        "position_ids": ("INT64", ["batch_size", new]),
+        **caches("past_key_values", past),
+        "num_logits_to_keep": ("INT64", []),
+    }
+    assert axes(portable.graph.output) == {
+        "logits": ("FLOAT", ["batch_size", "num_logits", VOCAB]),
+        **caches("present", total),
+    }
+
+
+def test_in_place_names_and_axes(in_place):
+    new, past, width = "sequence_length", "past_sequence_length", LAYERS * KV_HEADS
+    tokens = ("INT64", ["batch_size", new])
+    assert axes(in_place.graph.input) == {
+        "input_ids": tokens,
+        "attention_mask": tokens,
+        "position_ids": tokens,
+        **caches("past_key_values", "capacity"),
+        "past_scores": ("FLOAT", [past, "batch_size", width]),
+        "num_logits_to_keep": ("INT64", []),
+    }
+    assert axes(in_place.graph.output) == {
+        "logits": ("FLOAT", ["batch_size", "num_logits", VOCAB]),
+        **caches("present", "capacity"),
+        "new_scores": ("FLOAT", [new, "batch_size", width]),
+    }
+
+
+def test_in_place_is_few_wide_nodes(in_place, variant):
+    assert in_place.ir_version == 10
+    assert {entry.domain: entry.version for entry in in_place.opset_import}.items() >= {
+        "": 23,
+        "com.microsoft": 1,
+    }.items()
+    assert not in_place.functions
+    found = operators(in_place)
+    assert found["com.microsoft", "GroupQueryAttention"] == LAYERS
+    assert {domain for domain, _ in found} == {"", "com.microsoft"}
+    # q, k, v in one; gate, up and router in one; dt, o and down of their own; one of the experts' two.
+    routed = 2 * LAYERS if variant.startswith("moe") else 0
+    assert found["", "MatMul"] == 5 * LAYERS + 1 + routed
+    weights = {tensor.name for tensor in in_place.graph.initializer}
+    assert not [node for node in in_place.graph.node if node.op_type == "Transpose" and node.input[0] in weights]
+
+
+def test_selection_and_scaling_are_there_when_the_length_can_reach_them(exported, variant):
+    for target in TARGETS:
+        found = operators(onnx.load(exported(target=target, **VARIANTS[variant]) / "onnx" / "model.onnx"))
+        reaches = VARIANTS[variant]["max_length"] == MAX_LENGTH
+        selections = LAYERS if reaches else 0
+        assert found["", "ScatterElements"] == selections
+        assert found["", "ReduceMax"] == (1 if reaches else 0)
+
+
+@pytest.mark.parametrize("keep", [None, 0, 1, 3, 5, 9])
+def test_num_logits_to_keep(exported, keep):
+    """Its default is every token, and it need not be fed; more than there are is all there are."""
+    session = open_session(exported(target="portable", **VARIANTS["dense"]))
+    ids = np.arange(10, dtype=np.int64).reshape(2, 5)
+    feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids), "position_ids": np.tile(np.arange(5), (2, 1))}
+    for name in caches("past_key_values", 0):
+        feeds[name] = np.zeros((2, KV_HEADS, 0, SIZE), np.float32)
+    every = session.run(["logits"], feeds)[0]
+    assert every.shape == (2, 5, VOCAB)
+    if keep is not None:
+        kept = session.run(["logits"], feeds | {"num_logits_to_keep": np.array(keep)})[0]
+        np.testing.assert_allclose(kept, every[:, -keep:], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_tied_embedding_is_stored_once(exported, target):
+    """The file holds the parameters and little else: the graph takes far less than a second embedding would."""
+    from random_doge import random_model
+
+    changes = {"tie_word_embeddings": True, "vocab_size": 4096, "num_hidden_layers": 1}
+    file = exported(target=target, max_length=MAX_LENGTH, **changes) / "onnx" / "model.onnx"
+    embedding = 4 * 4096 * CONFIG["hidden_size"]
+    weights = 4 * sum(parameter.numel() for parameter in random_model(**changes).parameters())
+    assert weights <= file.stat().st_size < weights + embedding / 4
+    large = [tensor for tensor in onnx.load(file).graph.initializer if len(tensor.raw_data) == embedding]
+    assert len(large) == 1
+
+
+def test_in_place_caches_are_not_copied(exported):
+    """One buffer bound as past and as present: what is beyond the new token stays untouched."""
+    session = open_session(exported(target="onnxruntime", **VARIANTS["dense"]))
+    buffers = {name: np.full((1, KV_HEADS, 12, SIZE), np.pi, np.float32) for name in caches("past_key_values", 12)}
+    scores = np.ones((12, 1, LAYERS * KV_HEADS), np.float32)
+    binding = session.io_binding()
+    for name, buffer in buffers.items():
+        where = ("cpu", 0, np.float32, buffer.shape, buffer.ctypes.data)
+        binding.bind_input(name, *where)
+        binding.bind_output(name.replace("past_key_values", "present"), *where)
+    for name, value in {"input_ids": 5, "attention_mask": 1, "position_ids": 4}.items():
+        binding.bind_cpu_input(name, np.full((1, 1), value, np.int64))
+    binding.bind_input("past_scores", "cpu", 0, np.float32, (4, *scores.shape[1:]), scores.ctypes.data)
+    binding.bind_output("new_scores", "cpu", 0, np.float32, (1, *scores.shape[1:]), scores[4:].ctypes.data)
+    binding.bind_output("logits", "cpu")
+    session.run_with_iobinding(binding)
+    written = np.arange(12) == 4
+    for buffer in buffers.values():
+        assert (buffer[:, :, ~written] == np.float32(np.pi)).all()
+        assert (buffer[:, :, written] != np.float32(np.pi)).any()
+    assert (scores[~written] == 1).all() and (scores[written] != 1).all()

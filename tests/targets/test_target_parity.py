@@ -1,0 +1,87 @@
+"""Exported graphs, run as their contracts say, against the module."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from attention_graph import run_in_place
+from doge_runs import ONNXRUNTIME, assert_equal_to_rounding, distinct_ids, left_padded, module_of, positions
+from random_doge import CONFIG, MAX_LENGTH, MOE, random_model
+
+WINDOW, TRAINED = CONFIG["keep_window_size"], CONFIG["max_position_embeddings"]
+VARIANTS = {
+    "dense": {"max_length": MAX_LENGTH},
+    "never-selects": {"max_length": WINDOW},
+    "moe": {"moe": True, "max_length": MAX_LENGTH},
+    "moe-per-token": {"moe": True, "cdmoe_routing": "per-token", "max_length": MAX_LENGTH},
+}
+LONG = TRAINED + 3
+EXTENTS = [
+    *[(batch, new, 0) for batch in (1, 2, 3) for new in (1, 2, 7, LONG)],
+    *[(batch, 1, past) for batch in (1, 2, 3) for past in (1, 2, 7, LONG)],
+    *[(batch, new, past) for batch in (1, 3) for new, past in [(2, 1), (2, 2), (7, 13), (15, LONG), (LONG, 15)]],
+]
+"""(batch, new tokens, past): 0, 1, 2, odd and long in every axis; below and beyond window and trained length."""
+
+
+@functools.cache
+def module_for(variant):
+    options = dict(VARIANTS[variant])
+    model = random_model(num_hidden_layers=2, **(MOE if options.pop("moe", False) else {}))
+    return module_of(model, **options)
+
+
+@functools.cache
+def open_session(folder):
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(folder / "onnx" / "model.onnx", options)
+
+
+@torch.no_grad()
+def truth(module, ids, mask, past):
+    """Logits and caches [(key, value, score)] before and after the tokens from index `past` on."""
+    inputs = [torch.from_numpy(x) for x in (ids, mask, positions(mask))]
+    before = module(*(x[:, :past] for x in inputs))[1] if past else module.empty_cache(len(ids))
+    logits, after = module(*(x[:, past:] for x in inputs), before)
+    return logits.numpy(), *([[part.numpy() for part in parts] for parts in cache] for cache in (before, after))
+
+
+def run(target, session, ids, mask, past, before):
+    """Logits, and keys and values in turn."""
+    new = {"input_ids": ids[:, past:], "position_ids": positions(mask)[:, past:]}
+    caches = {
+        f"past_key_values.{layer}.{name}": part
+        for layer, parts in enumerate(before)
+        for name, part in zip(("key", "value"), parts[:2], strict=True)
+    }
+    if target == "portable":
+        return session.run(None, new | {"attention_mask": mask} | caches)
+    scores = np.concatenate([parts[2] for parts in before], axis=1).transpose(2, 0, 1)
+    feeds = {name: np.ascontiguousarray(array) for name, array in (new | {"attention_mask": mask[:, past:]}).items()}
+    return run_in_place(session, feeds | caches, scores)[:-1]
+
+
+@pytest.mark.parametrize(("batch", "new", "past"), EXTENTS)
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("target", ["onnxruntime", "portable"])
+def test_every_extent_of_every_dynamic_axis(exported, target, variant, batch, new, past):
+    """Left padding in rows after the first: of new tokens, and of cached ones."""
+    if target == "onnxruntime" and batch > 1 and new > 1 and past:
+        batch = 1  # what the attention kernel takes; the decoder runs row by row
+    session = open_session(exported(target=target, **VARIANTS[variant]))
+    length = past + new
+    ids = distinct_ids(batch, length, seed=length)
+    mask = left_padded(length, *[min(3 * row, length - 1) for row in range(batch)])
+    expected, before, after = truth(module_for(variant), ids, mask, past)
+    logits, *present = run(target, session, ids, mask, past, before)
+    real = mask == 1
+    assert_equal_to_rounding(logits[real[:, past:]], expected[real[:, past:]], ONNXRUNTIME)
+    rights = [part for parts in after for part in parts[:2]]
+    for found, right in zip(present, rights, strict=True):
+        assert_equal_to_rounding(found.swapaxes(1, 2)[real], right.swapaxes(1, 2)[real], ONNXRUNTIME)

@@ -1,0 +1,53 @@
+"""An exported folder runs where nothing of the export is installed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+PROGRAM = """
+import importlib.abc, json, sys
+
+class Refuse(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in BLOCKED:
+            raise ImportError(f"{name} is not installed")
+
+BLOCKED = {"torch", "transformers", "onnx", "onnx_ir", "onnxscript", "safetensors", "huggingface_hub", "psutil",
+           "matplotlib"}
+sys.meta_path.insert(0, Refuse())
+import doge_export
+
+session = doge_export.load(sys.argv[1], threads=1)
+answer = session.generate([1, 5, 9], max_new_tokens=3, do_sample=False, eos_token_id=[])
+text = "".join(session.stream("Once", max_new_tokens=3, do_sample=False))
+logits = session.logits([1, 5, 9], chunks=[2, 1])
+print(json.dumps({
+    "ids": answer.token_ids, "text": text, "shape": logits.shape, "loaded": sorted(BLOCKED & set(sys.modules)),
+}))
+"""
+
+
+def run(*arguments):
+    return subprocess.run(
+        [sys.executable, "-c", PROGRAM, *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+
+
+def test_generation_needs_nothing_of_the_export(nano_folder):
+    result = run(nano_folder)
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert len(found["ids"]) == 3
+    assert found["text"]
+    assert found["shape"][:2] == [1, 3]
+    assert found["loaded"] == []
+
+
+def test_what_needs_them_says_so_in_its_own_words(nano_folder):
+    """The blocking itself works: an export must fail there."""
+    program = PROGRAM.split("session =")[0] + f"doge_export.export({str(nano_folder)!r}, 'nowhere')"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert result.returncode != 0
+    assert "is not installed" in result.stderr

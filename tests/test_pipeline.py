@@ -1,0 +1,268 @@
+"""From a checkpoint to a folder: what is planned, what is written, and what is not."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import socket
+from pathlib import Path
+
+import onnx_ir as ir
+import pytest
+from random_doge import CONFIG, MOE, random_model
+
+import doge_export
+from doge_export import DogeExportError, RunFailed
+from doge_export.package import read_manifest, verify
+from doge_export.pipeline import GRAPH, export, plan
+from doge_export.targets import TARGETS
+
+WINDOW, TRAINED = CONFIG["keep_window_size"], CONFIG["max_position_embeddings"]
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    """A local checkpoint needs nobody."""
+
+    def refuse(self, address):
+        raise AssertionError(f"connects to {address}")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+@pytest.fixture(scope="module")
+def tiny(checkpoint):
+    return checkpoint(num_hidden_layers=1)
+
+
+@pytest.fixture(scope="module")
+def tiny_moe(checkpoint):
+    return checkpoint(num_hidden_layers=1, **MOE)
+
+
+@pytest.fixture(scope="module")
+def written(tiny, tmp_path_factory):
+    """An export with everything asked for, and what it gave back."""
+    folder = tmp_path_factory.mktemp("pipeline")
+    result = export(tiny, folder / "out", max_length=TRAINED, token="hf_secret", report=folder / "report.html")
+    return folder, result
+
+
+class Spoil(ir.passes.InPlacePass):
+    """A lowering with a mistake in it."""
+
+    def call(self, model):
+        value = model.graph.initializers["model.layers.0.input_residual"]
+        value.const_value = ir.tensor(value.const_value.numpy() * 1.05, name=value.name)
+        return ir.passes.PassResult(model, modified=True)
+
+
+@pytest.fixture
+def spoiled(monkeypatch):
+    target = TARGETS["onnxruntime"]
+    passes = target.passes
+    wrong = dataclasses.replace(target, passes=lambda mixes_tokens: (*passes(mixes_tokens), Spoil()))
+    monkeypatch.setitem(TARGETS, "onnxruntime", wrong)
+
+
+def parameters(**changes):
+    return sum(parameter.numel() for parameter in random_model(num_hidden_layers=1, **changes).parameters())
+
+
+def test_plan_reads_and_writes_nothing(tiny, tmp_path):
+    planned = plan(tiny, tmp_path / "out", target="portable", max_length=WINDOW + 1)
+    assert list(tmp_path.iterdir()) == []
+    facts = json.loads(json.dumps(planned.to_dict()))
+    assert (
+        facts.items()
+        >= {
+            "model": str(tiny),
+            "revision": None,
+            "output": str(tmp_path / "out"),
+            "target": "portable",
+            "max_length": WINDOW + 1,
+            "cdmoe_routing": None,
+            "key_selection": True,
+            "rope_scaling": False,
+            "parameters": parameters(),
+            "bytes": 4 * parameters(),
+        }.items()
+    )
+    assert facts["architecture"]["hidden_size"] == CONFIG["hidden_size"]
+
+
+@pytest.mark.parametrize(
+    ("max_length", "selects", "scales", "chunkable"),
+    [
+        (1, False, False, 1),
+        (WINDOW, False, False, WINDOW),
+        (WINDOW + 1, True, False, WINDOW + 1),
+        (None, True, False, TRAINED),
+        (TRAINED + 1, True, True, TRAINED),
+    ],
+)
+def test_max_length_decides_the_mechanisms(tiny, tmp_path, max_length, selects, scales, chunkable):
+    planned = plan(tiny, tmp_path / "out", max_length=max_length)
+    assert planned.max_length == (TRAINED if max_length is None else max_length)
+    assert (planned.key_selection, planned.rope_scaling) == (selects, scales)
+    assert planned.chunkable_length == chunkable
+
+
+@pytest.mark.parametrize(("routing", "chunkable"), [("reference", 0), ("per-token", TRAINED)])
+def test_routing_is_recorded_for_a_mixture_of_experts(tiny_moe, tmp_path, routing, chunkable):
+    planned = plan(tiny_moe, tmp_path / "out", cdmoe_routing=routing)
+    assert planned.cdmoe_routing == routing
+    assert planned.chunkable_length == chunkable
+    assert planned.parameters == parameters(**MOE)
+
+
+@pytest.mark.parametrize("run", [plan, export])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"max_length": 0}, "max length 0 is not a number of tokens"),
+        ({"max_length": -5}, "max length -5"),
+        ({"max_length": 2**24 + 1}, "max length 16777217"),
+        ({"max_length": 12.5}, "max length 12.5"),
+        ({"max_length": True}, "max length True"),
+        ({"target": "abacus"}, "unknown target 'abacus'; choose one of onnxruntime, portable"),
+        ({"cdmoe_routing": "random"}, "unknown CDMoE routing 'random'; choose reference or per-token"),
+        ({"trust_remote_code": True}, "never run"),
+    ],
+)
+def test_impossible_requests(tiny, tmp_path, run, arguments, message):
+    with pytest.raises(DogeExportError, match=message) as raised:
+        run(tiny, tmp_path / "out", **arguments)
+    assert raised.value.exit_code == 2
+    assert "\n" not in str(raised.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("run", [plan, export])
+def test_the_output_is_looked_at_first(tmp_path, run):
+    """Before the checkpoint, so that no download is in vain: here there is none to be read."""
+    (tmp_path / "file").write_text("mine")
+    for output, message in [(tmp_path, "is not empty.*--force"), (tmp_path / "file", "is a file")]:
+        with pytest.raises(DogeExportError, match=message):
+            run(tmp_path / "no checkpoint", output)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("run", [plan, export])
+def test_a_missing_checkpoint(tmp_path, run):
+    with pytest.raises(DogeExportError, match="no checkpoint"):
+        run(tmp_path / "no checkpoint", tmp_path / "out", offline=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_no_file_can_have(tmp_path):
+    with pytest.raises(DogeExportError, match="there is no folder") as raised:
+        export("x" * 5000, tmp_path / "out", offline=True)
+    assert "\n" not in str(raised.value)
+
+
+def test_an_export_gives_what_it_wrote(written):
+    folder, result = written
+    assert result.folder == folder / "out"
+    assert result.manifest == read_manifest(folder / "out") == verify(folder / "out")
+    assert result.verdict.passed
+    assert sorted(path.name for path in folder.iterdir()) == ["out", "report.html"]
+    assert "PASSED" in (folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_files(written, tiny):
+    folder, result = written
+    files = {path.relative_to(folder / "out").as_posix() for path in (folder / "out").rglob("*") if path.is_file()}
+    assert files == {"README.md", "config.json", "generation_config.json", "doge_export.json", "onnx/model.onnx"}
+    assert set(result.manifest["files"]) == files - {"doge_export.json"}
+    for name in ("config.json", "generation_config.json"):
+        assert (folder / "out" / name).read_bytes() == (tiny / name).read_bytes()
+
+
+def test_the_manifest(written, tiny, tmp_path):
+    _, result = written
+    manifest = result.manifest
+    planned = plan(tiny, tmp_path / "out")
+    assert manifest["format"] == 1
+    assert manifest["doge_export"] == doge_export.__version__
+    assert manifest["source"]["model"] == str(tiny.resolve())
+    assert set(manifest["source"]["files"]) == {"config.json", "model.safetensors"}
+    assert manifest["source"]["files"]["config.json"]["bytes"] == (tiny / "config.json").stat().st_size
+    assert manifest["architecture"] == json.loads(json.dumps(planned.checkpoint.architecture.to_dict()))
+    assert (manifest["target"], manifest["max_length"], manifest["cdmoe_routing"]) == ("onnxruntime", TRAINED, None)
+    assert manifest["chunkable_length"] == planned.chunkable_length
+    graph = manifest["graphs"][GRAPH]
+    assert (graph["dtype"], graph["ir_version"], graph["opset"][""]) == ("float32", 10, 23)
+    assert graph["nodes"] == sum(graph["operators"].values()) > 10
+    assert graph["operators"]["com.microsoft.GroupQueryAttention"] == 1
+    assert set(manifest["versions"]) >= {"python", "torch", "transformers", "onnx", "onnxruntime"}
+    assert manifest["validation"] == result.verdict.to_dict()
+    assert manifest["seconds"] > 0
+
+
+def test_peak_memory_is_recorded(written):
+    """In bytes: of a process with torch in it."""
+    peak = written[1].manifest["peak_memory_bytes"]
+    assert 50e6 < peak < 100e9
+    assert isinstance(peak, int)
+
+
+def test_the_token_is_nowhere(written):
+    folder, _ = written
+    for file in folder.rglob("*"):
+        assert file.is_dir() or b"hf_secret" not in file.read_bytes(), file
+
+
+def test_without_validation(tiny, tmp_path):
+    result = export(str(tiny), str(tmp_path / "deep" / "out"), max_length=8, validate=False)
+    assert result.verdict is None
+    assert result.folder == tmp_path / "deep" / "out"
+    assert read_manifest(result.folder)["validation"] == {"skipped": "--no-validate"}
+
+
+def test_force_replaces_everything(tiny, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "old").write_text("old")
+    export(tiny, tmp_path / "out", max_length=8, validate=False, force=True)
+    assert not (tmp_path / "out" / "old").exists()
+    verify(tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_wrong_export_is_not_written(tiny, tmp_path, spoiled):
+    report = tmp_path / "report.html"
+    with pytest.raises(RunFailed, match=r"^FAILED .*nothing was written .*--no-validate") as raised:
+        export(tiny, tmp_path / "out", max_length=24, report=report)
+    assert raised.value.exit_code == 1
+    assert "\n" not in str(raised.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+    assert "FAILED" in report.read_text(encoding="utf-8")
+
+
+def test_a_wrong_export_replaces_nothing(tiny, tmp_path, spoiled):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "old").write_text("old")
+    with pytest.raises(RunFailed):
+        export(tiny, tmp_path / "out", max_length=24, force=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert (tmp_path / "out" / "old").read_text() == "old"
+
+
+def test_a_wrong_export_can_be_kept_to_look_at(tiny, tmp_path, spoiled):
+    """And is found wrong later."""
+    folder = export(tiny, tmp_path / "out", max_length=24, validate=False).folder
+    assert not doge_export.validate(folder).passed
+
+
+def test_paths_below_home(tiny, tmp_path, monkeypatch):
+    """~ is the user's folder in every place, and protects the checkpoint that is being read."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shutil.copytree(tiny, tmp_path / "model")
+    result = export("~/model", Path("~/out"), max_length=8, validate=False)
+    assert result.folder == tmp_path / "out"
+    assert read_manifest(result.folder)["source"]["model"] == str((tmp_path / "model").resolve())
+    with pytest.raises(DogeExportError, match="which is being read"):
+        export("~/model", "~/model", force=True)
+    assert (tmp_path / "model" / "model.safetensors").exists()
