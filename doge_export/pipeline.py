@@ -179,6 +179,8 @@ def export(
     from doge_export.package import staged_folder, write_card, write_manifest
 
     started = time.monotonic()
+    if report is not None and not expanded(report).parent.is_dir():  # known now, needed only at the very end
+        raise DogeExportError(f"the report cannot be written: there is no folder {expanded(report).parent}")
     planned = plan(
         model,
         output,
@@ -302,7 +304,7 @@ def _validate(folder: Path, checkpoint: Checkpoint, report: str | Path | None) -
     from doge_export.validation import validate
     from doge_export.validation.report import write_report
 
-    verdict = validate(folder, model=str(checkpoint.source.folder))
+    verdict = validate(folder, source=checkpoint.source)
     if report is not None:
         write_report(verdict, Path(report))
     if not verdict.passed:

@@ -125,14 +125,20 @@ def test_projections_of_one_input_become_one():
 def test_projections_with_a_shared_or_computed_weight_are_left_alone():
     """Joining would store the shared one twice; the computed one is not known."""
     model = graph_of(
-        """(float[4, 4] x) => (float[4, 3] a, float[4, 4] b, float[3, 4] c) {
-            a = MatMul (x, w)
-            b = MatMul (x, x)
-            c = Transpose <perm = [1, 0]> (w)
+        """(float[4, 4] x) => (float[4, 3] a, float[4, 4] b, float[4, 4] c, float[3, 4] d) {
+            p = MatMul (x, shared)
+            q = MatMul (x, own)
+            r = MatMul (x, x)
+            a = Neg (p)
+            b = Neg (q)
+            c = Neg (r)
+            d = Transpose <perm = [1, 0]> (shared)
         }""",
-        w=normal(4, 3),
+        shared=normal(4, 3),
+        own=normal(4, 4),
     )
-    assert apply(model, FuseProjections(), x=normal(4, 4)) == {"MatMul": 2, "Transpose": 1}
+    assert apply(model, FuseProjections(), x=normal(4, 4)) == {"MatMul": 3, "Neg": 3, "Transpose": 1}
+    assert list(model.graph.initializers) == ["shared", "own"]
 
 
 @pytest.mark.parametrize("head", ["MatMul", "FusedMatMul"])

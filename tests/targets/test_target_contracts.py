@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import onnx
 import pytest
-from random_doge import CONFIG, MAX_LENGTH
+from random_doge import CONFIG, MAX_LENGTH, random_model
 from test_target_parity import VARIANTS, open_session
 
 from doge_export.targets import TARGETS
@@ -139,8 +139,6 @@ def test_num_logits_to_keep(exported, keep):
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_tied_embedding_is_stored_once(exported, target):
     """The file holds the parameters and little else: the graph takes far less than a second embedding would."""
-    from random_doge import random_model
-
     changes = {"tie_word_embeddings": True, "vocab_size": 4096, "num_hidden_layers": 1}
     file = exported(target=target, max_length=MAX_LENGTH, **changes) / "onnx" / "model.onnx"
     embedding = 4 * 4096 * CONFIG["hidden_size"]
