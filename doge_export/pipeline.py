@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import doge_export
-from doge_export.console import log
+from doge_export.console import log, progress
 from doge_export.errors import DogeExportError, RunFailed
 from doge_export.memory import peak_resident_bytes
 
@@ -177,10 +177,10 @@ def export(
     """
     from doge_export.checkpoint.source import expanded
     from doge_export.package import staged_folder, write_card, write_manifest
+    from doge_export.validation.report_path import report_path
 
     started = time.monotonic()
-    if report is not None and not expanded(report).parent.is_dir():  # known now, needed only at the very end
-        raise DogeExportError(f"the report cannot be written: there is no folder {expanded(report).parent}")
+    report_file = None if report is None else report_path(report, output)  # refused now, written only at the end
     planned = plan(
         model,
         output,
@@ -215,7 +215,7 @@ def export(
             write_manifest(folder, manifest)
             gc.collect()  # traced programs are full of cycles, which would keep the weights through the validation
             log("validating against transformers")
-            verdict = _validate(folder, checkpoint, report)
+            verdict = _validate(folder, checkpoint, report_file)
             manifest["validation"] = verdict.to_dict()
         manifest["seconds"] = round(time.monotonic() - started, 1)
         manifest["peak_memory_bytes"] = peak_resident_bytes()
@@ -300,13 +300,14 @@ def _versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in names}
 
 
-def _validate(folder: Path, checkpoint: Checkpoint, report: str | Path | None) -> Verdict:
+def _validate(folder: Path, checkpoint: Checkpoint, report: Path | None) -> Verdict:
     from doge_export.validation import validate
     from doge_export.validation.report import write_report
 
-    verdict = validate(folder, source=checkpoint.source)
+    with progress("validating against transformers") as advance:
+        verdict = validate(folder, source=checkpoint.source, on_progress=lambda done, total, name: advance())
     if report is not None:
-        write_report(verdict, Path(report))
+        write_report(verdict, report)
     if not verdict.passed:
         raise RunFailed(
             f"{verdict.summary_line()}; nothing was written (--report FILE shows more, --no-validate keeps the folder)"

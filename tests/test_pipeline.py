@@ -266,3 +266,23 @@ def test_paths_below_home(tiny, tmp_path, monkeypatch):
     with pytest.raises(DogeExportError, match="which is being read"):
         export("~/model", "~/model", force=True)
     assert (tmp_path / "model" / "model.safetensors").exists()
+
+
+def test_a_report_that_cannot_be_written_is_refused_before_the_export(checkpoint, tmp_path):
+    for report, reason in (
+        (tmp_path / "no" / "r.html", "no folder"),
+        (tmp_path, "is a folder"),
+        (tmp_path / "out" / "r.html", "no folder"),
+    ):
+        with pytest.raises(DogeExportError, match=reason):
+            export(checkpoint(), tmp_path / "out", report=report)
+        assert not (tmp_path / "out").exists()
+
+
+def test_a_report_inside_the_folder_that_is_replaced_is_refused(checkpoint, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "old").write_text("old")
+    with pytest.raises(DogeExportError, match="would lie in"):
+        export(checkpoint(), out, report=out / "r.html", force=True)
+    assert [file.name for file in out.iterdir()] == ["old"]

@@ -66,7 +66,6 @@ def bench(
         rounds: of which the median is taken, after one that is not counted.
     """
     folder = Path(folder)
-    process = probe(folder, threads, new_tokens)
     session = load(folder, threads=threads)
     prefill_length = min(prefill_length, session.max_length)
     new_tokens = min(new_tokens, session.max_length - prompt_length)
@@ -74,6 +73,7 @@ def bench(
         raise DogeExportError(
             f"a prompt of {prompt_length} tokens leaves no room: this export holds {session.max_length}"
         )
+    process = probe(folder, threads, new_tokens)
     random = np.random.default_rng(0)
     prompt = random.integers(session.decoder.vocab_size, size=(1, prompt_length))
     long_prompt = random.integers(session.decoder.vocab_size, size=(1, prefill_length))
@@ -95,8 +95,9 @@ def bench(
     }
     if compare is not None:
         from doge_export.benchmark.reference import Reference
+        from doge_export.checkpoint import open_checkpoint
 
-        reference = Reference(Path(compare), threads)
+        reference = Reference(open_checkpoint(compare).source.folder, threads)
         settings["compared_with"] = reference.name
         subjects["transformers"] = {
             "decode": lambda: reference.decode(prompt, new_tokens),

@@ -40,10 +40,10 @@ def main(folder: str, threads: str, new_tokens: str) -> None:
     session = doge_export.load(folder, threads=int(threads) or None)
     loaded = time.perf_counter()
     decoder = session.decoder
-    prompt = np.arange(16, dtype=np.int64)[None] % decoder.vocab_size
+    prompt = np.arange(min(16, decoder.max_length), dtype=np.int64)[None] % decoder.vocab_size
     logits = decoder.forward(prompt, None, 1)
     first = time.perf_counter()
-    for _ in range(int(new_tokens)):
+    for _ in range(min(int(new_tokens), decoder.max_length - decoder.length)):
         logits = decoder.forward(logits[:, -1].argmax(axis=-1)[:, None], None, 1)
     answer = {
         "import_seconds": imported - start,

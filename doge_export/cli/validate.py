@@ -26,12 +26,14 @@ def command(ctx: click.Context, folder: Path, report: Path | None, as_json: bool
     transformers with eager attention in float32.
     """
     from doge_export.validation import validate
+    from doge_export.validation.report_path import report_path
 
+    report = None if report is None else report_path(report)
     with console.progress("comparing with PyTorch") as advance:
         verdict = validate(folder, on_progress=lambda done, total, name: advance(), **options)
+    echo_json(verdict.to_dict()) if as_json else click.echo(verdict.render_text())
     if report is not None:
         from doge_export.validation.report import write_report
 
         write_report(verdict, report)
-    echo_json(verdict.to_dict()) if as_json else click.echo(verdict.render_text())
     ctx.exit(0 if verdict.passed else 1)

@@ -59,15 +59,19 @@ def _llama3(rope: Rope, head_dim: int, max_position_embeddings: int) -> tuple[Te
     return torch.where((wavelength >= fast) & (wavelength <= slow), blended, scaled), 1.0
 
 
+def _divided(rope: Rope, head_dim: int, factors: tuple[float, ...] | None) -> Tensor:
+    assert factors is not None  # the config parser requires them
+    return 1.0 / (torch.tensor(factors) * rope.rope_theta ** _powers(head_dim))
+
+
 def _longrope(rope: Rope, head_dim: int, max_position_embeddings: int) -> tuple[Tensor, float]:
-    """The short factors; beyond the original length `RotaryEmbedding` divides by the long ones instead."""
+    """The short factors; beyond the original length `RotaryEmbedding` takes the long ones instead."""
     original = rope.original_max_position_embeddings or max_position_embeddings
     factor = rope.factor if rope.factor is not None else max_position_embeddings / original
     scaling = rope.attention_factor
     if scaling is None:
         scaling = 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original))
-    assert rope.short_factor is not None
-    return 1.0 / (torch.tensor(rope.short_factor) * rope.rope_theta ** _powers(head_dim)), scaling
+    return _divided(rope, head_dim, rope.short_factor), scaling
 
 
 def _proportional(rope: Rope, head_dim: int, max_position_embeddings: int) -> tuple[Tensor, float]:
@@ -116,9 +120,7 @@ class RotaryEmbedding(nn.Module):
         trained = architecture.trained_length
         self.scales_beyond = trained if trained is not None and max_length > trained else None
         if self.rope.rope_type == "longrope":
-            assert self.rope.short_factor is not None and self.rope.long_factor is not None
-            ratio = torch.tensor(self.rope.short_factor) / torch.tensor(self.rope.long_factor)
-            self.long_inv_freq = nn.Buffer(inverse * ratio, persistent=False)
+            self.long_inv_freq = nn.Buffer(_divided(self.rope, self.head_dim, self.rope.long_factor), persistent=False)
         self.powers = nn.Buffer(_powers(self.head_dim), persistent=False)
 
     @property

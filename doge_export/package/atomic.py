@@ -69,7 +69,16 @@ def staged_folder(output: Path | str, *, force: bool = False, protected: Iterabl
 
 def refuse_output(output: Path, *, force: bool, protected: Iterable[Path] = ()) -> None:
     """Raises DogeExportError when `output` cannot become, or must not be replaced by, an exported folder."""
-    output = output.expanduser().resolve()
+    try:
+        output = output.expanduser().resolve()
+        _refuse(output, force=force, protected=protected)
+    except RuntimeError as error:  # ~name of a user who is not there
+        raise DogeExportError(f"output {output}: there is no such home directory; choose another folder") from error
+    except OSError as error:
+        raise DogeExportError(f"output {output} cannot be used: {_reason(error)}; choose another folder") from error
+
+
+def _refuse(output: Path, *, force: bool, protected: Iterable[Path]) -> None:
     here = Path.cwd()
     if output == here or output in here.parents:
         raise DogeExportError(f"output {output} is the current directory or holds it; name a new folder inside it")

@@ -38,23 +38,25 @@ class Context:
     def read(self, rows: Sequence[Sequence[int]], reuse: bool = False) -> tuple[np.ndarray, int]:
         """Reads left-padded prompts; gives float32 logits [B, 1, V] of the last token, and a turn for `append`.
 
-        With `reuse` (one row only), what the cache already holds of the prompt is kept and only the rest is read.
+        With `reuse` (one row only), what the cache already holds of the prompt is kept and only the rest is read, unless
+        reading in pieces would change the answer (`Decoder.chunkable_length`).
         """
-        kept = self._common(rows[0]) if reuse and len(rows) == 1 else 0
+        length = max(map(len, rows))
+        in_pieces = length <= self.decoder.chunkable_length
+        kept = self._common(rows[0]) if reuse and len(rows) == 1 and in_pieces else 0
         if kept:
             self._turn += 1
             self._ids = self._ids[:kept]
             self.decoder.rewind(kept)
         else:
             self.clear(len(rows))
-        length = max(map(len, rows))
         input_ids = np.zeros((len(rows), length), np.int64)
         mask = np.zeros_like(input_ids)
         for index, row in enumerate(rows):
             input_ids[index, length - len(row) :] = row
             mask[index, length - len(row) :] = 1
         is_padded = not mask.all()
-        size = PREFILL_CHUNK if length <= self.decoder.chunkable_length else length
+        size = PREFILL_CHUNK if in_pieces else length
         for start in range(kept, length, size):
             chunk = slice(start, start + size)
             logits = self.decoder.forward(input_ids[:, chunk], mask[:, chunk] if is_padded else None, 1)

@@ -105,10 +105,11 @@ def _session(file: Path, threads: int | None, providers: Sequence[Any] | None) -
             f"onnxruntime here has no {', '.join(unknown)} (it has {', '.join(available)}); "
             'pip install "doge-export[gpu]" brings CUDA'
         )
+    known = onnxruntime.capi.onnxruntime_pybind11_state
+    damaged = (known.InvalidProtobuf, known.InvalidGraph, known.InvalidArgument, known.NotImplemented, known.Fail)
     try:
         return onnxruntime.InferenceSession(os.fspath(file), options, providers=chosen)
-    except (onnxruntime.capi.onnxruntime_pybind11_state.InvalidProtobuf,
-            onnxruntime.capi.onnxruntime_pybind11_state.InvalidGraph) as error:  # fmt: skip
+    except (*damaged, UnicodeDecodeError) as error:
         raise DogeExportError(f"{file} is damaged (`doge-export verify` tells more); export it again") from error
 
 

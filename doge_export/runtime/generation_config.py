@@ -43,6 +43,8 @@ class GenerationConfig:
         values = read_json(folder / "generation_config.json")
         if values.get("eos_token_id") is None:
             values["eos_token_id"] = read_json(folder / "config.json").get("eos_token_id")
+        if values.get("temperature") == 0:  # as many published configs spell greedy
+            values |= {"temperature": None, "do_sample": False}
         known = {field.name for field in dataclasses.fields(cls)} | {"eos_token_id"}
         return cls()._replace({key: value for key, value in values.items() if key in known})
 

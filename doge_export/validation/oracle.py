@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from doge_export.checkpoint.fields import read_object
 from doge_export.errors import DogeExportError
 from doge_export.validation.ambiguity import routing_gaps, selection_gaps, spread
 
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import DogeForCausalLM
 
-OLDEST_TRANSFORMERS = (5, 17)
-"""Before it, Doge is not causal in eager attention or lacks q/k norm, depending on the release."""
+OLDEST_TRANSFORMERS, OLDEST_WITH_EXPERTS = (5, 17), (5, 18)
+"""Eager attention is right in 5.17; its mixture of experts fails to run."""
 
 NOISY_RUNS = 2
 """Runs that `Oracle.sensitivity` compares; one may by chance move a position little."""
@@ -231,9 +232,12 @@ def load_oracle(folder: Path, *, per_token: bool = False) -> Oracle:
             "pip install 'doge-export[export]'"
         ) from error
     version = importlib.metadata.version("transformers")
-    if tuple(int(part) for part in version.split(".")[:2]) < OLDEST_TRANSFORMERS:
+    with_experts = bool(read_object(folder / "config.json").get("is_moe"))
+    needed = OLDEST_WITH_EXPERTS if with_experts else OLDEST_TRANSFORMERS
+    if tuple(int(part) for part in version.split(".")[:2]) < needed:
         raise DogeExportError(
-            f"transformers {version} is installed, but validation needs 5.17 or later: pip install -U transformers"
+            f"transformers {version} is installed, but validating this checkpoint needs "
+            f"{'.'.join(map(str, needed))} or later: pip install -U transformers"
         )
     bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()

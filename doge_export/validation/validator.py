@@ -94,13 +94,14 @@ def validate(
 
 
 def _locate(manifest: Mapping[str, Any], model: str | None, revision: str | None, **options: Any) -> Source:
-    from doge_export.checkpoint.source import locate
+    from doge_export.checkpoint import open_checkpoint
 
+    # Opened as for an export: transformers answers a damaged or foreign checkpoint with a traceback, or takes it.
     if model is not None:
-        return locate(model, revision=revision, **options)
+        return open_checkpoint(model, revision=revision, **options).source
     recorded = manifest["source"]
     try:
-        return locate(recorded["model"], revision=revision or recorded.get("revision"), **options)
+        return open_checkpoint(recorded["model"], revision=revision or recorded.get("revision"), **options).source
     except DogeExportError as error:
         raise DogeExportError(
             f"the checkpoint this folder was exported from is not to be had ({error}): "

@@ -37,6 +37,22 @@ def test_a_prompt_that_leaves_no_room(nano_folder):
         bench(nano_folder, prompt_length=100_000)
 
 
+def test_more_tokens_than_the_export_holds_are_cut(nano_folder):
+    settings = bench(nano_folder, rounds=1, new_tokens=100_000, prompt_length=240, prefill_length=8).settings
+    assert settings["new_tokens"] == 256 - 240
+
+
+@pytest.mark.parametrize("options", [{}, {"threads": -1}])
+def test_a_folder_that_is_none_is_one_line(tmp_path, options):
+    with pytest.raises(DogeExportError):
+        bench(tmp_path, **options)
+
+
+def test_a_comparison_with_no_checkpoint_is_one_line(nano_folder, tmp_path):
+    with pytest.raises(DogeExportError, match=r"config\.json"):
+        bench(nano_folder, compare=tmp_path, **QUICK)
+
+
 def test_command_prints_json(nano_folder):
     arguments = ["bench", str(nano_folder), "--json", "--rounds", "1", "--new-tokens", "2", "--prefill-length", "8"]
     done = CliRunner().invoke(main, arguments, catch_exceptions=False)

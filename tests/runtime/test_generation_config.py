@@ -49,6 +49,11 @@ def test_asking_for_randomness_is_asking_for_sampling(name, value):
     assert not GenerationConfig().override(repetition_penalty=1.5).do_sample
 
 
+def test_temperature_zero_in_the_folder_is_greedy(tmp_path):
+    (tmp_path / "generation_config.json").write_text('{"temperature": 0.0, "do_sample": true}', encoding="utf-8")
+    assert GenerationConfig.from_folder(tmp_path) == GenerationConfig()
+
+
 def test_temperature_zero_is_greedy():
     assert not GenerationConfig(do_sample=True).override(temperature=0).do_sample
     assert not GenerationConfig().override(temperature=0.0, top_k=5, do_sample=True).do_sample

@@ -213,6 +213,12 @@ def test_the_checkpoint_is_the_one_of_the_manifest_unless_given(checkpoint, tmp_
     assert verdict.passed and verdict.reference["model"] == str(folder)
 
 
+def test_a_checkpoint_that_could_not_be_exported_judges_nothing(checkpoint, tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}', encoding="utf-8")
+    with pytest.raises(DogeExportError, match="model_type"):
+        validate("folder", model=str(tmp_path), session=ModelSession(checkpoint(), max_length=20))
+
+
 def test_a_failure_against_another_checkpoint_says_so(checkpoint):
     session = ModelSession(checkpoint(), max_length=20)
     session.manifest["source"]["files"] = {"model.safetensors": {"sha256": "0" * 64, "bytes": 1}}
