@@ -30,15 +30,14 @@ def command(moe: bool, keep: Path | None) -> None:
 
     Exports it, compares it with PyTorch, looks into the folder, continues a text, and chats.
     """
-    from doge_export.assets import bundled
     from doge_export.package import verify
     from doge_export.package.inspection import inspect_folder
     from doge_export.pipeline import export
     from doge_export.runtime import load
 
-    model = bundled("doge-nano-moe" if moe else "doge-nano")
+    model = "doge-nano-moe" if moe else "doge-nano"
     with _output(keep) as folder:
-        _step(1, f"export {model.name} for {_MAX_LENGTH} tokens, and compare it with PyTorch")
+        _step(1, f"export {model} for {_MAX_LENGTH} tokens, and compare it with PyTorch")
         routing: CdmoeRouting = "per-token" if moe else "reference"
         result = export(model, folder, offline=True, max_length=_MAX_LENGTH, cdmoe_routing=routing)
         assert result.verdict is not None  # it was asked for, and a failed one raises

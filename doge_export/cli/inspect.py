@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from doge_export.checkpoint.source import exists
 from doge_export.cli.options import json_option, source_options
 from doge_export.cli.render import columns, echo_json, named_values, size
 from doge_export.package import MANIFEST_NAME
@@ -23,7 +24,7 @@ def command(folder_or_model: str, as_json: bool, **options: Any) -> None:
     Architecture, files and sizes, operators, inputs and outputs, and what the validation said. FOLDER_OR_MODEL is
     what `doge-export onnx` wrote, or a checkpoint (a folder or a hub id).
     """
-    exported = (Path(folder_or_model) / MANIFEST_NAME).is_file()
+    exported = exists(Path(folder_or_model) / MANIFEST_NAME)
     facts = _exported(folder_or_model) if exported else _checkpoint(folder_or_model, options)
     if as_json:
         echo_json(facts)

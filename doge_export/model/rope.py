@@ -123,11 +123,6 @@ class RotaryEmbedding(nn.Module):
             self.long_inv_freq = nn.Buffer(_divided(self.rope, self.head_dim, self.rope.long_factor), persistent=False)
         self.powers = nn.Buffer(_powers(self.head_dim), persistent=False)
 
-    @property
-    def is_static(self) -> bool:
-        """True where the angles of a position never depend on the other positions."""
-        return self.scales_beyond is None
-
     def _frequencies(self, position_ids: Tensor) -> Tensor:
         if self.scales_beyond is None:
             return self.inv_freq

@@ -25,15 +25,16 @@ def inspect_folder(folder: Path | str) -> dict[str, Any]:
 
 def _interface(file: Path) -> dict[str, Any]:
     import onnxruntime
-    import onnxruntime.capi.onnxruntime_pybind11_state as known
+    from onnxruntime.capi.onnxruntime_pybind11_state import NoSuchFile
 
-    damaged = (known.InvalidProtobuf, known.InvalidGraph, known.InvalidArgument, known.NotImplemented, known.Fail)
+    from doge_export.runtime.decoder import DAMAGED
+
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4  # what it warns of is raised as well
     try:
         session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-    except (*damaged, known.NoSuchFile, UnicodeDecodeError) as error:
+    except (*DAMAGED, NoSuchFile) as error:
         reason = " ".join(str(error).split())
         raise DogeExportError(f"onnxruntime cannot load {file}: {reason}; export or download it again") from error
     optional = [{**_described(value), "optional": True} for value in session.get_overridable_initializers()]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+import reprlib
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from doge_export.checkpoint.source import exists
 from doge_export.errors import DogeExportError
 
 MANIFEST_NAME = "doge_export.json"
@@ -41,7 +43,7 @@ def read_manifest(folder: Path | str) -> dict[str, Any]:
     """The manifest of an exported folder. Raises DogeExportError when there is none that this version reads."""
     folder = Path(folder)
     file = folder / MANIFEST_NAME
-    if not folder.exists():
+    if not exists(folder):
         raise DogeExportError(f"folder {folder} does not exist; `doge-export onnx MODEL {folder}` would write it")
     if not folder.is_dir():
         raise DogeExportError(f"{folder} is a file; name the folder that `doge-export onnx` wrote")
@@ -55,14 +57,70 @@ def read_manifest(folder: Path | str) -> dict[str, Any]:
         raise DogeExportError(f"cannot read {file}: {os.strerror(error.errno or 0).lower()}") from error
     except ValueError as error:
         raise DogeExportError(f"{file} is not JSON ({error}); export the model again") from error
-    written = manifest.get("format") if isinstance(manifest, dict) else None
-    if not isinstance(written, int) or not isinstance(manifest.get("files"), dict):
-        raise DogeExportError(f"{file} is not a manifest of doge-export; export the model again")
-    if written > FORMAT:
-        raise DogeExportError(
-            f"{file} has format {written}, this doge-export reads up to {FORMAT}; install a newer doge-export"
-        )
+    _check(manifest, file)
     return manifest
+
+
+def _check(manifest: Any, file: Path) -> None:
+    """Raises DogeExportError unless `manifest` has every value that a reader relies on."""
+    if not isinstance(manifest, dict):
+        raise DogeExportError(f"{file} is not a manifest of doge-export; export the model again")
+    for key, (is_valid, expected) in _VALUES.items():
+        if key not in manifest:
+            raise DogeExportError(f"{file} lacks {key}, expected {expected}; export the model again")
+        value = manifest[key]
+        if not is_valid(value):
+            raise DogeExportError(
+                f"{file}: {key} is {reprlib.repr(value)}, expected {expected}; export the model again"
+            )
+        if key == "format" and value > FORMAT:  # whose other values may be of any kind
+            raise DogeExportError(
+                f"{file} has format {value}, this doge-export reads up to {FORMAT}; install a newer doge-export"
+            )
+
+
+def _is_count(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _is_graph(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and isinstance(value.get("opset"), dict)
+        and {"dtype", "ir_version", "nodes"} <= {*value}
+    )
+
+
+def _is_fingerprint(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("sha256"), str) and _is_count(value.get("bytes"), 0)
+
+
+# In the order in which they are looked at: the format says whether the others can be understood.
+_VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "format": (lambda value: _is_count(value, 1), "a number from 1"),
+    "doge_export": (lambda value: isinstance(value, str), "a version"),
+    "source": (
+        lambda value: isinstance(value, dict) and isinstance(value.get("model"), str) and "revision" in value,
+        'an object with a "model" and a "revision"',
+    ),
+    "architecture": (lambda value: isinstance(value, dict), "an object"),
+    "graphs": (
+        lambda value: isinstance(value, dict) and all(map(_is_graph, value.values())),
+        "an object with the dtype, opset, ir_version and nodes of each graph",
+    ),
+    "target": (lambda value: isinstance(value, str), "the name of a target"),
+    "max_length": (lambda value: _is_count(value, 1), "a number of tokens from 1"),
+    "chunkable_length": (lambda value: _is_count(value, 0), "a number of tokens from 0"),
+    "cdmoe_routing": (lambda value: value in (None, "reference", "per-token"), "reference, per-token or null"),
+    "validation": (
+        lambda value: isinstance(value, dict) and bool({"skipped", "passed"} & {*value}),
+        'an object with "passed" or "skipped"',
+    ),
+    "files": (
+        lambda value: isinstance(value, dict) and all(map(_is_fingerprint, value.values())),
+        "an object with the sha256 and bytes of each file",
+    ),
+}
 
 
 def verify_files(folder: Path | str) -> list[str]:
@@ -82,14 +140,12 @@ def verify_files(folder: Path | str) -> list[str]:
             problems.append(f"{name}: missing")
         elif _passes_link(folder, name):
             problems.append(f"{name}: a symbolic link where a file was written")
-        elif not isinstance(expected, dict) or "sha256" not in expected:
-            problems.append(f"{name}: the manifest has no sha256 for it")
         else:
             found = fingerprint(folder / name)
             if found["sha256"] != expected["sha256"]:
                 problems.append(
                     f"{name}: changed (sha256 {found['sha256'][:12]}…, {found['bytes']} bytes; "
-                    f"the manifest says {str(expected['sha256'])[:12]}…, {expected.get('bytes')} bytes)"
+                    f"the manifest says {expected['sha256'][:12]}…, {expected['bytes']} bytes)"
                 )
     problems += [f"{name}: unexpected, not in the manifest" for name in sorted(present - set(recorded))]
     return problems

@@ -15,6 +15,7 @@ import jinja2.parser
 import jinja2.sandbox
 
 from doge_export.errors import DogeExportError
+from doge_export.runtime.files import damage_of
 
 
 class _Generation(jinja2.ext.Extension):
@@ -104,12 +105,16 @@ def read_chat_templates(folder: Path, tokenizer_config: Mapping[str, Any]) -> di
     """Template sources by name ("default" is the one for everything), none where the folder has no template.
 
     chat_template.jinja wins over the `chat_template` of tokenizer_config.json, which is a text or a list of
-    `{"name", "template"}`.
+    `{"name", "template"}`. Raises TypeError or KeyError when it is anything else.
     """
     file = folder / "chat_template.jinja"
     if file.is_file():
-        return {"default": file.read_text(encoding="utf-8")}
+        with damage_of(file):
+            return {"default": file.read_text(encoding="utf-8")}
     source = tokenizer_config.get("chat_template")
     if isinstance(source, str):
         return {"default": source}
-    return {template["name"]: template["template"] for template in source or ()}
+    templates = {template["name"]: template["template"] for template in source or ()}
+    if not all(isinstance(text, str) for text in templates.values()):
+        raise TypeError("a chat template is not a text")
+    return templates

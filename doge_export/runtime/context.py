@@ -38,8 +38,8 @@ class Context:
     def read(self, rows: Sequence[Sequence[int]], reuse: bool = False) -> tuple[np.ndarray, int]:
         """Reads left-padded prompts; gives float32 logits [B, 1, V] of the last token, and a turn for `append`.
 
-        With `reuse` (one row only), what the cache already holds of the prompt is kept and only the rest is read, unless
-        reading in pieces would change the answer (`Decoder.chunkable_length`).
+        With `reuse` (one row only), what the cache already holds of the prompt is kept and only the rest is read,
+        unless reading in pieces would change the answer (`Decoder.chunkable_length`).
         """
         length = max(map(len, rows))
         in_pieces = length <= self.decoder.chunkable_length

@@ -18,6 +18,17 @@ from doge_export.errors import DogeExportError
 
 Array = np.ndarray
 
+_known = onnxruntime.capi.onnxruntime_pybind11_state
+DAMAGED = (
+    _known.InvalidProtobuf,
+    _known.InvalidGraph,
+    _known.InvalidArgument,
+    _known.NotImplemented,
+    _known.Fail,
+    UnicodeDecodeError,
+)
+"""What onnxruntime raises for a file that is no graph, or no longer the one that was written."""
+
 
 class Decoder(Protocol):
     """Runs a graph over a growing sequence, one or several rows at a time.
@@ -105,11 +116,9 @@ def _session(file: Path, threads: int | None, providers: Sequence[Any] | None) -
             f"onnxruntime here has no {', '.join(unknown)} (it has {', '.join(available)}); "
             'pip install "doge-export[gpu]" brings CUDA'
         )
-    known = onnxruntime.capi.onnxruntime_pybind11_state
-    damaged = (known.InvalidProtobuf, known.InvalidGraph, known.InvalidArgument, known.NotImplemented, known.Fail)
     try:
         return onnxruntime.InferenceSession(os.fspath(file), options, providers=chosen)
-    except (*damaged, UnicodeDecodeError) as error:
+    except DAMAGED as error:
         raise DogeExportError(f"{file} is damaged (`doge-export verify` tells more); export it again") from error
 
 
@@ -127,9 +136,6 @@ class Limits:
     @classmethod
     def of(cls, manifest: dict[str, Any]) -> Limits:
         """As the export recorded them."""
-        missing = {"max_length", "chunkable_length", "cdmoe_routing"} - manifest.keys()
-        if missing:
-            raise DogeExportError(f"the manifest lacks {', '.join(sorted(missing))}; export the model again")
         return cls(manifest["max_length"], manifest["chunkable_length"], manifest["cdmoe_routing"] == "reference")
 
 

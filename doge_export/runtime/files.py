@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,3 +22,13 @@ def read_json(file: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise DogeExportError(f"{file} holds a JSON {type(value).__name__}, expected an object")
     return value
+
+
+@contextlib.contextmanager
+def damage_of(file: Path) -> Iterator[None]:
+    """Around the interpretation of what `file` holds: values of another shape raise DogeExportError with its name."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise DogeExportError(f"{file} does not hold what it should ({reason}); export the model again") from error

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from doge_export.errors import DogeExportError
 from doge_export.runtime.files import read_json
 
@@ -90,8 +92,14 @@ def is_integer(value: Any) -> bool:
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
+def plain(value: Any) -> Any:
+    """Arrays and tensors as (nested) lists, a single number of theirs as a number; anything else as it is."""
+    return np.asarray(value).tolist() if hasattr(value, "__array__") else value
+
+
 def _ids(value: Any) -> tuple[int, ...]:
-    ids = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+    value = plain(value)
+    ids = value if isinstance(value, Sequence) and not isinstance(value, (str, bytes)) else [value]
     for token_id in ids:
         _expect_integer("eos_token_id", token_id, 0, "a token id or a list of them")
     return tuple(int(token_id) for token_id in ids)

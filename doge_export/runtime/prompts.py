@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 
 from doge_export.errors import DogeExportError
-from doge_export.runtime.generation_config import is_integer
+from doge_export.runtime.generation_config import is_integer, plain
 from doge_export.runtime.tokenizer import Tokenizer
+
+_BYTES = (bytes, bytearray, memoryview)
 
 
 def prompt_rows(prompt: Any, tokenizer: Tokenizer | None, vocab_size: int) -> tuple[list[list[int]], bool]:
@@ -18,16 +20,12 @@ def prompt_rows(prompt: Any, tokenizer: Tokenizer | None, vocab_size: int) -> tu
     One prompt is a text, a conversation (list of dicts) or token ids (list of int or an array [S]); a batch is a list
     of those, or an array [B, S]. Raises DogeExportError for an empty prompt, an id out of range, or anything else.
     """
-    prompt = _plain(prompt)
-    if _is_single(prompt):
+    prompt = plain(prompt)
+    if isinstance(prompt, _BYTES) or _is_single(prompt):
         return [_row(prompt, tokenizer, vocab_size)], False
     if not isinstance(prompt, Sequence):
-        raise DogeExportError(f"a prompt is a text, token ids or chat messages, not {type(prompt).__name__}")
+        raise _no_prompt(prompt)
     return [_row(item, tokenizer, vocab_size) for item in prompt], True
-
-
-def _plain(prompt: Any) -> Any:
-    return np.asarray(prompt).tolist() if hasattr(prompt, "__array__") else prompt
 
 
 def _is_single(prompt: Any) -> bool:
@@ -37,7 +35,9 @@ def _is_single(prompt: Any) -> bool:
 
 
 def _row(prompt: Any, tokenizer: Tokenizer | None, vocab_size: int) -> list[int]:
-    prompt = _plain(prompt)
+    prompt = plain(prompt)
+    if isinstance(prompt, _BYTES):  # a sequence of integers too
+        raise _no_prompt(prompt)
     if isinstance(prompt, (str, Sequence)) and not prompt:
         raise DogeExportError("the prompt is empty: give at least one character, token id or message")
     if isinstance(prompt, str):
@@ -47,10 +47,15 @@ def _row(prompt: Any, tokenizer: Tokenizer | None, vocab_size: int) -> list[int]
     elif isinstance(prompt, Sequence):
         ids = list(prompt)
     else:
-        raise DogeExportError(f"a prompt is a text, token ids or chat messages, not {type(prompt).__name__}")
+        raise _no_prompt(prompt)
     if not ids:
         raise DogeExportError("the prompt has no tokens: the tokenizer leaves nothing of its text")
     return [_checked_id(token_id, vocab_size) for token_id in ids]
+
+
+def _no_prompt(prompt: Any) -> DogeExportError:
+    hint = ": decode them into a text" if isinstance(prompt, _BYTES) else ""
+    return DogeExportError(f"a prompt is a text, token ids or chat messages, not {type(prompt).__name__}{hint}")
 
 
 def _checked_id(token_id: Any, vocab_size: int) -> int:

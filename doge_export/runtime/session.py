@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from doge_export.errors import DogeExportError
 from doge_export.runtime.chat import Chat
 from doge_export.runtime.context import Context
 from doge_export.runtime.generate import Generation, Row, Stream, run
-from doge_export.runtime.generation_config import GenerationConfig, is_integer
+from doge_export.runtime.generation_config import GenerationConfig, is_integer, plain
 from doge_export.runtime.prompts import id_matrix, mask_matrix, need_tokenizer, prompt_rows
 from doge_export.runtime.tokenizer import Tokenizer
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from doge_export.runtime.decoder import Decoder
 
 
-def load(folder: str | Path, *, threads: int | None = None, providers: Sequence[Any] | None = None) -> Session:
+def load(folder: str | Path, *, threads: int | None = None, providers: str | Sequence[Any] | None = None) -> Session:
     """Opens a folder that `doge-export onnx` wrote.
 
     threads: CPU threads of onnxruntime, by default as many as it finds best.
-    providers: execution providers of onnxruntime in order of preference.
+    providers: execution providers of onnxruntime in order of preference, or the name of one.
     Raises DogeExportError when `folder` is not such a folder.
     """
     from doge_export.package.manifest import read_manifest
@@ -32,6 +32,7 @@ def load(folder: str | Path, *, threads: int | None = None, providers: Sequence[
 
     if threads is not None and (not is_integer(threads) or threads < 1):
         raise DogeExportError(f"threads is {threads!r}, expected 1 or more")
+    providers = [providers] if isinstance(providers, str) else providers
     folder = Path(folder)
     manifest = read_manifest(folder)
     tokenizer = Tokenizer.from_folder(folder)
@@ -79,7 +80,7 @@ class Session:
         repetition_penalty: float | None = None,
         seed: int | None = None,
         stop: str | Sequence[str] | None = None,
-        eos_token_id: int | Sequence[int] | None = None,
+        eos_token_id: int | Sequence[int] | np.ndarray | None = None,
     ) -> Generation | list[Generation]:
         """Continues a text, a conversation (list of {"role", "content"}) or token ids; a list of those is a batch.
 
@@ -136,9 +137,12 @@ class Session:
         mask = mask_matrix(attention_mask, ids.shape)
         batch_size, length = ids.shape
         self._check_length(length)
-        chunks = [length] if chunks is None else list(chunks)
-        if not all(is_integer(chunk) and chunk > 0 for chunk in chunks) or sum(chunks) != length:
-            raise DogeExportError(f"chunks {chunks} must be positive integers that add up to the {length} tokens given")
+        chunks = [length] if chunks is None else plain(chunks)
+        are_lengths = isinstance(chunks, Sequence) and all(is_integer(chunk) and chunk > 0 for chunk in chunks)
+        if not are_lengths or sum(chunks) != length:
+            raise DogeExportError(
+                f"chunks is {chunks!r}, expected a list of positive integers that add up to the {length} tokens given"
+            )
         self._context.clear(batch_size)
         logits, start = [], 0
         for chunk in chunks:
@@ -171,9 +175,10 @@ class Session:
 
     def _stops(self, config: GenerationConfig, stop: str | Sequence[str] | None) -> tuple[GenerationConfig, list[str]]:
         """Stop strings; those that name a special token, which never shows in the text, become eos tokens."""
-        if not stop:
+        stop = plain(stop)
+        if stop is None or (isinstance(stop, Collection) and not stop):
             return config, []
-        stops = [stop] if isinstance(stop, str) else list(stop)
+        stops = list(stop) if isinstance(stop, Collection) and not isinstance(stop, str) else [stop]
         if not all(isinstance(text, str) and text for text in stops):
             raise DogeExportError(f"stop is {stop!r}, expected a text or a list of texts, none of them empty")
         tokenizer = need_tokenizer(self.tokenizer)

@@ -13,7 +13,7 @@ from tokenizers import AddedToken
 from doge_export.errors import DogeExportError
 from doge_export.runtime.chat_template import ChatTemplate, read_chat_templates
 from doge_export.runtime.control_tokens import ControlTokens
-from doge_export.runtime.files import read_json
+from doge_export.runtime.files import damage_of, read_json
 
 NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
@@ -52,18 +52,24 @@ class Tokenizer:
             backend = tokenizers.Tokenizer.from_file(str(file))
         except Exception as error:  # tokenizers raises the bare class
             raise DogeExportError(f"{file} is not a tokenizer this version can read: {error}") from error
-        config = read_json(folder / "tokenizer_config.json")
+        config_file = folder / "tokenizer_config.json"
+        config = read_json(config_file)
+        with damage_of(config_file):
+            special_tokens = _named_tokens(config)
         if "added_tokens_decoder" not in config:
             # Older folders name their special tokens in a file of its own; transformers reads it in this case only.
-            config |= read_json(folder / "special_tokens_map.json")
-        special_tokens = {name: _content(config[name]) for name in NAMED_TOKENS if config.get(name)}
-        _complete(backend, config, special_tokens)
-        return cls(
-            backend,
-            special_tokens=special_tokens,
-            chat_templates=read_chat_templates(folder, config),
-            chat_control_tokens=config.get("chat_control_tokens"),
-        )
+            legacy_file = folder / "special_tokens_map.json"
+            config |= read_json(legacy_file)
+            with damage_of(legacy_file):
+                special_tokens = _named_tokens(config)
+        with damage_of(config_file):
+            _complete(backend, config, special_tokens)
+            return cls(
+                backend,
+                special_tokens=special_tokens,
+                chat_templates=read_chat_templates(folder, config),
+                chat_control_tokens=_texts(config.get("chat_control_tokens")),
+            )
 
     def token_id(self, name: str) -> int | None:
         """The id of a named special token (`"eos_token"`), None where the tokenizer has none."""
@@ -221,5 +227,16 @@ def _check_messages(messages: Sequence[Message]) -> None:
             raise DogeExportError(f'a chat message is a dict with "role" and "content", not {message!r}')
 
 
+def _named_tokens(config: Mapping[str, Any]) -> dict[str, str]:
+    return {name: _content(config[name]) for name in NAMED_TOKENS if config.get(name)}
+
+
 def _content(token: Any) -> str:
-    return token["content"] if isinstance(token, Mapping) else token
+    content = token["content"] if isinstance(token, Mapping) else token
+    if not isinstance(content, str):
+        raise TypeError(f"{token!r} is not a token")
+    return content
+
+
+def _texts(values: Any) -> list[str] | None:
+    return None if values is None else [_content(value) for value in values]

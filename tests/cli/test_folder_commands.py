@@ -143,3 +143,11 @@ def test_bundled_checkpoints_are_there(name):
 def test_no_other_checkpoint_is_bundled():
     with pytest.raises(DogeExportError, match=r"no bundled checkpoint is called 'x'; there are doge-nano, "):
         bundled("x")
+
+
+@pytest.mark.parametrize("arguments", [["generate", "x" * 300, "Once"], ["inspect", "x" * 300], ["verify", "x" * 300]])
+def test_a_name_that_no_folder_can_have_is_one_line(run, arguments):
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert result.stderr.count("\n") == 1

@@ -107,7 +107,7 @@ def test_a_length_that_never_scales_gives_the_same_angles(name):
     free, _ = pair(name)
     limit = 24 if "longrope" in name else TRAINED
     bounded, _ = pair(name, max_length=limit)
-    assert bounded.is_static
-    assert free.is_static is (name != "dynamic" and "longrope" not in name)
+    assert bounded.scales_beyond is None
+    assert (free.scales_beyond is None) is (name != "dynamic" and "longrope" not in name)
     for found, expected in zip(bounded(torch.arange(limit)[None]), free(torch.arange(limit)[None]), strict=True):
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)

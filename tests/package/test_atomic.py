@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from doge_export.errors import DogeExportError
-from doge_export.package import staged_folder
+from doge_export.package import refuse_output, staged_folder
 
 needs_signals = pytest.mark.skipif(os.name == "nt", reason="POSIX signals and locks")
 
@@ -57,6 +57,20 @@ def test_empty_output_is_taken(tmp_path):
     (tmp_path / "out").mkdir()
     write(tmp_path / "out")
     assert entries(tmp_path / "out") == ["sub"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows makes a folder beside the home directory of it")
+def test_output_below_the_home_of_nobody():
+    with pytest.raises(DogeExportError, match=r"~nosuch/out: there is no such home directory; choose another folder$"):
+        refuse_output(Path("~nosuch/out"), force=False)
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_output_with_a_name_that_is_too_long(tmp_path, force):
+    with pytest.raises(DogeExportError, match=r"cannot be used: .*; choose another folder$") as caught:
+        refuse_output(tmp_path / ("x" * 300), force=force)
+    assert "\n" not in str(caught.value)
+    assert entries(tmp_path) == []
 
 
 def test_link_to_a_folder_stays_a_link(tmp_path):

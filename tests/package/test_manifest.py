@@ -7,6 +7,23 @@ from doge_export.errors import DogeExportError
 from doge_export.package import read_manifest, verify, verify_files, write_manifest
 
 
+def minimal_manifest(**changes):
+    """Everything that a reader relies on, but for what `write_manifest` adds."""
+    graph = {"dtype": "float32", "opset": {"": 21}, "ir_version": 10, "nodes": 1}
+    return {
+        "doge_export": "0.1.0",
+        "source": {"model": "owner/doge", "revision": None},
+        "architecture": {},
+        "graphs": {"onnx/model.onnx": graph},
+        "target": "portable",
+        "max_length": 64,
+        "chunkable_length": 0,
+        "cdmoe_routing": None,
+        "validation": {"skipped": "--no-validate"},
+        **changes,
+    }
+
+
 @pytest.fixture
 def folder(tmp_path):
     """A folder with two files and its manifest."""
@@ -14,7 +31,7 @@ def folder(tmp_path):
     (folder / "onnx").mkdir(parents=True)
     (folder / "config.json").write_text("{}")
     (folder / "onnx" / "model.onnx").write_bytes(bytes(range(256)) * 1000)
-    write_manifest(folder, {"doge_export": "0.1.0", "seconds": 1.5})
+    write_manifest(folder, minimal_manifest(seconds=1.5))
     return folder
 
 
@@ -105,8 +122,8 @@ def test_names_that_leave_the_folder_are_refused(folder, name):
     [
         ("{", "is not JSON"),
         ("[]", "is not a manifest of doge-export"),
-        ("{}", "is not a manifest of doge-export"),
-        ('{"format": 1}', "is not a manifest of doge-export"),
+        ("{}", "lacks format, expected a number from 1; export the model again"),
+        ('{"format": 1}', "lacks doge_export, expected a version; export the model again"),
         ('{"format": 2, "files": {}}', "format 2, this doge-export reads up to 1; install a newer"),
     ],
 )
@@ -114,6 +131,57 @@ def test_unreadable_manifest(folder, content, message):
     (folder / "doge_export.json").write_text(content)
     with pytest.raises(DogeExportError, match=message):
         read_manifest(folder)
+
+
+MANIFEST_KEYS = [*minimal_manifest(), "format", "files"]
+
+
+@pytest.mark.parametrize("key", MANIFEST_KEYS)
+def test_a_missing_value_is_one_line(folder, key):
+    file = folder / "doge_export.json"
+    manifest = json.loads(file.read_text())
+    del manifest[key]
+    file.write_text(json.dumps(manifest))
+    with pytest.raises(DogeExportError, match=rf"doge_export\.json lacks {key}, .*; export the model again$"):
+        read_manifest(folder)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *((key, value) for key in MANIFEST_KEYS for value in (True, 1.5, ["x"])),
+        *((key, None) for key in MANIFEST_KEYS if key != "cdmoe_routing"),
+        ("format", "1"),
+        ("format", 0),
+        ("source", {}),
+        ("source", {"model": 3, "revision": None}),
+        ("graphs", {"onnx/model.onnx": None}),
+        ("graphs", {"onnx/model.onnx": {"opset": {}}}),
+        ("max_length", "64"),
+        ("max_length", 0),
+        ("chunkable_length", -1),
+        ("cdmoe_routing", "per_token"),
+        ("validation", {}),
+        ("files", {"config.json": "0" * 64}),
+        ("files", {"config.json": {"sha256": "0" * 64}}),
+    ],
+)
+def test_a_wrong_value_is_one_line(folder, key, value):
+    edit(folder, **{key: value})
+    with pytest.raises(DogeExportError, match=rf"doge_export\.json: {key} is .*, expected .*; export the") as caught:
+        read_manifest(folder)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("routing", [None, "reference", "per-token"])
+def test_every_routing_is_read(folder, routing):
+    edit(folder, cdmoe_routing=routing)
+    assert read_manifest(folder)["cdmoe_routing"] == routing
+
+
+def test_a_name_that_no_folder_can_have(tmp_path):
+    with pytest.raises(DogeExportError, match="does not exist"):
+        read_manifest(tmp_path / ("x" * 300))
 
 
 def test_no_manifest(folder, tmp_path):

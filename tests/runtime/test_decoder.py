@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -276,6 +277,47 @@ def test_missing_and_damaged_graph(exported, tmp_path):
     (tmp_path / "onnx" / "model.onnx").write_bytes(b"nonsense")
     with pytest.raises(DogeExportError, match="is damaged"):
         open_decoder(tmp_path, manifest)
+
+
+@pytest.fixture
+def damaged(exported, target, tmp_path):
+    """Open the graph of a folder with other bytes in its place."""
+    folder = shutil.copytree(exported(target=target), tmp_path / "damaged")
+    manifest = json.loads((folder / "doge_export.json").read_text())
+    file = folder / "onnx" / "model.onnx"
+    intact = file.read_bytes()
+
+    def reopen(change):
+        file.write_bytes(change(bytearray(intact)))
+        return open_decoder(folder, manifest, threads=1)
+
+    reopen(lambda content: content)
+    return reopen
+
+
+@pytest.mark.parametrize("part", [0.0, 1e-5, 1e-3, 0.5, 0.999])
+def test_a_truncated_graph_is_one_line(damaged, part):
+    with pytest.raises(DogeExportError, match=r"model\.onnx is damaged .*export it again") as caught:
+        damaged(lambda content: content[: int(len(content) * part)])
+    assert "\n" not in str(caught.value)
+
+
+def test_flipped_bits_in_the_header_are_one_line(damaged):
+    """Or change nothing that a decoder looks at, such as the name of who wrote it."""
+    refused = 0
+    for index in range(32):
+        for bit in (0, 3, 6):
+
+            def flip(content, index=index, bit=bit):
+                content[index] ^= 1 << bit
+                return content
+
+            try:
+                damaged(flip)
+            except DogeExportError as error:
+                assert "is damaged" in str(error) and "\n" not in str(error)
+                refused += 1
+    assert refused >= 10  # the keys and lengths among them
 
 
 def test_unknown_provider(exported):

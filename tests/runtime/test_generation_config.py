@@ -84,6 +84,9 @@ def test_none_keeps_the_default_and_numpy_numbers_are_numbers():
         ("max_new_tokens", True),
         ("eos_token_id", "1"),
         ("eos_token_id", [1, -1]),
+        ("eos_token_id", np.array([1.5])),
+        ("eos_token_id", np.array([[1]])),
+        ("eos_token_id", np.array([True])),
         ("do_sample", 1),
     ],
 )

@@ -75,6 +75,16 @@ def test_any_eos_token_ends_a_row_and_is_kept_in_its_ids(make_session):
     assert ended.finish_reason == "eos"
 
 
+def test_eos_token_ids_may_be_arrays(make_session):
+    session = make_session()
+    free = session.generate(PROMPT, max_new_tokens=30).token_ids
+    expected = session.generate(PROMPT, max_new_tokens=30, eos_token_id=[399, free[4]])
+    assert expected.finish_reason == "eos"
+    assert session.generate(PROMPT, max_new_tokens=30, eos_token_id=np.array([399, free[4]])) == expected
+    assert session.generate(PROMPT, max_new_tokens=30, eos_token_id=np.int32(free[4])) == expected
+    assert session.generate(PROMPT, max_new_tokens=30, eos_token_id=np.array(free[4])) == expected
+
+
 def test_rows_end_by_themselves(make_session):
     session = make_session()
     prompts = [PROMPT, [7]]
@@ -214,6 +224,10 @@ def test_token_ids_may_be_arrays(make_session):
         (None, "a prompt is a text"),
         (3, "a prompt is a text"),
         ([None], "a prompt is a text"),
+        (b"hello", "not bytes: decode them into a text"),
+        (bytearray(b"hello"), "not bytearray: decode them into a text"),
+        (b"", "not bytes"),
+        ([b"hello"], "not bytes"),
         (list(range(129)), "129 tokens and this export holds 128.*--max-length"),
         (list(range(128)), "128 tokens and prompt and answer may have 128 together"),
         ([[1], list(range(129))], "129 tokens"),
@@ -235,6 +249,9 @@ def test_bad_prompts_are_one_line_and_nothing_runs(make_session, prompt, line):
         ({"seed": "x"}, "seed is 'x'"),
         ({"stop": [""]}, "stop is"),
         ({"stop": [3]}, "stop is"),
+        ({"stop": 5}, "stop is 5, expected a text or a list of texts"),
+        ({"stop": b"end"}, "stop is b'end', expected"),
+        ({"eos_token_id": b"end"}, "eos_token_id is b'end', expected"),
         ({"max_new_tokens": -5}, "max_new_tokens is -5"),
         ({"top_p": 3}, "top_p is 3"),
     ],
@@ -259,6 +276,7 @@ def test_logits_in_pieces_equal_logits_at_once(make_session):
     np.testing.assert_allclose(session.logits(ids, chunks=[24, 1, 1]), whole, atol=1e-4)
     np.testing.assert_allclose(session.logits(ids[0].tolist(), chunks=[1] * 26), whole[:1], atol=1e-4)
     assert session.decoder.runs[1:4] == [(2, 24), (2, 1), (2, 1)]
+    np.testing.assert_array_equal(session.logits(ids, chunks=np.array([26])), whole)
 
 
 def test_logits_with_left_padding_equal_those_without(make_session):
@@ -290,6 +308,9 @@ def test_logits_with_left_padding_equal_those_without(make_session):
         (([1, 2], None, [3, -1]), "add up to the 2 tokens"),
         (([1, 2], None, []), "add up to the 2 tokens"),
         (([1, 2], None, [1.0, 1.0]), "add up to the 2 tokens"),
+        (([1, 2], None, 2), "chunks is 2, expected a list of positive integers that add up to the 2 tokens"),
+        (([1, 2], None, np.array(2)), "chunks is 2, expected"),
+        (([1, 2], None, "11"), "chunks is '11', expected"),
     ],
 )
 def test_bad_input_to_logits_is_one_line(make_session, arguments, line):
@@ -306,3 +327,9 @@ def test_loading_what_is_no_export_is_one_line(tmp_path):
         assert "\n" not in str(caught.value)
     with pytest.raises(DogeExportError, match="threads is 0"):
         load(tmp_path, threads=0)
+
+
+def test_one_provider_may_be_given_by_its_name(exported):
+    assert load(exported(), threads=1, providers="CPUExecutionProvider").generate([1, 5], max_new_tokens=2).token_ids
+    with pytest.raises(DogeExportError, match="has no AbacusExecutionProvider "):
+        load(exported(), providers="AbacusExecutionProvider")

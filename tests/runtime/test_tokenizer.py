@@ -198,3 +198,48 @@ def test_prefix_space_tokenizer_equals_transformers(prefix_space_tokenizer_folde
     messages = [{"role": "user", "content": "say <|end_of_text|>now"}]
     arguments = {"add_generation_prompt": True, "return_dict": False, "sanitize_control_tokens": True}
     assert ours.encode_chat(messages) == theirs.apply_chat_template(messages, **arguments)
+
+
+DAMAGED_CONFIGS = [
+    {"added_tokens_decoder": {"one": {"content": "x"}}},
+    {"added_tokens_decoder": {"1": {}}},
+    {"added_tokens_decoder": {"1": "x"}},
+    {"added_tokens_decoder": {"1": {"content": 5}}},
+    {"added_tokens_decoder": 3},
+    {"added_tokens_decoder": None},
+    {"eos_token": 5},
+    {"eos_token": {"lstrip": False}},
+    {"extra_special_tokens": 3},
+    {"extra_special_tokens": [["x"]]},
+    {"chat_template": 3},
+    {"chat_template": ["x"]},
+    {"chat_template": [{"name": "default"}]},
+    {"chat_template": [{"name": "default", "template": 3}]},
+    {"chat_control_tokens": 3},
+]
+
+
+@pytest.mark.parametrize("change", DAMAGED_CONFIGS, ids=str)
+def test_a_damaged_tokenizer_config_is_one_line(tokenizer_folder, tmp_path, change):
+    folder = shutil.copytree(tokenizer_folder, tmp_path / "damaged")
+    (folder / "chat_template.jinja").unlink(missing_ok=True)  # it would win over the one of the config
+    file = folder / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(DogeExportError, match=r"tokenizer_config\.json does not hold what it should") as caught:
+        Tokenizer.from_folder(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_special_tokens_map_is_one_line(tokenizer_folder, tmp_path):
+    folder = shutil.copytree(tokenizer_folder, tmp_path / "damaged")
+    (folder / "tokenizer_config.json").write_text("{}")
+    (folder / "special_tokens_map.json").write_text('{"eos_token": {"lstrip": false}}')
+    with pytest.raises(DogeExportError, match=r"special_tokens_map\.json does not hold what it should"):
+        Tokenizer.from_folder(folder)
+
+
+def test_a_chat_template_that_is_no_text_is_one_line(tokenizer_folder, tmp_path):
+    folder = shutil.copytree(tokenizer_folder, tmp_path / "damaged")
+    (folder / "chat_template.jinja").write_bytes(b"\xff\xfe")
+    with pytest.raises(DogeExportError, match=r"chat_template\.jinja does not hold what it should"):
+        Tokenizer.from_folder(folder)
