@@ -179,6 +179,11 @@ class Progress:
         """Count `new` tokens in. Gives their mask and positions, int64 [B, new]; a position counts real tokens."""
         mask = self.mask[:, self.length : self.length + new]
         mask[...] = 1 if attention_mask is None else attention_mask
+        if new == 1 and attention_mask is None:  # every step of decoding: nothing to count
+            self.length += 1
+            positions = self.tokens
+            self.tokens = positions + 1
+            return mask, positions
         counted = self.tokens + np.cumsum(mask, axis=1)
         self.length += new
         self.tokens = counted[:, -1:]
