@@ -188,3 +188,25 @@ class Progress:
         self.length += new
         self.tokens = counted[:, -1:]
         return np.ascontiguousarray(mask), np.maximum(counted - 1, 0)
+
+
+class GraphDecoder:
+    """What the decoders of all targets share: a session, its extents, and what the cache holds."""
+
+    def __init__(self, session: onnxruntime.InferenceSession, limits: Limits) -> None:
+        shapes = {value.name: value.shape for value in [*session.get_inputs(), *session.get_outputs()]}
+        self._session, self._shapes = session, shapes
+        _, self._kv_heads, _, self._head_dim = shapes["past_key_values.0.key"]
+        self.max_length, self.chunkable_length = limits.max_length, limits.chunkable_length
+        self.vocab_size: int = shapes["logits"][2]
+        self._progress = Progress(self.max_length, self.vocab_size)
+
+    @property
+    def batch_size(self) -> int:
+        """Rows now in the cache."""
+        return self._progress.batch_size
+
+    @property
+    def length(self) -> int:
+        """Tokens a row now has in the cache."""
+        return self._progress.length

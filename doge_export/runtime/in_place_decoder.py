@@ -13,35 +13,20 @@ import numpy as np
 import onnxruntime
 
 from doge_export.errors import DogeExportError
-from doge_export.runtime.decoder import Array, Limits, Progress
+from doge_export.runtime.decoder import Array, GraphDecoder, Limits
 
 CPU = ("cpu", 0)
 
 
-class InPlaceDecoder:
+class InPlaceDecoder(GraphDecoder):
     """See `runtime.decoder.Decoder`."""
 
     def __init__(self, session: onnxruntime.InferenceSession, limits: Limits) -> None:
-        shapes = {value.name: value.shape for value in [*session.get_inputs(), *session.get_outputs()]}
-        self._session = session
-        self._layers = sum(name.startswith("past_key_values.") and name.endswith(".key") for name in shapes)
-        _, self._kv_heads, _, self._head_dim = shapes["past_key_values.0.key"]
-        self._score_width = shapes["past_scores"][2]
-        self.max_length, self.chunkable_length = limits.max_length, limits.chunkable_length
-        self.vocab_size = shapes["logits"][2]
-        self._progress = Progress(self.max_length, self.vocab_size)
+        super().__init__(session, limits)
+        self._layers = sum(name.startswith("past_key_values.") and name.endswith(".key") for name in self._shapes)
+        self._score_width = self._shapes["past_scores"][2]
         self._mixes_rows = limits.mixes_rows
         self.reset()
-
-    @property
-    def batch_size(self) -> int:
-        """Rows now in the cache."""
-        return self._progress.batch_size
-
-    @property
-    def length(self) -> int:
-        """Tokens a row now has in the cache."""
-        return self._progress.length
 
     def reset(self, batch_size: int = 1) -> None:
         """Forget everything; buffers of the same batch size are used again."""

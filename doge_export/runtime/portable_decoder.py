@@ -6,32 +6,17 @@ import numpy as np
 import onnxruntime
 from onnxruntime import OrtValue
 
-from doge_export.runtime.decoder import Array, Limits, Progress
+from doge_export.runtime.decoder import Array, GraphDecoder, Limits
 
 
-class PortableDecoder:
+class PortableDecoder(GraphDecoder):
     """See `runtime.decoder.Decoder`."""
 
     def __init__(self, session: onnxruntime.InferenceSession, limits: Limits) -> None:
-        shapes = {value.name: value.shape for value in [*session.get_inputs(), *session.get_outputs()]}
-        self._session = session
-        self._pasts = [name for name in shapes if name.startswith("past_key_values.")]
+        super().__init__(session, limits)
+        self._pasts = [name for name in self._shapes if name.startswith("past_key_values.")]
         self._outputs = ["logits", *(name.replace("past_key_values", "present") for name in self._pasts)]
-        _, self._kv_heads, _, self._head_dim = shapes["past_key_values.0.key"]
-        self.max_length, self.chunkable_length = limits.max_length, limits.chunkable_length
-        self.vocab_size = shapes["logits"][2]
-        self._progress = Progress(self.max_length, self.vocab_size)
         self.reset()
-
-    @property
-    def batch_size(self) -> int:
-        """Rows now in the cache."""
-        return self._progress.batch_size
-
-    @property
-    def length(self) -> int:
-        """Tokens a row now has in the cache."""
-        return self._progress.length
 
     def reset(self, batch_size: int = 1) -> None:
         """Forget everything."""
