@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +11,24 @@ from typing import Any
 import torch
 
 from doge_export.checkpoint.architecture import Architecture
-from doge_export.checkpoint.config import parse_config
+from doge_export.checkpoint.config import parse_config, parse_rotation, parse_sizes
 from doge_export.checkpoint.fields import read_object
-from doge_export.checkpoint.naming import EMBEDDING, HEAD, expected_tensors, older_generation
+from doge_export.checkpoint.generation import NOTHING_ASSUMED, Assumptions, Identity, identify
+from doge_export.checkpoint.labels import parse_labels
+from doge_export.checkpoint.layout import drop_inert, relaid
+from doge_export.checkpoint.naming import (
+    CLASSIFIER,
+    EMBEDDING,
+    HEAD,
+    canonical_names,
+    expected_tensors,
+    first_layer,
+)
 from doge_export.checkpoint.source import Source, locate
 from doge_export.checkpoint.tensors import Tensors, open_tensors
 from doge_export.errors import DogeExportError
 
+_UNTIED_BY_DEFAULT = ("G6b", "G7", "G8")  # transformers' DogeConfig; older code tied where a config did not say
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -31,11 +43,13 @@ class Checkpoint:
     """What `open_checkpoint` found.
 
     `tensors` has exactly the names and shapes of `expected_tensors(architecture)`; all values are finite.
-    `config` and `generation_config` are the JSON files as they are; `tokenizer_files` those files that a package
-    takes over unchanged.
+    `identity` says how the generation was told, `assumed` what the user said of it. `config` and `generation_config`
+    are the JSON files as they are; `tokenizer_files` those files that a package takes over unchanged.
     """
 
     source: Source
+    identity: Identity
+    assumed: Assumptions
     architecture: Architecture
     config: dict[str, Any]
     tensors: Tensors
@@ -51,8 +65,9 @@ def open_checkpoint(
     cache_dir: str | Path | None = None,
     offline: bool = False,
     trust_remote_code: bool = False,
+    assumed: Assumptions = NOTHING_ASSUMED,
 ) -> Checkpoint:
-    """Open a folder or a hub repository with a Doge of today's transformers format, dense or CDMoE.
+    """Open a folder or a hub repository with a Doge of any published generation.
 
     Reads every tensor once, one at a time, and keeps none in memory.
 
@@ -63,6 +78,7 @@ def open_checkpoint(
         cache_dir: where downloads are kept.
         offline: use the cache only.
         trust_remote_code: always refused; it exists to say why.
+        assumed: what cannot be told from the files.
 
     Raises:
         DogeExportError: one line about what is wrong with the arguments or the checkpoint.
@@ -77,20 +93,46 @@ def open_checkpoint(
     if not (source.folder / "config.json").is_file():
         raise DogeExportError(f"{source.name!r} has no config.json: not a model folder in transformers' layout")
     config = read_object(source.folder / "config.json")
-    architecture = parse_config(config)
+    sizes = parse_sizes(config)
+    parse_rotation(config, sizes)  # what can be refused without the weights is refused before they are fetched
 
     # The sha pins the weights to the commit that the config came from.
     source = locate(model, revision=source.revision, **options)
-    tensors = open_tensors(source.folder)
+    stored = open_tensors(source.folder)
+    identity = identify(
+        stored.shapes,
+        config,
+        heads=sizes.num_attention_heads,
+        kv_heads=sizes.num_key_value_heads,
+        head_dim=sizes.head_dim,
+        assumed=assumed,
+    )
+    tensors = relaid(stored.renamed(canonical_names(stored)))
+    architecture = _with_task(
+        parse_config(
+            config,
+            identity,
+            first_layer(tensors.shapes),
+            tied=identity.generation not in _UNTIED_BY_DEFAULT and HEAD not in tensors,
+            assumed=assumed,
+        ),
+        tensors,
+        config,
+        assumed,
+    )
+    tensors, architecture, reasons = drop_inert(_without_other_heads(tensors, architecture), architecture)
+    identity = dataclasses.replace(identity, reasons=(*identity.reasons, *reasons))
     _check_names(tensors, architecture, config)
     _check_shapes(tensors, architecture)
-    tensors.check_values()
+    stored.check_values()  # of those left out too: what a NaN is compared with decides whether it is
     tensors = _drop_tied_head(tensors, architecture)
 
     generation_config = source.folder / "generation_config.json"
     files = [source.folder / name for name in TOKENIZER_FILES]
     return Checkpoint(
         source=source,
+        identity=identity,
+        assumed=assumed,
         architecture=architecture,
         config=config,
         tensors=tensors,
@@ -104,27 +146,48 @@ def _listed(names: Collection[str]) -> str:
     return shown + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
+def _with_task(
+    architecture: Architecture, tensors: Tensors, config: dict[str, Any], assumed: Assumptions
+) -> Architecture:
+    """The architecture with the task that is asked for, if the checkpoint has what it needs."""
+    own, task = architecture.task, assumed.task or architecture.task
+    if task == "text-classification" and own != task:
+        raise DogeExportError(
+            "--task text-classification needs a classification head (score.weight), which this checkpoint does not have"
+        )
+    if task == "text-generation" and own == "text-classification":
+        raise DogeExportError("--task text-generation needs a language model head, and this checkpoint is a classifier")
+    if task == "text-generation" and own != task and not architecture.tie_word_embeddings:
+        raise DogeExportError("--task text-generation needs lm_head.weight, and this checkpoint is a bare DogeModel")
+    if task == "text-classification":
+        if len(tensors.shapes.get(CLASSIFIER, ())) != 2:
+            raise DogeExportError(
+                "the classification head must be one matrix score.weight (classifier.weight before 2025), seen"
+                f" {_listed([name for name in tensors if 'score' in name or 'classifier' in name])}"
+            )
+        labels = parse_labels(config, tensors.shape(CLASSIFIER)[0])
+    else:
+        labels = ()
+    first_pad = task == "text-classification" and tensors.stored_name(CLASSIFIER) != CLASSIFIER
+    return dataclasses.replace(architecture, task=task, labels=labels, first_pad_pooling=first_pad)
+
+
+def _without_other_heads(tensors: Tensors, architecture: Architecture) -> Tensors:
+    """A language model's head is no part of its hidden states, nor a classifier's."""
+    return tensors.without({HEAD, CLASSIFIER}) if architecture.task == "feature-extraction" else tensors
+
+
 def _check_names(tensors: Tensors, architecture: Architecture, config: dict[str, Any]) -> None:
     expected = expected_tensors(architecture).keys()
     seen = tensors.keys() - {HEAD} if architecture.tie_word_embeddings else tensors.keys()
     missing, unexpected = expected - seen, seen - expected
     if not missing and not unexpected:
         return
-    sign = older_generation(tensors)
-    if sign is not None:
-        raise DogeExportError(f"the weights are of an older Doge generation, not supported yet (seen: {sign})")
     if missing == {HEAD} and not unexpected:
         stated = "" if "tie_word_embeddings" in config else ", the default where config.json does not say"
         raise DogeExportError(
             f"{HEAD} is missing, but tie_word_embeddings is false{stated}: set it to true in config.json if the head is"
             " the embedding, else fetch the whole checkpoint"
-        )
-    if "score.weight" in unexpected:
-        raise DogeExportError("score.weight is a sequence classification head; only DogeForCausalLM is supported yet")
-    if {f"model.{name}" for name in seen} & expected:
-        raise DogeExportError(
-            "the weights are of a bare DogeModel (names without the prefix model.); only DogeForCausalLM is supported"
-            " yet: save the whole language model"
         )
     raise DogeExportError(
         f"the weights do not match config.json: {len(missing)} missing ({_listed(missing)}),"
@@ -133,16 +196,12 @@ def _check_names(tensors: Tensors, architecture: Architecture, config: dict[str,
 
 
 def _check_shapes(tensors: Tensors, architecture: Architecture) -> None:
-    heads, kv_heads = architecture.num_attention_heads, architecture.num_key_value_heads
     for name, expected in expected_tensors(architecture).items():
         seen = tensors.shape(name)
         if seen == expected:
             continue
-        if name.endswith(".A") and seen == (heads,) and heads != kv_heads:
-            raise DogeExportError(
-                f"the weights are of an older Doge generation, not supported yet (seen: {name} per query head)"
-            )
-        raise DogeExportError(f"tensor {name} has shape {list(seen)}, config.json implies {list(expected)}")
+        stored = tensors.stored_name(name)
+        raise DogeExportError(f"tensor {stored} has shape {list(seen)}, config.json implies {list(expected)}")
 
 
 def _drop_tied_head(tensors: Tensors, architecture: Architecture) -> Tensors:
@@ -153,4 +212,4 @@ def _drop_tied_head(tensors: Tensors, architecture: Architecture) -> Tensors:
             f"config.json says tie_word_embeddings true, but {HEAD} differs from {EMBEDDING}: set it to false if the"
             " head was trained on its own"
         )
-    return tensors.without(HEAD)
+    return tensors.without({HEAD})

@@ -1,16 +1,20 @@
 """config.json -> Architecture, strictly: a value that could not be what was trained is refused, never guessed.
 
-Missing keys take the defaults of transformers' DogeConfig, except the sizes, which a real config always states.
+Missing keys take the defaults of the generation's own config class, except the sizes, which a real config always
+states. Keys that were renamed over time are looked for under all their names.
 Unknown keys are left alone (`dtype`, `transformers_version`, ...); `auto_map` and the code it names are never used.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
-from doge_export.checkpoint.architecture import Architecture, Moe
-from doge_export.checkpoint.fields import Fields, shown
+from doge_export.checkpoint.architecture import Architecture, InnerValues, Moe, RatioMask, Rope
+from doge_export.checkpoint.fields import REQUIRED, Fields, shown
+from doge_export.checkpoint.generation import NOTHING_ASSUMED, Assumptions, Identity, Shape
 from doge_export.checkpoint.rope import parse_rope
 from doge_export.errors import DogeExportError
 
@@ -23,54 +27,34 @@ _UNSUPPORTED = {
 }
 
 
-def _check_kind(config: Mapping[str, Any]) -> None:
-    """Refuse what is not a plain Doge causal language model of today's generation, as far as the config tells."""
-    model_type = config.get("model_type")
-    if model_type == "doge2":
-        raise DogeExportError("config.json: model_type is doge2, an older Doge generation, not supported yet")
-    if model_type != "doge":
-        seen = shown(model_type) if "model_type" in config else "missing"
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """What configs of every generation state alike, and what the tensors' shapes are read by."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    rms_norm_eps: float
+
+
+def parse_sizes(config: Mapping[str, Any]) -> Sizes:
+    """The sizes in the content of a config.json; also refuses what no generation of Doge has.
+
+    Raises:
+        DogeExportError: not a Doge config, or a size that is missing, of the wrong type, out of range or in
+            contradiction to another one.
+    """
+    if config.get("model_type") not in ("doge", "doge2"):
+        seen = shown(config["model_type"]) if "model_type" in config else "missing"
         raise DogeExportError(f'config.json: model_type is {seen}, expected "doge": only Doge models can be exported')
-    if "num_inner_values" in config:
-        raise DogeExportError(
-            "config.json has num_inner_values, which only the first Doge generation has; it is not supported yet"
-        )
-    architectures = config.get("architectures")
-    if isinstance(architectures, list) and "DogeForSequenceClassification" in architectures:
-        raise DogeExportError(
-            "config.json: architectures names DogeForSequenceClassification; only DogeForCausalLM is supported yet"
-        )
-    if "window_size" in config and "keep_window_size" not in config:
-        raise DogeExportError(
-            "config.json has window_size instead of keep_window_size: the flash-dmattn variant of Doge, whose attention"
-            " computes something else, is not supported yet"
-        )
     for key, reason in _UNSUPPORTED.items():
         if config.get(key) is not None:
             raise DogeExportError(f"config.json: {key} is {shown(config[key])}: {reason}")
-
-
-def _parse_moe(fields: Fields) -> Moe:
-    moe = Moe(fields.integer("num_experts", 16384), fields.integer("num_experts_per_tok", 64))
-    fields.boolean("norm_topk_prob", False)  # both mean the same: a softmax already sums to one
-    if moe.num_experts_per_tok > moe.num_keys**2:
-        raise DogeExportError(
-            f"config.json: num_experts_per_tok is {moe.num_experts_per_tok}, but num_experts {moe.num_experts} gives"
-            f" only {moe.num_keys} x {moe.num_keys} = {moe.num_keys**2} experts to choose from"
-        )
-    return moe
-
-
-def parse_config(config: Mapping[str, Any]) -> Architecture:
-    """Read the content of a config.json.
-
-    Raises:
-        DogeExportError: not a Doge config of today's transformers format, or a value that is missing, of the wrong
-            type, out of range or in contradiction to another one.
-    """
-    _check_kind(config)
     fields = Fields(config, "config.json")
-
     hidden_size = fields.integer("hidden_size")
     heads = fields.integer("num_attention_heads")
     kv_heads = heads
@@ -86,9 +70,8 @@ def parse_config(config: Mapping[str, Any]) -> Architecture:
         raise DogeExportError(f"config.json: head_dim is {head_dim}{stated}, expected an even number: RoPE turns pairs")
     if config.get("hidden_act", "silu") not in ("silu", "swish"):  # two names of one function
         raise fields.fail("hidden_act", '"silu"')
-
-    max_position_embeddings = fields.integer("max_position_embeddings", 2048)
-    return Architecture(
+    _check_kinds(fields)
+    return Sizes(
         vocab_size=fields.integer("vocab_size"),
         hidden_size=hidden_size,
         intermediate_size=fields.integer("intermediate_size"),
@@ -96,12 +79,178 @@ def parse_config(config: Mapping[str, Any]) -> Architecture:
         num_attention_heads=heads,
         num_key_value_heads=kv_heads,
         head_dim=head_dim,
-        max_position_embeddings=max_position_embeddings,
-        keep_window_size=fields.integer("keep_window_size", 2048),
         rms_norm_eps=fields.number("rms_norm_eps", 1e-6),
-        rope=parse_rope(config, head_dim=head_dim, max_position_embeddings=max_position_embeddings),
-        attention_bias=fields.boolean("attention_bias", False),
-        mlp_bias=fields.boolean("mlp_bias", False),
-        tie_word_embeddings=fields.boolean("tie_word_embeddings", False),
-        moe=_parse_moe(fields) if fields.boolean("is_moe", False) else None,
     )
+
+
+_FLAGS = ("attention_bias", "mlp_bias", "hidden_bias", "tie_word_embeddings", "is_moe", "is_causal", "norm_topk_prob")
+_COUNTS = ("keep_window_size", "window_size", "num_inner_values", "num_inner_value_heads", "num_value_per_head")
+
+
+def _check_kinds(fields: Fields) -> None:
+    """Whatever generation reads these keys, it needs them to be of this kind."""
+    for key in _FLAGS:
+        fields.boolean(key, False)
+    for key in _COUNTS:
+        fields.integer(key, 1)
+    if fields.number("dynamic_mask_ratio", 0.0, inclusive=True) > 1:
+        raise fields.fail("dynamic_mask_ratio", "a share from 0 to 1")
+    if fields.values.get("pad_token_id") is not None:
+        fields.integer("pad_token_id", minimum=0)
+    if fields.boolean("is_moe", False):
+        _experts(fields)
+
+
+def parse_rotation(config: Mapping[str, Any], sizes: Sizes, max_position_embeddings: int = 2048) -> tuple[int, Rope]:
+    """max_position_embeddings (by default as given) and the rotary embedding of a config.json."""
+    positions = Fields(config, "config.json").integer("max_position_embeddings", max_position_embeddings)
+    return positions, parse_rope(config, head_dim=sizes.head_dim, max_position_embeddings=positions)
+
+
+def parse_config(
+    config: Mapping[str, Any],
+    identity: Identity,
+    layer: Mapping[str, Shape],
+    *,
+    tied: bool = False,
+    assumed: Assumptions = NOTHING_ASSUMED,
+) -> Architecture:
+    """Read the content of a config.json as that of a known generation.
+
+    Args:
+        config: the content.
+        identity: what the tensors are.
+        layer: canonical name -> shape of the first layer's tensors, without the prefix `model.layers.0.`.
+        tied: whether the head is the embedding where the config does not say.
+        assumed: what the user says where the files cannot.
+
+    Raises:
+        DogeExportError: as `parse_sizes`.
+    """
+    fields = Fields(config, "config.json")
+    sizes, generation = parse_sizes(config), identity.generation
+    positions, rope = parse_rotation(config, sizes, 16384 if generation == "G1" else 2048)
+    ratio_mask = _ratio_mask(fields, generation, assumed)
+    if assumed.ratio_mask is not None and not config.get("dynamic_mask_ratio"):
+        raise DogeExportError(f"--ratio-mask {assumed.ratio_mask}: config.json has no dynamic_mask_ratio above 0")
+    by_query = generation in _SCORES_BY_QUERY_HEAD
+    score = _SCORES.get(generation, "exp")
+    if score == "exp" and generation in ("G4a", "G4b") and fields.boolean("is_causal", False):
+        score = "none"  # a plain causal mask then takes the dynamic one's place
+    scored = sizes.num_attention_heads if by_query else sizes.num_key_value_heads
+    old_bias = fields.boolean("hidden_bias", False)
+    keeps_best = generation in ("G5", "G6b", "G7", "G8")
+    window_key = "window_size" if "keep_window_size" not in config and generation == "G8" else "keep_window_size"
+    return Architecture(
+        **dataclasses.asdict(sizes),
+        max_position_embeddings=positions,
+        rope=rope,
+        keep_window_size=fields.integer(window_key, 2048) if keeps_best else 0,
+        attention_bias=fields.boolean("attention_bias", old_bias),
+        mlp_bias=fields.boolean("mlp_bias", old_bias),
+        tie_word_embeddings=fields.boolean("tie_word_embeddings", tied),
+        moe=_moe(fields, identity, layer),
+        generation=generation,
+        qk_norm=generation in ("G6a", "G6b", "G7", "G8"),
+        rotates_keys=generation not in ("G1", "G2"),
+        score=score,
+        score_heads=1 if score == "none" else scored,
+        ratio_mask=ratio_mask if score != "none" else None,
+        inner_values=_inner_values(fields, layer) if generation == "G1" else None,
+        gated_mlp=generation != "G1",
+        weighted_residuals=generation != "G1" and (generation != "G2" or "input_residual" in layer),
+        task=identity.task,
+        pad_token_id=fields.integer("pad_token_id", minimum=0) if config.get("pad_token_id") is not None else None,
+    )
+
+
+_SCORES: dict[str, Any] = {"G1": "none", "G2": "none", "G3a": "threshold", "G3b": "threshold", "G8": "linear"}
+_SCORES_BY_QUERY_HEAD = ("G3a", "G3b", "G4a", "G4b", "G5", "G6a")
+
+
+def _ratio_mask(fields: Fields, generation: str, assumed: Assumptions) -> RatioMask | None:
+    if generation not in ("G4a", "G4b", "G6a"):
+        return None
+    ratio = fields.number("dynamic_mask_ratio", 0.0, inclusive=True)
+    if ratio == 0:
+        return None
+    has_window = generation == "G6a" or "keep_window_size" in fields.values
+    scope = assumed.ratio_mask or ("excess" if has_window else "all")
+    if generation == "G6a" and scope != "excess":
+        raise DogeExportError(f"--ratio-mask {scope}: the second Doge (G6a) never counted but the excess")
+    if scope != "all" and not has_window:
+        raise DogeExportError(f"--ratio-mask {scope} needs keep_window_size, which config.json does not have")
+    if scope != "excess" and ratio == 1:
+        return None  # that code asks for 0 < ratio < 1
+    return RatioMask(
+        ratio=ratio,
+        keep_window_size=0 if scope == "all" else fields.integer("keep_window_size", 2048),
+        of_excess=scope == "excess",
+        adds_causality=generation != "G4a",
+    )
+
+
+def _renamed(fields: Fields, *names: str, default: int = REQUIRED) -> int:
+    """An integer under the first of its names that the config has."""
+    name = next((name for name in names if name in fields.values), names[0])
+    return fields.integer(name, default)
+
+
+def _moe(fields: Fields, identity: Identity, layer: Mapping[str, Shape]) -> Moe | None:
+    variant = identity.cdmoe
+    if variant is None:
+        return None
+    has_heads = variant in ("M0", "M1")
+    retrieval_size = None
+    if variant in ("M0", "M1", "M4", "M5"):
+        # M4 and M5 configs do not state it.
+        keys = layer.get("mlp.router_gate.keys", ())
+        from_tensors = 2 * keys[2] if len(keys) == 4 else REQUIRED
+        retrieval_size = _renamed(
+            fields, "expert_retrieval_size", "private_expert_retrieval_size", default=from_tensors
+        )
+    num_experts, picked = _experts(fields)
+    return Moe(
+        num_experts,
+        picked,
+        variant=variant,
+        num_heads=_renamed(fields, "num_cdmoe_heads", "num_cdmmoe_heads") if has_heads else 1,
+        retrieval_size=retrieval_size,
+        router_bias=variant == "M6" and "mlp.router_gate.bias" in layer,
+    )
+
+
+def _experts(fields: Fields) -> tuple[int, int]:
+    """How many experts there are, and how many of them a token (of each head) takes.
+
+    norm_topk_prob says nothing about them: a softmax over the picks already sums to one.
+    """
+    names = ("num_experts_per_tok", "num_cdmoe_experts_per_head", "num_cdmmoe_experts_per_head")
+    name = next((name for name in names if name in fields.values), names[0])
+    experts_name = _EXPERTS[names.index(name)]
+    is_second = fields.values.get("model_type") == "doge2"
+    experts = _renamed(fields, *_EXPERTS, default=4096 if is_second else 16384)
+    picked = fields.integer(name, 64)
+    keys = math.isqrt(experts)
+    if picked > keys**2:
+        raise DogeExportError(
+            f"config.json: {name} is {picked}, but {experts_name} {experts} gives only {keys} x {keys} = {keys**2}"
+            " experts to choose from"
+        )
+    return experts, picked
+
+
+_EXPERTS = ("num_experts", "num_cdmoe_experts", "num_cdmmoe_experts")
+
+
+def _inner_values(fields: Fields, layer: Mapping[str, Shape]) -> InnerValues:
+    width = (layer.get("self_attn.v_proj.queries.weight") or (0,))[0]
+    has_heads = "num_inner_value_heads" in fields.values
+    heads = fields.integer("num_inner_value_heads", 1)
+    picked = fields.integer("num_value_per_head") if has_heads else 1
+    num_values = fields.integer("num_inner_values")
+    if picked > num_values:
+        raise fields.fail("num_value_per_head", f"at most num_inner_values ({num_values})")
+    # The first days' configs do not state the width.
+    size = fields.integer("inner_values_retrieval_size", width // heads or REQUIRED)
+    return InnerValues(num_values, heads, picked, size)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import torch
@@ -16,10 +16,15 @@ from doge_export.errors import DogeExportError
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
+Change = Callable[[torch.Tensor], torch.Tensor]
+
+
 @dataclass(frozen=True)
 class _Stored:
     file: Path
+    name: str
     shape: tuple[int, ...]
+    change: Change | None = None
 
 
 class Tensors(Mapping[str, torch.Tensor]):
@@ -32,7 +37,9 @@ class Tensors(Mapping[str, torch.Tensor]):
         self._stored = dict(stored)
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        return self._raw(name).to(torch.float32)
+        change = self._stored[name].change
+        tensor = self.raw(name).to(torch.float32)
+        return tensor if change is None else change(tensor)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._stored)
@@ -40,11 +47,12 @@ class Tensors(Mapping[str, torch.Tensor]):
     def __len__(self) -> int:
         return len(self._stored)
 
-    def _raw(self, name: str) -> torch.Tensor:
+    def raw(self, name: str) -> torch.Tensor:
+        """A tensor as it is stored, in its own dtype and layout."""
         file = self._stored[name].file
         try:
             with safe_open(file, framework="pt") as opened:
-                return opened.get_tensor(name)
+                return opened.get_tensor(self._stored[name].name)
         except (SafetensorError, OSError) as error:
             raise _unreadable(file, error) from error
 
@@ -57,9 +65,26 @@ class Tensors(Mapping[str, torch.Tensor]):
         """The shape of a tensor, known without reading it."""
         return self._stored[name].shape
 
-    def without(self, name: str) -> Tensors:
-        """The same tensors but one."""
-        return Tensors({key: stored for key, stored in self._stored.items() if key != name})
+    def stored_name(self, name: str) -> str:
+        """The name of a tensor in its file."""
+        return self._stored[name].name
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name -> shape of every tensor."""
+        return {name: stored.shape for name, stored in self._stored.items()}
+
+    def without(self, names: Collection[str]) -> Tensors:
+        """The same tensors but these."""
+        return Tensors({key: stored for key, stored in self._stored.items() if key not in names})
+
+    def renamed(self, names: Mapping[str, str]) -> Tensors:
+        """The same tensors under new names; `names` is new -> old."""
+        return Tensors({new: self._stored[old] for new, old in names.items()})
+
+    def changed(self, name: str, shape: tuple[int, ...], change: Change) -> Tensors:
+        """The same tensors, but one goes through `change`, which gives it `shape`, each time it is read."""
+        return Tensors({**self._stored, name: replace(self._stored[name], shape=shape, change=change)})
 
     def check_values(self) -> None:
         """Read every tensor once, one at a time, and refuse what cannot be a trained weight.
@@ -72,14 +97,14 @@ class Tensors(Mapping[str, torch.Tensor]):
         """
         limit = torch.finfo(torch.float32).max ** 0.5
         for name, stored in self._stored.items():
-            raw = self._raw(name)
+            raw = self.raw(name)
             if raw.numel() == 0:
                 continue
             low, high = (float(extreme) for extreme in torch.aminmax(raw))
             if not -limit < low <= high < limit:  # false for NaN too, which aminmax hands on
                 seen = "NaN" if low != low else f"{low if abs(low) > abs(high) else high:g}"
                 raise DogeExportError(
-                    f"tensor {name} in {stored.file} holds {seen}: the training diverged or the file is damaged;"
+                    f"tensor {stored.name} in {stored.file} holds {seen}: the training diverged or the file is damaged;"
                     " take another checkpoint or fetch the file again"
                 )
 
@@ -107,7 +132,7 @@ def _stored_in(file: Path) -> dict[str, _Stored]:
                         f"tensor {name} in {file} has dtype {header.get_dtype()}, expected one of"
                         f" {', '.join(_DTYPES.values())}: export the unquantised checkpoint"
                     )
-                found[name] = _Stored(file, tuple(header.get_shape()))
+                found[name] = _Stored(file, name, tuple(header.get_shape()))
     except (SafetensorError, OSError) as error:
         raise _unreadable(file, error) from error
     return found

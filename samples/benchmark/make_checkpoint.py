@@ -1,64 +1,103 @@
 """Write a checkpoint of a published size with random weights: `python make_checkpoint.py 20M OUT`.
 
 Nothing can be read from its answers, but it is as fast, as large and as hard to match as the real one: A is not zero,
-residual weights are not one, no two scores are equal.
+residual weights are not one, no two scores are equal. Tensors are named as the generation named them.
 """
 
+from __future__ import annotations
+
 import argparse
+import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import DogeConfig, DogeForCausalLM
+from published import PUBLISHED
+from safetensors.torch import save_file
+from spelling import NAMES, Shape, tensors
 
-# hidden_size, intermediate_size, layers, heads, key/value heads, experts, experts per token
-SIZES = {
-    "20M": (256, 512, 8, 2, 1, 0, 0),
-    "60M": (512, 1024, 16, 4, 2, 0, 0),
-    "160M": (768, 1536, 24, 6, 3, 0, 0),
-    "320M": (1024, 2048, 32, 8, 4, 0, 0),
-    "20M-MoE": (256, 512, 8, 2, 1, 1024, 16),
-    "120M-MoE": (512, 1024, 16, 4, 2, 4096, 32),
-}
+SHARD = 256 * 2**20  # numbers in a file, so that no more than one is in memory
 
 
-def make(size: str, out: Path, seed: int = 0) -> None:
-    """Save the checkpoint in transformers' layout, float32."""
-    hidden, intermediate, layers, heads, kv_heads, experts, picked = SIZES[size]
-    torch.manual_seed(seed)
-    config = DogeConfig(
-        vocab_size=32768,
-        hidden_size=hidden,
-        intermediate_size=intermediate,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=kv_heads,
-        max_position_embeddings=2048,
-        keep_window_size=2048,
-        rope_parameters={"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0},
-        tie_word_embeddings=True,
-        is_moe=experts > 0,
-        num_experts=experts or 16384,
-        num_experts_per_tok=picked or 64,
-        bos_token_id=0,
-        eos_token_id=1,
-        pad_token_id=2,
-    )
-    model = DogeForCausalLM(config)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name.endswith(".A"):
-                parameter.normal_()
-            elif "residual" in name or "norm" in name:
-                parameter.uniform_(0.7, 1.3)
-            else:
-                # As large as training makes them, so that attention and experts matter to the logits.
-                parameter.normal_(std=parameter.shape[-1] ** -0.5)
-    model.save_pretrained(out)
+def random_tensor(name: str, shape: Shape, generator: torch.Generator) -> torch.Tensor:
+    """As large as training makes it, so that attention and experts matter to the logits."""
+    tensor = torch.empty(shape)
+    if name.endswith("dynamic_mask"):
+        return tensor.fill_(1.0)  # never trained: it is only compared with zero
+    if name.endswith(".bias"):
+        return tensor.normal_(std=0.1, generator=generator)
+    if name.endswith(".A"):
+        return tensor.normal_(generator=generator)
+    if "residual" in name or "norm" in name:
+        return tensor.uniform_(0.7, 1.3, generator=generator)
+    # Product keys [heads, keys, 2, width] and [2, width, keys] are summed over their width, matrices over columns.
+    summed = shape[-2] if len(shape) == 3 else shape[-1]
+    return tensor.normal_(std=summed**-0.5, generator=generator)
+
+
+def shards(shapes: Mapping[str, Shape]) -> Iterator[dict[str, Shape]]:
+    """The same tensors in runs of at most SHARD numbers, or of one tensor."""
+    run: dict[str, Shape] = {}
+    for name, shape in shapes.items():
+        if run and sum(torch.Size(other).numel() for other in [*run.values(), shape]) > SHARD:
+            yield run
+            run = {}
+        run[name] = shape
+    yield run
+
+
+def write(
+    out: Path,
+    config: Mapping[str, Any],
+    shapes: Mapping[str, Shape],
+    *,
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+    third: bool = False,
+) -> None:
+    """Write config.json and random weights. `third`: A as in the third generation, which never trained it: ones."""
+    generator = torch.Generator().manual_seed(seed)
+    out.mkdir(parents=True, exist_ok=True)
+    stored = {"torch_dtype": str(dtype).removeprefix("torch."), **config}
+    (out / "config.json").write_text(json.dumps(stored, indent=2, sort_keys=True), encoding="utf-8")
+    parts = list(shards(shapes))
+    weight_map = {}
+    for number, part in enumerate(parts, 1):
+        file = "model.safetensors" if len(parts) == 1 else f"model-{number:05}-of-{len(parts):05}.safetensors"
+        drawn = {}
+        for name, shape in part.items():
+            drawn[name] = random_tensor(name, shape, generator).to(dtype)
+            if third and name.endswith(".A"):
+                drawn[name].fill_(1.0)
+        save_file(drawn, out / file, metadata={"format": "pt"})
+        weight_map |= dict.fromkeys(part, file)
+    if len(parts) > 1:
+        index = {"metadata": {}, "weight_map": weight_map}
+        (out / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+
+
+def make(
+    size: str, out: Path, generation: str | None = None, dtype: torch.dtype = torch.float32, seed: int = 0
+) -> None:
+    """Write the published model `size` as it was in `generation`, by default the latest."""
+    generations = PUBLISHED[size]
+    generation = generation or next(iter(generations))
+    if generation not in generations:
+        raise SystemExit(f"{size} was published as {' and '.join(generations)}, not as {generation}")
+    model = generations[generation]
+    shapes = tensors(generation, model.cdmoe, model.config)
+    write(out, model.config, shapes, dtype=dtype, seed=seed, third=generation in ("G3a", "G3b"))
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("size", choices=SIZES)
+    parser.add_argument("size", choices=PUBLISHED)
     parser.add_argument("out", type=Path)
+    parser.add_argument(
+        "--generation", choices=NAMES, help="As first published, or as uploaded anew. [default: latest]"
+    )
+    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
+    parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    make(arguments.size, arguments.out)
+    make(arguments.size, arguments.out, arguments.generation, getattr(torch, arguments.dtype), arguments.seed)

@@ -6,11 +6,17 @@ import pytest
 from checkpoint_files import SIZES
 
 from doge_export.checkpoint import Moe, Rope, open_checkpoint
-from doge_export.checkpoint.config import parse_config
+from doge_export.checkpoint import config as reading
+from doge_export.checkpoint.generation import Identity
 from doge_export.errors import DogeExportError
 
 CONFIG = {"model_type": "doge", **SIZES}
 FACTORS = [1.0 + index / 8 for index in range(8)]  # head_dim 16
+
+
+def parse_config(config):
+    """The config of a checkpoint with today's tensors."""
+    return reading.parse_config(config, Identity("G7", "M7" if config.get("is_moe") else None, "text-generation"), {})
 
 
 def changed(changes):
@@ -200,10 +206,7 @@ REFUSED = [
     ({"model_type": "llama"}, r'model_type is "llama", expected "doge"'),
     ({"model_type": None}, r"model_type is null"),
     ({"model_type": ["doge"]}, r"model_type is \[.doge.\]"),
-    ({"model_type": "doge2"}, r"model_type is doge2, an older Doge generation, not supported yet"),
-    ({"num_inner_values": 2}, r"num_inner_values, which only the first Doge generation has"),
-    ({"architectures": ["DogeForSequenceClassification"]}, r"only DogeForCausalLM is supported yet"),
-    ({"window_size": 64}, r"window_size instead of keep_window_size"),
+    ({"model_type": "doge3"}, r'model_type is "doge3", expected "doge"'),
     ({"sliding_window": 4096}, r"sliding_window is 4096: sliding-window attention is not supported"),
     ({"sliding_window": 0}, r"sliding_window is 0"),
     ({"quantization_config": {"quant_method": "gptq"}}, r"quantization_config is .*quantised weights"),
@@ -216,7 +219,8 @@ REFUSED = [
         ({key: value}, rf"config\.json: {key} is .*, expected an integer")
         for key in (
             *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
-            *("max_position_embeddings", "keep_window_size", "head_dim"),
+            *("max_position_embeddings", "keep_window_size", "window_size", "head_dim"),
+            *("num_inner_values", "num_inner_value_heads", "num_value_per_head"),
         )
         for value in NOT_AN_INTEGER
     ],
@@ -227,7 +231,7 @@ REFUSED = [
     ],
     *[
         ({key: value}, rf"{key} is .*, expected true or false")
-        for key in ("attention_bias", "mlp_bias", "tie_word_embeddings", "is_moe")
+        for key in ("attention_bias", "mlp_bias", "hidden_bias", "tie_word_embeddings", "is_moe", "is_causal")
         for value in (0, 1, "true", None)
     ],
     ({"num_hidden_layers": 10**6}, r"num_hidden_layers is 1000000, expected an integer 1\.\.10000"),
@@ -242,14 +246,25 @@ REFUSED = [
     ({"is_moe": True, "num_experts_per_tok": 0}, r"num_experts_per_tok is 0"),
     ({"is_moe": True, "num_experts": 15, "num_experts_per_tok": 10}, r"num_experts 15 gives only 3 x 3 = 9 experts"),
     ({"is_moe": True, "norm_topk_prob": "no"}, r"norm_topk_prob is \"no\""),
+    ({"is_moe": True, "num_cdmoe_experts": 15, "num_cdmoe_experts_per_head": 10}, r"num_cdmoe_experts 15 gives only"),
+    *[({"dynamic_mask_ratio": value}, r"dynamic_mask_ratio is") for value in [*NOT_A_NUMBER, -0.1, 1.5]],
+    *[({"pad_token_id": value}, r"pad_token_id is") for value in (-1, 2.0, "2", [2])],
 ]
 
 
 @pytest.mark.parametrize(("changes", "pattern"), REFUSED)
-def test_refused(changes, pattern):
+def test_refused_by_itself(changes, pattern):
+    """These two calls come before any tensor is looked at."""
     with pytest.raises(DogeExportError, match=pattern) as caught:
-        parse_config(changed(changes))
+        reading.parse_rotation(changed(changes), reading.parse_sizes(changed(changes)))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("changes", [{"hidden_size": "64"}, {"keep_window_size": 0}, {"rope_scaling": [1]}])
+def test_refused_before_there_are_weights(tmp_path, changes):
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG | changes))
+    with pytest.raises(DogeExportError, match=next(iter(changes))):
+        open_checkpoint(tmp_path)
 
 
 LONGROPE = {"rope_type": "longrope", "short_factor": FACTORS, "long_factor": FACTORS}
