@@ -9,15 +9,26 @@ import numpy as np
 import torch
 from transformers import DogeForCausalLM, DynamicCache
 
+from doge_export.checkpoint import Architecture
 from doge_export.checkpoint.config import parse_config
+from doge_export.checkpoint.generation import Identity
+from doge_export.checkpoint.naming import first_layer
 from doge_export.model import DogeForExport
 
 Array = np.ndarray
 
 
+def architecture_of(model: DogeForCausalLM) -> Architecture:
+    """Ours of transformers' model."""
+    config = json.loads(model.config.to_json_string(use_diff=False))
+    layer = first_layer({name: tuple(parameter.shape) for name, parameter in model.named_parameters()})
+    identity = Identity("G7", "M7" if config["is_moe"] else None, "text-generation")
+    return parse_config(config, identity, layer)
+
+
 def module_of(model: DogeForCausalLM, **options: object) -> DogeForExport:
     """Our module with the parameters of transformers' model; options are those of `DogeForExport`."""
-    architecture = parse_config(json.loads(model.config.to_json_string(use_diff=False)))
+    architecture = architecture_of(model)
     tensors = {name: parameter.detach() for name, parameter in model.named_parameters()}  # a tied head comes once
     return DogeForExport.from_tensors(architecture, tensors, **options)
 

@@ -8,6 +8,7 @@ Parameter names are those of a checkpoint in transformers' layout, so a state di
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -30,19 +31,24 @@ class DecoderLayer(nn.Module):
         hidden, eps = architecture.hidden_size, architecture.rms_norm_eps
         self.input_layernorm = nn.RMSNorm(hidden, eps)
         self.self_attn = DynamicMaskAttention(architecture, keep_window_size)
-        self.input_residual = nn.Parameter(torch.ones(hidden))
+        weighted = architecture.weighted_residuals
+        self.input_residual = nn.Parameter(torch.ones(hidden)) if weighted else None
         self.post_attention_layernorm = nn.RMSNorm(hidden, eps)
         self.mlp = CDMoE(architecture, architecture.moe, cdmoe_routing) if architecture.moe else MLP(architecture)
-        self.post_attention_residual = nn.Parameter(torch.ones(hidden))
+        self.post_attention_residual = nn.Parameter(torch.ones(hidden)) if weighted else None
 
     def forward(
         self, x: Tensor, cos: Tensor, sin: Tensor, is_token: Tensor, cache: LayerCache
     ) -> tuple[Tensor, LayerCache]:
         """Shapes as in `DynamicMaskAttention.forward`."""
         attended, cache = self.self_attn(self.input_layernorm(x), cos, sin, is_token, cache)
-        x = self.input_residual * x + attended
-        x = self.post_attention_residual * x + self.mlp(self.post_attention_layernorm(x))
-        return x, cache
+        x = _weighted(x, self.input_residual) + attended
+        return _weighted(x, self.post_attention_residual) + self.mlp(self.post_attention_layernorm(x)), cache
+
+
+def _weighted(x: Tensor, weight: Tensor | None) -> Tensor:
+    """The residual branch; the first generation does not weight it."""
+    return x if weight is None else weight * x
 
 
 class DogeModel(nn.Module):
@@ -50,7 +56,7 @@ class DogeModel(nn.Module):
 
     def __init__(self, architecture: Architecture, max_length: int, cdmoe_routing: CdmoeRouting) -> None:
         super().__init__()
-        window = architecture.keep_window_size if max_length > architecture.keep_window_size else 0
+        window = architecture.keep_window_size if architecture.selects_keys(max_length) else 0
         self.embed_tokens = nn.Embedding(architecture.vocab_size, architecture.hidden_size)
         self.rotary_emb = RotaryEmbedding(architecture, max_length)
         self.layers = nn.ModuleList(
@@ -72,12 +78,12 @@ class DogeModel(nn.Module):
         return self.norm(x), present
 
 
-class DogeForExport(nn.Module):
-    """A Doge causal language model, written to be read and to be traced.
+class DogeForTask(nn.Module):
+    """The decoder below some head, written to be read and to be traced.
 
     Args:
         architecture: what the checkpoint is.
-        cdmoe_routing: see `CDMoE`.
+        cdmoe_routing: see `Router`.
         max_length: the longest sequence (cached and new) that will be asked for; by default anything, so that every
             mechanism is present. Key selection and RoPE scaling are left out where this length cannot reach them.
     """
@@ -88,9 +94,6 @@ class DogeForExport(nn.Module):
         super().__init__()
         self.architecture = architecture
         self.model = DogeModel(architecture, max_length or UNBOUNDED, cdmoe_routing)
-        self.lm_head = None
-        if not architecture.tie_word_embeddings:
-            self.lm_head = nn.Linear(architecture.hidden_size, architecture.vocab_size, bias=False)
 
     @classmethod
     def from_tensors(
@@ -99,7 +102,7 @@ class DogeForExport(nn.Module):
         tensors: Mapping[str, Tensor],
         cdmoe_routing: CdmoeRouting = "reference",
         max_length: int | None = None,
-    ) -> DogeForExport:
+    ) -> Self:
         """A module whose parameters are the given tensors, without a second copy of any. Names must match exactly."""
         with torch.device("meta"):
             module = cls(architecture, cdmoe_routing, max_length)
@@ -111,8 +114,20 @@ class DogeForExport(nn.Module):
         """The cache before the first token."""
         arch, like = self.architecture, self.model.norm.weight
         entry = like.new_empty(batch_size, arch.num_key_value_heads, 0, arch.head_dim)
-        score = torch.empty(batch_size, arch.num_key_value_heads, 0, device=like.device)
+        score = torch.empty(batch_size, arch.cached_scores, 0, device=like.device)
         return [(entry, entry, score)] * arch.num_hidden_layers
+
+
+class DogeForExport(DogeForTask):
+    """A Doge causal language model over a cache. Arguments as in `DogeForTask`."""
+
+    def __init__(
+        self, architecture: Architecture, cdmoe_routing: CdmoeRouting = "reference", max_length: int | None = None
+    ) -> None:
+        super().__init__(architecture, cdmoe_routing, max_length)
+        self.lm_head = None
+        if not architecture.tie_word_embeddings:
+            self.lm_head = nn.Linear(architecture.hidden_size, architecture.vocab_size, bias=False)
 
     def forward(
         self,

@@ -17,18 +17,20 @@ from doge_export.model import operators
 
 
 class MLP(nn.Module):
-    """SwiGLU."""
+    """SwiGLU; without the gate (the first generation) W_down silu(W_up x)."""
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
         hidden, intermediate = architecture.hidden_size, architecture.intermediate_size
-        self.gate_proj = nn.Linear(hidden, intermediate, architecture.mlp_bias)
+        gated = architecture.gated_mlp
+        self.gate_proj = nn.Linear(hidden, intermediate, architecture.mlp_bias) if gated else None
         self.up_proj = nn.Linear(hidden, intermediate, architecture.mlp_bias)
         self.down_proj = nn.Linear(intermediate, hidden, architecture.mlp_bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, S, H] -> [B, S, H]."""
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        up = self.up_proj(x)
+        return self.down_proj(F.silu(up) if self.gate_proj is None else F.silu(self.gate_proj(x)) * up)
 
 
 class ExpertTable(nn.Module):
@@ -39,37 +41,61 @@ class ExpertTable(nn.Module):
         self.weight = nn.Parameter(torch.empty(num_experts, hidden_size).normal_(std=0.02))
 
 
-class CDMoE(MLP):
-    """Cross Domain Mixture of Experts.
+class Router(nn.Linear):
+    """Scores of the two routing halves.
 
-    `routing` says how the router's projection [B, S, 2K] becomes two halves of K scores. "reference" views it as
-    [2, B * S, K], as transformers does: tokens and batch rows mix, unless B * S = 1. "per-token" views it as
-    [B, S, 2, K]: causal, and independent of the batch.
+    A projection gives two halves for each routing head; they are the scores (M6, M7), or are matched with product keys
+    (M0 to M5). `per_token` says how the projection [B, S, 2 * heads * width] is split: viewed as
+    [B, S, 2, heads, width], causal and independent of the batch; or as [2, B * S, heads, width], as the reference does
+    from M4 on: tokens and batch rows mix, unless B * S = 1.
+
+    `ranks` (M5, M6) is a bug that these checkpoints were trained with: the two results of topk were unpacked crosswise
+    (small-doge a6b62a1 to 515165e), so the first half's sorted scores take the first half's place, and the indices they
+    were sorted by, as numbers, the second half's. The pair of ranks names the expert.
     """
+
+    def __init__(self, hidden_size: int, moe: Moe, per_token: bool) -> None:
+        width = moe.num_keys if moe.retrieval_size is None else moe.retrieval_size // 2
+        super().__init__(hidden_size, 2 * moe.num_heads * width, bias=moe.router_bias)
+        self.num_heads, self.width = moe.num_heads, width
+        self.per_token = per_token
+        self.ranks = moe.ranks_experts
+        self.keys = None
+        if moe.retrieval_size is not None:
+            self.keys = nn.Parameter(torch.empty(2, moe.num_heads, width, moe.num_keys).normal_())
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        """[B, S, H] -> scores of the first and of the second half, each [B, S, heads, K]."""
+        batch, tokens, _ = x.shape
+        projection = super().forward(x)
+        if self.per_token:
+            halves = projection.unflatten(-1, (2, self.num_heads, self.width)).unbind(2)
+        else:
+            halves = projection.reshape(2, batch, tokens, self.num_heads, self.width).unbind(0)
+        if self.keys is not None:
+            # [B, S, heads, 1, R / 2] @ [heads, R / 2, K]
+            halves = tuple(
+                (half[..., None, :] @ keys).squeeze(-2) for half, keys in zip(halves, self.keys, strict=True)
+            )
+        if self.ranks:
+            scores, indices = halves[0].sort(dim=-1, descending=True)
+            return scores, indices.to(scores.dtype)
+        return halves[0], halves[1]
+
+
+class CDMoE(MLP):
+    """Cross Domain Mixture of Experts. `routing` "per-token" keeps tokens apart where the reference mixes them."""
 
     def __init__(self, architecture: Architecture, moe: Moe, routing: CdmoeRouting) -> None:
         super().__init__(architecture)
-        self.num_keys = moe.num_keys
-        self.num_experts_per_tok = moe.num_experts_per_tok
-        self.routing = routing
-        self.router_gate = nn.Linear(architecture.hidden_size, 2 * moe.num_keys, bias=False)
-        self.down_embed = ExpertTable(moe.num_experts, architecture.hidden_size)
-        self.up_embed = ExpertTable(moe.num_experts, architecture.hidden_size)
+        hidden = architecture.hidden_size
+        self.num_experts_per_tok, self.weights_inside = moe.num_experts_per_tok, moe.weights_inside
+        self.router_gate = Router(hidden, moe, per_token=routing == "per-token" or not moe.mixes_tokens)
+        self.down_embed = ExpertTable(moe.num_experts, hidden)
+        self.up_embed = ExpertTable(moe.num_experts, hidden)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, S, H] -> [B, S, H]."""
-        routed = operators.cdmoe(
-            x, *self._halves(x), self.down_embed.weight, self.up_embed.weight, self.num_experts_per_tok
-        )
+        tables = self.down_embed.weight, self.up_embed.weight
+        routed = operators.cdmoe(x, *self.router_gate(x), *tables, self.num_experts_per_tok, self.weights_inside)
         return super().forward(x) + routed
-
-    def _halves(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores of the two halves, each [B, S, 1, K]."""
-        batch, tokens, _ = x.shape
-        projection = self.router_gate(x)
-        if self.routing == "per-token":
-            scores_x, scores_y = projection.unflatten(-1, (2, self.num_keys)).split(1, dim=2)
-        else:
-            halves = projection.reshape(2, batch, tokens, 1, self.num_keys)
-            scores_x, scores_y = halves.unbind(0)
-        return scores_x, scores_y

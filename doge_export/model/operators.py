@@ -1,4 +1,6 @@
-"""The two operators of domain `doge`, as PyTorch defines them. Every other implementation is tested against these.
+"""The operators of domain `doge`, as PyTorch defines them. Every other implementation is tested against these.
+
+Two carry every published Doge but those with a ratio mask, which have an attention operator of their own.
 
 Symbols: B batch, S new tokens, P cached tokens, T = P + S, Hq query heads, Hkv key/value heads, Hs score heads
 (1, Hkv or Hq), D head size, H hidden size, R routing heads, K keys of a routing half, E experts.
@@ -64,31 +66,61 @@ def dynamic_mask_attention(
 
     A row that sees only padding gives a finite, unspecified value.
     """
-    present_key = torch.cat([past_key, _per_head(key, kv_num_heads)], dim=2)
-    present_value = torch.cat([past_value, _per_head(value, kv_num_heads)], dim=2)
-    present_score = torch.cat([past_score, score.transpose(1, 2)], dim=2)
+    present_key, present_value, present_score = _append(
+        key, value, score, past_key, past_value, past_score, kv_num_heads
+    )
     batch, score_heads, total = present_score.shape
     new = query.shape[1]
 
-    keys = torch.arange(total, device=query.device)
-    kept = keys <= keys[total - new :, None]
+    kept = _causal(new, total, query.device)
     bias = present_score[:, :, None, :].expand(batch, score_heads, new, total)
     if 0 < keep_window_size < total:
         best = _largest(bias.masked_fill(~kept, NEG), keep_window_size)
         kept = kept & torch.zeros_like(bias, dtype=torch.bool).scatter(-1, best, True)
-    bias = bias.masked_fill(~kept, NEG).repeat_interleave(num_heads // score_heads, dim=1)
+    output = _attend(query, present_key, present_value, bias.masked_fill(~kept, NEG), num_heads, scale)
+    return output, present_key, present_value, present_score
 
-    group = num_heads // kv_num_heads
+
+def _append(
+    key: Tensor,
+    value: Tensor,
+    score: Tensor,
+    past_key: Tensor,
+    past_value: Tensor,
+    past_score: Tensor,
+    kv_num_heads: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The cache of P tokens and S new ones, as [B, Hkv, T, D] twice and [B, Hs, T]."""
+    return (
+        torch.cat([past_key, _per_head(key, kv_num_heads)], dim=2),
+        torch.cat([past_value, _per_head(value, kv_num_heads)], dim=2),
+        torch.cat([past_score, score.transpose(1, 2)], dim=2),
+    )
+
+
+def _causal(new: int, total: int, device: torch.device) -> Tensor:
+    """[S, T] bool: key j is visible to new token i when j <= P + i."""
+    keys = torch.arange(total, device=device)
+    return keys <= keys[total - new :, None]
+
+
+def _attend(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor, num_heads: int, scale: float) -> Tensor:
+    """Softmax attention of query [B, S, Hq * D] with a bias [B, Hs, S, T], in float32, as [B, S, Hq * D]."""
+    bias = bias.repeat_interleave(num_heads // bias.shape[1], dim=1)
+    group = num_heads // keys.shape[1]
     queries = _per_head(query, num_heads).float()
-    logits = scale * queries @ present_key.float().repeat_interleave(group, dim=1).transpose(2, 3) + bias
+    logits = scale * queries @ keys.float().repeat_interleave(group, dim=1).transpose(2, 3) + bias
     # NEG absorbs any dot product, so a key left out has weight 0 unless the whole row is left out.
-    weights = logits.softmax(dim=-1)
-    output = weights @ present_value.float().repeat_interleave(group, dim=1)
-    return output.transpose(1, 2).flatten(2).to(query.dtype), present_key, present_value, present_score
+    output = logits.softmax(dim=-1) @ values.float().repeat_interleave(group, dim=1)
+    return output.transpose(1, 2).flatten(2).to(query.dtype)
 
 
 @dynamic_mask_attention.register_fake
 def _(query, key, value, score, past_key, past_value, past_score, num_heads, kv_num_heads, scale, keep_window_size):  # type: ignore[no-untyped-def]
+    return _fake_attention(query, past_key, past_value, past_score)
+
+
+def _fake_attention(query: Tensor, past_key: Tensor, past_value: Tensor, past_score: Tensor) -> tuple[Tensor, ...]:
     batch, heads, past, size = past_key.shape
     total = past + query.shape[1]
     return (
@@ -99,6 +131,51 @@ def _(query, key, value, score, past_key, past_value, past_score, num_heads, kv_
     )
 
 
+@torch.library.custom_op("doge::ratio_mask_attention", mutates_args=())
+def ratio_mask_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    score: Tensor,
+    past_key: Tensor,
+    past_value: Tensor,
+    past_score: Tensor,
+    num_heads: int,
+    kv_num_heads: int,
+    scale: float,
+    ratio: float,
+    keep_window_size: int,
+    of_excess: bool,
+    adds_causality: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Causal attention that leaves out a share of all keys by score, before causality (`RatioMask`).
+
+    As `dynamic_mask_attention`, but padding is ranked like any token, so it cannot be folded into the scores: score
+    [B, S, Hs + 1] and past_score [B, Hs + 1, P] carry it as one more head, 0 for a token and NEG for padding.
+
+    kthvalue over all T keys, after small-doge 8eec8cc `DogeAttention.prepare_dynamic_mask`.
+    """
+    present_key, present_value, present_score = _append(
+        key, value, score, past_key, past_value, past_score, kv_num_heads
+    )
+    total = present_score.shape[2]
+    bias, padding = present_score[:, :-1], present_score[:, -1:]
+    rank = int((total - keep_window_size if of_excess else total) * ratio) if total > keep_window_size else 0
+    if rank > 0:
+        bias = torch.where(bias < bias.kthvalue(rank, dim=-1, keepdim=True).values, NEG, bias)
+    mask = padding[:, :, None, :].masked_fill(~_causal(query.shape[1], total, query.device), NEG)
+    bias = bias[:, :, None, :]
+    # NEG + NEG is -inf: a row left without any key is even over those that only one of the two leaves out.
+    bias = bias + mask if adds_causality else torch.where(mask == NEG, NEG, bias)
+    output = _attend(query, present_key, present_value, bias, num_heads, scale)
+    return output, present_key, present_value, present_score
+
+
+@ratio_mask_attention.register_fake
+def _(query, key, value, score, past_key, past_value, past_score, num_heads, kv_num_heads, *rest):  # type: ignore[no-untyped-def]
+    return _fake_attention(query, past_key, past_value, past_score)
+
+
 @torch.library.custom_op("doge::cdmoe", mutates_args=())
 def cdmoe(
     hidden: Tensor,
@@ -107,6 +184,7 @@ def cdmoe(
     down_embed: Tensor,
     up_embed: Tensor,
     num_experts_per_tok: int,
+    weights_inside: bool = False,
 ) -> Tensor:
     """The routed part of Cross Domain Mixture of Experts; the shared MLP is added outside.
 
@@ -117,6 +195,7 @@ def cdmoe(
         down_embed: [E, H], E >= K * K; expert a * K + b pairs key a of x with key b of y.
         up_embed: [E, H].
         num_experts_per_tok: k, at most K * K.
+        weights_inside: silu of the weighted product, instead of the weighted silu (the first generation).
 
     Returns:
         [B, S, H]: sum over routing heads and the k best pairs of
@@ -125,12 +204,14 @@ def cdmoe(
     grid = (scores_x.float()[..., :, None] + scores_y.float()[..., None, :]).flatten(-2)
     experts = _largest(grid, num_experts_per_tok)
     weights = grid.gather(-1, experts).softmax(dim=-1).to(hidden.dtype)
-    activation = torch.nn.functional.silu((down_embed[experts] @ hidden[:, :, None, :, None]).squeeze(-1))
-    return ((activation * weights)[..., None, :] @ up_embed[experts]).sum(dim=2).squeeze(2)
+    products = (down_embed[experts] @ hidden[:, :, None, :, None]).squeeze(-1)
+    silu = torch.nn.functional.silu
+    activation = silu(products * weights) if weights_inside else silu(products) * weights
+    return (activation[..., None, :] @ up_embed[experts]).sum(dim=2).squeeze(2)
 
 
 @cdmoe.register_fake
-def _(hidden, scores_x, scores_y, down_embed, up_embed, num_experts_per_tok):  # type: ignore[no-untyped-def]
+def _(hidden, scores_x, scores_y, down_embed, up_embed, num_experts_per_tok, weights_inside=False):  # type: ignore[no-untyped-def]
     return torch.empty_like(hidden)
 
 
@@ -155,4 +236,5 @@ def _differentiate(op: Any, function: Callable[..., Any]) -> None:
 
 
 _differentiate(dynamic_mask_attention, dynamic_mask_attention._init_fn)
+_differentiate(ratio_mask_attention, ratio_mask_attention._init_fn)
 _differentiate(cdmoe, cdmoe._init_fn)
