@@ -11,7 +11,7 @@ import shutil
 import time
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import doge_export
 from doge_export.console import log, progress
@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from doge_export.checkpoint import Checkpoint
-    from doge_export.checkpoint.architecture import Architecture, CdmoeRouting
-    from doge_export.targets import Target
+    from doge_export.checkpoint.architecture import Architecture, CdmoeRouting, Generation, MoeVariant, Task
+    from doge_export.checkpoint.generation import RatioScope
+    from doge_export.targets import Target, Traits
     from doge_export.validation import Verdict
 
 GRAPH = "onnx/model.onnx"
@@ -59,12 +60,24 @@ class Plan:
     def chunkable_length(self) -> int:
         """Up to which length a prompt gives the same logits when it is read in pieces.
 
-        Reference CDMoE routing depends on what is read together, and scaled RoPE turns each piece by the length so far.
+        Reference CDMoE routing depends on what is read together, as does the place of a token that may see no key
+        (`Architecture.may_blind_rows`), and scaled RoPE turns each piece by the length so far.
         """
-        if self.cdmoe_routing == "reference":
+        if self.cdmoe_routing == "reference" or self.checkpoint.architecture.may_blind_rows:
             return 0
         trained = self.checkpoint.architecture.trained_length
         return trained if trained is not None and self.rope_scaling else self.max_length
+
+    @property
+    def traits(self) -> Traits:
+        """What the lowering must know."""
+        from doge_export.targets import Traits
+
+        architecture = self.checkpoint.architecture
+        return Traits(
+            cached=architecture.task == "text-generation",
+            whole_rows=self.cdmoe_routing == "reference" or architecture.may_blind_rows,
+        )
 
     @property
     def bytes(self) -> int:
@@ -79,101 +92,127 @@ class Plan:
             "revision": source.revision,
             "output": str(self.output),
             "target": self.target.name,
+            "task": self.checkpoint.architecture.task,
             "max_length": self.max_length,
             "cdmoe_routing": self.cdmoe_routing,
             "key_selection": self.key_selection,
             "rope_scaling": self.rope_scaling,
             "parameters": self.parameters,
             "bytes": self.bytes,
+            "identity": dataclasses.asdict(self.checkpoint.identity),
             "architecture": self.checkpoint.architecture.to_dict(),
         }
 
 
-def plan(
-    model: str | Path,
-    output: str | Path,
-    *,
-    target: str = "onnxruntime",
-    max_length: int | None = None,
-    cdmoe_routing: CdmoeRouting = "reference",
-    revision: str | None = None,
-    token: str | None = None,
-    cache_dir: str | Path | None = None,
-    offline: bool = False,
-    force: bool = False,
-    trust_remote_code: bool = False,
-) -> Plan:
+class Options(TypedDict, total=False):
+    """What `plan` and `export` take by keyword.
+
+    Attributes:
+        target: "onnxruntime" (the default) for our own runtime, "portable" for anything that reads ONNX, "canonical"
+            for compilers with a plugin for the two operators.
+        task: "text-generation", "feature-extraction" or "text-classification"; by default what the checkpoint has a
+            head for.
+        max_length: tokens a sequence may have, prompt and answer together; max_position_embeddings by default.
+        cdmoe_routing: "reference" (the default) mixes tokens as transformers does, "per-token" does not; of no meaning
+            without CDMoE.
+        generation, cdmoe, ratio_mask: what the files of an old checkpoint leave open, see `Assumptions`.
+        revision: branch, tag or commit of a hub repository.
+        token: for a private hub repository.
+        cache_dir: where downloads are kept.
+        offline: use the cache only.
+        force: replace a non-empty output.
+        trust_remote_code: always refused.
+    """
+
+    target: str
+    task: Task | None
+    max_length: int | None
+    cdmoe_routing: CdmoeRouting
+    generation: Generation | None
+    cdmoe: MoeVariant | None
+    ratio_mask: RatioScope | None
+    revision: str | None
+    token: str | None
+    cache_dir: str | Path | None
+    offline: bool
+    force: bool
+    trust_remote_code: bool
+
+
+_ASSUMED = ("task", "generation", "cdmoe", "ratio_mask")
+_WHERE = ("revision", "token", "cache_dir", "offline", "trust_remote_code")
+
+
+def plan(model: str | Path, output: str | Path, **options: Unpack[Options]) -> Plan:
     """What `export` would do with these arguments. Reads the checkpoint and writes nothing; raises as `export` does."""
     from doge_export.checkpoint import open_checkpoint
+    from doge_export.checkpoint.generation import Assumptions
     from doge_export.checkpoint.naming import expected_tensors
     from doge_export.package import refuse_output
     from doge_export.targets import TARGETS
 
+    given: dict[str, Any] = dict(options)
+    unknown = given.keys() - Options.__annotations__.keys()
+    if unknown:
+        raise TypeError(f"unknown options: {', '.join(sorted(unknown))}")
+    target, cdmoe_routing = given.get("target", "onnxruntime"), given.get("cdmoe_routing", "reference")
     if target not in TARGETS:
         raise DogeExportError(f"unknown target {target!r}; choose one of {', '.join(TARGETS)}")
     if cdmoe_routing not in ("reference", "per-token"):
         raise DogeExportError(f"unknown CDMoE routing {cdmoe_routing!r}; choose reference or per-token")
-    refuse_output(Path(output), force=force, protected=_protected(model))  # before any download
+    assumed = Assumptions(**{name: given.get(name) for name in _ASSUMED})
+    # Before any download.
+    refuse_output(Path(output), force=given.get("force", False), protected=_protected(model))
     log(f"reading {model}")
-    checkpoint = open_checkpoint(
-        model,
-        revision=revision,
-        token=token,
-        cache_dir=cache_dir,
-        offline=offline,
-        trust_remote_code=trust_remote_code,
-    )
+    checkpoint = open_checkpoint(model, assumed=assumed, **{name: given[name] for name in _WHERE if name in given})
     architecture = checkpoint.architecture
-    max_length = _checked_length(max_length, architecture)
+    for note in checkpoint.identity.notes:
+        log(f"note: {note}")
+    _check_operators(TARGETS[target], architecture)
+    max_length = _checked_length(given.get("max_length"), architecture)
     trained = architecture.trained_length
     return Plan(
         checkpoint=checkpoint,
         output=Path(output),
         target=TARGETS[target],
         max_length=max_length,
-        cdmoe_routing=cdmoe_routing if architecture.moe else None,
-        key_selection=max_length > architecture.keep_window_size,
+        cdmoe_routing=cdmoe_routing if architecture.moe and architecture.moe.mixes_tokens else None,
+        key_selection=architecture.selects_keys(max_length),
         rope_scaling=trained is not None and max_length > trained,
         parameters=sum(math.prod(shape) for shape in expected_tensors(architecture).values()),
     )
+
+
+def _check_operators(target: Target, architecture: Architecture) -> None:
+    """A plugin knows two operators, which leave open what a token that sees no key attends to."""
+    if target.keeps_operators and architecture.may_blind_rows:
+        which = "dynamic_mask_ratio" if architecture.ratio_mask else "a hard mask of negative A"
+        raise DogeExportError(
+            f"target {target.name} has no operator for {which} ({architecture.generation}), where a token may"
+            " see no key: export for onnxruntime or portable"
+        )
 
 
 def export(
     model: str | Path,
     output: str | Path,
     *,
-    target: str = "onnxruntime",
-    max_length: int | None = None,
-    cdmoe_routing: CdmoeRouting = "reference",
-    revision: str | None = None,
-    token: str | None = None,
-    cache_dir: str | Path | None = None,
-    offline: bool = False,
-    force: bool = False,
     validate: bool = True,
     report: str | Path | None = None,
-    trust_remote_code: bool = False,
+    **options: Unpack[Options],
 ) -> ExportResult:
-    """Export a Doge checkpoint to a folder, and prove the folder against transformers.
+    """Export a Doge checkpoint to a folder, and prove the folder against PyTorch.
 
     Args:
         model: a local folder or a hub id.
         output: the folder to write; it appears whole at the end, or not at all.
-        target: "onnxruntime" for our own runtime, "portable" for anything that reads ONNX.
-        max_length: tokens a sequence may have, prompt and answer together; max_position_embeddings by default.
-        cdmoe_routing: "reference" mixes tokens as transformers does, "per-token" does not; of no meaning without CDMoE.
-        revision: branch, tag or commit of a hub repository.
-        token: for a private hub repository.
-        cache_dir: where downloads are kept.
-        offline: use the cache only.
-        force: replace a non-empty output.
-        validate: compare with transformers before the folder appears; the manifest records when this is False.
+        validate: compare with PyTorch before the folder appears; the manifest records when this is False.
         report: also write the comparison as an HTML file.
-        trust_remote_code: always refused.
+        options: see `Options`.
 
     Raises:
         DogeExportError: the arguments or the checkpoint are wrong.
-        RunFailed: the export does not agree with transformers; nothing is left at `output`.
+        RunFailed: the export does not agree with PyTorch; nothing is left at `output`.
     """
     from doge_export.checkpoint.source import expanded
     from doge_export.package import staged_folder, write_card, write_manifest
@@ -181,29 +220,19 @@ def export(
 
     started = time.monotonic()
     report_file = None if report is None else report_path(report, output)  # refused now, written only at the end
-    planned = plan(
-        model,
-        output,
-        target=target,
-        max_length=max_length,
-        cdmoe_routing=cdmoe_routing,
-        revision=revision,
-        token=token,
-        cache_dir=cache_dir,
-        offline=offline,
-        force=force,
-        trust_remote_code=trust_remote_code,
-    )
+    planned = plan(model, output, **options)
     checkpoint = planned.checkpoint
     verdict = None
-    with staged_folder(output, force=force, protected=_protected(model)) as folder:
+    with staged_folder(output, force=options.get("force", False), protected=_protected(model)) as folder:
         graph = _write_graph(planned, folder)
         _copy_companions(checkpoint, folder)
         manifest = {
             "doge_export": doge_export.__version__,
             "source": _source(checkpoint),
             "architecture": checkpoint.architecture.to_dict(),
-            "target": target,
+            "task": checkpoint.architecture.task,
+            "assumptions": checkpoint.assumed.to_dict(),
+            "target": planned.target.name,
             "max_length": planned.max_length,
             "chunkable_length": planned.chunkable_length,
             "cdmoe_routing": planned.cdmoe_routing,
@@ -214,7 +243,7 @@ def export(
         if validate:
             write_manifest(folder, manifest)
             gc.collect()  # traced programs are full of cycles, which would keep the weights through the validation
-            log("validating against transformers")
+            log("validating against PyTorch")
             verdict = _validate(folder, checkpoint, report_file)
             manifest["validation"] = verdict.to_dict()
         manifest["seconds"] = round(time.monotonic() - started, 1)
@@ -243,20 +272,21 @@ def _protected(model: str | Path) -> list[Path]:
 def _write_graph(planned: Plan, folder: Path) -> dict[str, Any]:
     """Trace, lower and write; every weight is freed on return. Gives the manifest's description of the graph."""
     from doge_export.graph import trace
-    from doge_export.model import DogeForExport
+    from doge_export.model import MODULES
     from doge_export.package.onnx_file import write_onnx
     from doge_export.targets import lower
 
     log("tracing")
-    module = DogeForExport.from_tensors(
-        planned.checkpoint.architecture,
+    architecture = planned.checkpoint.architecture
+    module = MODULES[architecture.task].from_tensors(
+        architecture,
         planned.checkpoint.tensors,
         planned.cdmoe_routing or "reference",
         planned.max_length,
     )
     model = trace(module)
     log(f"lowering for {planned.target.name}")
-    lower(model, planned.target, mixes_tokens=planned.cdmoe_routing == "reference")
+    lower(model, planned.target, planned.traits)
     log(f"writing {GRAPH}, {planned.bytes / 1e6:.1f} MB of weights")
     (folder / GRAPH).parent.mkdir()
     write_onnx(model, folder / GRAPH)
@@ -304,8 +334,8 @@ def _validate(folder: Path, checkpoint: Checkpoint, report: Path | None) -> Verd
     from doge_export.validation import validate
     from doge_export.validation.report import write_report
 
-    with progress("validating against transformers") as advance:
-        verdict = validate(folder, source=checkpoint.source, on_progress=lambda done, total, name: advance())
+    with progress("validating against PyTorch") as advance:
+        verdict = validate(folder, checkpoint=checkpoint, on_progress=lambda done, total, name: advance())
     if report is not None:
         write_report(verdict, report)
     if not verdict.passed:

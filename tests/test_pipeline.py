@@ -286,3 +286,39 @@ def test_a_report_inside_the_folder_that_is_replaced_is_refused(checkpoint, tmp_
     with pytest.raises(DogeExportError, match="would lie in"):
         export(checkpoint(), out, report=out / "r.html", force=True)
     assert [file.name for file in out.iterdir()] == ["old"]
+
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def test_the_canonical_graph_has_the_two_operators_and_their_bodies(tmp_path):
+    export(GOLDEN / "g4b-moe-m1", tmp_path / "out", target="canonical", validate=False)
+    model = ir.load(tmp_path / "out" / GRAPH)
+    assert {node.op_type for node in model.graph if node.domain == "doge"} == {"DynamicMaskAttention", "CDMoE"}
+    assert {name for _, name, _ in model.functions} == {"DynamicMaskAttention", "CDMoE"}
+
+
+def test_a_ratio_mask_has_no_canonical_graph(tmp_path):
+    with pytest.raises(DogeExportError, match=r"no operator for dynamic_mask_ratio \(G4b\).*onnxruntime or portable"):
+        export(GOLDEN / "g4b-additive-ratio", tmp_path / "out", target="canonical")
+    assert not (tmp_path / "out").exists()
+
+
+def test_notes_of_what_the_files_leave_open_are_printed(tmp_path, capsys):
+    export(GOLDEN / "g4b-moe-m7", tmp_path / "out", validate=False)
+    assert "M7 is assumed (--cdmoe)" in capsys.readouterr().err
+    manifest = export(GOLDEN / "g4b-moe-m7", tmp_path / "other", cdmoe="M6", validate=False).manifest
+    assert manifest["assumptions"] == {"cdmoe": "M6"}
+    assert manifest["architecture"]["moe"]["variant"] == "M6"
+    assert "is assumed" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options", [{"generation": "G5"}, {"cdmoe": "M1"}, {"task": "text-classification"}])
+def test_assumptions_that_the_tensors_rule_out(options, tmp_path):
+    with pytest.raises(DogeExportError, match=f"--{next(iter(options))}"):
+        plan(GOLDEN / "g4b-moe-m7", tmp_path / "out", **options)
+
+
+def test_an_unknown_option_is_a_mistake_of_the_program(tmp_path):
+    with pytest.raises(TypeError, match="unknown options: quantise"):
+        export(GOLDEN / "g5-topk", tmp_path / "out", quantise=True)

@@ -1,5 +1,7 @@
 """The two `doge` operators as ONNX functions of standard ops, so that the canonical graph runs anywhere.
 
+RatioMaskAttention has none: only older checkpoints with dynamic_mask_ratio use it, and a target must lower it.
+
 Written in onnxscript: the Python below is not run but translated, statement by statement. Symbols and meaning are those
 of `doge_export.model.operators`, which these functions are tested against.
 """
@@ -87,7 +89,7 @@ def DynamicMaskAttention(
 
 
 @script(DOGE, default_opset=op)
-def CDMoE(hidden, scores_x, scores_y, down_embed, up_embed, num_experts_per_tok: int) -> FLOAT:
+def CDMoE(hidden, scores_x, scores_y, down_embed, up_embed, num_experts_per_tok: int, weights_inside: int) -> FLOAT:
     """The routed experts; see `model.operators.cdmoe` for shapes."""
     x = op.Unsqueeze(op.Cast(scores_x, to=1), op.Constant(value_ints=[-1]))
     y = op.Unsqueeze(op.Cast(scores_y, to=1), op.Constant(value_ints=[-2]))
@@ -99,5 +101,24 @@ def CDMoE(hidden, scores_x, scores_y, down_embed, up_embed, num_experts_per_tok:
     column = op.Unsqueeze(hidden, op.Constant(value_ints=[2, 4]))
     dots = op.Squeeze(op.MatMul(op.Gather(down_embed, experts), column), op.Constant(value_ints=[4]))
     activation = op.Mul(op.Mul(dots, op.Sigmoid(dots)), weights)
+    mixed = op.MatMul(op.Unsqueeze(activation, op.Constant(value_ints=[3])), op.Gather(up_embed, experts))
+    return op.Squeeze(op.ReduceSum(mixed, op.Constant(value_ints=[2]), keepdims=0), op.Constant(value_ints=[2]))
+
+
+@script(DOGE, default_opset=op)
+def CDMoEWeightsInside(
+    hidden, scores_x, scores_y, down_embed, up_embed, num_experts_per_tok: int, weights_inside: int
+) -> FLOAT:
+    """CDMoE where weights_inside is 1; it stands in its place in the graphs of the first generation."""
+    x = op.Unsqueeze(op.Cast(scores_x, to=1), op.Constant(value_ints=[-1]))
+    y = op.Unsqueeze(op.Cast(scores_y, to=1), op.Constant(value_ints=[-2]))
+    grid = op.Reshape(op.Add(x, y), op.Constant(value_ints=[0, 0, 0, -1]))
+    count = op.Reshape(op.Constant(value_int=num_experts_per_tok), op.Constant(value_ints=[1]))
+    best, experts = op.TopK(grid, count, axis=-1)
+    weights = op.CastLike(op.Softmax(best, axis=-1), hidden)
+    column = op.Unsqueeze(hidden, op.Constant(value_ints=[2, 4]))
+    dots = op.Squeeze(op.MatMul(op.Gather(down_embed, experts), column), op.Constant(value_ints=[4]))
+    weighted = op.Mul(dots, weights)
+    activation = op.Mul(weighted, op.Sigmoid(weighted))
     mixed = op.MatMul(op.Unsqueeze(activation, op.Constant(value_ints=[3])), op.Gather(up_embed, experts))
     return op.Squeeze(op.ReduceSum(mixed, op.Constant(value_ints=[2]), keepdims=0), op.Constant(value_ints=[2]))

@@ -1,4 +1,4 @@
-"""The signatures of the two `doge` operators, as ONNX schemas."""
+"""The signatures of the `doge` operators, as ONNX schemas."""
 
 from __future__ import annotations
 
@@ -40,4 +40,17 @@ CDMOE = _schema(
     "hidden scores_x scores_y down_embed up_embed",
     "output",
     num_experts_per_tok=OpSchema.AttrType.INT,
+    weights_inside=OpSchema.AttrType.INT,
+)
+RATIO_MASK_ATTENTION = _schema(
+    "RatioMaskAttention",
+    "query key value score past_key past_value past_score",
+    "output present_key present_value present_score",
+    num_heads=OpSchema.AttrType.INT,
+    kv_num_heads=OpSchema.AttrType.INT,
+    scale=OpSchema.AttrType.FLOAT,
+    ratio=OpSchema.AttrType.STRING,  # of a float64: how many keys go depends on its last digits
+    keep_window_size=OpSchema.AttrType.INT,
+    of_excess=OpSchema.AttrType.INT,
+    adds_causality=OpSchema.AttrType.INT,
 )

@@ -1,4 +1,4 @@
-"""From the module to canonical ONNX: traced by torch.export, translated by torch.onnx with our own words for six ops.
+"""From the module to canonical ONNX: traced by torch.export, translated by torch.onnx with our own words for a few ops.
 
 The canonical graph holds standard ops of opset 23 (RMSNormalization and RotaryEmbedding among them) and nodes of domain
 `doge` with a function body. Inputs and outputs, for each layer i:
@@ -10,6 +10,9 @@ The canonical graph holds standard ops of opset 23 (RMSNormalization and RotaryE
     present.{i}.key, .value, .score                  as above, past_sequence_length + sequence_length long
 
 attention_mask speaks of the new tokens alone: padding among the cached ones is already in their scores.
+
+Tasks without a cache have input_ids, attention_mask and one output: last_hidden_state [batch_size, sequence_length, H]
+or logits [batch_size, labels].
 """
 
 from __future__ import annotations
@@ -26,9 +29,10 @@ from onnxscript import opset23 as op
 from onnxscript.values import Op
 from torch.export import Dim
 
+from doge_export.checkpoint.architecture import Architecture
 from doge_export.graph import functions, schemas
 from doge_export.graph.tidy import tidy
-from doge_export.model import DogeForExport
+from doge_export.model import DogeForTask
 
 OPSET = 23
 _TORCHLIB_OPSET = 18
@@ -56,6 +60,7 @@ def _rotate(x: Any, cos: Any, sin: Any, num_heads: int) -> Any:
 
 
 _DynamicMaskAttention = Op(functions.DOGE, "DynamicMaskAttention", schemas.DYNAMIC_MASK_ATTENTION)
+_RatioMaskAttention = Op(functions.DOGE, "RatioMaskAttention", schemas.RATIO_MASK_ATTENTION)
 _CDMoE = Op(functions.DOGE, "CDMoE", schemas.CDMOE)
 
 
@@ -82,8 +87,48 @@ def _dynamic_mask_attention(
     )
 
 
-def _cdmoe(hidden: Any, scores_x: Any, scores_y: Any, down_embed: Any, up_embed: Any, num_experts_per_tok: int) -> Any:
-    return _CDMoE(hidden, scores_x, scores_y, down_embed, up_embed, num_experts_per_tok=num_experts_per_tok)
+def _ratio_mask_attention(
+    query: Any,
+    key: Any,
+    value: Any,
+    score: Any,
+    past_key: Any,
+    past_value: Any,
+    past_score: Any,
+    num_heads: int,
+    kv_num_heads: int,
+    scale: float,
+    ratio: float,
+    keep_window_size: int,
+    of_excess: bool,
+    adds_causality: bool,
+) -> Any:
+    return _RatioMaskAttention(
+        *(query, key, value, score, past_key, past_value, past_score),
+        num_heads=num_heads,
+        kv_num_heads=kv_num_heads,
+        scale=scale,
+        ratio=repr(ratio),
+        keep_window_size=keep_window_size,
+        of_excess=int(of_excess),
+        adds_causality=int(adds_causality),
+    )
+
+
+def _cdmoe(
+    hidden: Any,
+    scores_x: Any,
+    scores_y: Any,
+    down_embed: Any,
+    up_embed: Any,
+    num_experts_per_tok: int,
+    weights_inside: bool = False,
+) -> Any:
+    return _CDMoE(
+        *(hidden, scores_x, scores_y, down_embed, up_embed),
+        num_experts_per_tok=num_experts_per_tok,
+        weights_inside=int(weights_inside),
+    )
 
 
 _TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
@@ -93,6 +138,7 @@ _TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.ops.aten.softplus.default: op.Softplus,
     torch.ops.doge.rotate.default: _rotate,
     torch.ops.doge.dynamic_mask_attention.default: _dynamic_mask_attention,
+    torch.ops.doge.ratio_mask_attention.default: _ratio_mask_attention,
     torch.ops.doge.cdmoe.default: _cdmoe,
 }
 
@@ -116,29 +162,42 @@ def cache_names(prefix: str, layer: int) -> list[str]:
     return [f"{prefix}.{layer}.{part}" for part in CACHE_PARTS]
 
 
-def trace(module: DogeForExport) -> ir.Model:
-    """Canonical ONNX of a module; its initializers share memory with the module's parameters.
+def _example(architecture: Architecture) -> tuple[tuple[Any, ...], tuple[Any, ...], list[str], list[str]]:
+    """Arguments of the module, which of their axes are dynamic, and the names of inputs and outputs.
 
     The example is larger than 1 in every dynamic axis, and no two axes are equal: torch.export makes constants of 0 and
-    1, and one axis of equal ones.
+    1, and one axis of equal ones. A tensor object given twice would become one input.
     """
-    architecture = module.architecture
-    layers = range(architecture.num_hidden_layers)
     batch, new, past = 3, 5, 7
-    heads, size = architecture.num_key_value_heads, architecture.head_dim
+    by_token, by_key = {0: Dim.DYNAMIC, 1: Dim.DYNAMIC}, {0: Dim.DYNAMIC, 2: Dim.DYNAMIC}
+    inputs = ["input_ids", "attention_mask"]
+    outputs = {"text-generation": "logits", "feature-extraction": "last_hidden_state", "text-classification": "logits"}
+    names = [outputs[architecture.task]]
+    if architecture.task != "text-generation":
+        tokens = tuple(torch.ones(batch, new, dtype=torch.int64) for _ in inputs)
+        return tokens, (by_token, by_token), inputs, names
+    layers = range(architecture.num_hidden_layers)
+    heads, size, scores = architecture.num_key_value_heads, architecture.head_dim, architecture.cached_scores
     cache = [
-        (torch.zeros(batch, heads, past, size), torch.zeros(batch, heads, past, size), torch.zeros(batch, heads, past))
+        (torch.zeros(batch, heads, past, size), torch.zeros(batch, heads, past, size), torch.zeros(batch, scores, past))
         for _ in layers
     ]
-    # A tensor object given twice would become one input.
-    tokens = tuple(torch.ones(batch, new, dtype=torch.int64) for _ in range(3))
-    by_token, by_key = {0: Dim.DYNAMIC, 1: Dim.DYNAMIC}, {0: Dim.DYNAMIC, 2: Dim.DYNAMIC}
+    inputs.append("position_ids")
+    tokens = tuple(torch.ones(batch, new, dtype=torch.int64) for _ in inputs)
+    return (
+        (*tokens, cache),
+        (by_token, by_token, by_token, [(by_key, by_key, by_key) for _ in layers]),
+        inputs + [name for i in layers for name in cache_names("past_key_values", i)],
+        names + [name for i in layers for name in cache_names("present", i)],
+    )
+
+
+def trace(module: DogeForTask) -> ir.Model:
+    """Canonical ONNX of a module; its initializers share memory with the module's parameters."""
+    architecture = module.architecture
+    arguments, dynamic_shapes, input_names, output_names = _example(architecture)
     with torch.no_grad(), _quiet():
-        exported = torch.export.export(
-            module.eval(),
-            (*tokens, cache),
-            dynamic_shapes=(by_token, by_token, by_token, [(by_key, by_key, by_key) for _ in layers]),
-        )
+        exported = torch.export.export(module.eval(), arguments, dynamic_shapes=dynamic_shapes)
         program = torch.onnx.export(
             exported,
             dynamo=True,
@@ -146,9 +205,8 @@ def trace(module: DogeForExport) -> ir.Model:
             custom_translation_table=_TRANSLATIONS,
             optimize=False,
             verbose=False,
-            input_names=["input_ids", "attention_mask", "position_ids"]
-            + [name for i in layers for name in cache_names("past_key_values", i)],
-            output_names=["logits"] + [name for i in layers for name in cache_names("present", i)],
+            input_names=input_names,
+            output_names=output_names,
         )
     assert program is not None
     model = program.model
@@ -157,8 +215,12 @@ def trace(module: DogeForExport) -> ir.Model:
     model.producer_name, model.producer_version = "doge-export", None
     model.graph.name = "doge"
     _name_axes(model.graph)
-    for function in (functions.DynamicMaskAttention, functions.CDMoE):
-        body = ir.serde.deserialize_function(function.to_function_proto())
+    weights_inside = architecture.moe is not None and architecture.moe.weights_inside
+    experts = functions.CDMoEWeightsInside if weights_inside else functions.CDMoE
+    for function in (functions.DynamicMaskAttention, experts):
+        proto = function.to_function_proto()
+        proto.name = proto.name.removesuffix("WeightsInside")
+        body = ir.serde.deserialize_function(proto)
         model.functions[body.identifier()] = body
     model.opset_imports["doge"] = 1
     tidy(model)
@@ -174,6 +236,6 @@ def _name_axes(graph: ir.Graph) -> None:
         sizes[0] = "batch_size"
         if "." in value.name:
             sizes[2] = "past_sequence_length" if value.name.startswith("past") else total
-        else:
+        elif not isinstance(sizes[1], int):
             sizes[1] = "sequence_length"
         value.shape = ir.Shape(sizes)

@@ -11,15 +11,19 @@ from onnx_ir.tape import Tape
 
 
 class Lowering(ir.passes.InPlacePass):
-    """Replaces every node of one operator by the nodes that `build` writes."""
+    """Replaces every node of some operators by the nodes that `build` writes."""
 
     domain = ""
-    op_type: str
+    op_types: tuple[str, ...]
+
+    def nodes(self, graph: ir.Graph) -> list[ir.Node]:
+        """The nodes to be replaced, in the graph's order."""
+        return [node for node in graph if node.domain == self.domain and node.op_type in self.op_types]
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Visit the main graph; nodes that `build` wrote are not visited again."""
         self.graph = model.graph
-        nodes = [node for node in model.graph if (node.domain, node.op_type) == (self.domain, self.op_type)]
+        nodes = self.nodes(model.graph)
         for node in nodes:
             tape = Tape()
             replace(node, tape, self.build(tape, node))

@@ -6,6 +6,7 @@ from doge_export.targets.passes.fuse_projections import FuseProjections
 from doge_export.targets.passes.group_query_attention import GroupQueryAttention
 from doge_export.targets.passes.inline_functions import InlineFunctions
 from doge_export.targets.passes.logits_to_keep import NumLogitsToKeep
+from doge_export.targets.passes.standard_attention import StandardAttention
 from doge_export.targets.passes.transpose_weights import TransposeWeights
 from doge_export.targets.passes.transposed_matmul import TransposedMatMul
 from doge_export.targets.target import Target
@@ -15,12 +16,12 @@ ONNXRUNTIME = Target(
     opset=23,
     ir_version=10,
     summary="for doge-export's own runtime: GroupQueryAttention, caches updated in place",
-    passes=lambda mixes_tokens: (
-        GroupQueryAttention(whole_padding_rows=mixes_tokens),
+    passes=lambda traits: (
+        GroupQueryAttention(traits.whole_rows) if traits.cached else StandardAttention(),
         InlineFunctions(),
         TransposeWeights(),
         FuseProjections(),
         TransposedMatMul(),
-        NumLogitsToKeep(),
+        *([NumLogitsToKeep()] if traits.cached else []),
     ),
 )

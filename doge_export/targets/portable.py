@@ -14,12 +14,12 @@ PORTABLE = Target(
     opset=21,
     ir_version=10,
     summary="for anything that reads ONNX: standard ops, key/value caches only",
-    passes=lambda mixes_tokens: (
+    passes=lambda traits: (
         StandardAttention(),
         InlineFunctions(),
         PrimitiveRMSNorm(),
         PrimitiveRotaryEmbedding(),
         TransposeWeights(),
-        NumLogitsToKeep(),
+        *([NumLogitsToKeep()] if traits.cached else []),
     ),
 )

@@ -9,6 +9,19 @@ import onnx_ir as ir
 
 
 @dataclasses.dataclass(frozen=True)
+class Traits:
+    """What of a model decides how it is lowered.
+
+    Attributes:
+        cached: it is a language model over a cache; other tasks read a text in one call.
+        whole_rows: rows that see no key at all are read by others, or may be those of tokens.
+    """
+
+    cached: bool = True
+    whole_rows: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
 class Target:
     """A place where a graph will run.
 
@@ -17,11 +30,13 @@ class Target:
         opset: version of the standard ops, written into every file.
         ir_version: of the ONNX file format; onnx's own default is newer than runtimes read.
         summary: one line for help and model cards.
-        passes: given `mixes_tokens` (reference CDMoE routing: padding rows are read by real ones), the lowering.
+        passes: the lowering of a model with such traits.
+        keeps_operators: nodes of domain `doge` stay, for a plugin that knows the two operators and no other.
     """
 
     name: str
     opset: int
     ir_version: int
     summary: str
-    passes: Callable[[bool], Sequence[ir.passes.InPlacePass]]
+    passes: Callable[[Traits], Sequence[ir.passes.InPlacePass]]
+    keeps_operators: bool = False

@@ -16,7 +16,7 @@ LOWERINGS = {
     "canonical": None,
     "standard": StandardAttention,
     "in-place": GroupQueryAttention,
-    "in-place-whole-rows": functools.partial(GroupQueryAttention, whole_padding_rows=True),
+    "in-place-whole-rows": functools.partial(GroupQueryAttention, whole_rows=True),
 }
 EXTENTS = [(1, 0), (2, 0), (9, 0), (1, 1), (1, 2), (1, 13), (2, 2), (5, 7)]
 """New tokens and past."""

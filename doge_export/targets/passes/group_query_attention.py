@@ -1,6 +1,6 @@
-"""DynamicMaskAttention as onnxruntime's GroupQueryAttention, which updates a preallocated cache in place.
+"""The attention operators as onnxruntime's GroupQueryAttention, which updates a preallocated cache in place.
 
-The key's score goes in as attention_bias; RoPE and the norms stay outside. Three things differ from the operator:
+The key's score goes in as attention_bias; RoPE and the norms stay outside. Four things differ from the operator:
 
 - past and present are one buffer of fixed capacity, bound as input and output, so the past length is not in its
   shape: it is that of the scores.
@@ -8,8 +8,11 @@ The key's score goes in as attention_bias; RoPE and the norms stay outside. Thre
   graph gives those of the new tokens, `new_scores` [sequence_length, batch_size, L * Hs], which the runtime has bound
   right behind the past ones. Time is the first axis so that a prefix is contiguous.
 - Causality is the kernel's: it masks keys after P + i itself, for every row alike (padding is in the scores). With
-  `whole_padding_rows` the bias does it instead: a padding row then attends evenly to all T keys, later ones included,
-  as it does in transformers. Nobody reads such a row, except reference CDMoE routing, which mixes tokens.
+  `whole_rows` the bias does it instead: a row that sees no key then attends evenly to all T keys, later ones included,
+  as it does in transformers. Only padding is such a row, which nobody reads except reference CDMoE routing, which
+  mixes tokens; or a token where an older generation's selection may leave it no key.
+- The kernel wants heads of a multiple of 8; others, which no published model has, are padded with zeros, and so are
+  their caches. No product changes by them.
 """
 
 from __future__ import annotations
@@ -21,32 +24,32 @@ import onnx_ir as ir
 from onnx_ir.tape import Tape
 
 from doge_export.targets.lowering import Lowering, constant, extent, named
-from doge_export.targets.passes.selection import causal, keep_best
+from doge_export.targets.passes.selection import ATTENTION, row_bias, score_heads_of, selects_keys
 
 PAST_SCORES, NEW_SCORES = "past_scores", "new_scores"
 
 
 class GroupQueryAttention(Lowering):
-    """Needs com.microsoft. `keep_window_size` becomes nodes only where the node has it."""
+    """Needs com.microsoft. A selection becomes nodes only where the node has it."""
 
-    domain, op_type = "doge", "DynamicMaskAttention"
+    domain, op_types = "doge", ATTENTION
 
-    def __init__(self, whole_padding_rows: bool = False) -> None:
+    def __init__(self, whole_rows: bool = False) -> None:
         super().__init__()
-        self.whole_padding_rows = whole_padding_rows
+        self.whole_rows = whole_rows
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Replace the cache inputs and outputs, then every node."""
         graph = self.graph = model.graph
-        nodes = [node for node in graph if node.op_type == self.op_type]
-        self.score_heads = extent(nodes[0].inputs[3], 2)
-        width = len(nodes) * self.score_heads
+        nodes = self.nodes(graph)
+        rows = extent(nodes[0].inputs[3], 2)
+        width = len(nodes) * rows
 
         past_scores = ir.val(PAST_SCORES, ir.DataType.FLOAT, ["past_sequence_length", "batch_size", width])
         graph.inputs.append(past_scores)
         tape = Tape()
         self._lengths(tape, past_scores)
-        shape = constant(graph, np.array([0, 0, len(nodes), self.score_heads]))
+        shape = constant(graph, np.array([0, 0, len(nodes), rows]))
         by_layer = tape.op("Transpose", [tape.op("Reshape", [past_scores, shape])], {"perm": [2, 1, 3, 0]})
         self.past_scores = tape.op("Unsqueeze", [by_layer, self.ints(3)])  # [L, B, Hs, 1, P]
         graph.insert_before(graph[0], tape.nodes)
@@ -66,7 +69,7 @@ class GroupQueryAttention(Lowering):
         graph.outputs.append(new_scores)
         caches = [*graph.inputs, *graph.outputs]
         for value in named(caches, ".key") + named(caches, ".value"):
-            value.shape = ir.Shape(["batch_size", extent(value, 1), "capacity", extent(value, 3)])
+            value.shape = ir.Shape(["batch_size", extent(value, 1), "capacity", _padded(extent(value, 3))])
         model.opset_imports["com.microsoft"] = 1
         return result
 
@@ -84,7 +87,7 @@ class GroupQueryAttention(Lowering):
     def build(self, tape: Tape, node: ir.Node) -> Sequence[ir.Value | None]:
         """One layer."""
         query, key, value, score, past_key, past_value, _ = node.inputs
-        heads, window = node.attributes["num_heads"].as_int(), node.attributes["keep_window_size"].as_int()
+        heads, score_heads = node.attributes["num_heads"].as_int(), score_heads_of(node)
         assert score is not None
         layer = len(self.new_scores)
         self.new_scores.append(score)
@@ -92,13 +95,11 @@ class GroupQueryAttention(Lowering):
         past = tape.op("Gather", [self.past_scores, constant(self.graph, np.array(layer))], {"axis": 0})
         new = tape.op("Transpose", [tape.op("Unsqueeze", [score, self.ints(1)])], {"perm": [0, 3, 1, 2]})
         bias = tape.op("Concat", [past, new], {"axis": -1})  # [B, Hs, 1, T]
-        by_row = bool(window) or self.whole_padding_rows
+        by_row = selects_keys(node) or self.whole_rows
         if by_row:
-            bias = causal(tape, self.graph, bias, self.past_length, self.total_length)
-        if window:
-            bias = keep_best(tape, self.graph, bias, window, self.total_length)
-        if 1 < self.score_heads < heads:
-            repeated = np.arange(heads) * self.score_heads // heads
+            bias = row_bias(tape, self.graph, node, bias, self.past_length, self.total_length)
+        if 1 < score_heads < heads:
+            repeated = np.arange(heads) * score_heads // heads
             bias = tape.op("Gather", [bias, constant(self.graph, repeated)], {"axis": 1})
         if not by_row:
             # The kernel wants a row for each new token.
@@ -108,18 +109,37 @@ class GroupQueryAttention(Lowering):
             "kv_num_heads": node.attributes["kv_num_heads"].as_int(),
             "scale": node.attributes["scale"].as_float(),
         }
-        if self.whole_padding_rows:
+        if self.whole_rows:
             attributes["causal"] = 0
+        size = extent(query, 2) // heads
+        query, key, value = (self._pad(tape, x, size) for x in (query, key, value))
         inputs = [query, key, value, past_key, past_value, self.last_key, self.total, None, None, None, bias]
         output, present_key, present_value = tape.op_multi_out(
             "GroupQueryAttention", inputs, attributes, domain="com.microsoft", num_outputs=3
         )
+        if _padded(size) != size:
+            by_head = tape.op("Reshape", [output, self.ints(0, 0, heads, _padded(size))])
+            cut = tape.op("Slice", [by_head, self.ints(0), self.ints(size), self.ints(3)])
+            output = tape.op("Reshape", [cut, self.ints(0, 0, heads * size)])
         for present, old in ((present_key, node.outputs[1]), (present_value, node.outputs[2])):
             present.type, present.shape = old.type, old.shape
         return output, present_key, present_value, None
+
+    def _pad(self, tape: Tape, x: ir.Value | None, size: int) -> ir.Value | None:
+        """[B, S, heads * D] with zeros behind each head, up to the kernel's size."""
+        if _padded(size) == size:
+            return x
+        heads = extent(x, 2) // size
+        by_head = tape.op("Reshape", [x, self.ints(0, 0, heads, size)])
+        wide = tape.op("Pad", [by_head, self.ints(0, 0, 0, 0, 0, 0, 0, _padded(size) - size)])
+        return tape.op("Reshape", [wide, self.ints(0, 0, heads * _padded(size))])
 
     def _rows(self, tape: Tape) -> ir.Value:
         if not hasattr(self, "_rows_shape"):
             parts = [self.ints(1, 1), self.new_length, self.ints(1)]
             self._rows_shape = tape.op("Concat", parts, {"axis": 0})
         return self._rows_shape
+
+
+def _padded(size: int) -> int:
+    return -(-size // 8) * 8

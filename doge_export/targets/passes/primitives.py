@@ -14,7 +14,7 @@ from doge_export.targets.lowering import Lowering, constant
 class PrimitiveRMSNorm(Lowering):
     """x / sqrt(mean(x^2) + eps) * weight, in the form that onnxruntime fuses again."""
 
-    op_type = "RMSNormalization"
+    op_types = ("RMSNormalization",)
 
     def build(self, tape: Tape, node: ir.Node) -> Sequence[ir.Value]:
         """Six nodes."""
@@ -29,7 +29,7 @@ class PrimitiveRMSNorm(Lowering):
 class PrimitiveRotaryEmbedding(Lowering):
     """Half-split rotation of x [B, S, heads * D] by cos and sin [B, S, D / 2]."""
 
-    op_type = "RotaryEmbedding"
+    op_types = ("RotaryEmbedding",)
 
     def build(self, tape: Tape, node: ir.Node) -> Sequence[ir.Value]:
         """(first, second) -> (first cos - second sin, second cos + first sin)."""

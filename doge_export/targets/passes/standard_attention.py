@@ -1,7 +1,8 @@
-"""DynamicMaskAttention in standard ops, with scores recomputed from the cached values.
+"""The attention operators in standard ops, with scores recomputed from the cached values.
 
-For the portable graph: no loader of ONNX language models can carry a third state per layer, so the scores are not
-cached and `attention_mask` covers past and new tokens, [batch_size, past_sequence_length + sequence_length].
+For the portable graph, and for every graph without a cache. No loader of ONNX language models can carry a third state
+per layer, so the scores are not cached and `attention_mask` covers past and new tokens,
+[batch_size, past_sequence_length + sequence_length].
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from onnx_ir.passes import common
 from onnx_ir.tape import Tape
 
 from doge_export.targets.lowering import Lowering, constant, extent, named
-from doge_export.targets.passes.selection import causal, keep_best
+from doge_export.targets.passes.selection import ATTENTION, row_bias, score_heads_of
 
 TOTAL = "past_sequence_length + sequence_length"
 
@@ -22,7 +23,7 @@ TOTAL = "past_sequence_length + sequence_length"
 class StandardAttention(Lowering):
     """Queries of a group meet their key as rows of one matrix, [B, Hkv, group * S, D], so that no key is repeated."""
 
-    domain, op_type = "doge", "DynamicMaskAttention"
+    domain, op_types = "doge", ATTENTION
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Replace every node, then the inputs and outputs that go with the scores."""
@@ -30,45 +31,50 @@ class StandardAttention(Lowering):
         for values in (graph.inputs, graph.outputs):
             for value in named(values, ".score"):
                 values.remove(value)
+        if named(graph.inputs, ".key"):
+            self._widen_mask(graph)
+        result = super().call(model)
+        # The scores now depend on the whole value cache, which is put together further down.
+        common.TopologicalSortPass()(model)
+        return result
+
+    @staticmethod
+    def _widen_mask(graph: ir.Graph) -> None:
         mask = next(value for value in graph.inputs if value.name == "attention_mask")
         mask.shape = ir.Shape(["batch_size", TOTAL])
         ids = next(value for value in graph.inputs if value.name == "input_ids")
         for node, place in mask.uses():
             if node.op_type == "Shape":  # asked for the number of new tokens, which the mask no longer tells
                 node.replace_input_with(place, ids)
-        result = super().call(model)
-        # The scores now depend on the whole value cache, which is put together further down.
-        common.TopologicalSortPass()(model)
-        return result
 
     def build(self, tape: Tape, node: ir.Node) -> Sequence[ir.Value | None]:
         """One layer."""
         query, key, value, score, past_key, past_value, _ = node.inputs
         heads = node.attributes["num_heads"].as_int()
         kv_heads = node.attributes["kv_num_heads"].as_int()
-        window = node.attributes["keep_window_size"].as_int()
         assert score is not None and value is not None
-        size, score_heads = extent(past_key, 3), extent(score, 2)
+        size, score_heads = extent(past_key, 3), score_heads_of(node)
         group = heads // kv_heads
+        is_cached = past_key in self.graph.inputs
 
         def split(x: ir.Value | None) -> ir.Value:
             by_head = tape.op("Reshape", [x, self.ints(0, 0, kv_heads, size)])
             return tape.op("Transpose", [by_head], {"perm": [0, 2, 1, 3]})
 
-        present_key = tape.op("Concat", [past_key, split(key)], {"axis": 2})
-        present_value = tape.op("Concat", [past_value, split(value)], {"axis": 2})
+        present_key, present_value = split(key), split(value)
+        if is_cached:
+            present_key = tape.op("Concat", [past_key, present_key], {"axis": 2})
+            present_value = tape.op("Concat", [past_value, present_value], {"axis": 2})
+            flat = tape.op("Transpose", [present_value], {"perm": [0, 2, 1, 3]})
+            _recompute(score, value, tape.op("Reshape", [flat, self.ints(0, 0, kv_heads * size)]))
         for present, old in ((present_key, node.outputs[1]), (present_value, node.outputs[2])):
             present.type, present.shape = old.type, old.shape
 
-        flat = tape.op("Transpose", [present_value], {"perm": [0, 2, 1, 3]})
-        _recompute(score, value, tape.op("Reshape", [flat, self.ints(0, 0, kv_heads * size)]))
         by_key = tape.op("Transpose", [score], {"perm": [0, 2, 1]})
         scores = tape.op("Unsqueeze", [by_key, self.ints(2)])  # [B, Hs, 1, T]
-        past_length = tape.op("Shape", [past_key], {"start": 2, "end": 3})
+        past_length = tape.op("Shape", [past_key], {"start": 2, "end": 3}) if is_cached else self.ints(0)
         total_length = tape.op("Shape", [present_key], {"start": 2, "end": 3})
-        bias = causal(tape, self.graph, scores, past_length, total_length)
-        if window:
-            bias = keep_best(tape, self.graph, bias, window, total_length)
+        bias = row_bias(tape, self.graph, node, scores, past_length, total_length)
         if score_heads == heads and group > 1:
             rows = tape.op("Concat", [self.ints(0, kv_heads, -1), total_length], {"axis": 0})
             bias = tape.op("Reshape", [bias, rows])
@@ -106,4 +112,5 @@ def _recompute(score: ir.Value, value: ir.Value, every_value: ir.Value) -> None:
             elif source is not None:
                 pending.append(source.producer())
         for result in node.outputs:
-            result.shape = None
+            if result.shape is not None:
+                result.shape = ir.Shape([size if isinstance(size, int) else None for size in result.shape])

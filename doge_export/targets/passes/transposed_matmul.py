@@ -17,7 +17,7 @@ class TransposedMatMul(Lowering):
     weight for the product straight from the one copy that the embedding needs anyway.
     """
 
-    op_type = "MatMul"
+    op_types = ("MatMul",)
 
     def build(self, tape: Tape, node: ir.Node) -> Sequence[ir.Value]:
         """Case 1: the right operand is a transposed initializer. Case 2: anything else stays a MatMul."""
