@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from doge_export.package import verify as verify
     from doge_export.pipeline import ExportResult as ExportResult
     from doge_export.pipeline import export as export
+    from doge_export.runtime import ClassificationSession as ClassificationSession
+    from doge_export.runtime import FeatureSession as FeatureSession
     from doge_export.runtime import Generation as Generation
     from doge_export.runtime import Session as Session
     from doge_export.runtime import load as load
@@ -26,6 +28,8 @@ _HOME = {
     "ExportResult": "doge_export.pipeline",
     "export": "doge_export.pipeline",
     "verify": "doge_export.package",
+    "ClassificationSession": "doge_export.runtime",
+    "FeatureSession": "doge_export.runtime",
     "Generation": "doge_export.runtime",
     "Session": "doge_export.runtime",
     "load": "doge_export.runtime",

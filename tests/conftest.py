@@ -74,6 +74,33 @@ def exported(checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathF
 
 
 @pytest.fixture(scope="session")
+def task_export(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
+    """Export a random model of two layers with a tokenizer, once per task and configuration.
+
+    Gives transformers' model and the folder, both read only: `task_export("text-classification", num_labels=3)`.
+    """
+    from task_models import TaskExport, saved
+
+    from doge_export import export
+
+    made: dict[str, TaskExport] = {}
+
+    def make(
+        task: str, *, target: str = "onnxruntime", cdmoe_routing: str = "reference", seed: int = 0, **changes: Any
+    ) -> TaskExport:
+        key = repr((task, target, cdmoe_routing, seed, sorted(changes.items())))
+        if key not in made:
+            folder = tmp_path_factory.mktemp(task)
+            model = saved(task, folder / "checkpoint", seed, **changes)
+            options = {"target": target, "cdmoe_routing": cdmoe_routing, "max_length": 72, "validate": False}
+            export(folder / "checkpoint", folder / "out", task=task, **options)
+            made[key] = TaskExport(model, folder / "checkpoint", folder / "out")
+        return made[key]
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def nano_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundled dense checkpoint, exported; read only."""
     return _bundled_export("doge-nano", tmp_path_factory)

@@ -23,10 +23,13 @@ CONFIG = {
 MOE = {"is_moe": True, "num_experts": 64, "num_experts_per_tok": 4}
 
 
-def random_model(seed: int = 0, **changes) -> DogeForCausalLM:
-    """A Doge with random weights of the size training gives them; transformers' own zeroes A, which voids selection."""
+def random_model(seed: int = 0, kind: type = DogeForCausalLM, **changes) -> DogeForCausalLM:
+    """A Doge with random weights of the size training gives them; transformers' own zeroes A, which voids selection.
+
+    `kind` is another class of transformers' for another task.
+    """
     torch.manual_seed(seed)
-    model = DogeForCausalLM._from_config(DogeConfig(**(CONFIG | changes)), attn_implementation="eager").eval()
+    model = kind._from_config(DogeConfig(**(CONFIG | changes)), attn_implementation="eager").eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith(".A"):

@@ -37,9 +37,10 @@ def command(folder: Path, system: str | None, threads: int | None, stop: tuple[s
     Each line is a message; /help lists the commands. Messages through a pipe are answered line by line, with
     nothing but the answers on stdout.
     """
-    from doge_export.runtime import load
+    from doge_export.runtime.loading import load_as
+    from doge_export.runtime.session import Session
 
-    session = load(folder, threads=threads)
+    session = load_as(Session, folder, purpose="chat", threads=threads)
     chat = session.chat(system)
     at_terminal = sys.stdin.isatty() and sys.stdout.isatty()
     if at_terminal:

@@ -41,7 +41,8 @@ def command(
     The new text goes to stdout as it comes, without the prompt.
     PROMPT is - to read it from stdin, without its last line break.
     """
-    from doge_export.runtime import load
+    from doge_export.runtime.loading import load_as
+    from doge_export.runtime.session import Session
 
     text = read_stdin() if prompt == "-" else prompt
     request: Any = text
@@ -49,7 +50,7 @@ def command(
         request = [{"role": "user", "content": text}]
         if system is not None:
             request.insert(0, {"role": "system", "content": system})
-    session = load(folder, threads=threads)
+    session = load_as(Session, folder, purpose="generate", threads=threads)
     started = time.perf_counter()
     pieces = session.stream(request, stop=list(stop), **settings)
     show(_collected(pieces) if as_json or not stream else pieces, silent=as_json)

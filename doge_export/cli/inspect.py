@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,20 +10,22 @@ from typing import Any
 import click
 
 from doge_export.checkpoint.source import exists
-from doge_export.cli.options import json_option, source_options
+from doge_export.cli.options import assumption_options, json_option, source_options
 from doge_export.cli.render import columns, echo_json, named_values, size
 from doge_export.package import MANIFEST_NAME
 
 
 @click.command()
 @click.argument("folder_or_model")
+@assumption_options
 @source_options
 @json_option
 def command(folder_or_model: str, as_json: bool, **options: Any) -> None:
     """Show what is in a folder.
 
     Architecture, files and sizes, operators, inputs and outputs, and what the validation said. FOLDER_OR_MODEL is
-    what `doge-export onnx` wrote, or a checkpoint (a folder or a hub id).
+    what `doge-export onnx` wrote, or a checkpoint (a folder or a hub id): then also which generation of Doge it is, by
+    what evidence, and what its files leave open.
     """
     exported = exists(Path(folder_or_model) / MANIFEST_NAME)
     facts = _exported(folder_or_model) if exported else _checkpoint(folder_or_model, options)
@@ -41,11 +44,16 @@ def _exported(folder: str) -> dict[str, Any]:
 
 def _checkpoint(model: str, options: Mapping[str, Any]) -> dict[str, Any]:
     from doge_export.checkpoint import open_checkpoint
+    from doge_export.checkpoint.generation import Assumptions
 
-    checkpoint = open_checkpoint(model, **options)
+    fields = [field.name for field in dataclasses.fields(Assumptions)]
+    where = {name: value for name, value in options.items() if name not in fields}
+    assumed = Assumptions(**{name: options[name] for name in fields})
+    checkpoint = open_checkpoint(model, assumed=assumed, **where)
     files = [*checkpoint.tensors.files, *checkpoint.tokenizer_files]
     return {
         "source": {"model": checkpoint.source.name, "revision": checkpoint.source.revision},
+        "identity": dataclasses.asdict(checkpoint.identity),
         "architecture": checkpoint.architecture.to_dict(),
         "tensors": len(checkpoint.tensors),
         "files": {file.name: {"bytes": file.stat().st_size} for file in files},
@@ -55,13 +63,23 @@ def _checkpoint(model: str, options: Mapping[str, Any]) -> dict[str, Any]:
 def _sections(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     source, files = facts["source"], facts["files"]
     origin = [("model", source["model"]), ("revision", source["revision"] or "none, a local folder")]
-    sections = [("source", columns(origin)), ("architecture", columns(named_values(facts["architecture"])))]
+    sections = [("source", columns(origin))]
+    if "identity" in facts:
+        identity = facts["identity"]
+        lines = [*(("", reason) for reason in identity["reasons"]), *(("note", note) for note in identity["notes"])]
+        sections.append((f"generation {identity['generation']}", columns(lines)))
+    sections.append(("architecture", columns(named_values(facts["architecture"]))))
     total = sum(file["bytes"] for file in files.values())
     rows = [*((name, size(file["bytes"])) for name, file in files.items()), ("total", size(total))]
     sections.append(("files", columns(rows)))
     if "graphs" not in facts:
         return [*sections, ("tensors", f"  {facts['tensors']}")]
-    export = [("doge-export", facts["doge_export"]), ("target", facts["target"]), ("max_length", facts["max_length"])]
+    export = [
+        ("doge-export", facts["doge_export"]),
+        ("target", facts["target"]),
+        ("task", facts["task"]),
+        ("max_length", facts["max_length"]),
+    ]
     if facts["cdmoe_routing"]:
         export.append(("cdmoe_routing", facts["cdmoe_routing"]))
     sections.insert(1, ("export", columns(export)))

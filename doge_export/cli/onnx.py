@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from doge_export.cli.options import json_option, source_options
+from doge_export.cli.options import assumption_options, json_option, source_options
 from doge_export.cli.render import columns, echo_json, named_values, size
 
 
@@ -17,11 +17,13 @@ from doge_export.cli.render import columns, echo_json, named_values, size
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option(
     "--target",
-    type=click.Choice(["onnxruntime", "portable"]),
+    type=click.Choice(["onnxruntime", "portable", "canonical"]),
     default="onnxruntime",
     show_default=True,
-    help="What the graph is for: our runtime, or anything that reads standard ONNX.",
+    help="What the graph is for: our runtime, anything that reads standard ONNX, or compilers with a plugin for our "
+    "two operators.",
 )
+@assumption_options
 @click.option(
     "--max-length",
     type=int,

@@ -38,6 +38,31 @@ def source_options(function: Function) -> Function:
     )(function)
 
 
+def assumption_options(function: Function) -> Function:
+    """What the checkpoint is where its files cannot tell: keywords of `Assumptions`."""
+    tasks = ["text-generation", "feature-extraction", "text-classification"]
+    generations = ["G1", "G2", "G3a", "G3b", "G4a", "G4b", "G5", "G6a", "G6b", "G7", "G8"]
+    return _all(
+        click.option("--task", type=click.Choice(tasks), help="What to export. [default: what there is a head for]"),
+        click.option(
+            "--generation",
+            type=click.Choice(generations),
+            help="Generation of an old checkpoint, where its tensors fit several (see the README).",
+        ),
+        click.option(
+            "--cdmoe",
+            type=click.Choice(["M0", "M1", "M4", "M5", "M6", "M7", "M7-fixed"]),
+            help="Variant of an old mixture of experts, where its tensors fit several. [default: M7, or M4]",
+        ),
+        click.option(
+            "--ratio-mask",
+            type=click.Choice(["all", "guarded", "excess"]),
+            help="Keys that an old checkpoint's dynamic_mask_ratio counts: all, all once they exceed keep_window_size, "
+            "or those in excess of it. [default: excess, or all without keep_window_size]",
+        ),
+    )(function)
+
+
 def generation_options(function: Function) -> Function:
     """How to generate: keywords of `Session.generate`. None leaves it to the folder's generation_config.json."""
     return _all(
@@ -66,6 +91,20 @@ def generation_options(function: Function) -> Function:
         ),
         click.option("--seed", type=int, metavar="N", help="Makes drawing repeatable."),
         click.option("--stop", multiple=True, metavar="TEXT", help="End before this text. May be given several times."),
+    )(function)
+
+
+def texts_options(function: Function) -> Function:
+    """Many texts, read in batches: TEXT..., --file, --truncate, --batch-size."""
+    return _all(
+        click.argument("texts", metavar="[TEXT]...", nargs=-1),
+        click.option(
+            "--file", type=click.Path(path_type=Path), metavar="FILE", help="Read a text from each line of FILE."
+        ),
+        click.option("--truncate", is_flag=True, help="Cut texts that are too long, instead of refusing them."),
+        click.option(
+            "--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Texts in a run, at most."
+        ),
     )(function)
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import click
 
 
-def echo_json(value: Any) -> None:
-    """One JSON object, keys in the order given."""
-    click.echo(json.dumps(value, indent=2, default=str))
+def echo_json(value: Any, indent: int | None = 2) -> None:
+    """One JSON object, keys in the order given; in one line without an indent."""
+    click.echo(json.dumps(value, indent=indent, default=str))
 
 
 def columns(rows: Iterable[Sequence[Any]], indent: int = 2) -> str:

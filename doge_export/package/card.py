@@ -13,6 +13,29 @@ _RUNS_ON = {
         "anything that reads ONNX: standard operators only, inputs and outputs named as Optimum and transformers.js "
         "name them."
     ),
+    "canonical": (
+        "compilers with a plugin for the operators of domain `doge`; each has a function body of standard operators, "
+        "so that whatever runs functions of opset 23 runs the graph too."
+    ),
+}
+_WHAT = {
+    "text-generation": "A Doge language model as an ONNX graph",
+    "feature-extraction": "A Doge as an ONNX graph from tokens to the last hidden states",
+    "text-classification": "A Doge text classifier as an ONNX graph",
+}
+_COMMANDS = {
+    "text-generation": """doge-export generate out "Hey how are you doing?"
+doge-export chat out""",
+    "feature-extraction": """doge-export embed out "Hey how are you doing?" --normalize
+doge-export embed out --file texts.txt --output vectors.npy""",
+    "text-classification": """doge-export classify out "Hey how are you doing?"
+doge-export classify out --file texts.txt --json""",
+}
+_CALLS = {
+    "text-generation": 'print(session.generate("Hey how are you doing?", max_new_tokens=100))',
+    "feature-extraction": """vectors = session.embed(["Hey how are you doing?", "How do you do?"], normalize=True)
+print(vectors @ vectors.T)""",
+    "text-classification": 'print(session.classify("Hey how are you doing?", top_k=3))',
 }
 _ROUTING = {
     "reference": (
@@ -43,6 +66,10 @@ def _title(source: Mapping[str, Any]) -> str:
     return name if _is_hub_id(source) else (Path(name).name or "Doge")
 
 
+def _task(manifest: Mapping[str, Any]) -> str:
+    return str(manifest.get("task", "text-generation"))
+
+
 def _header(manifest: Mapping[str, Any]) -> str:
     source = manifest["source"]
     lines = ["---"]
@@ -52,7 +79,7 @@ def _header(manifest: Mapping[str, Any]) -> str:
         # "quantized" is what the hub calls every conversion of a model, of any precision
         lines += [f"base_model: {json.dumps(source['model'])}", "base_model_relation: quantized"]
     lines += [
-        "pipeline_tag: text-generation",
+        f"pipeline_tag: {_task(manifest)}",
         "library_name: onnxruntime",
         "tags:",
         *(f"- {tag}" for tag in ("onnx", "onnxruntime", "doge")),
@@ -82,10 +109,11 @@ def _about(manifest: Mapping[str, Any]) -> str:
         [
             f"# {_title(source)} as ONNX",
             "",
-            f"A Doge language model as an ONNX graph: {shape}.",
+            f"{_WHAT[_task(manifest)]}: {shape}.",
             "",
             f"- exported from {origin}",
             f"- by doge-export {manifest['doge_export']}" + (f" ({made})" if made else ""),
+            *_identity(manifest),
             "",
             "| file | dtype | opset | IR | nodes |",
             "|---|---|---|---|---|",
@@ -94,26 +122,41 @@ def _about(manifest: Mapping[str, Any]) -> str:
     )
 
 
+def _identity(manifest: Mapping[str, Any]) -> list[str]:
+    """Which Doge it is, and what of that was said by whoever exported it."""
+    architecture, lines = manifest["architecture"], []
+    if architecture.get("generation"):
+        moe = architecture.get("moe") or {}
+        experts = f", mixture of experts {moe['variant']}" if moe.get("variant") else ""
+        lines.append(f"- generation {architecture['generation']} of Doge{experts}")
+    said = {name: value for name, value in manifest.get("assumptions", {}).items() if name != "task"}
+    if said:
+        pairs = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in said.items())
+        lines.append(f"- said when it was exported, since the files of the checkpoint leave it open: {pairs}")
+    if architecture.get("labels"):
+        lines.append(f"- labels: {', '.join(f'`{label}`' for label in architecture['labels'])}")
+    return lines
+
+
 def _opset(graph: Mapping[str, Any]) -> str:
     return ", ".join(f"{domain or 'ai.onnx'} {version}" for domain, version in graph["opset"].items())
 
 
 def _usage(manifest: Mapping[str, Any]) -> str:
-    return """## Run it
+    return f"""## Run it
 
 With this folder as `out`:
 
 ```
 pip install doge-export
-doge-export generate out "Hey how are you doing?"
-doge-export chat out
+{_COMMANDS[_task(manifest)]}
 ```
 
 ```python
 import doge_export
 
 session = doge_export.load("out")
-print(session.generate("Hey how are you doing?", max_new_tokens=100))
+{_CALLS[_task(manifest)]}
 ```"""
 
 
@@ -127,10 +170,11 @@ def _parity(manifest: Mapping[str, Any]) -> str:
         )
         return "\n".join(lines)
     reference = validation.get("reference", {})
+    compared = "hidden states" if _task(manifest) == "feature-extraction" else "logits"
     judge = " ".join(str(reference[key]) for key in ("library", "version", "attention", "dtype") if reference.get(key))
     lines += [
-        f"**{'PASSED' if validation['passed'] else 'FAILED'}** against {judge}. Differences are those of the logits, "
-        "also in standard deviations of the reference's logits.",
+        f"**{'PASSED' if validation['passed'] else 'FAILED'}** against {judge}. Differences are those of the "
+        f"{compared}, also in standard deviations of the reference's {compared}.",
         "",
         "| check | result | max difference | of std | same argmax | KL |",
         "|---|---|---|---|---|---|",
@@ -155,13 +199,19 @@ def _number(value: float | None) -> str:
 
 
 def _limits(manifest: Mapping[str, Any]) -> str:
+    whole = ", prompt and answer together" if _task(manifest) == "text-generation" else " in a text"
     lines = [
         "## Limits",
         "",
-        f"- At most {manifest['max_length']} tokens, prompt and answer together. A longer one is refused.",
+        f"- At most {manifest['max_length']} tokens{whole}. A longer one is refused.",
         f"- Target `{manifest['target']}`: {_RUNS_ON.get(manifest['target'], 'see the documentation of doge-export.')}",
     ]
     if manifest.get("cdmoe_routing"):
         lines.append(f"- Expert routing {_ROUTING[manifest['cdmoe_routing']]}")
+    elif manifest.get("chunkable_length") == 0:
+        lines.append(
+            "- In this generation a token may see no key at all, and then attends evenly to whatever is read with it: "
+            "its answer depends on padding and on how a text is cut into pieces. doge-export reads texts whole."
+        )
     lines.append("- `doge-export verify out` compares every file with the hashes in `doge_export.json`.")
     return "\n".join(lines)

@@ -27,7 +27,7 @@ def _interface(file: Path) -> dict[str, Any]:
     import onnxruntime
     from onnxruntime.capi.onnxruntime_pybind11_state import NoSuchFile
 
-    from doge_export.runtime.decoder import DAMAGED
+    from doge_export.runtime.graph import DAMAGED
 
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL

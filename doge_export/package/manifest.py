@@ -8,13 +8,17 @@ import os
 import reprlib
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, get_args
 
+from doge_export.checkpoint.architecture import Task
 from doge_export.checkpoint.source import exists
 from doge_export.errors import DogeExportError
 
 MANIFEST_NAME = "doge_export.json"
 FORMAT = 1
+
+_SINCE_THEN = {"task": "text-generation", "assumptions": {}}
+"""What a folder without these keys is: they came after the first folders of this format were written."""
 
 # What git, the hub's client and the macOS Finder leave in a downloaded folder; nothing of it is ever loaded.
 _NOT_OURS = {".git", ".gitattributes", ".cache", ".DS_Store"}
@@ -57,14 +61,15 @@ def read_manifest(folder: Path | str) -> dict[str, Any]:
         raise DogeExportError(f"cannot read {file}: {os.strerror(error.errno or 0).lower()}") from error
     except ValueError as error:
         raise DogeExportError(f"{file} is not JSON ({error}); export the model again") from error
+    if not isinstance(manifest, dict):
+        raise DogeExportError(f"{file} is not a manifest of doge-export; export the model again")
+    manifest = {**_SINCE_THEN, **manifest}
     _check(manifest, file)
     return manifest
 
 
-def _check(manifest: Any, file: Path) -> None:
+def _check(manifest: dict[str, Any], file: Path) -> None:
     """Raises DogeExportError unless `manifest` has every value that a reader relies on."""
-    if not isinstance(manifest, dict):
-        raise DogeExportError(f"{file} is not a manifest of doge-export; export the model again")
     for key, (is_valid, expected) in _VALUES.items():
         if key not in manifest:
             raise DogeExportError(f"{file} lacks {key}, expected {expected}; export the model again")
@@ -108,6 +113,8 @@ _VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda value: isinstance(value, dict) and all(map(_is_graph, value.values())),
         "an object with the dtype, opset, ir_version and nodes of each graph",
     ),
+    "task": (lambda value: value in get_args(Task), f"one of {', '.join(get_args(Task))}"),
+    "assumptions": (lambda value: isinstance(value, dict), "an object"),
     "target": (lambda value: isinstance(value, str), "the name of a target"),
     "max_length": (lambda value: _is_count(value, 1), "a number of tokens from 1"),
     "chunkable_length": (lambda value: _is_count(value, 0), "a number of tokens from 0"),

@@ -1,6 +1,9 @@
 """Runs an exported folder: onnxruntime, numpy, tokenizers and jinja2, and nothing else."""
 
+from doge_export.runtime.classification_session import ClassificationSession
+from doge_export.runtime.feature_session import FeatureSession
 from doge_export.runtime.generate import Generation
-from doge_export.runtime.session import Session, load
+from doge_export.runtime.loading import load
+from doge_export.runtime.session import Session
 
-__all__ = ["Generation", "Session", "load"]
+__all__ = ["ClassificationSession", "FeatureSession", "Generation", "Session", "load"]

@@ -6,7 +6,6 @@ Knows no tokenizer and no sampling. `open_decoder` picks the decoder that a fold
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,19 +14,9 @@ import numpy as np
 import onnxruntime
 
 from doge_export.errors import DogeExportError
+from doge_export.runtime.graph import open_graph
 
 Array = np.ndarray
-
-_known = onnxruntime.capi.onnxruntime_pybind11_state
-DAMAGED = (
-    _known.InvalidProtobuf,
-    _known.InvalidGraph,
-    _known.InvalidArgument,
-    _known.NotImplemented,
-    _known.Fail,
-    UnicodeDecodeError,
-)
-"""What onnxruntime raises for a file that is no graph, or no longer the one that was written."""
 
 
 class Decoder(Protocol):
@@ -86,40 +75,20 @@ def open_decoder(
         threads: of onnxruntime; by default one for each physical core.
         providers: onnxruntime's execution providers, CPU by default.
     """
+    from doge_export.runtime.canonical_decoder import CanonicalDecoder
     from doge_export.runtime.in_place_decoder import InPlaceDecoder
     from doge_export.runtime.portable_decoder import PortableDecoder
 
     kinds: dict[Any, Callable[[onnxruntime.InferenceSession, Limits], Decoder]] = {
         "onnxruntime": InPlaceDecoder,
         "portable": PortableDecoder,
+        "canonical": CanonicalDecoder,
     }
     target = manifest.get("target")
     if target not in kinds:
-        raise DogeExportError(f"{folder} is for target {target!r}; this version runs {' and '.join(kinds)}")
-    file = folder / "onnx" / "model.onnx"
-    if not file.is_file():
-        raise DogeExportError(f"{folder} has no onnx/model.onnx; export it again")
-    return kinds[target](_session(file, threads, providers), Limits.of(manifest))
-
-
-def _session(file: Path, threads: int | None, providers: Sequence[Any] | None) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or 0
-    options.inter_op_num_threads = 1
-    # Its one warning here is that num_logits_to_keep has a default, which is what it is for.
-    options.log_severity_level = 3
-    available = onnxruntime.get_available_providers()
-    chosen = list(providers or ["CPUExecutionProvider"])
-    unknown = [name for name in (p if isinstance(p, str) else p[0] for p in chosen) if name not in available]
-    if unknown:
-        raise DogeExportError(
-            f"onnxruntime here has no {', '.join(unknown)} (it has {', '.join(available)}); "
-            'pip install "doge-export[gpu]" brings CUDA'
-        )
-    try:
-        return onnxruntime.InferenceSession(os.fspath(file), options, providers=chosen)
-    except DAMAGED as error:
-        raise DogeExportError(f"{file} is damaged (`doge-export verify` tells more); export it again") from error
+        raise DogeExportError(f"{folder} is for target {target!r}; this version runs {', '.join(kinds)}")
+    graph = open_graph(folder, threads=threads, providers=providers)
+    return kinds[target](graph, Limits.of(manifest))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -56,12 +56,20 @@ class InPlaceDecoder(GraphDecoder):
         if len(rows) > 1 and last.max() >= self.chunkable_length and (last != last[0]).any():
             self._progress.rewind(past)
             raise DogeExportError(
-                f"rows of different lengths cannot be read in pieces beyond the trained length of "
-                f"{self.chunkable_length} tokens, since scaled RoPE turns all of them by the longest; "
+                f"rows of different lengths cannot be read in pieces {self._why_whole}; "
                 "read them in one piece, then token by token, or each for itself"
             )
         logits = [self._chunk(row, past, ids[row], mask[row], positions[row], num_logits_to_keep) for row in rows]
         return np.concatenate(logits) if len(logits) > 1 else logits[0]
+
+    @property
+    def _why_whole(self) -> str:
+        if self.chunkable_length == 0:
+            return "in this generation, where a token may see no key and attends to whatever is read with it"
+        return (
+            f"beyond the trained length of {self.chunkable_length} tokens, since scaled RoPE turns all of them by the "
+            "longest"
+        )
 
     def cache_snapshot(self) -> list[tuple[Array, Array]]:
         """Copies of the (key, value) cache of every layer, each [B, Hkv, length, D]."""

@@ -20,8 +20,8 @@ class PortableDecoder(GraphDecoder):
 
     def reset(self, batch_size: int = 1) -> None:
         """Forget everything."""
-        empty = np.zeros((batch_size, self._kv_heads, 0, self._head_dim), np.float32)
-        self._caches = [OrtValue.ortvalue_from_numpy(empty) for _ in self._pasts]
+        extents = ((batch_size, self._shapes[name][1], 0, *self._shapes[name][3:]) for name in self._pasts)
+        self._caches = [OrtValue.ortvalue_from_numpy(np.zeros(extent, np.float32)) for extent in extents]
         self._progress.reset(batch_size)
 
     def rewind(self, length: int) -> None:
@@ -33,20 +33,21 @@ class PortableDecoder(GraphDecoder):
     def forward(self, input_ids: Array, attention_mask: Array | None = None, num_logits_to_keep: int = 0) -> Array:
         """See `Decoder.forward`."""
         self._progress.check(input_ids)
-        _, positions = self._progress.append(input_ids.shape[1], attention_mask)
-        feeds = {
-            "input_ids": np.ascontiguousarray(input_ids, dtype=np.int64),
-            "attention_mask": np.ascontiguousarray(self._progress.mask[:, : self.length]),
-            "position_ids": positions,
-            "num_logits_to_keep": np.array(num_logits_to_keep, np.int64),
-        }
-        values = {name: OrtValue.ortvalue_from_numpy(array) for name, array in feeds.items()}
+        mask, positions = self._progress.append(input_ids.shape[1], attention_mask)
+        feeds = {"input_ids": input_ids, "position_ids": positions, **self._masks(mask, num_logits_to_keep)}
+        contiguous = {name: np.asarray(array, np.int64, order="C") for name, array in feeds.items()}
+        values = {name: OrtValue.ortvalue_from_numpy(array) for name, array in contiguous.items()}
         values |= zip(self._pasts, self._caches, strict=True)
         logits, *self._caches = self._session.run_with_ort_values(self._outputs, values)
         return logits.numpy()
 
+    def _masks(self, mask: Array, num_logits_to_keep: int) -> dict[str, Array]:
+        """What is fed beside ids and positions; `mask` is that of the new tokens, here all of them are asked for."""
+        keep = np.array(num_logits_to_keep, np.int64)
+        return {"attention_mask": self._progress.mask[:, : self.length], "num_logits_to_keep": keep}
+
     def cache_snapshot(self) -> list[tuple[Array, Array]]:
         """Copies of the (key, value) cache of every layer, each [B, Hkv, length, D]."""
         arrays = dict(zip(self._pasts, (cache.numpy().copy() for cache in self._caches), strict=True))
-        layers = range(len(self._pasts) // 2)
+        layers = range(sum(name.endswith(".key") for name in self._pasts))
         return [(arrays[f"past_key_values.{i}.key"], arrays[f"past_key_values.{i}.value"]) for i in layers]

@@ -28,6 +28,54 @@ def prompt_rows(prompt: Any, tokenizer: Tokenizer | None, vocab_size: int) -> tu
     return [_row(item, tokenizer, vocab_size) for item in prompt], True
 
 
+def is_single_text(texts: Any) -> bool:
+    """Whether `texts` is one text, a str or token ids (list of int or an array [S]), and not several."""
+    texts = plain(texts)
+    return isinstance(texts, (str, *_BYTES)) or (
+        isinstance(texts, Sequence) and len(texts) > 0 and is_integer(texts[0])
+    )
+
+
+def text_rows(
+    texts: Any, tokenizer: Tokenizer | None, vocab_size: int, *, max_length: int, truncate: bool
+) -> list[list[int]]:
+    """Token ids of one text or of several, for tasks that read a text and write none.
+
+    Several are a list of what `is_single_text` describes, possibly none, or an array [B, S]. Longer ones are cut to
+    `max_length` tokens with `truncate`, as transformers cuts them, and refused without. Raises DogeExportError that
+    names the text by its number, from 1.
+    """
+    texts = plain(texts)
+    if is_single_text(texts):
+        return [_text_row(texts, tokenizer, vocab_size, max_length, truncate)]
+    if not isinstance(texts, Sequence):
+        raise DogeExportError(f"expected a text, token ids, or a list of those, not {type(texts).__name__}")
+    rows = []
+    for number, text in enumerate(texts, 1):
+        try:
+            rows.append(_text_row(text, tokenizer, vocab_size, max_length, truncate))
+        except DogeExportError as error:
+            raise DogeExportError(f"text {number}: {error}") from error
+    return rows
+
+
+def _text_row(text: Any, tokenizer: Tokenizer | None, vocab_size: int, max_length: int, truncate: bool) -> list[int]:
+    text = plain(text)
+    if isinstance(text, Mapping) or (isinstance(text, Sequence) and len(text) > 0 and isinstance(text[0], Mapping)):
+        raise DogeExportError(
+            "chat messages are for text-generation: give the text that `tokenizer.apply_chat_template` makes of them"
+        )
+    ids = _row(text, tokenizer, vocab_size)
+    if len(ids) <= max_length:
+        return ids
+    if not truncate:
+        raise DogeExportError(
+            f"{len(ids)} tokens are more than this export holds ({max_length}): shorten the text, cut it with "
+            "truncate=True (--truncate), or export again with a larger --max-length"
+        )
+    return need_tokenizer(tokenizer).encode_cut(text, max_length) if isinstance(text, str) else ids[:max_length]
+
+
 def _is_single(prompt: Any) -> bool:
     if isinstance(prompt, str) or (isinstance(prompt, Sequence) and not prompt):
         return True
@@ -95,8 +143,18 @@ def id_matrix(input_ids: Any, vocab_size: int) -> np.ndarray:
 
 def mask_matrix(attention_mask: Any, shape: tuple[int, ...]) -> np.ndarray | None:
     """int64 [B, S] of 0 (padding, on the left) and 1 (token); None when nothing is padded."""
+    mask = any_mask(attention_mask, shape)
+    if (np.diff(mask, axis=1) < 0).any() or not mask[:, -1].all():
+        raise DogeExportError(
+            "attention_mask has a 0 after a 1: only padding on the left is possible, since every row goes on at its end"
+        )
+    return None if mask.all() else mask
+
+
+def any_mask(attention_mask: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """int64 [B, S] of 0 (padding, wherever it is) and 1 (token), all 1 for None."""
     if attention_mask is None:
-        return None
+        return np.ones(shape, np.int64)
     try:
         mask = np.asarray(attention_mask)
     except ValueError as error:
@@ -106,9 +164,4 @@ def mask_matrix(attention_mask: Any, shape: tuple[int, ...]) -> np.ndarray | Non
         raise DogeExportError(f"attention_mask has shape {list(mask.shape)}, expected that of input_ids, {list(shape)}")
     if not np.isin(mask, (0, 1)).all():
         raise DogeExportError("attention_mask holds other values than 0 (padding) and 1 (token)")
-    mask = mask.astype(np.int64)
-    if (np.diff(mask, axis=1) < 0).any() or not mask[:, -1].all():
-        raise DogeExportError(
-            "attention_mask has a 0 after a 1: only padding on the left is possible, since every row goes on at its end"
-        )
-    return None if mask.all() else mask
+    return mask.astype(np.int64)

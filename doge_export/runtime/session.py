@@ -1,4 +1,4 @@
-"""An exported folder, ready to generate."""
+"""A folder exported for text-generation: answers, streams and chats."""
 
 from __future__ import annotations
 
@@ -14,35 +14,17 @@ from doge_export.runtime.context import Context
 from doge_export.runtime.generate import Generation, Row, Stream, run
 from doge_export.runtime.generation_config import GenerationConfig, is_integer, plain
 from doge_export.runtime.prompts import id_matrix, mask_matrix, need_tokenizer, prompt_rows
+from doge_export.runtime.task_session import TaskSession
 from doge_export.runtime.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from doge_export.runtime.decoder import Decoder
 
 
-def load(folder: str | Path, *, threads: int | None = None, providers: str | Sequence[Any] | None = None) -> Session:
-    """Opens a folder that `doge-export onnx` wrote.
+class Session(TaskSession):
+    """A folder exported for text-generation. Generates one answer (or one batch of them) at a time."""
 
-    threads: CPU threads of onnxruntime, by default as many as it finds best.
-    providers: execution providers of onnxruntime in order of preference, or the name of one.
-    Raises DogeExportError when `folder` is not such a folder.
-    """
-    from doge_export.package.manifest import read_manifest
-    from doge_export.runtime.decoder import open_decoder
-
-    if threads is not None and (not is_integer(threads) or threads < 1):
-        raise DogeExportError(f"threads is {threads!r}, expected 1 or more")
-    providers = [providers] if isinstance(providers, str) else providers
-    folder = Path(folder)
-    manifest = read_manifest(folder)
-    tokenizer = Tokenizer.from_folder(folder)
-    generation_config = GenerationConfig.from_folder(folder)
-    decoder = open_decoder(folder, manifest, threads=threads, providers=providers)
-    return Session(decoder, tokenizer, manifest, generation_config, folder)
-
-
-class Session:
-    """A decoder with its tokenizer. Generates one answer (or one batch of them) at a time."""
+    task = "text-generation"
 
     def __init__(
         self,
@@ -52,10 +34,8 @@ class Session:
         generation_config: GenerationConfig,
         folder: Path,
     ) -> None:
+        super().__init__(folder, manifest, tokenizer)
         self.decoder = decoder
-        self.tokenizer = tokenizer
-        self.manifest = manifest
-        self.folder = folder
         eos = None if tokenizer is None else tokenizer.token_id("eos_token")
         if not generation_config.eos_token_ids and eos is not None:
             generation_config = generation_config.override(eos_token_id=eos)

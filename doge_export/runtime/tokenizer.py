@@ -96,6 +96,14 @@ class Tokenizer:
             ) from error
         return self.backend.encode(text, add_special_tokens=add_special_tokens).ids
 
+    def encode_cut(self, text: str, max_length: int) -> list[int]:
+        """Ids of `text` cut at its end to `max_length` ids, those that the tokenizer adds to every text among them."""
+        self.backend.enable_truncation(max_length)
+        try:
+            return self.encode(text)
+        finally:
+            self.backend.no_truncation()
+
     def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = False) -> str:
         """Text of `token_ids`; bytes that are no UTF-8 become U+FFFD."""
         return self.backend.decode(list(token_ids), skip_special_tokens=skip_special_tokens)

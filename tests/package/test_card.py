@@ -131,3 +131,84 @@ def test_limits(card):
 def test_experts_are_counted(card):
     architecture = {**MANIFEST["architecture"], "moe": {"num_experts": 256, "num_experts_per_tok": 8}}
     assert "256 experts of which 8 a token" in card(architecture=architecture)
+
+
+def test_a_language_model_is_generated_with(card):
+    text = card()
+    assert "A Doge language model as an ONNX graph: 8 layers" in text
+    assert "doge-export generate out" in text and "session.generate(" in text
+    assert "At most 2048 tokens, prompt and answer together." in text
+
+
+@pytest.mark.parametrize(
+    ("task", "what", "command", "call", "compared"),
+    [
+        ("feature-extraction", "to the last hidden states", "embed", "session.embed(", "hidden states"),
+        ("text-classification", "A Doge text classifier", "classify", "session.classify(", "logits"),
+    ],
+)
+def test_other_tasks_speak_of_themselves(card, task, what, command, call, compared):
+    text = card(task=task)
+    assert f"pipeline_tag: {task}\n" in header(text)
+    assert what in text and call in text and f"doge-export {command} out" in text
+    assert (
+        f"Differences are those of the {compared}, also in standard deviations of the reference's {compared}." in text
+    )
+    assert "At most 2048 tokens in a text." in text
+    assert "generate" not in text and "language model" not in text
+
+
+@pytest.mark.parametrize("task", ["text-generation", "feature-extraction", "text-classification"])
+def test_what_the_card_tells_to_run_is_there(card, task):
+    """Commands exist, and so do their options; the Python parses and calls a method of the task's session."""
+    import ast
+    import re
+
+    import click
+
+    from doge_export.cli import main
+    from doge_export.runtime import ClassificationSession, FeatureSession, Session
+
+    text = card(task=task)
+    sessions = {kind.task: kind for kind in (Session, FeatureSession, ClassificationSession)}
+    context = click.Context(main)
+    for name, rest in re.findall(r"^doge-export (\w+) (.*)$", text, re.MULTILINE):
+        known = {option for parameter in main.get_command(context, name).params for option in parameter.opts}
+        assert set(re.findall(r"(?<= )--[\w-]+", rest)) <= known
+    code = text.split("```python\n")[1].split("```")[0]
+    called = [
+        node.func.attr
+        for node in ast.walk(ast.parse(code))
+        if isinstance(node, ast.Call) and hasattr(node.func, "attr")
+    ]
+    methods = [name for name in called if name not in ("load", "print")]
+    assert methods and all(callable(getattr(sessions[task], name)) for name in methods)
+
+
+def test_the_generation_is_named(card):
+    architecture = {**MANIFEST["architecture"], "generation": "G4b"}
+    assert "- generation G4b of Doge\n" in card(architecture=architecture)
+    experts = {"num_experts": 64, "num_experts_per_tok": 4, "variant": "M6"}
+    assert "- generation G4b of Doge, mixture of experts M6\n" in card(architecture={**architecture, "moe": experts})
+    assert "- generation" not in card()
+
+
+def test_what_was_said_of_the_checkpoint_is_said(card):
+    text = card(assumptions={"task": "text-generation", "generation": "G4a", "ratio_mask": "all"})
+    assert "leave it open: generation G4a, ratio mask all\n" in text
+    assert "leave it open" not in card(assumptions={"task": "text-generation"})
+
+
+def test_labels_are_listed(card):
+    architecture = {**MANIFEST["architecture"], "labels": ["good", "not good"]}
+    assert "- labels: `good`, `not good`\n" in card(architecture=architecture, task="text-classification")
+
+
+def test_a_generation_whose_tokens_may_see_no_key(card):
+    assert "may see no key at all" in card(chunkable_length=0)
+    assert "may see no key at all" not in card(chunkable_length=0, cdmoe_routing="reference")
+    assert "may see no key at all" not in card(chunkable_length=64)
+
+
+def test_canonical_target(card):
+    assert "Target `canonical`: compilers with a plugin" in card(target="canonical")

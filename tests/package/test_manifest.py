@@ -14,6 +14,8 @@ def minimal_manifest(**changes):
         "doge_export": "0.1.0",
         "source": {"model": "owner/doge", "revision": None},
         "architecture": {},
+        "task": "text-generation",
+        "assumptions": {},
         "graphs": {"onnx/model.onnx": graph},
         "target": "portable",
         "max_length": 64,
@@ -136,7 +138,7 @@ def test_unreadable_manifest(folder, content, message):
 MANIFEST_KEYS = [*minimal_manifest(), "format", "files"]
 
 
-@pytest.mark.parametrize("key", MANIFEST_KEYS)
+@pytest.mark.parametrize("key", [key for key in MANIFEST_KEYS if key not in ("task", "assumptions")])
 def test_a_missing_value_is_one_line(folder, key):
     file = folder / "doge_export.json"
     manifest = json.loads(file.read_text())
@@ -157,6 +159,8 @@ def test_a_missing_value_is_one_line(folder, key):
         ("source", {"model": 3, "revision": None}),
         ("graphs", {"onnx/model.onnx": None}),
         ("graphs", {"onnx/model.onnx": {"opset": {}}}),
+        ("task", "translation"),
+        ("assumptions", []),
         ("max_length", "64"),
         ("max_length", 0),
         ("chunkable_length", -1),
@@ -171,6 +175,21 @@ def test_a_wrong_value_is_one_line(folder, key, value):
     with pytest.raises(DogeExportError, match=rf"doge_export\.json: {key} is .*, expected .*; export the") as caught:
         read_manifest(folder)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("task", ["text-generation", "feature-extraction", "text-classification"])
+def test_every_task_is_read(folder, task):
+    edit(folder, task=task)
+    assert read_manifest(folder)["task"] == task
+
+
+def test_folders_from_before_there_were_tasks_hold_language_models(folder):
+    file = folder / "doge_export.json"
+    manifest = json.loads(file.read_text())
+    del manifest["task"], manifest["assumptions"]
+    file.write_text(json.dumps(manifest))
+    assert read_manifest(folder) == {**manifest, "task": "text-generation", "assumptions": {}}
+    assert verify_files(folder) == []
 
 
 @pytest.mark.parametrize("routing", [None, "reference", "per-token"])

@@ -72,6 +72,16 @@ def test_tools_and_variables_equal_transformers(pair):
     assert_equal(pair, CONVERSATIONS["turns"], **arguments)
 
 
+@pytest.mark.parametrize("add_generation_prompt", [True, False])
+@pytest.mark.parametrize("tools", [None, [TOOL], [TOOL, TOOL]], ids=["no tools", "a tool", "tools"])
+@pytest.mark.parametrize("variables", [{}, {"date_string": ""}, {"date_string": "21 Nov 2026 <|é"}], ids=str)
+@pytest.mark.parametrize("system", [None, "", "  You are Rex.\n\n", "Réponds en français 🐕"], ids=repr)
+def test_everything_at_once_equals_transformers(pair, system, variables, tools, add_generation_prompt):
+    start = [] if system is None else [{"role": "system", "content": system}]
+    messages = [*start, *CONVERSATIONS["turns"], *CONVERSATIONS["turns"][1:], *CONVERSATIONS["unicode"]]
+    assert_equal(pair, messages, tools=tools, add_generation_prompt=add_generation_prompt, **variables)
+
+
 def test_tool_calls_and_results_equal_transformers(doge_tokenizer_folder):
     import transformers
 
@@ -101,6 +111,26 @@ def test_control_tokens_in_messages_stay_text(pair, attack):
     assert ids == theirs.apply_chat_template([{"role": "user", "content": attack}], **arguments)
     visible = attack.replace("\U000f0000", "").replace("\U000f0001", "").strip()
     assert visible in ours.decode(ids)
+
+
+def test_no_added_token_can_be_written_in_any_message(pair):
+    """Every special token of the tokenizer, in every place that a user's words may reach."""
+    ours, theirs = pair
+    tokens = {token.content: index for index, token in theirs.added_tokens_decoder.items() if token.special}
+    assert len(tokens) >= 5
+    for text, index in tokens.items():
+        words = f"a {text}b{text}"
+        messages = [{"role": role, "content": words} for role in ("system", "user", "assistant", "user")]
+        described = {**TOOL["function"], "description": words}
+        arguments = {"tools": [{"type": "function", "function": described}], "date_string": words}
+        ids = ours.encode_chat(messages, **arguments)
+        benign = ours.encode_chat(
+            [{**message, "content": "a b"} for message in messages], tools=[TOOL], date_string="a b"
+        )
+        assert ids.count(index) == benign.count(index)
+        assert ours.decode(ids).count(text) == ours.decode(benign).count(text) + 2 * (len(messages) + 2)
+        sanitized = {"add_generation_prompt": True, "return_dict": False, "sanitize_control_tokens": True}
+        assert ids == theirs.apply_chat_template(messages, **arguments, **sanitized)
 
 
 @given(parts=st.lists(st.one_of(st.text(max_size=8), st.sampled_from(["<|end_of_text|>", "<tool>", "\n", "  "]))))

@@ -1,9 +1,10 @@
-"""Both decoders over exported folders, against our module fed the same pieces."""
+"""The decoders of all targets over exported folders, against our module fed the same pieces."""
 
 from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from doge_export.errors import DogeExportError
 from doge_export.runtime.decoder import open_decoder
 
 VOCAB, TRAINED = CONFIG["vocab_size"], CONFIG["max_position_embeddings"]
-TARGETS = ["onnxruntime", "portable"]
+TARGETS = ["onnxruntime", "portable", "canonical"]
 CHUNKS = {
     "whole": [60],
     "steps": [30, *[1] * 30],
@@ -111,11 +112,11 @@ def test_reference_routing_of_a_batch(exported, target):
 
 
 def test_reference_routing_of_a_batch_in_pieces(exported, target):
-    """Rows that mix cannot be run one by one: the in-place target refuses, the portable one has no need to."""
+    """Rows that mix cannot be run one by one: the in-place target refuses, the others have no need to."""
     model = random_model(num_hidden_layers=2, **MOE)
     decoder = open_folder(exported(target=target, moe=True))
     ids, chunks = distinct_ids(2, 20), [12, 8]
-    if target == "portable":
+    if target != "onnxruntime":
         assert_equal_to_rounding(
             feed(decoder, ids, chunks=chunks), transformers_logits(model, ids, chunks=chunks), ONNXRUNTIME
         )
@@ -130,7 +131,7 @@ def test_reference_routing_of_a_batch_in_pieces(exported, target):
 def test_rows_of_different_lengths_in_pieces_beyond_the_trained_length(dense, module, target):
     """Dynamic NTK turns all rows by the longest, so the in-place target, which reads pieces row by row, refuses."""
     ids, mask, chunks = distinct_ids(2, TRAINED + 6), left_padded(TRAINED + 6, 0, 5), [TRAINED - 4, 10]
-    if target == "portable":
+    if target != "onnxruntime":
         found = feed(dense, ids, mask, chunks)
         assert_equal_to_rounding(found[mask == 1], module_logits(module, ids, mask, chunks)[mask == 1], ONNXRUNTIME)
         return
@@ -140,6 +141,22 @@ def test_rows_of_different_lengths_in_pieces_beyond_the_trained_length(dense, mo
     steps = [dense.forward(ids[:, at : at + 1]) for at in range(TRAINED - 4, TRAINED + 6)]
     expected = module_logits(module, ids, mask, [TRAINED - 4, *[1] * 10])[:, TRAINED - 4 :]
     assert_equal_to_rounding(np.concatenate(steps, axis=1), expected, ONNXRUNTIME)
+
+
+def test_rows_of_different_lengths_in_pieces_where_tokens_may_see_no_key(tmp_path):
+    """Such a generation is read whole, as `chunkable_length` 0 says; steps of one token go on from there."""
+    from doge_export import export
+
+    golden = Path(__file__).parents[1] / "golden" / "g4b-additive-ratio"
+    decoder = open_folder(export(golden, tmp_path / "out", max_length=32, validate=False).folder)
+    assert decoder.chunkable_length == 0
+    decoder.reset(2)
+    ids, mask = distinct_ids(2, 12, 160), left_padded(12, 0, 3)
+    decoder.forward(ids[:, :8], mask[:, :8])
+    with pytest.raises(DogeExportError, match="in pieces in this generation, where a token may see no key"):
+        decoder.forward(ids[:, 8:], mask[:, 8:])
+    assert decoder.length == 8
+    assert decoder.forward(ids[:, 8:9]).shape == (2, 1, 160)
 
 
 @pytest.mark.parametrize("batch", [1, 2])
@@ -265,7 +282,7 @@ def test_columns_of_a_larger_array_are_fine(dense):
 
 def test_unknown_target(exported):
     folder = exported()
-    with pytest.raises(DogeExportError, match=r"for target 'abacus'.*onnxruntime and portable"):
+    with pytest.raises(DogeExportError, match=r"for target 'abacus'.*onnxruntime, portable, canonical"):
         open_decoder(folder, {"target": "abacus"})
 
 

@@ -30,6 +30,10 @@ HARD_STRINGS = [
     "spelled <|end_of_text|> and <|start_header_id|>system<|end_header_id|>\n inside <|end_of_te",
     "<|begin_of_text|><|begin_of_text|> <tool> <🐕>",
     "it's IT'S we'Ll 1234567 3.14159 --- ... !!!\n\n??? {}[]",
+    "\ud7ff\ue000 \u202e\u2066 \x80\x9f\xad \u0300 a\u0301\u0302\u0303"
+    + "\u0301" * 40,  # marks on nothing and many on one
+    "لا ﷽ ក្ខ ไก่ กำ นี้ हिन्दी க்ஷ தமிழ் 한글 \u1112\u1161\u11ab",
+    "supercalifragilistic" * 500,
     "\U0001d573\U0001d58a \ufb01 ½ \u2167 \uff21\uff22",  # letters that normalisation would change
 ]
 
@@ -59,6 +63,35 @@ def test_encode_and_decode_equal_transformers(pair, text):
         for skip in (True, False):
             expected = theirs.decode(ids, skip_special_tokens=skip, clean_up_tokenization_spaces=False)
             assert ours.decode(ids, skip_special_tokens=skip) == expected
+
+
+def test_every_id_decodes_as_in_transformers(pair):
+    """One by one: whole characters, pieces of some, and control tokens."""
+    ours, theirs = pair
+    assert ours.backend.get_vocab_size() == len(theirs)
+    for index in range(len(theirs)):
+        assert ours.decode([index]) == theirs.decode([index], clean_up_tokenization_spaces=False)
+    assert ours.special_ids == {index for index, token in theirs.added_tokens_decoder.items() if token.special}
+
+
+def test_random_ids_decode_as_in_transformers(pair):
+    ours, theirs = pair
+    generator = random.Random(1)
+    for length in (2, 3, 20, 300):
+        for _ in range(20):
+            ids = [generator.randrange(len(theirs)) for _ in range(length)]
+            for skip in (True, False):
+                expected = theirs.decode(ids, skip_special_tokens=skip, clean_up_tokenization_spaces=False)
+                assert ours.decode(ids, skip_special_tokens=skip) == expected
+
+
+def test_text_cut_to_a_length_equals_transformers(pair):
+    ours, theirs = pair
+    for text in HARD_STRINGS:
+        for length in (1, 2, 7, 50):
+            expected = theirs(text, truncation=True, max_length=length).input_ids
+            assert ours.encode_cut(text, length) == expected
+        assert ours.encode(text) == theirs(text).input_ids
 
 
 @given(text=st.text())

@@ -1,0 +1,46 @@
+"""`doge-export classify`: which class a text belongs to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from doge_export import console
+from doge_export.cli.options import folder_argument, json_option, texts_options, threads_option
+from doge_export.cli.render import columns, echo_json
+from doge_export.cli.text import given_texts, one_line
+
+
+@click.command()
+@folder_argument
+@texts_options
+@click.option("--top-k", type=click.IntRange(1), default=1, show_default=True, help="Labels of each text, best first.")
+@threads_option
+@json_option
+def command(
+    folder: Path, texts: tuple[str, ...], file: Path | None, threads: int | None, as_json: bool, **options: Any
+) -> None:
+    """Tell the class of each text.
+
+    FOLDER was exported for text-classification. Without TEXT, every line of stdin is a text. The scores are those of
+    transformers' pipeline.
+    """
+    from doge_export.runtime.classification_session import ClassificationSession
+    from doge_export.runtime.loading import load_as
+
+    given = given_texts(texts, file)
+    session = load_as(ClassificationSession, folder, purpose="classify", threads=threads)
+    with console.progress("classifying", len(given)) as advance:
+        results = session.ranked(given, on_progress=advance, **options)
+    if as_json:
+        echo_json({"results": [{"text": text, "labels": found} for text, found in zip(given, results, strict=True)]})
+        return
+    rows = [
+        (scored["label"], f"{scored['score']:.4f}", one_line(text) if place == 0 else "")
+        for text, found in zip(given, results, strict=True)
+        for place, scored in enumerate(found)
+    ]
+    if rows:
+        click.echo(columns(rows, indent=0))

@@ -1,0 +1,77 @@
+"""`doge-export embed`: texts as vectors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from doge_export import console
+from doge_export.cli.options import folder_argument, json_option, texts_options, threads_option
+from doge_export.cli.render import echo_json
+from doge_export.cli.text import given_texts
+from doge_export.errors import DogeExportError
+
+
+@click.command()
+@folder_argument
+@texts_options
+@click.option(
+    "--pooling",
+    type=click.Choice(["mean", "last", "none"]),
+    default="mean",
+    show_default=True,
+    help="Mean of a text's tokens, the last of them, or (with --json) each for itself.",
+)
+@click.option("--normalize", is_flag=True, help="Scale every vector to length 1.")
+@click.option("--output", type=click.Path(path_type=Path), metavar="FILE.npy", help="Write one float32 array [N, H].")
+@threads_option
+@json_option
+def command(
+    folder: Path,
+    texts: tuple[str, ...],
+    file: Path | None,
+    output: Path | None,
+    threads: int | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Turn each text into a vector.
+
+    FOLDER was exported for feature-extraction. Without TEXT, every line of stdin is a text. Prints one vector a line,
+    its numbers separated by spaces.
+    """
+    import numpy as np
+
+    from doge_export.runtime.feature_session import FeatureSession
+    from doge_export.runtime.loading import load_as
+
+    if options["pooling"] == "none" and not as_json:
+        raise click.UsageError("--pooling none gives each text as many vectors as it has tokens; add --json.")
+    if output is not None:
+        _check_output(output, as_json)
+    given = given_texts(texts, file)
+    session = load_as(FeatureSession, folder, purpose="embed", threads=threads)
+    with console.progress("embedding", len(given)) as advance:
+        vectors = session.embed(given, on_progress=advance, **options)
+    if output is not None:
+        np.save(output, vectors)
+        click.echo(f"{output}  float32 {list(np.shape(vectors))}")
+    elif as_json:
+        name = "vectors" if options["pooling"] == "none" else "vector"
+        results = [{"text": text, name: found.tolist()} for text, found in zip(given, vectors, strict=True)]
+        echo_json({"results": results}, indent=None)
+    else:
+        for vector in vectors:
+            click.echo(" ".join(map(str, vector)))
+
+
+def _check_output(output: Path, as_json: bool) -> None:
+    """What would fail at the end fails before anything runs."""
+    if as_json:
+        raise click.UsageError("--json prints the vectors that --output writes; drop one of them.")
+    if output.suffix != ".npy":
+        raise DogeExportError(f"--output {output} does not end in .npy, the format it is written in")
+    if output.is_dir() or not output.parent.is_dir():
+        raise DogeExportError(f"--output {output}: {'is a folder' if output.is_dir() else 'its folder does not exist'}")

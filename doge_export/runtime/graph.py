@@ -1,0 +1,54 @@
+"""The graph of an exported folder, opened by onnxruntime."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+
+from doge_export.errors import DogeExportError
+
+_known = onnxruntime.capi.onnxruntime_pybind11_state
+DAMAGED = (
+    _known.InvalidProtobuf,
+    _known.InvalidGraph,
+    _known.InvalidArgument,
+    _known.NotImplemented,
+    _known.Fail,
+    UnicodeDecodeError,
+)
+"""What onnxruntime raises for a file that is no graph, or no longer the one that was written."""
+
+
+def open_graph(
+    folder: Path, *, threads: int | None = None, providers: Sequence[Any] | None = None
+) -> onnxruntime.InferenceSession:
+    """onnx/model.onnx of `folder`, ready to run.
+
+    threads: of onnxruntime; by default one for each physical core.
+    providers: onnxruntime's execution providers, CPU by default.
+    Raises DogeExportError when there is no such graph, it is damaged, or a provider is not there.
+    """
+    file = folder / "onnx" / "model.onnx"
+    if not file.is_file():
+        raise DogeExportError(f"{folder} has no onnx/model.onnx; export it again")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or 0
+    options.inter_op_num_threads = 1
+    # Its one warning here is that num_logits_to_keep has a default, which is what it is for.
+    options.log_severity_level = 3
+    available = onnxruntime.get_available_providers()
+    chosen = list(providers or ["CPUExecutionProvider"])
+    unknown = [name for name in (p if isinstance(p, str) else p[0] for p in chosen) if name not in available]
+    if unknown:
+        raise DogeExportError(
+            f"onnxruntime here has no {', '.join(unknown)} (it has {', '.join(available)}); "
+            'pip install "doge-export[gpu]" brings CUDA'
+        )
+    try:
+        return onnxruntime.InferenceSession(os.fspath(file), options, providers=chosen)
+    except DAMAGED as error:
+        raise DogeExportError(f"{file} is damaged (`doge-export verify` tells more); export it again") from error
