@@ -20,7 +20,8 @@ import numpy as np
 from doge_export.benchmark.probe import probe
 from doge_export.console import progress
 from doge_export.errors import DogeExportError
-from doge_export.runtime.session import Session, load
+from doge_export.runtime.loading import load_as
+from doge_export.runtime.session import Session
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,10 +34,9 @@ class Benchmark:
     settings: dict[str, Any]
 
     def ratio(self, measure: str) -> float | None:
-        """Median against transformers' median; None without a comparison."""
-        if "transformers" not in self.rates:
-            return None
-        return self.rates["doge-export"][measure][1] / self.rates["transformers"][measure][1]
+        """Median against that of what it is compared with; None without a comparison."""
+        other = next((rates for subject, rates in self.rates.items() if subject != "doge-export"), None)
+        return None if other is None else self.rates["doge-export"][measure][1] / other[measure][1]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -58,7 +58,8 @@ def bench(
 
     Args:
         folder: as `doge-export onnx` wrote it.
-        compare: the local checkpoint to run in transformers, in the same process and the same rounds.
+        compare: the local checkpoint to run in PyTorch, in the same process and the same rounds: in transformers, or
+            if it is of a generation that transformers does not have, in doge-export's own module.
         threads: CPU threads of both.
         prompt_length: of the generation whose tokens a second are "decode".
         new_tokens: its length; eos does not end it.
@@ -66,7 +67,7 @@ def bench(
         rounds: of which the median is taken, after one that is not counted.
     """
     folder = Path(folder)
-    session = load(folder, threads=threads)
+    session = load_as(Session, folder, purpose="bench", threads=threads)
     prefill_length = min(prefill_length, session.max_length)
     new_tokens = min(new_tokens, session.max_length - prompt_length)
     if new_tokens < 1:
@@ -94,12 +95,16 @@ def bench(
         "onnxruntime": _version("onnxruntime"),
     }
     if compare is not None:
-        from doge_export.benchmark.reference import Reference
+        from doge_export.benchmark.reference import load_reference
         from doge_export.checkpoint import open_checkpoint
+        from doge_export.checkpoint.generation import Assumptions
 
-        reference = Reference(open_checkpoint(compare).source.folder, threads)
-        settings["compared_with"] = reference.name
-        subjects["transformers"] = {
+        assumed = Assumptions(**session.manifest.get("assumptions", {}))
+        reference = load_reference(
+            open_checkpoint(compare, assumed=assumed), session.manifest["cdmoe_routing"], threads
+        )
+        settings["compared_with"] = reference.description
+        subjects[reference.name] = {
             "decode": lambda: reference.decode(prompt, new_tokens),
             "prefill": lambda: reference.prefill(long_prompt),
         }

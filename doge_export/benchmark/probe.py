@@ -33,7 +33,7 @@ def main(folder: str, threads: str, new_tokens: str) -> None:
     import tokenizers  # noqa: F401
 
     import doge_export
-    import doge_export.runtime.session
+    import doge_export.runtime.loading
 
     imported = time.perf_counter()
     base = peak_resident_bytes()

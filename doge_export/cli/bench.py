@@ -16,7 +16,7 @@ from doge_export.cli.render import columns, echo_json, size
     "--compare",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     metavar="MODEL",
-    help="A local checkpoint to run in transformers, in the same process, in turns.",
+    help="A local checkpoint to run in PyTorch (transformers, if it can), in the same process, in turns.",
 )
 @click.option("--prompt-length", type=click.IntRange(1), default=16, show_default=True, help="Tokens before decoding.")
 @click.option("--new-tokens", type=click.IntRange(1), default=200, show_default=True, help="Tokens to decode.")

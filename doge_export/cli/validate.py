@@ -23,7 +23,7 @@ def command(ctx: click.Context, folder: Path, report: Path | None, as_json: bool
     """Compare an exported folder with PyTorch.
 
     Runs FOLDER and its checkpoint side by side; says PASSED with exit code 0, or FAILED with 1. The judge is
-    transformers with eager attention in float32.
+    transformers with eager attention in float32, or for generations it does not have our own PyTorch module.
     """
     from doge_export.validation import validate
     from doge_export.validation.report_path import report_path

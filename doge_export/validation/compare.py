@@ -32,6 +32,9 @@ class Comparison:
     run (index into `labels`), row, position, token are int64; max_abs, mean_abs, kl (nats, reference || subject) and
     margin (between the reference's two best logits) float64; finite and argmax_equal bool. histogram counts single
     logits by log10 |difference| over HISTOGRAM_EDGES. count, total and squares are those of the reference's logits.
+
+    ranked: whether the largest is an answer; hidden states have none, and no KL. scale: the standard deviation to
+    measure by; None for that of the logits compared.
     """
 
     labels: tuple[str, ...]
@@ -49,6 +52,8 @@ class Comparison:
     count: int
     total: float
     squares: float
+    ranked: bool = True
+    scale: float | None = None
 
     @property
     def positions(self) -> int:
@@ -57,7 +62,9 @@ class Comparison:
 
     @property
     def reference_std(self) -> float:
-        """Standard deviation of all compared logits of the reference."""
+        """Standard deviation of all compared logits of the reference, or the one given for them."""
+        if self.scale is not None:
+            return self.scale
         if self.count == 0:
             return math.nan
         return math.sqrt(max(self.squares / self.count - (self.total / self.count) ** 2, 0.0))
@@ -79,14 +86,14 @@ class Comparison:
         return self.positions > 0 and not self.beyond_tolerance.any()
 
     def metrics(self) -> dict[str, Any]:
-        """The aggregates of a check. Differences are None where a logit is not finite."""
+        """The aggregates of a check, those of ranks only where there are any. Differences are None where not finite."""
         if self.positions == 0:
             return {"positions": 0}
         finite = bool(self.finite.all())
         worst = int(np.argmax(np.where(self.finite, self.max_abs, np.inf)))
         std = self.reference_std
         largest = float(self.max_abs.max()) if finite else None
-        return {
+        differences = {
             "positions": self.positions,
             "finite": finite,
             "max_abs": largest,
@@ -100,6 +107,10 @@ class Comparison:
                 "token": int(self.token[worst]),
             },
             "beyond_tolerance": int(self.beyond_tolerance.sum()),
+        }
+        if not self.ranked:
+            return differences
+        return differences | {
             "argmax_agreement": float(self.argmax_equal.mean()),
             "argmax_disagreements": int((~self.argmax_equal & ~self.near_tie).sum()),
             "near_ties": int(self.near_tie.sum()),
@@ -110,13 +121,24 @@ class Comparison:
 
 
 def compare(
-    reference: np.ndarray, subject: np.ndarray, selected: np.ndarray, input_ids: np.ndarray, *, label: str
+    reference: np.ndarray,
+    subject: np.ndarray,
+    selected: np.ndarray,
+    input_ids: np.ndarray,
+    *,
+    label: str,
+    ranked: bool = True,
+    scale: float | None = None,
 ) -> Comparison:
-    """Compare float32 logits [B, S, V] where selected [B, S] is True. input_ids [B, S] name the tokens in reports."""
+    """Compare float32 logits [B, S, V] where selected [B, S] is True. input_ids [B, S] name the tokens in reports.
+
+    ranked, scale: see `Comparison`.
+    """
     rows, positions = np.nonzero(selected)
     size = len(rows)
     columns = {name: np.zeros(size) for name in ("max_abs", "mean_abs", "kl", "margin")}
-    finite, argmax_equal = np.zeros(size, bool), np.zeros(size, bool)
+    columns["margin"] += np.inf
+    finite, argmax_equal = np.zeros(size, bool), np.ones(size, bool)
     histogram = np.zeros(len(HISTOGRAM_EDGES) - 1, np.int64)
     total = squares = 0.0
     for start in range(0, size, _BLOCK):
@@ -129,10 +151,11 @@ def compare(
         difference = np.abs(ours - theirs)
         columns["max_abs"][part] = difference.max(-1)
         columns["mean_abs"][part] = difference.mean(-1)
-        columns["kl"][part] = _kl(theirs, ours)
-        best = np.partition(theirs, -2, axis=-1)
-        columns["margin"][part] = np.where(finite[part], best[:, -1] - best[:, -2], np.inf)
-        argmax_equal[part] = (ours.argmax(-1) == theirs.argmax(-1)) & finite[part]
+        if ranked:
+            columns["kl"][part] = _kl(theirs, ours)
+            best = np.partition(theirs, -2, axis=-1)
+            columns["margin"][part] = np.where(finite[part], best[:, -1] - best[:, -2], np.inf)
+            argmax_equal[part] = (ours.argmax(-1) == theirs.argmax(-1)) & finite[part]
         magnitude = np.log10(np.maximum(difference[finite[part]], 1e-300))
         histogram += np.histogram(np.clip(magnitude, HISTOGRAM_EDGES[0], HISTOGRAM_EDGES[-1]), HISTOGRAM_EDGES)[0]
         total += float(theirs.sum())
@@ -149,6 +172,8 @@ def compare(
         count=size * reference.shape[-1],
         total=total,
         squares=squares,
+        ranked=ranked,
+        scale=scale,
         **columns,
     )
 
@@ -168,6 +193,8 @@ def concatenate(parts: Sequence[Comparison]) -> Comparison:
         count=sum(part.count for part in parts),
         total=sum(part.total for part in parts),
         squares=sum(part.squares for part in parts),
+        ranked=all(part.ranked for part in parts),
+        scale=parts[0].scale,
         **{name: np.concatenate([getattr(part, name) for part in parts]) for name in per_position},
     )
 

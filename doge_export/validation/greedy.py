@@ -1,4 +1,4 @@
-"""Greedy generation, token for token that of transformers' own `generate`."""
+"""Greedy generation, token for token that of the reference, which is transformers' own `generate` where it can be."""
 
 from __future__ import annotations
 
@@ -49,24 +49,25 @@ def check_greedy(oracle: Oracle, session: Session, limits: Limits) -> CheckResul
         prompt, max_new_tokens=new, do_sample=False, repetition_penalty=1.0, eos_token_id=[], stop=[]
     )
     answer = list(generation.token_ids)
-    same, note = _judge_ids(answer, expected, batch, length - 1)
+    same, note = _judge_ids(answer, expected, batch, length - 1, oracle.name)
     passed = same and judgement.passed
     metrics = comparison.metrics() | {
         "left_out": judgement.left_out,
         "new_tokens": new,
         "same_tokens": _common_prefix(answer, expected),
     }
-    return CheckResult(NAME, description, passed, metrics, "; ".join([note, *tie_notes([judgement])]), comparison)
+    notes = [note, *([limits.pieces_note] if limits.pieces_note else []), *tie_notes([judgement])]
+    return CheckResult(NAME, description, passed, metrics, "; ".join(notes), comparison)
 
 
-def _judge_ids(answer: list[int], expected: list[int], batch: Batch, first: int) -> tuple[bool, str]:
+def _judge_ids(answer: list[int], expected: list[int], batch: Batch, first: int, judge: str) -> tuple[bool, str]:
     """Whether `answer` is `expected` up to a tie. Token i of the answer was chosen by the logits at `first + i`."""
     if answer == expected:
-        return True, f"{len(expected)} of {len(expected)} tokens are those of transformers"
+        return True, f"{len(expected)} of {len(expected)} tokens are those of {judge}"
     if len(answer) != len(expected):
-        return False, f"{len(answer)} tokens generated, transformers generates {len(expected)}"
+        return False, f"{len(answer)} tokens generated, {judge} generates {len(expected)}"
     at = _common_prefix(answer, expected)
-    said = f"token {at} is {answer[at]}, transformers' is {expected[at]}"
+    said = f"token {at} is {answer[at]}, that of {judge} is {expected[at]}"
     if batch.tied[0, first + at]:
         return True, f"{said}, behind a choice between equals"
     logits = batch.reference.logits[0, first + at]

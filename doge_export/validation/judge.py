@@ -20,7 +20,10 @@ from doge_export.validation.drilldown import first_diverging_layer
 
 if TYPE_CHECKING:
     from doge_export.runtime import Session
+    from doge_export.validation.one_call import OneCall
     from doge_export.validation.oracle import Oracle, ReferenceRun
+
+    Subject = Session | OneCall
 
 DRAWS, DRAWS_WHEN_LONG = 4, 2
 """Batches drawn at most; the second for those of more than LONG_BATCH tokens, which take seconds each."""
@@ -69,7 +72,7 @@ def draws(tokens: int) -> int:
     return DRAWS if tokens <= LONG_BATCH else DRAWS_WHEN_LONG
 
 
-def judge(draw: Callable[[int], Batch], most: int, oracle: Oracle, session: Session, *, label: str) -> Judgement:
+def judge(draw: Callable[[int], Batch], most: int, oracle: Oracle, session: Subject, *, label: str) -> Judgement:
     """Judge the batches draw(0), draw(1), ... draw(most - 1) until one decides."""
     fewest_ties: Judgement | None = None
     for seed in range(most):
@@ -89,16 +92,35 @@ def judge(draw: Callable[[int], Batch], most: int, oracle: Oracle, session: Sess
     return dataclasses.replace(fewest_ties, set_aside=most - 1)
 
 
-def _judge(batch: Batch, compared: np.ndarray, logits: np.ndarray, session: Session, label: str) -> Judgement:
+def _judge(batch: Batch, compared: np.ndarray, logits: np.ndarray, session: Subject, label: str) -> Judgement:
     """Compare at the positions `compared`, bool [B, S]; the caches of the session must be those of the batch."""
     reference = batch.reference
     if logits.shape != reference.logits.shape:
-        nothing = compare(reference.logits, reference.logits, np.zeros_like(compared), batch.ids, label=label)
+        nothing = compare(
+            reference.logits,
+            reference.logits,
+            np.zeros_like(compared),
+            batch.ids,
+            label=label,
+            ranked=reference.ranked,
+            scale=reference.scale,
+        )
         fault = f"logits of shape {list(logits.shape)}, expected {list(reference.logits.shape)}"
         return Judgement(batch, compared, nothing, False, fault)
-    comparison = compare(reference.logits, logits, compared, batch.ids, label=label)
+    comparison = compare(
+        reference.logits,
+        logits,
+        compared,
+        batch.ids,
+        label=label,
+        ranked=reference.ranked,
+        scale=reference.scale,
+    )
     if comparison.positions == 0 or comparison.passed:
         return Judgement(batch, compared, comparison, comparison.passed or None)
+    if not reference.keys:
+        fault = f"{comparison.beyond_tolerance.sum()} of {comparison.positions} answers differ"
+        return Judgement(batch, compared, comparison, False, fault)
     pairs = list(zip(reference.keys, reference.values, strict=True))
     fault = first_diverging_layer(pairs, session.decoder.cache_snapshot(), compared)
     return Judgement(batch, compared, comparison, False, fault)

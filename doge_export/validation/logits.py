@@ -11,23 +11,27 @@ from doge_export.validation.plan import MARGIN, Limits, PlannedCheck, Run
 from doge_export.validation.verdict import CheckResult
 
 if TYPE_CHECKING:
-    from doge_export.runtime import Session
+    import numpy as np
+
+    from doge_export.validation.judge import Subject
     from doge_export.validation.oracle import Oracle
 
 
-def check_logits(check: PlannedCheck, oracle: Oracle, session: Session, limits: Limits) -> CheckResult:
-    """Carry out one planned check."""
+def check_logits(
+    check: PlannedCheck, oracle: Oracle, session: Subject, limits: Limits, scale: float | None = None
+) -> CheckResult:
+    """Carry out one planned check. scale: see `ReferenceRun`."""
     result = CheckResult(check.name, check.description, None)
     if check.not_run:
         return dataclasses.replace(result, note=f"not run: {check.not_run}")
-    judgements = [_judge_run(run, check.beyond, oracle, session, limits) for run in check.runs]
+    judgements = [_judge_run(run, check.beyond, oracle, session, limits, scale) for run in check.runs]
     notes = [check.note] if check.note else []
     notes += tie_notes(judgements)
     passed: bool | None = all(judgement.passed is not False for judgement in judgements)
     if passed and not all(_reaches(judgement, check.beyond) for judgement in judgements):
         passed = None
         cause = "some A is 0, so all its scores are equal" if oracle.selection_is_void else "its scores tie"
-        notes.append(f"not comparable: {cause}, and transformers' choice among equals is unspecified")
+        notes.append(f"not comparable: {cause}, and the reference's choice among equals is unspecified")
     comparison = concatenate([judgement.comparison for judgement in judgements])
     left_out = sum(judgement.left_out for judgement in judgements)
     metrics = comparison.metrics() | {"left_out": left_out}
@@ -48,14 +52,24 @@ def tie_notes(judgements: list[Judgement]) -> list[str]:
     return notes + faults[:1]
 
 
-def _judge_run(run: Run, beyond: int, oracle: Oracle, session: Session, limits: Limits) -> Judgement:
+def _judge_run(
+    run: Run, beyond: int, oracle: Oracle, session: Subject, limits: Limits, scale: float | None
+) -> Judgement:
     def draw(seed: int) -> Batch:
         ids, mask = run.batch(limits, seed)
-        wanted = (mask == 1) & (mask.cumsum(-1) > beyond - MARGIN)
-        return Batch(ids, mask, run.chunks, wanted, oracle.run(ids, mask, run.chunks))
+        reference = dataclasses.replace(oracle.run(ids, mask, run.chunks), scale=scale)
+        return Batch(ids, mask, run.chunks, _wanted(mask, beyond, limits), reference)
 
     most = 1 if oracle.selection_is_void else draws(run.length * len(run.rows))
     return judge(draw, most, oracle, session, label=run.label)
+
+
+def _wanted(mask: np.ndarray, beyond: int, limits: Limits) -> np.ndarray:
+    """[B, S] bool: the positions to compare. A class stands at each token of its row, and hangs on all: at the last."""
+    count = mask.cumsum(-1)
+    if limits.task == "text-classification":
+        return (mask == 1) & (count == count[:, -1:])
+    return (mask == 1) & (count > beyond - MARGIN)
 
 
 def _reaches(judgement: Judgement, beyond: int) -> bool:

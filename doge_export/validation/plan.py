@@ -7,8 +7,18 @@ without key selection fails only the check that is about it.
 from __future__ import annotations
 
 import dataclasses
+import math
+from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
+
+from doge_export.checkpoint.architecture import Architecture, Task
+from doge_export.checkpoint.naming import CLASSIFIER, EMBEDDING, expected_tensors
+
+if TYPE_CHECKING:
+    from doge_export.checkpoint import Checkpoint
+
+Side = Literal["left", "right"]
 
 MOST_MULTIPLICATIONS = 3.5e11
 """Multiply-adds one run may cost; about ten seconds of two CPU cores."""
@@ -34,7 +44,7 @@ class Limits:
 
     max_length: int
     vocab_size: int
-    keep_window_size: int
+    keep_window_size: int  # up to this many keys none is left out by rank; 0 where there is no such number
     trained_length: int  # beyond it RoPE may scale: max_position_embeddings, or longrope's original one
     num_hidden_layers: int
     attention_size: int  # num_attention_heads * head_dim
@@ -42,20 +52,79 @@ class Limits:
     reserved_ids: frozenset[int]  # special tokens, never drawn
     pad_id: int
     mixes_tokens: bool  # reference CDMoE routing: rows and padding reach each other
+    looks_ahead: bool = False  # a token that may see no key attends to all that is read with it
+    ratio: bool = False  # a share of the keys is left out
+    task: Task = "text-generation"
+    lacks_pad_id: bool = False  # the config has no pad_token_id
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint, max_length: int, cdmoe_routing: str | None) -> Self:
+        """Those of a folder with this max_length and routing of experts."""
+        architecture = checkpoint.architecture
+        special = [checkpoint.config.get(f"{name}_token_id") for name in ("bos", "eos", "pad")]
+        flat = [item for entry in special for item in (entry if isinstance(entry, list) else [entry])]
+        pad = architecture.pad_token_id
+        moe, ratio = architecture.moe, architecture.ratio_mask
+        return cls(
+            max_length=max_length,
+            vocab_size=architecture.vocab_size,
+            keep_window_size=ratio.keep_window_size if ratio else architecture.keep_window_size,
+            trained_length=architecture.trained_length or architecture.max_position_embeddings,
+            num_hidden_layers=architecture.num_hidden_layers,
+            attention_size=architecture.num_attention_heads * architecture.head_dim,
+            multiplications_per_token=_multiplications_per_token(architecture),
+            reserved_ids=frozenset(item for item in flat if isinstance(item, int)),
+            pad_id=0 if pad is None else pad,
+            mixes_tokens=moe is not None and moe.mixes_tokens and cdmoe_routing == "reference",
+            looks_ahead=architecture.may_blind_rows,
+            ratio=ratio is not None,
+            task=architecture.task,
+            lacks_pad_id=pad is None,
+        )
 
     @property
     def steps(self) -> int:
         """How many tokens to feed one at a time: each costs a large model a pass over all its weights."""
         return STEPS if self.multiplications_per_token <= LARGE else STEPS_WHEN_LARGE
 
+    @property
+    def pieces_note(self) -> str:
+        """What a reader must know of tokens that are fed in pieces."""
+        if not self.looks_ahead:
+            return ""
+        return (
+            "which keys this model leaves out depends on what is read together, in the reference too: compared with "
+            "the reference fed in the same pieces, which is not what one call gives"
+        )
+
+    @property
+    def mixing_note(self) -> str:
+        """What a reader must know of padded batches."""
+        if self.mixes_tokens:
+            return (
+                "reference CDMoE routing mixes rows and padding, in the reference too: compared with it on the same "
+                "padded batch, which is not what the rows give alone"
+            )
+        if self.ratio:
+            return (
+                "padding is ranked with the keys, in the reference too: compared with it on the same padded batch, "
+                "which is not what the rows give alone"
+            )
+        return ""
+
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One batch: `rows[i]` real tokens in row i, left padded to sum(chunks), fed in pieces of `chunks` tokens."""
+    """One batch: `rows[i]` real tokens in row i, padded to sum(chunks), fed in pieces of `chunks` tokens.
+
+    side: of the padding. padding_ids: positions whose token is the padding id, though they count as tokens.
+    """
 
     label: str
     rows: tuple[int, ...]
     chunks: tuple[int, ...]
+    side: Side = "left"
+    padding_ids: tuple[int, ...] = ()
 
     @property
     def length(self) -> int:
@@ -72,8 +141,10 @@ class Run:
         ids = np.full((len(self.rows), self.length), limits.pad_id, np.int64)
         mask = np.zeros_like(ids)
         for row, real in enumerate(self.rows):
-            ids[row, self.length - real :] = random.choice(usable, real, replace=real > len(usable))
-            mask[row, self.length - real :] = 1
+            tokens = slice(self.length - real, None) if self.side == "left" else slice(real)
+            ids[row, tokens] = random.choice(usable, real, replace=real > len(usable))
+            mask[row, tokens] = 1
+        ids[:, self.padding_ids] = limits.pad_id
         return ids, mask
 
 
@@ -99,8 +170,8 @@ def plan(limits: Limits) -> list[PlannedCheck]:
     simple = min(limits.max_length, limits.keep_window_size or limits.max_length, limits.trained_length)
     return [
         _prefill(min(simple, long)),
-        _chunked(min(simple, long)),
-        _decode(min(simple, limits.steps)),
+        _chunked(min(simple, long), limits),
+        _decode(min(simple, limits.steps), limits),
         _padded(min(simple, MEDIUM), limits),
         _window(limits),
         _beyond_training(limits),
@@ -111,7 +182,7 @@ def _prefill(length: int) -> PlannedCheck:
     return PlannedCheck("one-shot prefill", f"{length} tokens in one call", (Run("one call", (length,), (length,)),))
 
 
-def _chunked(length: int) -> PlannedCheck:
+def _chunked(length: int, limits: Limits) -> PlannedCheck:
     half = length // 2
     middle = (length - half - 2) // 2
     chunks = (half, 1, middle, 1, length - half - middle - 2) if middle > 0 else (1,) * length
@@ -119,14 +190,16 @@ def _chunked(length: int) -> PlannedCheck:
         "chunked prefill",
         f"{length} tokens through the cache in pieces of {', '.join(map(str, chunks))}",
         (Run("in pieces", (length,), chunks),),
+        limits.pieces_note,
     )
 
 
-def _decode(length: int) -> PlannedCheck:
+def _decode(length: int, limits: Limits) -> PlannedCheck:
     return PlannedCheck(
         "cached decode",
         f"{length} tokens, one a step, teacher-forced",
         (Run("step by step", (length,), (1,) * length),),
+        limits.pieces_note,
     )
 
 
@@ -136,14 +209,11 @@ def _padded(length: int, limits: Limits) -> PlannedCheck:
     runs = [Run("one call", rows, (length,))]
     if steps and rows[-1] > steps:
         runs.append(Run("prefill and steps", rows, (length - steps, *(1,) * steps)))
-    note = ""
-    if limits.mixes_tokens:
-        note = (
-            "reference CDMoE routing mixes rows and padding, in transformers too: compared with transformers on the "
-            "same padded batch, which is not what the rows give alone"
-        )
     return PlannedCheck(
-        "left-padded batch", f"rows of {', '.join(map(str, rows))} tokens padded to {length}", tuple(runs), note
+        "left-padded batch",
+        f"rows of {', '.join(map(str, rows))} tokens padded to {length}",
+        tuple(runs),
+        limits.mixing_note,
     )
 
 
@@ -151,7 +221,10 @@ def _window(limits: Limits) -> PlannedCheck:
     name, window = "beyond keep_window_size", limits.keep_window_size
     description = f"key selection by score, keep_window_size {window}"
     if window <= 0:
-        return PlannedCheck(name, description, not_run="keep_window_size 0 keeps every key")
+        every = "there is no keep_window_size: " + (
+            "every check leaves out keys" if limits.looks_ahead else "every key is kept"
+        )
+        return PlannedCheck(name, description if window else "key selection by score", not_run=every)
     if limits.max_length <= window:
         reason = f"max_length {limits.max_length} does not exceed keep_window_size {window}: nothing is ever left out"
         return PlannedCheck(name, description, not_run=reason)
@@ -206,3 +279,17 @@ def _affordable(check: PlannedCheck, limits: Limits) -> PlannedCheck:
         if reason:
             return dataclasses.replace(check, runs=(), not_run=reason)
     return check
+
+
+def _multiplications_per_token(architecture: Architecture) -> int:
+    """Multiply-adds of one token outside attention: every matrix once, and of the tables what a token reads."""
+    looked_up = (EMBEDDING, CLASSIFIER, "_embed.weight", ".table.weight")
+    shapes = expected_tensors(architecture)
+    matrices = sum(
+        math.prod(shape) for name, shape in shapes.items() if len(shape) > 1 and not name.endswith(looked_up)
+    )
+    if architecture.task == "text-generation" and architecture.tie_word_embeddings:
+        matrices += architecture.vocab_size * architecture.hidden_size
+    moe = architecture.moe
+    routed = 2 * moe.num_heads * moe.num_experts_per_tok if moe else 0
+    return matrices + routed * architecture.hidden_size * architecture.num_hidden_layers

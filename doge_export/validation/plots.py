@@ -66,7 +66,7 @@ def overview(checks: Sequence[CheckResult]) -> str:
         axes.set_xlim(-8, 2)
         axes.set_xticks(range(-8, 3, 2))
         axes.xaxis.set_major_formatter(_power)
-        axes.set_xlabel("max |Δ| of logits, in standard deviations of the reference")
+        axes.set_xlabel("max |Δ|, in standard deviations of the reference")
         axes.grid(axis="y", visible=False)
 
     height = 0.75 + 0.36 * max(len(compared), 2)
@@ -75,13 +75,16 @@ def overview(checks: Sequence[CheckResult]) -> str:
 
 
 def by_position(name: str, comparison: Comparison) -> str:
-    """One check: differences and KL by position, and the histogram of all differences."""
+    """One check: differences and (of what is ranked) KL by position, and the histogram of all differences."""
 
     def draw(figure: Any) -> None:
-        difference, histogram, divergence = figure.subplots(1, 3, width_ratios=(1.5, 1, 1.2))
+        # What has no largest has no divergence either.
+        widths = (1.5, 1, 1.2)[: 3 if comparison.ranked else 2]
+        difference, histogram, *divergence = figure.subplots(1, len(widths), width_ratios=widths)
         _differences(difference, comparison)
         _histogram(histogram, comparison)
-        _divergence(divergence, comparison)
+        for axes in divergence:
+            _divergence(axes, comparison)
         handles, labels = difference.get_legend_handles_labels()
         figure.legend(handles, labels, loc="lower left", ncols=6, fontsize=8.5, handletextpad=0.3, borderpad=0)
 
@@ -120,7 +123,7 @@ def _histogram(axes: Axes, comparison: Comparison) -> None:
     drawn = [*HISTOGRAM_EDGES[filled], *HISTOGRAM_EDGES[filled + 1], bar]
     axes.set_xlim(min(drawn) - 0.5, max(drawn) + 0.5)
     axes.set_ylim(bottom=-0.3)
-    axes.set_title("how many logits differ by how much")
+    axes.set_title("how many numbers differ by how much")
     axes.set_xlabel("|Δ|")
     axes.locator_params(integer=True, nbins=6)
     axes.xaxis.set_major_formatter(_power)

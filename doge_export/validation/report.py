@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from doge_export.errors import DogeExportError
 from doge_export.validation import plots
 from doge_export.validation.compare import LOGITS_TOLERANCE, NEAR_TIE
+from doge_export.validation.verdict import ranked_cells
 
 if TYPE_CHECKING:
     from doge_export.validation.verdict import CheckResult, Verdict
@@ -80,8 +81,8 @@ def render_html(verdict: Verdict) -> str:
 <header style="--tone: {tone}"><h1>{word}</h1><p>{escape(rest)}</p></header>
 {_facts(verdict)}
 <h2>Checks</h2>
-<p class="what">A check passes where every compared logit is finite and within {LOGITS_TOLERANCE:g} standard deviations
-of the reference's logits, and the best token is the same unless the reference's best two are within {NEAR_TIE:g}.</p>
+<p class="what">A check passes where every compared number is finite and within {LOGITS_TOLERANCE:g} standard deviations
+of the reference's, and the best token or class is the same unless the reference's best two are within {NEAR_TIE:g}.</p>
 <div class="scroll">{_table(verdict)}</div>
 <div class="scroll">{pictures}</div>
 {sections}
@@ -97,7 +98,8 @@ def _facts(verdict: Verdict) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in subject.get("runtime", {}).items())
     facts = {
         "Checkpoint": f"{reference.get('model')}{revision}",
-        "Judged": f"target {subject.get('target')}, max_length {subject.get('max_length')}{routing}; {versions}",
+        "Judged": f"target {subject.get('target')}, {subject.get('task')}, max_length {subject.get('max_length')}"
+        f"{routing}; {versions}",
         "Against": f"{reference.get('library')} {reference.get('version')}, {reference.get('attention')} attention, "
         f"{reference.get('dtype')}, torch {reference.get('torch')}",
         **{name: f"sha256 {digest}" for name, digest in subject.get("files", {}).items()},
@@ -137,10 +139,7 @@ def _row(check: CheckResult) -> str:
             _number(metrics["max_abs"]),
             _number(metrics["mean_abs"]),
             _number(metrics["max_abs_over_std"]),
-            f"{metrics['argmax_agreement']:.2%}",
-            str(metrics["near_ties"]),
-            _number(metrics["kl_mean"]),
-            _number(metrics["kl_max"]),
+            *ranked_cells(metrics, "kl_mean", "kl_max"),
             f"{worst['row']}, {worst['position']}, {worst['token']}",
         ]
     else:

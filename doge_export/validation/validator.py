@@ -6,25 +6,22 @@ import hashlib
 import importlib.metadata
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from doge_export.errors import DogeExportError
+from doge_export.validation.greedy import NAME as GREEDY
 from doge_export.validation.greedy import check_greedy
 from doge_export.validation.logits import check_logits
+from doge_export.validation.one_call import OneCall, answer_scale, plan_one_call
 from doge_export.validation.plan import Limits, plan
-from doge_export.validation.verdict import Verdict
+from doge_export.validation.verdict import CheckResult, Verdict
 
 if TYPE_CHECKING:
-    from doge_export.checkpoint.source import Source
-    from doge_export.runtime import Session
+    from doge_export.checkpoint import Checkpoint
+    from doge_export.runtime import ClassificationSession, FeatureSession, Session
     from doge_export.validation.oracle import Oracle
-
-
-PER_TOKEN_NOTE = (
-    "per-token CDMoE routing: transformers, which mixes the tokens of a call, was fed one token of one row at a time, "
-    "where both routings agree"
-)
 
 
 def validate(
@@ -35,15 +32,17 @@ def validate(
     token: str | None = None,
     cache_dir: str | Path | None = None,
     offline: bool = False,
-    session: Session | None = None,
-    source: Source | None = None,
+    session: Session | FeatureSession | ClassificationSession | None = None,
+    checkpoint: Checkpoint | None = None,
     on_progress: Callable[[int, int, str], None] | None = None,
 ) -> Verdict:
-    """Hold an exported folder against its checkpoint run by transformers: eager attention, float32.
+    """Hold an exported folder against its checkpoint run in PyTorch: eager attention, float32.
+
+    The judge is transformers, or for generations that it does not have, doge-export's own module: `Verdict.reference`.
 
     folder: what `export` wrote.
     model: the checkpoint, a folder or hub id; by default the one the manifest names, at the revision it names.
-    source: the checkpoint already located, instead of model and its options.
+    checkpoint: the checkpoint already opened, instead of model and its options.
     session: a session already open on the folder.
     on_progress(done, total, name) is called before each check, and once at the end with an empty name.
 
@@ -55,37 +54,36 @@ def validate(
         from doge_export.runtime import load
 
         session = load(folder)
-    source = source or _locate(session.manifest, model, revision, token=token, cache_dir=cache_dir, offline=offline)
+    manifest = session.manifest
+    if checkpoint is None:
+        checkpoint = _open(manifest, model, revision, token=token, cache_dir=cache_dir, offline=offline)
     from doge_export.validation.oracle import load_oracle
 
-    oracle = load_oracle(source.folder, per_token=session.manifest.get("cdmoe_routing") == "per-token")
-    limits = _limits(oracle, session)
-    planned = plan(limits)
-    total = len(planned) + 1
+    oracle = load_oracle(checkpoint, manifest.get("cdmoe_routing"))
+    limits = Limits.of(checkpoint, session.max_length, manifest.get("cdmoe_routing"))
+    planned = _planned(oracle, session, limits)
     checks = []
-    for done, check in enumerate(planned):
+    for done, (name, check) in enumerate(planned):
         if on_progress is not None:
-            on_progress(done, total, check.name)
-        checks.append(check_logits(check, oracle, session, limits))
+            on_progress(done, len(planned), name)
+        checks.append(check())
     if on_progress is not None:
-        on_progress(total - 1, total, "greedy generation")
-    checks.append(check_greedy(oracle, session, limits))
-    if on_progress is not None:
-        on_progress(total, total, "")
-    notes = [PER_TOKEN_NOTE] if oracle.per_token else []
+        on_progress(len(planned), len(planned), "")
+    described = oracle.describe()
+    notes = [described["note"]] if described["note"] else []
     if any(check.passed is False for check in checks):
-        changed = _changed_files(session.manifest, source.folder)
+        changed = _changed_files(manifest, checkpoint.source.folder)
         notes += [f"not the files the folder was exported from: {', '.join(changed)}"] if changed else []
     return Verdict(
         checks=tuple(checks),
         reference={
-            "library": "transformers",
-            "version": importlib.metadata.version("transformers"),
+            "library": described["library"],
+            "version": described["version"],
             "torch": importlib.metadata.version("torch"),
             "attention": "eager",
             "dtype": "float32",
-            "model": source.name,
-            "revision": source.revision,
+            "model": checkpoint.source.name,
+            "revision": checkpoint.source.revision,
             "note": "; ".join(notes),
         },
         subject=_subject(session),
@@ -93,39 +91,34 @@ def validate(
     )
 
 
-def _locate(manifest: Mapping[str, Any], model: str | None, revision: str | None, **options: Any) -> Source:
-    from doge_export.checkpoint import open_checkpoint
+def _planned(oracle: Oracle, session: Any, limits: Limits) -> list[tuple[str, Callable[[], CheckResult]]]:
+    """The checks of the task by name, in order."""
+    if limits.task == "text-generation":
+        checks = [(check.name, partial(check_logits, check, oracle, session, limits)) for check in plan(limits)]
+        return [*checks, (GREEDY, partial(check_greedy, oracle, session, limits))]
+    subject, scale = OneCall(session), answer_scale(oracle, limits)
+    return [
+        (check.name, partial(check_logits, check, oracle, subject, limits, scale)) for check in plan_one_call(limits)
+    ]
 
-    # Opened as for an export: transformers answers a damaged or foreign checkpoint with a traceback, or takes it.
+
+def _open(manifest: Mapping[str, Any], model: str | None, revision: str | None, **options: Any) -> Checkpoint:
+    from doge_export.checkpoint import open_checkpoint
+    from doge_export.checkpoint.generation import Assumptions
+
+    # Opened as for the export: what was assumed then, and for the same task.
+    assumed = Assumptions(**{**manifest.get("assumptions", {}), "task": manifest.get("task")})
     if model is not None:
-        return open_checkpoint(model, revision=revision, **options).source
+        return open_checkpoint(model, revision=revision, assumed=assumed, **options)
     recorded = manifest["source"]
     try:
-        return open_checkpoint(recorded["model"], revision=revision or recorded.get("revision"), **options).source
+        revision = revision or recorded.get("revision")
+        return open_checkpoint(recorded["model"], revision=revision, assumed=assumed, **options)
     except DogeExportError as error:
         raise DogeExportError(
             f"the checkpoint this folder was exported from is not to be had ({error}): "
             "pass --model with its folder or hub id"
         ) from error
-
-
-def _limits(oracle: Oracle, session: Session) -> Limits:
-    config = oracle.config
-    special = [config.bos_token_id, config.eos_token_id, config.pad_token_id]
-    flat = [item for entry in special for item in (entry if isinstance(entry, list) else [entry])]
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return Limits(
-        max_length=session.max_length,
-        vocab_size=config.vocab_size,
-        keep_window_size=config.keep_window_size,
-        trained_length=oracle.trained_length,
-        num_hidden_layers=config.num_hidden_layers,
-        attention_size=config.num_attention_heads * head_dim,
-        multiplications_per_token=oracle.multiplications_per_token,
-        reserved_ids=frozenset(item for item in flat if item is not None),
-        pad_id=config.pad_token_id if config.pad_token_id is not None else 0,
-        mixes_tokens=bool(config.is_moe) and not oracle.per_token,
-    )
 
 
 def _changed_files(manifest: Mapping[str, Any], folder: Path) -> list[str]:
@@ -142,7 +135,7 @@ def _changed_files(manifest: Mapping[str, Any], folder: Path) -> list[str]:
     return changed
 
 
-def _subject(session: Session) -> dict[str, Any]:
+def _subject(session: Any) -> dict[str, Any]:
     manifest = session.manifest
     files = manifest.get("files", {})
     versions = {}
@@ -153,6 +146,7 @@ def _subject(session: Session) -> dict[str, Any]:
             continue
     return {
         "target": manifest.get("target"),
+        "task": manifest.get("task", "text-generation"),
         "max_length": session.max_length,
         "cdmoe_routing": manifest.get("cdmoe_routing"),
         "files": {name: entry["sha256"] for name, entry in files.items() if name.startswith("onnx/")},

@@ -50,7 +50,7 @@ class Verdict:
     """Whether an exported folder computes what its checkpoint computes.
 
     reference says what judged (library, version, attention, dtype, model, revision), subject what was judged
-    (target, max_length, cdmoe_routing, files with sha256, runtime), tolerances by which bars.
+    (target, task, max_length, cdmoe_routing, files with sha256, runtime), tolerances by which bars.
     """
 
     checks: tuple[CheckResult, ...]
@@ -90,10 +90,12 @@ class Verdict:
             worst = max(run, key=lambda check: check.metrics["max_abs"])
             ratio = max((check.metrics["max_abs_over_std"] or 0.0) for check in run)
             parts.append(f"max|Δ| {worst.metrics['max_abs']:.1e} ({ratio:.1e} of std)")
-            positions = sum(check.metrics["positions"] for check in run)
-            agree = sum(round(check.metrics["argmax_agreement"] * check.metrics["positions"]) for check in run)
-            parts.append(f"argmax {agree}/{positions}")
-            parts.append(f"KL {max(check.metrics['kl_max'] for check in run):.1e}")
+            ranked = [check.metrics for check in run if "kl_max" in check.metrics]
+            if ranked:
+                positions = sum(metrics["positions"] for metrics in ranked)
+                agree = sum(round(metrics["argmax_agreement"] * metrics["positions"]) for metrics in ranked)
+                parts.append(f"argmax {agree}/{positions}")
+                parts.append(f"KL {max(metrics['kl_max'] for metrics in ranked):.1e}")
         elif run:
             parts.append("logits that are not finite")
         counts = {status: sum(check.status == status for check in self.checks) for status in ("failed", "not run")}
@@ -128,11 +130,16 @@ def _row(check: CheckResult) -> tuple[str, ...]:
         check.status.upper(),
         _number(metrics["max_abs"]),
         _number(metrics["max_abs_over_std"]),
-        f"{metrics['argmax_agreement']:.2%}",
-        str(metrics["near_ties"]),
-        _number(metrics["kl_max"]),
+        *ranked_cells(metrics, "kl_max"),
         f"{worst['run']}, row {worst['row']}, position {worst['position']}, token {worst['token']}",
     )
+
+
+def ranked_cells(metrics: Mapping[str, Any], *kl: str) -> tuple[str, ...]:
+    """Argmax agreement, near ties and KL as a table shows them; empty where the largest is no answer."""
+    if "argmax_agreement" not in metrics:
+        return ("",) * (2 + len(kl))
+    return (f"{metrics['argmax_agreement']:.2%}", str(metrics["near_ties"]), *(_number(metrics[name]) for name in kl))
 
 
 def _number(value: float | None) -> str:

@@ -1,14 +1,17 @@
 import json
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+from doge_export import export
 from doge_export.assets import bundled
 from doge_export.benchmark.bench import bench
 from doge_export.benchmark.probe import probe
 from doge_export.cli import main
 from doge_export.errors import DogeExportError
 
+GOLDEN = Path(__file__).parents[1] / "golden"
 QUICK = {"rounds": 2, "new_tokens": 4, "prefill_length": 16}
 
 
@@ -24,6 +27,15 @@ def test_comparison_runs_transformers_in_the_same_rounds(nano_folder):
     assert result.rates.keys() == {"doge-export", "transformers"}
     expected = result.rates["doge-export"]["decode"][1] / result.rates["transformers"]["decode"][1]
     assert result.to_dict()["ratios"]["decode"] == expected
+
+
+def test_an_older_generation_is_compared_with_the_module_and_the_table_says_so(tmp_path):
+    folder = export(GOLDEN / "g4b-additive", tmp_path / "out", validate=False).folder
+    arguments = ["bench", str(folder), "--compare", str(GOLDEN / "g4b-additive"), "--rounds", "1", "--new-tokens", "4"]
+    done = CliRunner().invoke(main, [*arguments, "--prefill-length", "16"], catch_exceptions=False)
+    assert done.exit_code == 0
+    assert "doge-export's PyTorch module" in done.stdout and "transformers has no G4b" in done.stdout
+    assert "ratio" in done.stdout
 
 
 def test_probe_measures_a_process_of_its_own(nano_folder):

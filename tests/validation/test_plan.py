@@ -2,7 +2,11 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
+from random_doge import MOE
+from transformers import DogeForCausalLM
 
+from doge_export.checkpoint import open_checkpoint
 from doge_export.validation.plan import Limits, Run, plan
 
 LIMITS = Limits(
@@ -72,3 +76,29 @@ def test_tokens_are_distinct_ordinary_left_padded_and_seeded():
         assert len(set(real.tolist())) == tokens and real.min() > 2
     assert (run.batch(LIMITS, 0)[0] == ids).all()
     assert (run.batch(LIMITS, 1)[0] != ids).any()
+
+
+@pytest.mark.parametrize("changes", [{}, {"tie_word_embeddings": True}, MOE], ids=["dense", "tied", "moe"])
+def test_the_cost_of_a_token_is_every_matrix_once_and_its_experts(checkpoint, changes):
+    folder = checkpoint(**changes)
+    model = DogeForCausalLM.from_pretrained(folder)
+    linear = sum(module.weight.numel() for module in model.modules() if isinstance(module, torch.nn.Linear))
+    routed = 2 * 4 * 64 * 3 if changes == MOE else 0
+    given = Limits.of(open_checkpoint(folder), 72, "reference")
+    assert given.multiplications_per_token == linear + routed
+    assert given.reserved_ids == {0, 1, 2} and given.mixes_tokens is (changes == MOE)
+
+
+def test_padding_on_the_right_and_padding_ids():
+    ids, mask = Run("r", (5, 2), (5,), side="right").batch(LIMITS, 0)
+    assert mask.tolist() == [[1] * 5, [1, 1, 0, 0, 0]] and ids[1, 2:].tolist() == [2, 2, 2]
+    ids, mask = Run("r", (5,), (5,), padding_ids=(2,)).batch(LIMITS, 0)
+    assert mask.all() and (ids[0] == 2).tolist() == [False, False, True, False, False]
+
+
+def test_what_looks_ahead_says_that_pieces_matter():
+    checks = by_name(looks_ahead=True, ratio=True, keep_window_size=0)
+    assert "read together" in checks["chunked prefill"].note and "read together" in checks["cached decode"].note
+    assert "padding is ranked" in checks["left-padded batch"].note
+    assert checks["beyond keep_window_size"].not_run.endswith("every check leaves out keys")
+    assert not by_name()["chunked prefill"].note

@@ -4,15 +4,13 @@ They speak the part of `doge_export.runtime.Session` that validation uses, so th
 right and to fail on each single mistake without any ONNX in between.
 """
 
-import json
 from types import SimpleNamespace
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from transformers import DogeForCausalLM, DynamicCache
 
-from doge_export.checkpoint.config import parse_config
+from doge_export.checkpoint import open_checkpoint
 from doge_export.model import DogeForExport
 
 
@@ -103,13 +101,12 @@ class ModelSession(TorchSession):
     """The project's own module as the subject: right, and computed differently from transformers."""
 
     def __init__(self, checkpoint, *, max_length, cdmoe_routing="reference"):
-        config = json.loads((checkpoint / "config.json").read_text())
-        tensors = load_file(checkpoint / "model.safetensors")
-        self.model = DogeForExport(parse_config(config), cdmoe_routing, max_length)
-        self.model.load_state_dict(tensors)
+        opened = open_checkpoint(checkpoint)
+        architecture = opened.architecture
+        self.model = DogeForExport.from_tensors(architecture, opened.tensors, cdmoe_routing, max_length)
         self.manifest = {
             "source": {"model": str(checkpoint), "revision": None},
-            "cdmoe_routing": cdmoe_routing if config["is_moe"] else None,
+            "cdmoe_routing": cdmoe_routing if architecture.moe else None,
         }
         self.max_length, self.answer, self.cache = max_length, list, None
         self.decoder = SimpleNamespace(cache_snapshot=self._snapshot)

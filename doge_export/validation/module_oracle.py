@@ -1,0 +1,189 @@
+"""The project's own PyTorch module in float32: the reference of the generations that transformers does not have.
+
+It is the module that exports are traced from, so it says nothing of whether the module is right: that is proven apart,
+on answers that each generation's published code gave for small checkpoints (tests/golden). What is judged here is all
+that follows it: trace, lowering, the file, the runtime and its cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from doge_export.validation import ambiguity
+from doge_export.validation.oracle import Oracle, ReferenceRun, broadcast
+
+if TYPE_CHECKING:
+    import torch
+
+    from doge_export.checkpoint import Checkpoint
+    from doge_export.checkpoint.architecture import CdmoeRouting, RatioMask
+    from doge_export.model.attention import LayerCache
+
+PROVEN_GENERATIONS = ("G1", "G3b", "G4b", "G5")
+PROVEN_CDMOE = ("M0", "M1", "M6", "M7")
+"""What the files of tests/golden are of."""
+
+
+class ModuleOracle(Oracle):
+    """A checkpoint in `doge_export.model`, for graphs with this routing of experts."""
+
+    name = "the PyTorch module"
+
+    def __init__(self, checkpoint: Checkpoint, cdmoe_routing: CdmoeRouting = "reference") -> None:
+        from doge_export.model import MODULES
+
+        super().__init__(checkpoint)
+        architecture = self.architecture
+        self._mixes_tokens = (
+            architecture.moe is not None and architecture.moe.mixes_tokens and cdmoe_routing == "reference"
+        )
+        self._module: Any = MODULES[architecture.task].from_tensors(architecture, checkpoint.tensors, cdmoe_routing)
+        self._layers: Any = self._module.model.layers
+        # What the layers showed in the last call, in their order.
+        self._cache: list[LayerCache] = []
+        self._routed: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._matched: list[torch.Tensor] = []
+        self._watch()
+
+    def describe(self) -> dict[str, str]:
+        """See `Oracle`."""
+        import doge_export
+
+        generation, moe = self.architecture.generation, self.architecture.moe
+        mine = generation if moe is None else f"{generation} with experts {moe.variant}"
+        proven = generation in PROVEN_GENERATIONS and (moe is None or moe.variant in PROVEN_CDMOE)
+        note = (
+            f"generation {mine} is not in transformers: judged by doge-export's own PyTorch module, which is "
+            "proven against the published code of older generations on the golden files of tests/golden"
+        )
+        if not proven:
+            those = ", ".join([*PROVEN_GENERATIONS, *(f"experts {variant}" for variant in PROVEN_CDMOE)])
+            note += f" ({those}), none of them of {mine}"
+        return {"library": "doge-export", "version": doge_export.__version__, "note": note}
+
+    def run(
+        self, input_ids: np.ndarray, attention_mask: np.ndarray, chunks: Sequence[int], *, noise: int | None = None
+    ) -> ReferenceRun:
+        """See `Oracle`."""
+        import torch
+
+        with torch.inference_mode():
+            self._seed_noise(noise)
+            ids, mask = torch.from_numpy(input_ids), torch.from_numpy(attention_mask)
+            if self.architecture.task == "text-generation":
+                return self._feed(ids, mask, chunks)
+            return self._answer(ids, mask)
+
+    def generate(self, prompt: Sequence[int], new_tokens: int) -> list[int]:
+        """See `Oracle`."""
+        import torch
+
+        with torch.inference_mode():
+            self._seed_noise(None)
+            ids, cache = torch.tensor([list(prompt)]), None
+            answer: list[int] = []
+            for _ in range(new_tokens):
+                seen = len(prompt) + len(answer)
+                positions = torch.arange(seen - ids.shape[1], seen)[None]
+                logits, cache = self._module(ids, torch.ones_like(ids), positions, cache)
+                answer.append(int(logits[0, -1].argmax()))
+                ids = torch.tensor([answer[-1:]])
+        return answer
+
+    def _watch(self) -> None:
+        """Keep what the layers select by; a new call begins with the embedding."""
+        from doge_export.model.attention import InnerFunction
+
+        def begin(module: Any, inputs: Any) -> None:
+            for seen in (self._cache, self._routed, self._matched):
+                seen.clear()
+
+        def match(inner: InnerFunction, queries: torch.Tensor) -> None:
+            self._matched.append(inner.match(queries.unflatten(-1, (inner.num_heads, -1)).transpose(1, 2)))
+
+        embedding = self._module.model.embed_tokens
+        embedding.register_forward_pre_hook(begin)
+        embedding.register_forward_hook(self._add_noise)
+        for layer in self._layers:
+            attention = layer.self_attn
+            attention.register_forward_hook(lambda module, inputs, output: self._cache.append(output[1]))
+            if self.architecture.inner_values is not None:
+                attention.v_proj.queries.register_forward_hook(
+                    lambda module, inputs, output, inner=attention.v_proj: match(inner, output)
+                )
+            if self.architecture.moe is not None:
+                layer.mlp.router_gate.register_forward_hook(lambda module, inputs, output: self._routed.append(output))
+
+    def _feed(self, ids: torch.Tensor, mask: torch.Tensor, chunks: Sequence[int]) -> ReferenceRun:
+        import torch
+
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)
+        logits, cache, start = [], None, 0
+        gaps = np.full(tuple(ids.shape), np.inf)
+        for size in chunks:
+            part = slice(start, start + size)
+            piece, cache = self._module(ids[:, part], mask[:, part], positions[:, part], cache)
+            logits.append(piece)
+            gaps[:, part] = self._call_gaps(mask[:, : start + size], size)
+            start += size
+        keys, values = ([layer[which].numpy() for layer in self._cache] for which in (0, 1))
+        return ReferenceRun(torch.cat(logits, 1).numpy(), keys, values, self._all_gaps(gaps, mask, chunks))
+
+    def _answer(self, ids: torch.Tensor, mask: torch.Tensor) -> ReferenceRun:
+        """One call of a model without a language model's head."""
+        output = self._module(ids, mask).numpy()
+        tokens = ids.shape[1]
+        gaps = self._all_gaps(self._call_gaps(mask, tokens), mask, (tokens,))
+        if self.architecture.task == "feature-extraction":
+            return ReferenceRun(output, [], [], gaps, ranked=False)
+        return ReferenceRun(broadcast(output, tokens), [], [], gaps, ranked=output.shape[1] > 1)
+
+    def _call_gaps(self, mask: torch.Tensor, size: int) -> np.ndarray:
+        """The gaps of what the last call selected for its `size` tokens, [B, size]; mask of all tokens so far."""
+        import torch
+
+        gaps = np.full((len(mask), size), np.inf)
+        inner, moe, ratio = self.architecture.inner_values, self.architecture.moe, self.architecture.ratio_mask
+        if inner is not None:
+            gaps = np.minimum(gaps, ambiguity.pick_gaps(self._matched, inner.num_values_per_head))
+        if moe is not None:
+            halves = [(x.flatten(0, 2), y.flatten(0, 2)) for x, y in self._routed]  # every routing head by itself
+            if moe.ranks_experts:
+                found = ambiguity.rank_gaps(halves, moe.num_experts_per_tok)
+            else:
+                found = ambiguity.routing_gaps([torch.stack(pair) for pair in halves], moe.num_experts_per_tok)
+            gaps = np.minimum(gaps, found.reshape(len(mask), size, -1).min(-1))
+        if ratio is not None:
+            scores = [score[:, :-1].numpy() for _, _, score in self._cache]
+            found = ambiguity.ratio_gaps(scores, mask.numpy(), _rank(ratio, mask.shape[1]))
+            gaps = np.minimum(gaps, found[:, None])  # one ranking for all tokens of the call
+        return gaps
+
+    def _all_gaps(self, gaps: np.ndarray, mask: torch.Tensor, chunks: Sequence[int]) -> np.ndarray:
+        """The gaps of the calls, those of the keys selected from the whole cache, and how far both reach: [B, S]."""
+        import torch
+
+        is_token = mask.numpy()
+        if self.architecture.keep_window_size > 0:
+            scores = [score.numpy() for _, _, score in self._cache]
+            found = ambiguity.selection_gaps(scores, is_token, self.architecture.keep_window_size, chunks)
+            gaps = np.minimum(gaps, found)
+        if self.architecture.score == "threshold":
+            steps = []
+            for layer, (_, value, _) in zip(self._layers, self._cache, strict=True):
+                attention = layer.self_attn
+                step = attention.A * torch.nn.functional.softplus(attention.dt_proj(value.transpose(1, 2).flatten(2)))
+                steps.append(step.transpose(1, 2).numpy())
+            gaps = np.minimum(gaps, ambiguity.threshold_gaps(steps, is_token))
+        return ambiguity.spread(
+            gaps, chunks, mixes_tokens=self._mixes_tokens, looks_ahead=self.architecture.may_blind_rows
+        )
+
+
+def _rank(mask: RatioMask, total: int) -> int:
+    """Which lowest score of `total` is the bound: see `operators.ratio_mask_attention`."""
+    counted = total - mask.keep_window_size if mask.of_excess else total
+    return int(counted * mask.ratio) if total > mask.keep_window_size else 0
