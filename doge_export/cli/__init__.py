@@ -13,7 +13,20 @@ from doge_export.cli.group import CommandFolder, logging_options
 
 main = CommandFolder(
     "doge-export",
-    commands=("onnx", "generate", "chat", "validate", "inspect", "verify", "bench", "doctor", "demo"),
+    commands=(
+        "onnx",
+        "convert",
+        "generate",
+        "chat",
+        "classify",
+        "embed",
+        "validate",
+        "inspect",
+        "verify",
+        "bench",
+        "doctor",
+        "demo",
+    ),
     help="Doge small language models as validated ONNX folders.",
     epilog="Start with `doge-export demo`: it runs everything on a bundled model, offline.",
     params=[*logging_options()],

@@ -70,7 +70,7 @@ def test_every_command_takes_the_logging_options(name):
     assert names.count("--quiet") == names.count("--verbose") == names.count("-q") == names.count("-v") == 1
 
 
-@pytest.mark.parametrize("name", ["validate", "inspect", "doctor", "verify", "onnx", "generate"])
+@pytest.mark.parametrize("name", ["validate", "inspect", "doctor", "verify", "onnx", "generate", "classify", "embed"])
 def test_commands_with_json(name):
     assert "--json" in [option for parameter in command(name).params for option in parameter.opts]
 

@@ -1,0 +1,38 @@
+"""`doge-export convert`: a checkpoint in today's layout of transformers."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import click
+
+from doge_export.cli.options import assumption_options, json_option, source_options
+from doge_export.cli.render import echo_json, size
+
+
+@click.command()
+@click.argument("model")
+@click.argument("out", type=click.Path(path_type=Path))
+@assumption_options
+@source_options
+@click.option("--force", is_flag=True, help="Replace OUT when it is not empty.")
+@json_option
+def command(model: str, out: Path, as_json: bool, **options: Any) -> None:
+    """Rewrite an older checkpoint for transformers.
+
+    MODEL is a folder or a hub id. OUT gets config.json, model.safetensors with today's names in the stored dtype, and
+    the tokenizer's files. Only where transformers computes exactly the same; elsewhere the reasons are told.
+    """
+    from doge_export.checkpoint.generation import Assumptions
+    from doge_export.convert import convert
+
+    names = [field.name for field in dataclasses.fields(Assumptions)]
+    assumed = Assumptions(**{name: options.pop(name) for name in names})
+    result = convert(model, out, assumed=assumed, **options)
+    bytes_written = sum(file.stat().st_size for file in out.expanduser().iterdir())
+    if as_json:
+        echo_json({**dataclasses.asdict(result), "bytes": bytes_written})
+        return
+    click.echo(f"{out}  {size(bytes_written)}: {result.generation} as transformers' Doge, {result.dtype}")

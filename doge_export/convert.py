@@ -1,0 +1,211 @@
+"""An older checkpoint in today's layout of transformers, where that layout can say exactly what it computes.
+
+transformers' Doge is one generation of many (G7). Renaming alone would load and answer wrongly where the mathematics
+differ: a norm of weight one is still a norm. So what it cannot express is refused, with every reason.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from doge_export.checkpoint import Rope, open_checkpoint
+from doge_export.checkpoint.generation import NOTHING_ASSUMED, Assumptions
+from doge_export.console import log
+from doge_export.errors import DogeExportError
+
+if TYPE_CHECKING:
+    import torch
+
+    from doge_export.checkpoint import Checkpoint
+
+WITHOUT_LIMIT = 2**31 - 1
+"""keep_window_size of a model that keeps every key."""
+
+_CLASSES = {
+    "text-generation": "DogeForCausalLM",
+    "feature-extraction": "DogeModel",
+    "text-classification": "DogeForSequenceClassification",
+}
+# Keys of other generations, and those that are written anew under today's names.
+_REPLACED = (
+    *("auto_map", "torch_dtype", "hidden_bias", "dynamic_mask_ratio", "window_size", "is_causal"),
+    *("rope_scaling", "rope_theta", "partial_rotary_factor", "original_max_position_embeddings"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Conversion:
+    """What `convert` wrote.
+
+    Attributes:
+        folder: where it is.
+        generation: what the checkpoint was.
+        task: what its head is for.
+        tensors: how many there are.
+        dtype: what most of them are stored in, as they were.
+    """
+
+    folder: Path
+    generation: str
+    task: str
+    tensors: int
+    dtype: str
+
+
+def convert(
+    model: str | Path,
+    output: str | Path,
+    *,
+    assumed: Assumptions = NOTHING_ASSUMED,
+    revision: str | None = None,
+    token: str | None = None,
+    cache_dir: str | Path | None = None,
+    offline: bool = False,
+    force: bool = False,
+) -> Conversion:
+    """Write a checkpoint as transformers' Doge loads it: config.json, model.safetensors, tokenizer files.
+
+    Tensors keep the dtype that they are stored in.
+
+    Args:
+        model: a local folder or a hub id.
+        output: the folder to write; it appears whole at the end, or not at all.
+        assumed: what the files leave open.
+        revision: branch, tag or commit of a hub repository.
+        token: for a private hub repository.
+        cache_dir: where downloads are kept.
+        offline: use the cache only.
+        force: replace a non-empty output.
+
+    Raises:
+        DogeExportError: the arguments or the checkpoint are wrong, or transformers cannot express it.
+    """
+    from safetensors.torch import save_file
+
+    from doge_export.checkpoint.source import exists, expanded
+    from doge_export.package import refuse_output, staged_folder
+
+    typed = expanded(model)
+    protected = [typed] if exists(typed) else []
+    refuse_output(Path(output), force=force, protected=protected)  # before any download
+    log(f"reading {model}")
+    checkpoint = open_checkpoint(
+        model, revision=revision, token=token, cache_dir=cache_dir, offline=offline, assumed=assumed
+    )
+    for note in checkpoint.identity.notes:
+        log(f"note: {note}")
+    _refuse(checkpoint)
+    tensors = dict(_todays_tensors(checkpoint))
+    dtype = Counter(str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()).most_common(1)[0][0]
+    with staged_folder(output, force=force, protected=protected) as folder:
+        log(f"writing {len(tensors)} tensors")
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+        config = json.dumps(_todays_config(checkpoint, dtype), indent=2, sort_keys=True, ensure_ascii=False)
+        (folder / "config.json").write_text(config + "\n", encoding="utf-8")
+        for file in checkpoint.tokenizer_files:
+            shutil.copyfile(file, folder / file.name)
+    architecture = checkpoint.architecture
+    return Conversion(expanded(output), architecture.generation, architecture.task, len(tensors), dtype)
+
+
+def _refuse(checkpoint: Checkpoint) -> None:
+    """Raise where transformers' Doge computes something else, whatever the names."""
+    reasons = list(_obstacles(checkpoint))
+    if reasons:
+        name, generation = checkpoint.source.name, checkpoint.architecture.generation
+        raise DogeExportError(
+            f"{name!r} is of generation {generation}, which transformers' Doge cannot express: {'; '.join(reasons)}."
+            " Export it instead: `doge-export onnx` computes it as it is"
+        )
+
+
+def _obstacles(checkpoint: Checkpoint) -> Iterator[str]:
+    a = checkpoint.architecture
+    if a.inner_values is not None:
+        yield "its values are read from a table (inner function)"
+    if not a.rotates_keys:
+        yield "its keys are not rotated"
+    if not a.qk_norm:
+        yield "it has no norm on queries and keys, and one of weight 1 would not leave them as they are"
+    if not a.gated_mlp:
+        yield "its MLP has no gate"
+    match a.score:
+        case "linear":
+            yield "its scores are added as they are, not as exponentials"
+        case "threshold":
+            yield "its scores hide keys instead of weighting them"
+        case "exp" if a.score_heads != a.num_key_value_heads and not _by_group(checkpoint):
+            yield f"its scores are {a.score_heads}, one for each query head, and differ within a group"
+    if a.ratio_mask is not None:
+        yield "it leaves out a share of all keys (dynamic_mask_ratio)"
+    if a.moe is not None:
+        if a.moe.retrieval_size is not None:
+            yield f"its experts are found by product keys ({a.moe.variant})"
+        if a.moe.variant == "M7-fixed":
+            yield "its experts are chosen by each token for itself (M7-fixed)"
+        if a.moe.ranks_experts:
+            yield f"its experts are named by ranks ({a.moe.variant})"
+        if a.moe.router_bias:
+            yield "its router has a bias"
+
+
+def _by_group(checkpoint: Checkpoint) -> bool:
+    """Whether the query heads of every group have equal scores, so that one of them stands for all."""
+    a = checkpoint.architecture
+    for name in checkpoint.tensors:
+        if _is_score(name):
+            rows = checkpoint.tensors.raw(name).unflatten(0, (a.num_key_value_heads, -1))
+            if not bool((rows == rows[:, :1]).all()):
+                return False
+    return True
+
+
+def _is_score(name: str) -> bool:
+    return name.endswith(".self_attn.A") or ".self_attn.dt_proj." in name
+
+
+def _todays_tensors(checkpoint: Checkpoint) -> Iterator[tuple[str, torch.Tensor]]:
+    """The stored tensors under the names that transformers saves; a bare model's have no prefix."""
+    a, prefix = checkpoint.architecture, "model." if checkpoint.architecture.task == "feature-extraction" else ""
+    for name in checkpoint.tensors:
+        tensor = checkpoint.tensors.raw(name)
+        if _is_score(name) and len(tensor) != a.num_key_value_heads:
+            tensor = tensor[:: len(tensor) // a.num_key_value_heads].contiguous()
+        yield name.removeprefix(prefix), tensor
+
+
+def _todays_config(checkpoint: Checkpoint, dtype: str) -> dict[str, Any]:
+    """config.json with every key that decides the mathematics, and what else there was."""
+    a = checkpoint.architecture
+    config = {key: value for key, value in checkpoint.config.items() if key not in _REPLACED}
+    sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    others = ("num_key_value_heads", "head_dim", "max_position_embeddings", "rms_norm_eps", "tie_word_embeddings")
+    config |= {key: getattr(a, key) for key in (*sizes, *others, "attention_bias", "mlp_bias")}
+    config |= {
+        "model_type": "doge",
+        "architectures": [_CLASSES[a.task]],
+        "dtype": dtype,
+        "hidden_act": "silu",
+        "keep_window_size": a.keep_window_size or WITHOUT_LIMIT,
+        "rope_parameters": _todays_rope(a.rope),
+        "is_moe": a.moe is not None,
+    }
+    if a.moe is not None:
+        config |= {"num_experts": a.moe.num_experts, "num_experts_per_tok": a.moe.num_experts_per_tok}
+    if a.task == "text-classification":
+        config["id2label"] = {str(index): label for index, label in enumerate(a.labels)}
+        config["label2id"] = {label: index for index, label in enumerate(a.labels)}
+    return config
+
+
+def _todays_rope(rope: Rope) -> dict[str, Any]:
+    """`rope_parameters`: what was given for the type; its defaults need not be said."""
+    plain = {field.name: field.default for field in dataclasses.fields(Rope)}
+    given = {name: value for name, value in dataclasses.asdict(rope).items() if value != plain[name]}
+    return {"rope_type": rope.rope_type, "rope_theta": rope.rope_theta, **given}
