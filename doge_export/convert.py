@@ -7,14 +7,15 @@ differ: a norm of weight one is still a norm. So what it cannot express is refus
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import shutil
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from doge_export.checkpoint import Rope, open_checkpoint
+from doge_export.checkpoint.architecture import TRANSFORMERS_CLASSES
 from doge_export.checkpoint.generation import NOTHING_ASSUMED, Assumptions
 from doge_export.console import log
 from doge_export.errors import DogeExportError
@@ -27,11 +28,6 @@ if TYPE_CHECKING:
 WITHOUT_LIMIT = 2**31 - 1
 """keep_window_size of a model that keeps every key."""
 
-_CLASSES = {
-    "text-generation": "DogeForCausalLM",
-    "feature-extraction": "DogeModel",
-    "text-classification": "DogeForSequenceClassification",
-}
 # Keys of other generations, and those that are written anew under today's names.
 _REPLACED = (
     *("auto_map", "torch_dtype", "hidden_bias", "dynamic_mask_ratio", "window_size", "is_causal"),
@@ -48,7 +44,7 @@ class Conversion:
         generation: what the checkpoint was.
         task: what its head is for.
         tensors: how many there are.
-        dtype: what most of them are stored in, as they were.
+        dtype: what all of them fit in, so that transformers rounds none.
     """
 
     folder: Path
@@ -86,6 +82,7 @@ def convert(
     Raises:
         DogeExportError: the arguments or the checkpoint are wrong, or transformers cannot express it.
     """
+    import torch
     from safetensors.torch import save_file
 
     from doge_export.checkpoint.source import exists, expanded
@@ -102,7 +99,8 @@ def convert(
         log(f"note: {note}")
     _refuse(checkpoint)
     tensors = dict(_todays_tensors(checkpoint))
-    dtype = Counter(str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()).most_common(1)[0][0]
+    widest = functools.reduce(torch.promote_types, (tensor.dtype for tensor in tensors.values()))
+    dtype = str(widest).removeprefix("torch.")
     with staged_folder(output, force=force, protected=protected) as folder:
         log(f"writing {len(tensors)} tensors")
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
@@ -189,13 +187,15 @@ def _todays_config(checkpoint: Checkpoint, dtype: str) -> dict[str, Any]:
     config |= {key: getattr(a, key) for key in (*sizes, *others, "attention_bias", "mlp_bias")}
     config |= {
         "model_type": "doge",
-        "architectures": [_CLASSES[a.task]],
+        "architectures": [TRANSFORMERS_CLASSES[a.task]],
         "dtype": dtype,
         "hidden_act": "silu",
         "keep_window_size": a.keep_window_size or WITHOUT_LIMIT,
         "rope_parameters": _todays_rope(a.rope),
         "is_moe": a.moe is not None,
     }
+    if "pad_token_id" in config:
+        config["pad_token_id"] = a.pad_token_id  # transformers builds no embedding with one outside the vocabulary
     if a.moe is not None:
         config |= {"num_experts": a.moe.num_experts, "num_experts_per_tok": a.moe.num_experts_per_tok}
     if a.task == "text-classification":

@@ -45,6 +45,7 @@ DOUBLE_M = {"num_cdmmoe_experts": 20, "num_cdmmoe_heads": 2, "num_cdmmoe_experts
 SINGLE_M = {"num_cdmoe_experts": 20, "num_cdmoe_heads": 2, "num_cdmoe_experts_per_head": 3}
 ONE_HEAD = {"num_experts": 20, "num_experts_per_tok": 3}
 RETRIEVAL = {"expert_retrieval_size": 8}
+RETRIEVAL_BEFORE = {"private_expert_retrieval_size": 8}  # up to the last day of G2
 MOE = {
     "M0": DOUBLE_M,
     "M0-shared": DOUBLE_M,
@@ -95,7 +96,8 @@ def older_config(
     if "num_key_value_heads" in config:
         config["num_key_value_heads"] = 2
     if cdmoe == "M1":
-        config |= {"is_moe": True} | RETRIEVAL | (DOUBLE_M if generation[:2] in ("G2", "G3") else SINGLE_M)
+        config |= {"is_moe": True} | (DOUBLE_M if generation[:2] in ("G2", "G3") else SINGLE_M)
+        config |= RETRIEVAL_BEFORE if generation == "G2" else RETRIEVAL
     elif cdmoe is not None:
         config |= MOE[cdmoe]
     family = "Doge2" if config["model_type"] == "doge2" else "Doge"

@@ -78,10 +78,10 @@ def answers(folder, assumed=Assumptions()):  # noqa: B008 - a value
         return module(IDS, mask)
 
 
-def answers_of_transformers(folder, task):
+def answers_of_transformers(folder, task, dtype=torch.float32):
     """And transformers on it; nothing may be missing, left over or made up."""
     model, loading = CLASSES[task].from_pretrained(
-        folder, output_loading_info=True, attn_implementation="eager", dtype=torch.float32
+        folder, output_loading_info=True, attn_implementation="eager", dtype=dtype
     )
     assert not any(loading[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys")), loading
     with torch.no_grad():
@@ -140,6 +140,39 @@ def test_the_stored_dtype_stays(tmp_path, dtype, generation):
         assert all(torch.equal(tensors[name], before[name]) for name in tensors)
 
 
+def norms_of_float32(tensors):
+    for name in tensors:
+        if "norm" not in name:
+            tensors[name] = tensors[name].bfloat16()
+
+
+def test_dtypes_that_are_mixed(tmp_path):
+    """Loaded as config.json says, no tensor is rounded."""
+    original = older_doge(tmp_path / "original", "G7", edit=norms_of_float32)
+    result = convert(original, tmp_path / "out")
+    stored = load_file(result.folder / "model.safetensors")
+    assert {tensor.dtype for tensor in stored.values()} == {torch.float32, torch.bfloat16}
+    assert sum(tensor.dtype == torch.bfloat16 for tensor in stored.values()) > len(stored) / 2
+    assert result.dtype == config_of(result.folder)["dtype"] == "float32"
+    assert_close(answers_of_transformers(result.folder, result.task, dtype="auto"), answers(original))
+
+
+def test_halves_of_two_kinds(tmp_path):
+    def edit(tensors):
+        tensors["model.norm.weight"] = tensors["model.norm.weight"].bfloat16()
+
+    original = older_doge(tmp_path / "original", "G7", dtype=torch.float16, edit=edit)
+    assert convert(original, tmp_path / "out").dtype == "float32"
+
+
+def test_a_padding_id_outside_the_vocabulary(tmp_path):
+    """It means nothing, and transformers builds no embedding with it."""
+    original = older_doge(tmp_path / "original", "G7", says={"pad_token_id": 999})
+    result = convert(original, tmp_path / "out")
+    assert config_of(result.folder)["pad_token_id"] is None
+    assert_close(answers_of_transformers(result.folder, result.task), answers(original))
+
+
 def test_config(tmp_path):
     says = {"auto_map": {"AutoConfig": "x.Y"}, "my_note": "kept", "bos_token_id": 7}
     original = older_doge(tmp_path / "original", "G6b", says=says, **YARN)
@@ -147,6 +180,7 @@ def test_config(tmp_path):
     assert config["model_type"] == "doge"
     assert config["architectures"] == ["DogeForCausalLM"]
     assert config["rope_parameters"] == YARN["rope_scaling"] | {"rope_theta": 100000.0}
+    assert config["pad_token_id"] == config_of(original)["pad_token_id"]
     assert (config["my_note"], config["bos_token_id"], config["keep_window_size"]) == ("kept", 7, 20)
     assert not {"auto_map", "torch_dtype", "rope_scaling", "rope_theta", "dynamic_mask_ratio"} & config.keys()
 

@@ -12,6 +12,13 @@ Generation = Literal["G1", "G2", "G3a", "G3b", "G4a", "G4b", "G5", "G6a", "G6b",
 MoeVariant = Literal["M0", "M1", "M4", "M5", "M6", "M7", "M7-fixed"]
 Task = Literal["text-generation", "feature-extraction", "text-classification"]
 
+TRANSFORMERS_CLASSES: dict[Task, str] = {
+    "text-generation": "DogeForCausalLM",
+    "feature-extraction": "DogeModel",
+    "text-classification": "DogeForSequenceClassification",
+}
+"""The class of each task in transformers."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Rope:
@@ -169,6 +176,12 @@ class Architecture:
     def may_blind_rows(self) -> bool:
         """Whether a token may see no key at all, and then attends evenly to whatever is read, later tokens included."""
         return self.score == "threshold" or self.ratio_mask is not None
+
+    def within(self, max_length: int) -> Architecture:
+        """The same, without a ratio mask that sequences of up to `max_length` tokens are too short for."""
+        if self.ratio_mask is None or self.selects_keys(max_length):
+            return self
+        return dataclasses.replace(self, ratio_mask=None)
 
     def selects_keys(self, max_length: int) -> bool:
         """Whether sequences of up to `max_length` tokens can lose keys to a selection by score."""

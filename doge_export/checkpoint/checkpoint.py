@@ -11,18 +11,24 @@ from typing import Any
 import torch
 
 from doge_export.checkpoint.architecture import Architecture
-from doge_export.checkpoint.config import parse_config, parse_rotation, parse_sizes
+from doge_export.checkpoint.config import (
+    is_plainly_causal,
+    parse_config,
+    parse_padding,
+    parse_rotation,
+    parse_sizes,
+)
 from doge_export.checkpoint.fields import read_object
-from doge_export.checkpoint.generation import NOTHING_ASSUMED, Assumptions, Identity, identify
+from doge_export.checkpoint.generation import NOTHING_ASSUMED, Assumptions, Identity, identify, is_for_classes
 from doge_export.checkpoint.labels import parse_labels
-from doge_export.checkpoint.layout import drop_inert, relaid
+from doge_export.checkpoint.layout import drop_inert, folded, relaid
 from doge_export.checkpoint.naming import (
     CLASSIFIER,
     EMBEDDING,
     HEAD,
     canonical_names,
-    expected_tensors,
     first_layer,
+    stored_tensors,
 )
 from doge_export.checkpoint.source import Source, locate
 from doge_export.checkpoint.tensors import Tensors, open_tensors
@@ -95,6 +101,8 @@ def open_checkpoint(
     config = read_object(source.folder / "config.json")
     sizes = parse_sizes(config)
     parse_rotation(config, sizes)  # what can be refused without the weights is refused before they are fetched
+    if is_for_classes(config, assumed):
+        parse_padding(config, sizes.vocab_size, "text-classification")
 
     # The sha pins the weights to the commit that the config came from.
     source = locate(model, revision=source.revision, **options)
@@ -105,6 +113,7 @@ def open_checkpoint(
         heads=sizes.num_attention_heads,
         kv_heads=sizes.num_key_value_heads,
         head_dim=sizes.head_dim,
+        some_a_negative=lambda: any(bool((stored[n] < 0).any()) for n in stored if n.endswith(".self_attn.A")),
         assumed=assumed,
     )
     tensors = relaid(stored.renamed(canonical_names(stored)))
@@ -120,10 +129,13 @@ def open_checkpoint(
         config,
         assumed,
     )
-    tensors, architecture, reasons = drop_inert(_without_other_heads(tensors, architecture), architecture)
-    identity = dataclasses.replace(identity, reasons=(*identity.reasons, *reasons))
+    tensors = _without_other_heads(tensors, architecture)
     _check_names(tensors, architecture, config)
     _check_shapes(tensors, architecture)
+    tensors, architecture, reasons = drop_inert(
+        folded(tensors, architecture), architecture, causal=is_plainly_causal(config, identity)
+    )
+    identity = dataclasses.replace(identity, reasons=(*identity.reasons, *reasons))
     stored.check_values()  # of those left out too: what a NaN is compared with decides whether it is
     tensors = _drop_tied_head(tensors, architecture)
 
@@ -169,7 +181,8 @@ def _with_task(
     else:
         labels = ()
     first_pad = task == "text-classification" and tensors.stored_name(CLASSIFIER) != CLASSIFIER
-    return dataclasses.replace(architecture, task=task, labels=labels, first_pad_pooling=first_pad)
+    pad = parse_padding(config, architecture.vocab_size, task)
+    return dataclasses.replace(architecture, task=task, labels=labels, pad_token_id=pad, first_pad_pooling=first_pad)
 
 
 def _without_other_heads(tensors: Tensors, architecture: Architecture) -> Tensors:
@@ -178,7 +191,7 @@ def _without_other_heads(tensors: Tensors, architecture: Architecture) -> Tensor
 
 
 def _check_names(tensors: Tensors, architecture: Architecture, config: dict[str, Any]) -> None:
-    expected = expected_tensors(architecture).keys()
+    expected = stored_tensors(architecture).keys()
     seen = tensors.keys() - {HEAD} if architecture.tie_word_embeddings else tensors.keys()
     missing, unexpected = expected - seen, seen - expected
     if not missing and not unexpected:
@@ -196,7 +209,7 @@ def _check_names(tensors: Tensors, architecture: Architecture, config: dict[str,
 
 
 def _check_shapes(tensors: Tensors, architecture: Architecture) -> None:
-    for name, expected in expected_tensors(architecture).items():
+    for name, expected in stored_tensors(architecture).items():
         seen = tensors.shape(name)
         if seen == expected:
             continue

@@ -12,9 +12,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from doge_export.checkpoint.architecture import Architecture, InnerValues, Moe, RatioMask, Rope
+from doge_export.checkpoint.architecture import Architecture, InnerValues, Moe, RatioMask, Rope, Task
 from doge_export.checkpoint.fields import REQUIRED, Fields, shown
-from doge_export.checkpoint.generation import NOTHING_ASSUMED, Assumptions, Identity, Shape
+from doge_export.checkpoint.generation import G1A, NOTHING_ASSUMED, Assumptions, Identity, Shape, rotates_keys
 from doge_export.checkpoint.rope import parse_rope
 from doge_export.errors import DogeExportError
 
@@ -54,6 +54,9 @@ def parse_sizes(config: Mapping[str, Any]) -> Sizes:
     for key, reason in _UNSUPPORTED.items():
         if config.get(key) is not None:
             raise DogeExportError(f"config.json: {key} is {shown(config[key])}: {reason}")
+    for key in ("cross_domain_intermediate_size", "private_expert_intermediate_size"):
+        if key in config:
+            raise DogeExportError(f"config.json has {key}: {G1A}")
     fields = Fields(config, "config.json")
     hidden_size = fields.integer("hidden_size")
     heads = fields.integer("num_attention_heads")
@@ -95,8 +98,8 @@ def _check_kinds(fields: Fields) -> None:
         fields.integer(key, 1)
     if fields.number("dynamic_mask_ratio", 0.0, inclusive=True) > 1:
         raise fields.fail("dynamic_mask_ratio", "a share from 0 to 1")
-    if fields.values.get("pad_token_id") is not None:
-        fields.integer("pad_token_id", minimum=0)
+    if type(fields.values.get("pad_token_id", 0)) not in (int, type(None)):
+        raise fields.fail("pad_token_id", "an integer or null")
     if fields.boolean("is_moe", False):
         _experts(fields)
 
@@ -135,8 +138,6 @@ def parse_config(
         raise DogeExportError(f"--ratio-mask {assumed.ratio_mask}: config.json has no dynamic_mask_ratio above 0")
     by_query = generation in _SCORES_BY_QUERY_HEAD
     score = _SCORES.get(generation, "exp")
-    if score == "exp" and generation in ("G4a", "G4b") and fields.boolean("is_causal", False):
-        score = "none"  # a plain causal mask then takes the dynamic one's place
     scored = sizes.num_attention_heads if by_query else sizes.num_key_value_heads
     old_bias = fields.boolean("hidden_bias", False)
     keeps_best = generation in ("G5", "G6b", "G7", "G8")
@@ -152,16 +153,39 @@ def parse_config(
         moe=_moe(fields, identity, layer),
         generation=generation,
         qk_norm=generation in ("G6a", "G6b", "G7", "G8"),
-        rotates_keys=generation not in ("G1", "G2"),
+        rotates_keys=rotates_keys(generation, config),
         score=score,
         score_heads=1 if score == "none" else scored,
-        ratio_mask=ratio_mask if score != "none" else None,
+        ratio_mask=ratio_mask,
         inner_values=_inner_values(fields, layer) if generation == "G1" else None,
         gated_mlp=generation != "G1",
         weighted_residuals=generation != "G1" and (generation != "G2" or "input_residual" in layer),
         task=identity.task,
-        pad_token_id=fields.integer("pad_token_id", minimum=0) if config.get("pad_token_id") is not None else None,
     )
+
+
+def parse_padding(config: Mapping[str, Any], vocab_size: int, task: Task) -> int | None:
+    """pad_token_id, by which a classifier finds the token that stands for its text.
+
+    Other tasks do not read it: what is no token there (-1 was Llama's way to say that there is none) is None.
+
+    Raises:
+        DogeExportError: a classifier's is no token.
+    """
+    pad = config.get("pad_token_id")
+    if pad is None or 0 <= pad < vocab_size:
+        return pad
+    if task != "text-classification":
+        return None
+    raise DogeExportError(
+        f"config.json: pad_token_id is {shown(pad)}, expected a token below vocab_size ({vocab_size}): a classifier"
+        " finds the end of its text by it; set it to that of the tokenizer, or to null where texts were never padded"
+    )
+
+
+def is_plainly_causal(config: Mapping[str, Any], identity: Identity) -> bool:
+    """Whether a plain causal mask takes the place of the scores' one, as `is_causal` of the fourth generation says."""
+    return identity.generation in ("G4a", "G4b") and Fields(config, "config.json").boolean("is_causal", False)
 
 
 _SCORES: dict[str, Any] = {"G1": "none", "G2": "none", "G3a": "threshold", "G3b": "threshold", "G8": "linear"}

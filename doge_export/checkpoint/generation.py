@@ -7,8 +7,8 @@ README's table; evidence is told in words, for `inspect`, and so is what was ass
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, Literal, TypeVar, get_args
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, Self, TypeVar, get_args
 
 from doge_export.checkpoint.architecture import Generation, MoeVariant, Task
 from doge_export.checkpoint.fields import shown
@@ -42,12 +42,29 @@ class Assumptions:
             if value is not None and value not in get_args(choice):
                 raise DogeExportError(f"{name} is {value!r}, expected one of {', '.join(get_args(choice))}")
 
+    @classmethod
+    def taken_from(cls, options: Mapping[str, Any]) -> tuple[Self, dict[str, Any]]:
+        """Those among the options, where one that is missing is None; and the options that are none of them."""
+        names = {field.name for field in dataclasses.fields(cls)}
+        rest = {name: value for name, value in options.items() if name not in names}
+        return cls(**{name: value for name, value in options.items() if name in names}), rest
+
     def to_dict(self) -> dict[str, str]:
         """Those that were given."""
         return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
 
 
 NOTHING_ASSUMED = Assumptions()
+
+G1A = "the first ten days of the first generation (G1a, early November 2024) are not supported"
+
+# A config of G2, dense or not, has one of these keys: the commit that renamed it made RoPE turn the keys.
+_TURNED, _NOT_TURNED = "expert_retrieval_size", "private_expert_retrieval_size"
+
+
+def rotates_keys(generation: Generation, config: Mapping[str, Any]) -> bool:
+    """Whether RoPE turns keys, not only queries."""
+    return generation != "G1" and (generation != "G2" or _TURNED in config)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,13 +88,17 @@ class Identity:
 
 @dataclasses.dataclass(frozen=True)
 class Evidence:
-    """The tensors of the first layer by the rest of their name, the config, and the head counts it states."""
+    """The tensors of the first layer by the rest of their name, the config, and the head counts it states.
+
+    `some_a_negative` looks into the tensors, so it is only called where nothing else decides.
+    """
 
     layer: Mapping[str, Shape]
     config: Mapping[str, Any]
     heads: int
     kv_heads: int
     head_dim: int
+    some_a_negative: Callable[[], bool]
 
     def has(self, name: str) -> bool:
         """Whether the first layer has this tensor."""
@@ -105,10 +126,7 @@ def _candidates(seen: Evidence) -> Candidates:
                 " November 2024 and is not supported"
             )
         if seen.has("feed_forward.shared_down_proj.weight") and _rows_differ(seen):
-            raise DogeExportError(
-                "feed_forward.shared_down_proj is narrower than the model: the first two weeks of the first generation"
-                " (G1a, early November 2024) are not supported"
-            )
+            raise DogeExportError(f"feed_forward.shared_down_proj is narrower than the model: {G1A}")
         return ("G1",), "attn.v_embed: values are read from a table"
     if seen.has("attn.dynamic_mask"):
         return ("G2",), "attn.dynamic_mask beside attn.v_proj"
@@ -134,9 +152,10 @@ def _third_or_fourth(seen: Evidence) -> Candidates:
     columns = seen.size("self_attn.dt_proj.weight", 1)
     queries, keys = seen.heads * seen.head_dim, seen.kv_heads * seen.head_dim
     if columns not in (queries, keys):
+        grouped = f"{keys} (num_key_value_heads x head_dim) or " if keys != queries else ""
         raise DogeExportError(
-            f"self_attn.dt_proj.weight has {columns} columns, expected {keys} (num_key_value_heads x head_dim) or"
-            f" {queries} (num_attention_heads x head_dim)"
+            f"self_attn.dt_proj.weight has {columns} columns, expected {grouped}{queries} (num_attention_heads x"
+            " head_dim)"
         )
     if queries != keys:
         which = f"pre_layernorm, and self_attn.dt_proj with {columns} columns"
@@ -147,6 +166,9 @@ def _third_or_fourth(seen: Evidence) -> Candidates:
     for key in ("dynamic_mask_ratio", "keep_window_size", "is_causal"):
         if key in seen.config:
             return ("G4b", "G4a", "G3b"), f"pre_layernorm, and {key} in config.json"
+    # In the third generation A starts as ones and only enters a comparison, so nothing trains it.
+    if seen.some_a_negative():
+        return ("G4b", "G4a", "G3b"), "pre_layernorm, and A was trained: some are negative"
     return ("G3b", "G4b", "G4a"), "pre_layernorm, and no dynamic_mask_ratio in config.json"
 
 
@@ -230,11 +252,22 @@ def _cdmoe(seen: Evidence, generation: Generation) -> tuple[tuple[MoeVariant, ..
 _MLP = ("mlp.", "feed_forward.")
 
 
-def _task(names: Mapping[str, Shape], config: Mapping[str, Any]) -> tuple[Task, str]:
+def is_for_classes(config: Mapping[str, Any], assumed: Assumptions) -> bool:
+    """Whether the task can only be text-classification, as far as that is known before any tensor is looked at."""
+    classifier, language_model = _named_heads(config)
+    return classifier is not None and language_model is None and assumed.task in (None, "text-classification")
+
+
+def _named_heads(config: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """The classes of a classifier and of a language model that the config names."""
     named = config.get("architectures")
     classes = [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
     classifier = next((name for name in classes if name.endswith("ForSequenceClassification")), None)
-    language_model = next((name for name in classes if name.endswith("ForCausalLM")), None)
+    return classifier, next((name for name in classes if name.endswith("ForCausalLM")), None)
+
+
+def _task(names: Mapping[str, Shape], config: Mapping[str, Any]) -> tuple[Task, str]:
+    classifier, language_model = _named_heads(config)
     heads = [name for name in ("score.weight", "classifier.weight", "lm_head.weight") if name in names]
     if len(heads) > 1:
         raise DogeExportError(f"both {' and '.join(heads)}: a checkpoint has one head, save the model again")
@@ -262,6 +295,7 @@ def identify(
     heads: int,
     kv_heads: int,
     head_dim: int,
+    some_a_negative: Callable[[], bool] = lambda: False,
     assumed: Assumptions = NOTHING_ASSUMED,
 ) -> Identity:
     """Walk the decision tree.
@@ -270,6 +304,7 @@ def identify(
         names: name -> shape of every tensor in the files.
         config: content of config.json.
         heads, kv_heads, head_dim: of the attention, as the config states them.
+        some_a_negative: whether a tensor `self_attn.A` has negative values; called only where nothing else decides.
         assumed: what the user says where the files cannot.
 
     Raises:
@@ -281,7 +316,7 @@ def identify(
         for name, shape in names.items()
         if (rest := name.removeprefix("model.").removeprefix("layers.0.")) != name.removeprefix("model.")
     }
-    seen = Evidence(first, config, heads, kv_heads, head_dim)
+    seen = Evidence(first, config, heads, kv_heads, head_dim, some_a_negative)
     candidates, reason = _candidates(seen)
     generation = _choose(assumed.generation, candidates, "generation", "tensors are", reason)
     if assumed.generation is None:
@@ -294,10 +329,23 @@ def identify(
     task, task_reason = _task(names, config)
 
     reasons = [f"{generation}: {reason}"]
+    if generation == "G2":
+        reasons += _turning(seen)
     reasons += [f"mixture of experts {cdmoe}: {moe_reason}"] if cdmoe else []
     reasons += [f"{task}: {task_reason}"]
     notes = _notes(seen, generation, candidates, variants, assumed)
     return Identity(generation, cdmoe, task, tuple(reasons), tuple(notes))
+
+
+def _turning(seen: Evidence) -> list[str]:
+    """Why RoPE turns the keys of a G2 or does not; nothing where the files do not tell."""
+    if _TURNED in seen.config:
+        return [f"{_TURNED} in config.json: RoPE turns keys, too"]
+    if _NOT_TURNED in seen.config:
+        return [f"{_NOT_TURNED} in config.json: RoPE turns queries only"]
+    if seen.has("in_attn_layernorm.weight"):
+        return ["in_attn_layernorm: the names of 8 December 2024, when RoPE turned queries only"]
+    return []
 
 
 def _check_is_moe(seen: Evidence, generation: Generation, there: bool) -> None:
@@ -332,6 +380,11 @@ def _notes(
 ) -> list[str]:
     """What the files leave open and matters."""
     notes = []
+    if generation == "G2" and not _turning(seen):
+        notes.append(
+            "the files do not tell whether RoPE turned the keys, as it did from the evening of 9 December 2024: not"
+            f" turned is assumed ({_TURNED} in config.json says that they were)"
+        )
     ratio = seen.given("dynamic_mask_ratio")
     # Of G8 nothing was published; G3b and G7 in second place mean that config.json spoke against them. G4a answers
     # otherwise only with a ratio, and has neither of the later keys.

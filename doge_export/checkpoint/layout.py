@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+import torch
+
 from doge_export.checkpoint.architecture import Architecture
 from doge_export.checkpoint.tensors import Tensors
 from doge_export.errors import DogeExportError
@@ -26,45 +28,49 @@ def relaid(tensors: Tensors) -> Tensors:
     return tensors
 
 
-def drop_inert(tensors: Tensors, architecture: Architecture) -> tuple[Tensors, Architecture, list[str]]:
+def folded(tensors: Tensors, a: Architecture) -> Tensors:
+    """dt_proj over values repeated for every query head (G3) -> over the values: the copies' columns are summed."""
+    if a.score != "threshold" or a.num_attention_heads == a.num_key_value_heads:
+        return tensors
+
+    def fold(weight: torch.Tensor) -> torch.Tensor:
+        return weight.unflatten(1, (a.num_key_value_heads, -1, a.head_dim)).sum(2).flatten(1)
+
+    for name in tensors:
+        if name.endswith(".dt_proj.weight"):
+            tensors = tensors.changed(name, (a.score_heads, a.num_key_value_heads * a.head_dim), fold)
+    return tensors
+
+
+def drop_inert(
+    tensors: Tensors, architecture: Architecture, *, causal: bool
+) -> tuple[Tensors, Architecture, list[str]]:
     """Leave out what never changes an answer; gives the rest, what it is, and the reasons.
 
     1. dynamic_mask (G1, G2) is compared with zero and never trained: without a zero it does nothing.
     2. "threshold" scores (G3) leave out keys with exp(A * softplus(.)) < 1: with no negative A there are none.
-    3. A plain causal mask (is_causal of G4) leaves the scores unused.
+    3. A `causal` mask (is_causal of G4) leaves the scores unused.
 
     Raises:
         DogeExportError: a dynamic_mask with zeros.
     """
     reasons = []
-    masks = [name for name in tensors if name.endswith(".dynamic_mask")]
-    for name in masks:
+    inert = [name for name in tensors if name.endswith(".dynamic_mask")]
+    for name in inert:
         if bool((tensors[name] == 0).any()):
             raise DogeExportError(
                 f"tensor {name} has zeros, which hide keys by their place; no training leaves any there, and this is"
                 " not supported"
             )
-    if masks:
+    if inert:
         reasons.append("dynamic_mask has no zero: it hides nothing and is left out")
-    scores = [name for name in tensors if ".self_attn.A" in name or ".self_attn.dt_proj." in name]
-    if architecture.score == "threshold" and all(bool((tensors[n] >= 0).all()) for n in scores if n.endswith(".A")):
-        reasons.append("no A is negative: the hard mask hides nothing; A and dt_proj are left out")
-        architecture = dataclasses.replace(architecture, score="none", score_heads=1)
-    elif architecture.score == "none" and scores:
+    scores = [name for name in tensors if name.endswith(".self_attn.A")]
+    if causal:
         reasons.append("is_causal in config.json: a plain causal mask; A and dt_proj are left out")
-    if architecture.score == "none":
-        masks += scores
-    return _folded(tensors.without(masks), architecture), architecture, reasons
-
-
-def _folded(tensors: Tensors, a: Architecture) -> Tensors:
-    """dt_proj over values repeated for every query head (G3b) -> over the values: the copies' columns are summed."""
-    repeated, once = a.num_attention_heads * a.head_dim, a.num_key_value_heads * a.head_dim
-    for name, shape in tensors.shapes.items() if a.score == "threshold" else ():
-        if name.endswith(".dt_proj.weight") and shape == (a.score_heads, repeated) and repeated != once:
-            tensors = tensors.changed(
-                name,
-                (a.score_heads, once),
-                lambda weight: weight.unflatten(1, (a.num_key_value_heads, -1, a.head_dim)).sum(2).flatten(1),
-            )
-    return tensors
+    elif architecture.score == "threshold" and not any(bool((tensors[name] < 0).any()) for name in scores):
+        reasons.append("no A is negative: the hard mask hides nothing; A and dt_proj are left out")
+    else:
+        return tensors.without(inert), architecture, reasons
+    inert += scores + [name for name in tensors if ".self_attn.dt_proj." in name]
+    plain = dataclasses.replace(architecture, score="none", score_heads=1, ratio_mask=None)
+    return tensors.without(inert), plain, reasons

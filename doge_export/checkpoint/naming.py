@@ -146,6 +146,20 @@ def _feed_forward(a: Architecture) -> dict[str, Shape]:
     return shapes
 
 
+def stored_tensors(architecture: Architecture) -> dict[str, Shape]:
+    """Name -> shape of every tensor in the files: before those that never have an effect are left out.
+
+    They hold dt_proj of G3 before it is folded, and a dynamic_mask in G1 and G2.
+    """
+    a, shapes = architecture, expected_tensors(architecture)
+    for layer in map(LAYER.format, range(a.num_hidden_layers)):
+        if a.score == "threshold":
+            shapes[f"{layer}self_attn.dt_proj.weight"] = (a.score_heads, a.num_attention_heads * a.head_dim)
+        if a.generation in ("G1", "G2"):
+            shapes[f"{layer}self_attn.dynamic_mask"] = (a.num_attention_heads, a.max_position_embeddings)
+    return shapes
+
+
 def expected_tensors(architecture: Architecture) -> dict[str, Shape]:
     """Name -> shape of every tensor the architecture has; a tied head is not a tensor of its own."""
     hidden = (architecture.hidden_size,)

@@ -28,9 +28,8 @@ def command(model: str, out: Path, as_json: bool, **options: Any) -> None:
     from doge_export.checkpoint.generation import Assumptions
     from doge_export.convert import convert
 
-    names = [field.name for field in dataclasses.fields(Assumptions)]
-    assumed = Assumptions(**{name: options.pop(name) for name in names})
-    result = convert(model, out, assumed=assumed, **options)
+    assumed, rest = Assumptions.taken_from(options)
+    result = convert(model, out, assumed=assumed, **rest)
     bytes_written = sum(file.stat().st_size for file in out.expanduser().iterdir())
     if as_json:
         echo_json({**dataclasses.asdict(result), "bytes": bytes_written})

@@ -46,9 +46,7 @@ def _checkpoint(model: str, options: Mapping[str, Any]) -> dict[str, Any]:
     from doge_export.checkpoint import open_checkpoint
     from doge_export.checkpoint.generation import Assumptions
 
-    fields = [field.name for field in dataclasses.fields(Assumptions)]
-    where = {name: value for name, value in options.items() if name not in fields}
-    assumed = Assumptions(**{name: options[name] for name in fields})
+    assumed, where = Assumptions.taken_from(options)
     checkpoint = open_checkpoint(model, assumed=assumed, **where)
     files = [*checkpoint.tensors.files, *checkpoint.tokenizer_files]
     return {
@@ -96,6 +94,8 @@ def _graph_sections(name: str, graph: Mapping[str, Any]) -> list[tuple[str, str]
         ("IR version", graph["ir_version"]),
         ("nodes", graph["nodes"]),
     ]
+    if "quantization" in graph:
+        facts += [*named_values({"quantization": graph["quantization"], "quality": graph.get("quality", {})})]
     by_count = sorted(graph.get("operators", {}).items(), key=lambda item: -item[1])
     ports = [(f"{name} {side}", columns(_port(value) for value in graph[side])) for side in ("inputs", "outputs")]
     operators = columns((count, operator) for operator, count in by_count)

@@ -8,8 +8,10 @@ from typing import Any
 
 import click
 
-from doge_export.cli.options import assumption_options, json_option, source_options
+from doge_export.cli.options import assumption_options, json_option, quantization_options, source_options
+from doge_export.cli.quantize import quality_lines
 from doge_export.cli.render import columns, echo_json, named_values, size
+from doge_export.console import log
 
 
 @click.command()
@@ -35,8 +37,9 @@ from doge_export.cli.render import columns, echo_json, named_values, size
     type=click.Choice(["reference", "per-token"]),
     default="reference",
     show_default=True,
-    help="How a mixture of experts chooses: as transformers does, mixing tokens, or each token for itself.",
+    help="How a mixture of experts chooses: as its published code does, mixing tokens, or each token for itself.",
 )
+@quantization_options()
 @source_options
 @click.option("--trust-remote-code", is_flag=True, help="Refused: no code of a checkpoint is ever run.")
 @click.option("--force", is_flag=True, help="Replace OUT when it is not empty.")
@@ -51,11 +54,13 @@ def command(model: str, out: Path, dry_run: bool, as_json: bool, **options: Any)
     nothing and exits with 1.
     """
     from doge_export import pipeline
+    from doge_export.runtime.task_session import COMMANDS
 
     if options["report"] and not options["validate"]:
         raise click.UsageError("--report shows the comparison that --no-validate leaves out; drop one of them.")
     if dry_run:
-        del options["validate"], options["report"]
+        for name in ("validate", "report", "quantize", "max_kl", "calibration", "eval_text"):
+            del options[name]
         plan = pipeline.plan(model, out, **options).to_dict()
         echo_json(plan) if as_json else click.echo(columns(named_values(plan), indent=0))
         return
@@ -67,4 +72,10 @@ def command(model: str, out: Path, dry_run: bool, as_json: bool, **options: Any)
         return
     click.echo(f"{out}  {size(bytes_written)} in {len(result.manifest['files'])} files")
     click.echo("not validated (--no-validate)" if result.verdict is None else result.verdict.summary_line())
-    click.echo(f'try: doge-export generate {shlex.quote(str(out))} "Hey how are you doing?"')
+    for line in quality_lines(result.manifest, result.qualities):
+        click.echo(line)
+    if result.verdict is not None and result.verdict.reference.get("note"):
+        log(f"note: {result.verdict.reference['note']}")
+    if "tokenizer.json" in result.manifest["files"]:
+        verb = COMMANDS[result.manifest["task"]]
+        click.echo(f'try: doge-export {verb} {shlex.quote(str(out))} "Hey how are you doing?"')

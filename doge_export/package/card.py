@@ -39,13 +39,13 @@ print(vectors @ vectors.T)""",
 }
 _ROUTING = {
     "reference": (
-        "`reference`: the experts of a token are chosen as transformers chooses them, by a reshape that mixes tokens. "
-        "Logits equal those of transformers, but those of a token depend on later tokens, on its neighbours in the "
-        "batch, and on how a prompt is cut into pieces."
+        "`reference`: the experts of a token are chosen as the model's published code chooses them, by a reshape that "
+        "mixes tokens. Logits equal those of that code, but those of a token depend on other tokens, on its neighbours "
+        "in the batch, and on how a prompt is cut into pieces."
     ),
     "per-token": (
         "`per-token`: each token chooses its own experts. The model is causal and the rows of a batch do not touch "
-        "each other; logits differ from those of transformers wherever it reads more than one token at once."
+        "each other; logits differ from those of the model's published code where it reads several tokens at once."
     ),
 }
 
@@ -53,6 +53,8 @@ _ROUTING = {
 def write_card(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Writes README.md into `folder`. `manifest` follows the schema of manifest.py; "files" is not needed."""
     sections = [_header(manifest), _about(manifest), _usage(manifest), _parity(manifest), _limits(manifest)]
+    if any("quality" in graph for graph in manifest["graphs"].values()):
+        sections.insert(-1, _quality(manifest))
     (folder / "README.md").write_text("\n\n".join(sections) + "\n", encoding="utf-8")
 
 
@@ -188,10 +190,55 @@ def _parity(manifest: Mapping[str, Any]) -> str:
             _number(metrics.get("kl_max")),
         ]
         lines.append(f"| {check['name']} | {check['status']} | {' | '.join(cells)} |")
+    if reference.get("note"):
+        lines += ["", f"The reference: {reference['note']}."]
     reasons = [f"- {check['name']}: {check['note']}" for check in validation["checks"] if check.get("note")]
     if reasons:
         lines += ["", *reasons]
     return "\n".join(lines)
+
+
+def _quality(manifest: Mapping[str, Any]) -> str:
+    """What each quantised graph lost."""
+    graphs = {name: graph for name, graph in manifest["graphs"].items() if "quality" in graph}
+    hidden = _task(manifest) == "feature-extraction"
+    first = next(iter(graphs.values()))["quality"]
+    what = "1 - cosine of the hidden states" if hidden else "KL divergence of the next token, in nats"
+    if _task(manifest) == "text-classification":
+        what = "KL divergence of the classes, in nats"
+    lines = [
+        "## Fewer bits",
+        "",
+        f"Each file against `onnx/model.onnx`: {what}; on {first['positions']} positions, {first['text']}.",
+        "",
+        f"| file | {'1 - cosine' if hidden else 'KL'}, mean | 99 % | limit | same argmax | perplexity |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, graph in graphs.items():
+        quality = graph["quality"]
+        agreement, ratio = quality["argmax_agreement"], quality["perplexity_ratio"]
+        cells = [
+            f"`{name}`",
+            f"{quality['kl_mean']:.5f} ± {quality['kl_standard_error'] or 0:.5f}",
+            f"{quality['kl_p99']:.4f}",
+            f"{quality['limit']:g}",
+            "" if agreement is None else f"{agreement:.2%}",
+            "" if ratio is None else f"{ratio - 1:+.2%}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", *(f"- `{name}`: {_how(graph['quantization'])}" for name, graph in graphs.items())]
+    precisions = " or ".join(f"`{graph['dtype']}`" for graph in graphs.values())
+    return "\n".join([*lines, "", f"`--precision` of the commands and `precision` of `load` choose {precisions}."])
+
+
+def _how(quantization: Mapping[str, Any]) -> str:
+    method = {"nearest": "rounded to the nearest", "gptq": "GPTQ"}[quantization["method"]]
+    text = f"weights of {quantization['bits']} bits, {quantization['block']} to a scale, {method}"
+    if "calibration" in quantization:
+        calibration = quantization["calibration"]
+        text += f" on {calibration['tokens']} tokens ({calibration['text']})"
+    kept = len(quantization["exceptions"])
+    return f"{text}; {kept} weights are stored otherwise, see `doge_export.json`" if kept else text
 
 
 def _number(value: float | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -11,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, get_args
 
 from doge_export.checkpoint.architecture import Task
+from doge_export.checkpoint.generation import Assumptions
 from doge_export.checkpoint.source import exists
 from doge_export.errors import DogeExportError
 
@@ -19,6 +21,8 @@ FORMAT = 1
 
 _SINCE_THEN = {"task": "text-generation", "assumptions": {}}
 """What a folder without these keys is: they came after the first folders of this format were written."""
+
+_ASSUMED = {field.name for field in dataclasses.fields(Assumptions)}
 
 # What git, the hub's client and the macOS Finder leave in a downloaded folder; nothing of it is ever loaded.
 _NOT_OURS = {".git", ".gitattributes", ".cache", ".DS_Store"}
@@ -88,6 +92,10 @@ def _is_count(value: Any, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
 def _is_graph(value: Any) -> bool:
     return (
         isinstance(value, dict)
@@ -114,7 +122,10 @@ _VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
         "an object with the dtype, opset, ir_version and nodes of each graph",
     ),
     "task": (lambda value: value in get_args(Task), f"one of {', '.join(get_args(Task))}"),
-    "assumptions": (lambda value: isinstance(value, dict), "an object"),
+    "assumptions": (
+        lambda value: isinstance(value, dict) and value.keys() <= _ASSUMED and all(map(_is_text, value.values())),
+        f"an object with texts for some of {', '.join(sorted(_ASSUMED))}",
+    ),
     "target": (lambda value: isinstance(value, str), "the name of a target"),
     "max_length": (lambda value: _is_count(value, 1), "a number of tokens from 1"),
     "chunkable_length": (lambda value: _is_count(value, 0), "a number of tokens from 0"),

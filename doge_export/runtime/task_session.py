@@ -9,7 +9,7 @@ from doge_export.checkpoint.architecture import Task
 from doge_export.errors import DogeExportError
 from doge_export.runtime.tokenizer import Tokenizer
 
-_COMMANDS: dict[Task, str] = {
+COMMANDS: dict[Task, str] = {
     "text-generation": "generate",
     "feature-extraction": "embed",
     "text-classification": "classify",
@@ -32,7 +32,7 @@ class WrongTask(DogeExportError, AttributeError):
     def __init__(self, folder: Path, task: Task, what: str, needed: Task) -> None:
         super().__init__(
             f"{what} needs a folder exported for {needed}, and {folder} was exported for {task}: use "
-            f"`doge-export {_COMMANDS[task]}`, or export the checkpoint with --task {needed}"
+            f"`doge-export {COMMANDS[task]}`, or export the checkpoint with --task {needed}"
         )
 
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from doge_export.checkpoint.architecture import TRANSFORMERS_CLASSES
 from doge_export.errors import DogeExportError
 from doge_export.validation.ambiguity import routing_gaps, selection_gaps, spread
 from doge_export.validation.oracle import Oracle, ReferenceRun, broadcast
@@ -36,11 +37,6 @@ PER_TOKEN_NOTE = (
     "per-token CDMoE routing: transformers, which mixes the tokens of a call, was fed one token of one row at a time, "
     "where both routings agree"
 )
-_CLASSES = {
-    "text-generation": "DogeForCausalLM",
-    "feature-extraction": "DogeModel",
-    "text-classification": "DogeForSequenceClassification",
-}
 
 
 class TransformersOracle(Oracle):
@@ -246,7 +242,8 @@ def load_transformers(checkpoint: Checkpoint, **options: Any) -> Any:
             f"transformers {version} is installed, but validating this checkpoint needs "
             f"{'.'.join(map(str, needed))} or later: pip install -U transformers"
         )
-    config = checkpoint.config | {"model_type": "doge"}  # doge2 is another name for the same
+    # doge2 is another name for the same; a padding id that is none fails as such in transformers.
+    config = checkpoint.config | {"model_type": "doge", "pad_token_id": architecture.pad_token_id}
     if architecture.labels:
         config["id2label"] = dict(enumerate(architecture.labels))
         config["label2id"] = {label: index for index, label in enumerate(architecture.labels)}
@@ -257,7 +254,7 @@ def load_transformers(checkpoint: Checkpoint, **options: Any) -> Any:
     bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        model, loading = getattr(transformers, _CLASSES[architecture.task]).from_pretrained(
+        model, loading = getattr(transformers, TRANSFORMERS_CLASSES[architecture.task]).from_pretrained(
             folder if as_stored else None,
             state_dict=None if as_stored else dict(checkpoint.tensors),
             config=transformers.DogeConfig.from_dict(config),

@@ -6,8 +6,10 @@ import shutil
 import struct
 
 import pytest
+import safetensors.torch
 import torch
 from checkpoint_files import save_checkpoint
+from older_doge import older_doge
 from safetensors.torch import load_file, save_file
 
 from doge_export.checkpoint import open_checkpoint
@@ -290,7 +292,22 @@ class TestNoWeights:
         for name in [*names, "training_args.bin"]:
             (copy / name).write_bytes(b"\x80\x04.")
         message = refused(copy, rf"has only pickled weights \({re.escape(', '.join(names))}\)")
-        assert "save_pretrained" in message
+        assert "save_pretrained" not in message  # transformers of today would lose what older generations have
+
+    def test_the_advice_for_pickled_weights_works(self, tmp_path, monkeypatch):
+        """Also of an old generation, and with a head that shares the embedding's memory."""
+        folder = older_doge(tmp_path, "G4b")
+        tensors = load_file(folder / "model.safetensors")
+        tensors["lm_head.weight"] = tensors["model.word_embed.weight"]
+        torch.save(tensors, folder / "pytorch_model.bin")
+        (folder / "model.safetensors").unlink()
+        message = refused(folder, "has only pickled weights")
+        advice = message[message.index("safetensors.torch.save_file(") :]
+        monkeypatch.chdir(folder)
+        exec(advice.replace("FILE", "'pytorch_model.bin'"), {"torch": torch, "safetensors": safetensors})
+        checkpoint = open_checkpoint(folder)
+        assert checkpoint.identity.generation == "G4b"
+        assert torch.equal(checkpoint.tensors["model.embed_tokens.weight"], tensors["model.word_embed.weight"])
 
     def test_pickles_beside_safetensors_are_ignored(self, copy):
         (copy / "pytorch_model.bin").write_bytes(b"\x80\x04.")

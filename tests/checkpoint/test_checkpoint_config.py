@@ -248,7 +248,7 @@ REFUSED = [
     ({"is_moe": True, "norm_topk_prob": "no"}, r"norm_topk_prob is \"no\""),
     ({"is_moe": True, "num_cdmoe_experts": 15, "num_cdmoe_experts_per_head": 10}, r"num_cdmoe_experts 15 gives only"),
     *[({"dynamic_mask_ratio": value}, r"dynamic_mask_ratio is") for value in [*NOT_A_NUMBER, -0.1, 1.5]],
-    *[({"pad_token_id": value}, r"pad_token_id is") for value in (-1, 2.0, "2", [2])],
+    *[({"pad_token_id": value}, r"pad_token_id is") for value in (2.0, "2", [2], True)],
 ]
 
 

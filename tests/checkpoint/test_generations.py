@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import spelling_of_today
 import torch
-from older_doge import LABELS, config_of, older_doge
+from older_doge import LABELS, config_of, older_config, older_doge, spelling
 from safetensors.torch import load_file
 
 from doge_export.checkpoint import open_checkpoint
-from doge_export.checkpoint.generation import Assumptions
+from doge_export.checkpoint.generation import Assumptions, identify
 from doge_export.checkpoint.naming import expected_tensors
 from doge_export.errors import DogeExportError, RunFailed
 
@@ -25,11 +25,19 @@ MOES = {
     "G4b": ["M1", "M4", "M5", "M6", "M6-bias", "M7"],
     **{generation: ["M7"] for generation in ("G5", "G6a", "G6b", "G7", "G8")},
 }
+G1A = r"the first ten days of the first generation \(G1a, early November 2024\) are not supported"
 TOLD_MOE = {"M0-shared": "M0", "M5": "M4", "M6": "M7", "M6-bias": "M6"}
 
 
 def opened(folder, **assumed):
     return open_checkpoint(folder, assumed=Assumptions(**assumed))
+
+
+def logits_of(checkpoint):
+    from doge_export.model import DogeForExport
+
+    module = DogeForExport.from_tensors(checkpoint.architecture, checkpoint.tensors)
+    return module(torch.arange(9)[None], torch.ones(1, 9, dtype=torch.int64), torch.arange(9)[None])[0].detach()
 
 
 def refused(folder, pattern, **assumed):
@@ -50,7 +58,8 @@ class TestTold:
         assert identity.generation == TOLD.get(generation, generation)
         assert identity.task == "text-generation"
         assert identity.reasons[0].startswith(f"{identity.generation}: ")
-        assert identity.notes == ()
+        assert all("whether RoPE turned the keys" in note for note in identity.notes)
+        assert len(identity.notes) == (generation == "G2")  # see TestSecond
         spelling_of_today.assert_arrived(checkpoint.tensors, load_file(folder / "model.safetensors"))
         assert checkpoint.tensors.keys() == expected_tensors(checkpoint.architecture).keys()
 
@@ -161,7 +170,13 @@ class TestFirst:
             for layer in range(2):
                 tensors[f"model.layers.{layer}.feed_forward.shared_down_proj.weight"] = torch.ones(32, 96)
 
-        refused(older_doge(tmp_path, "G1", "M0-shared", edit=narrow), "G1a, early November 2024")
+        refused(older_doge(tmp_path, "G1", "M0-shared", edit=narrow), G1A)
+
+    @pytest.mark.parametrize("key", ["cross_domain_intermediate_size", "private_expert_intermediate_size"])
+    def test_configs_of_the_first_ten_days(self, tmp_path, key):
+        """They have these keys instead of intermediate_size."""
+        folder = older_doge(tmp_path, "G1", "M0-shared", says={"intermediate_size": ..., key: 32})
+        refused(folder, f"config.json has {key}: {G1A}")
 
     def test_without_experts(self, tmp_path):
         def drop(tensors):
@@ -188,6 +203,39 @@ class TestFirst:
             tensors["model.layers.1.attn.dynamic_mask"][2, 7] = float("nan")
 
         refused(older_doge(tmp_path, "G1", edit=spoil), r"attn\.dynamic_mask in .* holds NaN")
+
+
+class TestSecond:
+    """From the evening of 9 December 2024 RoPE turned keys; the same commit renamed a key of the config."""
+
+    LATER, EARLIER = {"expert_retrieval_size": 8}, {"private_expert_retrieval_size": 8}
+
+    @pytest.mark.parametrize("cdmoe", [None, "M1"])
+    def test_keys_are_turned_where_the_config_has_the_later_key(self, tmp_path, cdmoe):
+        changes = {**dict.fromkeys(self.EARLIER, ...), **self.LATER}
+        checkpoint = opened(older_doge(tmp_path, "G2", cdmoe, **changes))
+        assert checkpoint.architecture.rotates_keys
+        assert "expert_retrieval_size in config.json: RoPE turns keys, too" in checkpoint.identity.reasons
+        assert checkpoint.identity.notes == ()
+        before = opened(older_doge(tmp_path, "G2", cdmoe, **self.EARLIER))
+        later, earlier = (logits_of(found) for found in (checkpoint, before))
+        assert (later - earlier).abs().max() > 1e-2
+
+    @pytest.mark.parametrize("cdmoe", [None, "M1"])
+    def test_and_not_where_it_has_the_earlier_one(self, tmp_path, cdmoe):
+        checkpoint = opened(older_doge(tmp_path, "G2", cdmoe, **self.EARLIER))
+        assert not checkpoint.architecture.rotates_keys
+        assert "private_expert_retrieval_size in config.json: RoPE turns queries only" in checkpoint.identity.reasons
+        assert checkpoint.identity.notes == ()
+
+    def test_without_either_it_is_noted(self, tmp_path):
+        checkpoint = opened(older_doge(tmp_path / "late", "G2"))
+        assert not checkpoint.architecture.rotates_keys
+        (note,) = checkpoint.identity.notes
+        assert note.startswith("the files do not tell whether RoPE turned the keys")
+        early = opened(older_doge(tmp_path / "early", "G2-early"))
+        assert not early.architecture.rotates_keys and early.identity.notes == ()
+        assert any("names of 8 December 2024" in reason for reason in early.identity.reasons)
 
 
 class TestThird:
@@ -264,6 +312,51 @@ class TestWithoutGroups:
         fourth = opened(folder, generation="G4b")
         assert fourth.architecture.score == "exp" and fourth.identity.notes == ()
 
+    @pytest.mark.parametrize("head", ["lm_head", None])
+    def test_the_fourth_by_its_trained_scores(self, tmp_path, head):
+        """A config without its keys; in the third generation nothing trains A, which starts as ones."""
+        stripped = {"dynamic_mask_ratio": ..., "keep_window_size": ..., "is_causal": ...}
+        checkpoint = opened(older_doge(tmp_path, "G4b", head=head, num_key_value_heads=4, says=stripped))
+        assert any((checkpoint.tensors[name] < 0).any() for name in checkpoint.tensors if name.endswith(".A"))
+        assert checkpoint.identity.generation == "G4b"
+        assert checkpoint.identity.reasons[0] == "G4b: pre_layernorm, and A was trained: some are negative"
+        assert checkpoint.identity.notes == ()
+        assert (checkpoint.architecture.score, checkpoint.architecture.score_heads) == ("exp", 4)
+        third = opened(tmp_path, generation="G3b")
+        assert third.architecture.score == "threshold"
+
+    def test_the_third_by_scores_of_zero_and_more(self, tmp_path):
+        def make_positive(tensors):
+            for name in tensors:
+                if name.endswith(".A"):
+                    tensors[name] = tensors[name].abs()
+                    tensors[name][0] = 0.0
+
+        stripped = {"dynamic_mask_ratio": ..., "keep_window_size": ...}
+        folder = older_doge(tmp_path, "G4b", num_key_value_heads=4, says=stripped, edit=make_positive)
+        checkpoint = opened(folder)
+        assert checkpoint.identity.generation == "G3b" and checkpoint.architecture.score == "none"
+        assert checkpoint.identity.notes == ("the files do not tell G3b from G4b: G3b is assumed (--generation)",)
+
+    def test_the_tensors_are_not_read_where_something_else_tells(self):
+        """Neither where the shapes differ nor where the config has a key."""
+
+        def never():
+            raise AssertionError("looked into the tensors")
+
+        for generation, changes in [("G3b", {}), ("G4b", {}), ("G4b", {"num_key_value_heads": 4}), ("G7", {})]:
+            config = older_config(generation, **changes)
+            shapes = spelling.tensors(generation, None, config)
+            sizes = {"heads": 4, "kv_heads": config["num_key_value_heads"], "head_dim": 16}
+            assert identify(shapes, config, **sizes, some_a_negative=never).generation == generation
+
+    def test_columns_that_fit_neither_are_told_once(self, tmp_path):
+        def narrow(tensors):
+            tensors["model.layers.0.self_attn.dt_proj.weight"] = torch.ones(4, 60)
+
+        folder = older_doge(tmp_path, "G4b", num_key_value_heads=4, edit=narrow)
+        refused(folder, r"has 60 columns, expected 64 \(num_attention_heads x head_dim\)$")
+
     def test_the_fifth(self, tmp_path):
         checkpoint = opened(older_doge(tmp_path, "G5", num_key_value_heads=4))
         assert checkpoint.identity.generation == "G5"
@@ -334,12 +427,8 @@ class TestMechanisms:
     )
     @pytest.mark.parametrize("biased", [False, True])
     def test_the_module_has_exactly_these_tensors(self, tmp_path, generation, cdmoe, biased):
-        from doge_export.model import DogeForExport
-
         keys = ["hidden_bias"] if generation[:2] < "G5" else ["attention_bias"]
-        checkpoint = opened(older_doge(tmp_path, generation, cdmoe, **dict.fromkeys(keys, biased)))
-        module = DogeForExport.from_tensors(checkpoint.architecture, checkpoint.tensors)
-        logits, _ = module(torch.arange(9)[None], torch.ones(1, 9, dtype=torch.int64), torch.arange(9)[None])
+        logits = logits_of(opened(older_doge(tmp_path, generation, cdmoe, **dict.fromkeys(keys, biased))))
         assert logits.shape == (1, 9, 160)
         assert logits.isfinite().all() and logits.std() > 0.1
 
@@ -456,6 +545,13 @@ class TestAssumed:
         with pytest.raises(DogeExportError, match=f"{name} is '{value}', expected one of "):
             Assumptions(**{name: value})
 
+    def test_taken_from_options(self):
+        options = {"task": None, "generation": "G4a", "revision": "main", "offline": True}
+        assert Assumptions.taken_from(options) == (Assumptions(generation="G4a"), {"revision": "main", "offline": True})
+        assert options.keys() == {"task", "generation", "revision", "offline"}
+        with pytest.raises(DogeExportError, match="generation is 'G9'"):
+            Assumptions.taken_from({"generation": "G9"})
+
     @pytest.mark.parametrize("generation", ["G1", "G4b", "G7"])
     def test_hidden_states_of_anything(self, tmp_path, generation):
         for head in (None, "lm_head", "classifier" if generation == "G1" else "score"):
@@ -475,6 +571,44 @@ class TestAssumed:
     def test_a_tied_bare_model_has_its_head(self, tmp_path):
         folder = older_doge(tmp_path, "G7", head=None)
         assert opened(folder, task="text-generation").architecture.task == "text-generation"
+
+
+class TestPadding:
+    """By its padding id a classifier finds the end of a text; for other tasks it means nothing."""
+
+    @pytest.mark.parametrize("generation", ["G1", "G4b", "G7"])
+    @pytest.mark.parametrize("pad", [-1, 160, 999])
+    def test_one_outside_the_vocabulary(self, tmp_path, generation, pad):
+        folder = older_doge(tmp_path / "classes", generation, head=CLASSIFIERS[generation], says={"pad_token_id": pad})
+        pattern = rf"pad_token_id is {pad}, expected a token below vocab_size \(160\)"
+        refused(folder, pattern)
+        assert opened(folder, task="feature-extraction").architecture.pad_token_id is None
+        unnamed = older_doge(
+            tmp_path / "unnamed",
+            *(generation, None, CLASSIFIERS[generation]),
+            says={"pad_token_id": pad, "architectures": ...},
+        )
+        refused(unnamed, pattern)
+        for head in ("lm_head", None):
+            folder = older_doge(tmp_path / str(head), generation, head=head, says={"pad_token_id": pad})
+            assert opened(folder).architecture.pad_token_id is None
+
+    @pytest.mark.parametrize("pad", [0, 159, None])
+    def test_one_inside_and_none(self, tmp_path, pad):
+        folder = older_doge(tmp_path / "classes", "G4b", head="score", says={"pad_token_id": pad})
+        assert opened(folder).architecture.pad_token_id == pad
+        folder = older_doge(tmp_path / "text", "G4b", says={"pad_token_id": pad})
+        assert opened(folder).architecture.pad_token_id == pad
+
+    @pytest.mark.parametrize("assumed", [{}, {"task": "text-classification"}])
+    def test_a_classifier_is_refused_before_its_weights_are_there(self, tmp_path, assumed):
+        folder = older_doge(tmp_path, "G4b", head="score", says={"pad_token_id": 999})
+        (folder / "model.safetensors").write_bytes(b"not yet")
+        refused(folder, "pad_token_id is 999", **assumed)
+        refused(folder, "is not a whole safetensors file", task="feature-extraction")
+
+
+CLASSIFIERS = {"G1": "classifier", "G4b": "score", "G7": "score"}
 
 
 def mixed(**renamed):
@@ -501,7 +635,61 @@ def add(**shapes):
     return lambda tensors: tensors.update({name: torch.ones(shape) for name, shape in shapes.items()})
 
 
+def shaped(name, *shape):
+    return lambda tensors: tensors.update({name: torch.ones(shape)})
+
+
+HARD, SOFT = "layers.1.self_attn.", "model.layers.1.self_attn."
+# What would be left out is looked at first.
+INERT = {
+    "G3b without A": ("G3b", {"edit": drop("self_attn.A")}, r"2 missing \(model\.layers\.0\.self_attn\.A,"),
+    "G3b without A in a layer": ("G3b", {"edit": drop(f"{HARD}A")}, r"1 missing \(model\.layers\.1\.self_attn\.A\)"),
+    "G3a without scores": (
+        "G3a",
+        {"edit": lambda tensors: [drop(part)(tensors) for part in ("attn.A", "attn.dt_proj")]},
+        r"4 missing \(model\.layers\.0\.self_attn\.A, model\.layers\.0\.self_attn\.dt_proj",
+    ),
+    "G3b dt_proj of a wrong shape": (
+        "G3b",
+        {"edit": shaped(f"{SOFT}dt_proj.weight", 4, 60)},
+        r"dt_proj\.weight has shape \[4, 60\], config\.json implies \[4, 64\]",
+    ),
+    "G3b dt_proj over values that are not repeated": (
+        "G3b",
+        {"edit": shaped(f"{SOFT}dt_proj.weight", 4, 32)},
+        r"dt_proj\.weight has shape \[4, 32\], config\.json implies \[4, 64\]",
+    ),
+    "G3b dt_proj without its bias": (
+        "G3b",
+        {"hidden_bias": True, "edit": drop(f"{HARD}dt_proj.bias")},
+        r"1 missing \(model\.layers\.1\.self_attn\.dt_proj\.bias",
+    ),
+    "is_causal without dt_proj": (
+        "G4b",
+        {"is_causal": True, "edit": drop(f"{HARD}dt_proj")},
+        r"1 missing \(model\.layers\.1\.self_attn\.dt_proj\.weight",
+    ),
+    "is_causal, A of a wrong shape": (
+        "G4b",
+        {"is_causal": True, "edit": shaped(f"{SOFT}A", 99)},
+        r"self_attn\.A has shape \[99\], config\.json implies \[4\]",
+    ),
+    **{
+        f"{generation} dynamic_mask {what}": (generation, {"edit": edit}, pattern)
+        for generation in ("G1", "G2-early", "G2")
+        for what, edit, pattern in [
+            (
+                "of a wrong shape",
+                shaped("model.layers.1.attn.dynamic_mask", 1, 1),
+                r"tensor model\.layers\.1\.attn\.dynamic_mask has shape \[1, 1\], config\.json implies \[4, 48\]",
+            ),
+            ("missing", drop("layers.1.attn.dynamic_mask"), r"1 missing \(model\.layers\.1\.self_attn\.dynamic_mask"),
+        ]
+    },
+}
+
 CONTRADICTIONS = {
+    **INERT,
     "ratio of the fourth": (
         "G5",
         {"says": {"dynamic_mask_ratio": 0.5}},
