@@ -9,7 +9,7 @@ import math
 import platform
 import shutil
 import time
-from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
@@ -19,11 +19,11 @@ from doge_export.errors import DogeExportError, RunFailed
 from doge_export.memory import peak_resident_bytes
 
 if TYPE_CHECKING:
-    import onnx_ir as ir
-
     from doge_export.checkpoint import Checkpoint
     from doge_export.checkpoint.architecture import Architecture, CdmoeRouting, Generation, MoeVariant, Task
     from doge_export.checkpoint.generation import RatioScope
+    from doge_export.quantization.quality import Quality
+    from doge_export.quantization.quantize import Request
     from doge_export.targets import Target, Traits
     from doge_export.validation import Verdict
 
@@ -32,22 +32,28 @@ GRAPH = "onnx/model.onnx"
 
 @dataclasses.dataclass(frozen=True)
 class ExportResult:
-    """What `export` wrote. `verdict` is None where validation was not asked for."""
+    """What `export` wrote.
+
+    `verdict` is None where validation was not asked for; `qualities` are those of quantised graphs, by their files.
+    """
 
     folder: Path
     manifest: dict[str, Any]
     verdict: Verdict | None
+    qualities: dict[str, Quality] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """What an export will contain, decided before anything is written.
 
-    `key_selection` and `rope_scaling` say whether `max_length` can reach beyond keep_window_size and beyond the trained
-    length, so that the graph needs these mechanisms. `bytes` is the size of the float32 weights.
+    `architecture` is that of the checkpoint without a ratio mask that `max_length` cannot reach. `key_selection` and
+    `rope_scaling` say whether `max_length` can reach beyond keep_window_size and beyond the trained length, so that the
+    graph needs these mechanisms. `bytes` is the size of the float32 weights.
     """
 
     checkpoint: Checkpoint
+    architecture: Architecture
     output: Path
     target: Target
     max_length: int
@@ -63,9 +69,9 @@ class Plan:
         Reference CDMoE routing depends on what is read together, as does the place of a token that may see no key
         (`Architecture.may_blind_rows`), and scaled RoPE turns each piece by the length so far.
         """
-        if self.cdmoe_routing == "reference" or self.checkpoint.architecture.may_blind_rows:
+        if self.cdmoe_routing == "reference" or self.architecture.may_blind_rows:
             return 0
-        trained = self.checkpoint.architecture.trained_length
+        trained = self.architecture.trained_length
         return trained if trained is not None and self.rope_scaling else self.max_length
 
     @property
@@ -73,10 +79,12 @@ class Plan:
         """What the lowering must know."""
         from doge_export.targets import Traits
 
-        architecture = self.checkpoint.architecture
+        architecture = self.architecture
         return Traits(
             cached=architecture.task == "text-generation",
             whole_rows=self.cdmoe_routing == "reference" or architecture.may_blind_rows,
+            static_rope=architecture.rotates_keys and not self.rope_scaling,
+            max_length=self.max_length,
         )
 
     @property
@@ -139,7 +147,6 @@ class Options(TypedDict, total=False):
     trust_remote_code: bool
 
 
-_ASSUMED = ("task", "generation", "cdmoe", "ratio_mask")
 _WHERE = ("revision", "token", "cache_dir", "offline", "trust_remote_code")
 
 
@@ -160,7 +167,7 @@ def plan(model: str | Path, output: str | Path, **options: Unpack[Options]) -> P
         raise DogeExportError(f"unknown target {target!r}; choose one of {', '.join(TARGETS)}")
     if cdmoe_routing not in ("reference", "per-token"):
         raise DogeExportError(f"unknown CDMoE routing {cdmoe_routing!r}; choose reference or per-token")
-    assumed = Assumptions(**{name: given.get(name) for name in _ASSUMED})
+    assumed, _ = Assumptions.taken_from(given)
     # Before any download.
     refuse_output(Path(output), force=given.get("force", False), protected=_protected(model))
     log(f"reading {model}")
@@ -168,11 +175,13 @@ def plan(model: str | Path, output: str | Path, **options: Unpack[Options]) -> P
     architecture = checkpoint.architecture
     for note in checkpoint.identity.notes:
         log(f"note: {note}")
-    _check_operators(TARGETS[target], architecture)
     max_length = _checked_length(given.get("max_length"), architecture)
+    architecture = architecture.within(max_length)
+    _check_operators(TARGETS[target], architecture)
     trained = architecture.trained_length
     return Plan(
         checkpoint=checkpoint,
+        architecture=architecture,
         output=Path(output),
         target=TARGETS[target],
         max_length=max_length,
@@ -199,6 +208,10 @@ def export(
     *,
     validate: bool = True,
     report: str | Path | None = None,
+    quantize: Sequence[str] = (),
+    max_kl: float | None = None,
+    calibration: str | Path | None = None,
+    eval_text: str | Path | None = None,
     **options: Unpack[Options],
 ) -> ExportResult:
     """Export a Doge checkpoint to a folder, and prove the folder against PyTorch.
@@ -208,21 +221,26 @@ def export(
         output: the folder to write; it appears whole at the end, or not at all.
         validate: compare with PyTorch before the folder appears; the manifest records when this is False.
         report: also write the comparison as an HTML file.
+        quantize: "int8", "int4": graphs to add in fewer bits, each held to a limit against the float32 one.
+        max_kl, calibration, eval_text: how, see `quantization.quantize.Request`.
         options: see `Options`.
 
     Raises:
         DogeExportError: the arguments or the checkpoint are wrong.
-        RunFailed: the export does not agree with PyTorch; nothing is left at `output`.
+        RunFailed: the export does not agree with PyTorch, or a quantised graph loses more than its limit; nothing is
+            left at `output`.
     """
     from doge_export.checkpoint.source import expanded
     from doge_export.package import staged_folder, write_card, write_manifest
+    from doge_export.quantization.quantize import add_graphs
     from doge_export.validation.report_path import report_path
 
     started = time.monotonic()
+    request = _request(quantize, max_kl, calibration, eval_text, options.get("target"))
     report_file = None if report is None else report_path(report, output)  # refused now, written only at the end
     planned = plan(model, output, **options)
     checkpoint = planned.checkpoint
-    verdict = None
+    verdict, qualities = None, {}
     with staged_folder(output, force=options.get("force", False), protected=_protected(model)) as folder:
         graph = _write_graph(planned, folder)
         _copy_companions(checkpoint, folder)
@@ -246,11 +264,35 @@ def export(
             log("validating against PyTorch")
             verdict = _validate(folder, checkpoint, report_file)
             manifest["validation"] = verdict.to_dict()
+        if request is not None:
+            write_manifest(folder, manifest)
+            qualities = add_graphs(folder, manifest, request)
         manifest["seconds"] = round(time.monotonic() - started, 1)
         manifest["peak_memory_bytes"] = peak_resident_bytes()
         write_card(folder, manifest)
         manifest = write_manifest(folder, manifest)
-    return ExportResult(expanded(output), manifest, verdict)
+    return ExportResult(expanded(output), manifest, verdict, qualities)
+
+
+def _request(
+    quantize: Sequence[str],
+    max_kl: float | None,
+    calibration: str | Path | None,
+    eval_text: str | Path | None,
+    target: str | None,
+) -> Request | None:
+    """What is to be quantised; refused before anything is read."""
+    from doge_export.quantization.quantize import Request
+
+    if not quantize:
+        if any(value is not None for value in (max_kl, calibration, eval_text)):
+            raise DogeExportError("a limit or a text of quantisation is given, but no precision; add --quantize int8")
+        return None
+    if target == "canonical":
+        raise DogeExportError(
+            "a graph for target canonical is quantised by the compiler it is for: export for onnxruntime or portable"
+        )
+    return Request.checked(quantize, max_kl, calibration, eval_text)
 
 
 def _checked_length(max_length: int | None, architecture: Architecture) -> int:
@@ -273,11 +315,11 @@ def _write_graph(planned: Plan, folder: Path) -> dict[str, Any]:
     """Trace, lower and write; every weight is freed on return. Gives the manifest's description of the graph."""
     from doge_export.graph import trace
     from doge_export.model import MODULES
-    from doge_export.package.onnx_file import write_onnx
+    from doge_export.package.onnx_file import describe_graph, write_onnx
     from doge_export.targets import lower
 
     log("tracing")
-    architecture = planned.checkpoint.architecture
+    architecture = planned.architecture
     module = MODULES[architecture.task].from_tensors(
         architecture,
         planned.checkpoint.tensors,
@@ -290,18 +332,7 @@ def _write_graph(planned: Plan, folder: Path) -> dict[str, Any]:
     log(f"writing {GRAPH}, {planned.bytes / 1e6:.1f} MB of weights")
     (folder / GRAPH).parent.mkdir()
     write_onnx(model, folder / GRAPH)
-    return _describe(model)
-
-
-def _describe(model: ir.Model) -> dict[str, Any]:
-    operators = Counter(node.op_type if not node.domain else f"{node.domain}.{node.op_type}" for node in model.graph)
-    return {
-        "dtype": "float32",
-        "opset": dict(model.opset_imports),
-        "ir_version": model.ir_version,
-        "nodes": operators.total(),
-        "operators": dict(sorted(operators.items())),
-    }
+    return describe_graph(model)
 
 
 def _copy_companions(checkpoint: Checkpoint, folder: Path) -> None:

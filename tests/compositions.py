@@ -35,6 +35,7 @@ COMPOSITIONS: dict[str, dict[str, Any]] = {
     "score by query head": {"score_heads": 4, "qk_norm": False},
     "score by query head, selected": {"score_heads": 4, "keep_window_size": 9},
     "linear score": {"score": "linear"},
+    "angles scaled by YaRN": {"rope": Rope("yarn", factor=4.0, original_max_position_embeddings=32)},
     "keys stand still": {"rotates_keys": False, "qk_norm": False, "score": "none", "score_heads": 1},
     "values from a table": MHA | {"inner_values": InnerValues(8, 2, 3, 16), "score": "none", "score_heads": 1},
     "no gate": {"gated_mlp": False},

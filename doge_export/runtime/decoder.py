@@ -14,7 +14,7 @@ import numpy as np
 import onnxruntime
 
 from doge_export.errors import DogeExportError
-from doge_export.runtime.graph import open_graph
+from doge_export.runtime.graph import graph_file, open_graph
 
 Array = np.ndarray
 
@@ -65,13 +65,19 @@ class Decoder(Protocol):
 
 
 def open_decoder(
-    folder: Path, manifest: dict[str, Any], *, threads: int | None = None, providers: Sequence[Any] | None = None
+    folder: Path,
+    manifest: dict[str, Any],
+    *,
+    precision: str | None = None,
+    threads: int | None = None,
+    providers: Sequence[Any] | None = None,
 ) -> Decoder:
     """The decoder of an exported folder.
 
     Args:
         folder: as `doge-export onnx` wrote it.
         manifest: its manifest.
+        precision: of its graphs; by default float32.
         threads: of onnxruntime; by default one for each physical core.
         providers: onnxruntime's execution providers, CPU by default.
     """
@@ -87,7 +93,7 @@ def open_decoder(
     target = manifest.get("target")
     if target not in kinds:
         raise DogeExportError(f"{folder} is for target {target!r}; this version runs {', '.join(kinds)}")
-    graph = open_graph(folder, threads=threads, providers=providers)
+    graph = open_graph(folder, graph_file(folder, manifest, precision), threads=threads, providers=providers)
     return kinds[target](graph, Limits.of(manifest))
 
 
@@ -114,12 +120,16 @@ class Progress:
     def __init__(self, max_length: int, vocab_size: int) -> None:
         self.max_length = max_length
         self.vocab_size = vocab_size
+        self.mask = np.zeros((0, max_length), dtype=np.int64)
         self.reset(1)
 
     def reset(self, batch_size: int) -> None:
-        """An empty sequence of `batch_size` rows."""
+        """An empty sequence of `batch_size` rows; `mask` stays the same array where they are as many as before."""
         self.batch_size, self.length = batch_size, 0
-        self.mask = np.zeros((batch_size, self.max_length), dtype=np.int64)
+        if len(self.mask) == batch_size:
+            self.mask[...] = 0
+        else:
+            self.mask = np.zeros((batch_size, self.max_length), dtype=np.int64)
         self.tokens = np.zeros((batch_size, 1), dtype=np.int64)
 
     def rewind(self, length: int) -> None:

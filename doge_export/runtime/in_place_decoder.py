@@ -3,8 +3,7 @@
 onnxruntime writes new keys and values into the buffers themselves, so no cache is copied per token. Buffers are as long
 as the export allows but cost memory only as they fill: the system hands out their pages on first use.
 
-A step of one token reuses all its bindings but two: the scores of the cached tokens, whose number grows, and the place
-right behind them where the new scores go.
+A step of one token binds nothing: every input is a buffer whose content changes, the lengths among them.
 """
 
 from __future__ import annotations
@@ -23,16 +22,21 @@ class InPlaceDecoder(GraphDecoder):
 
     def __init__(self, session: onnxruntime.InferenceSession, limits: Limits) -> None:
         super().__init__(session, limits)
+        if "past_length" not in self._shapes:
+            raise DogeExportError(
+                "the graph is of an older doge-export, which this one does not run; export it again"
+            )
         self._layers = sum(name.startswith("past_key_values.") and name.endswith(".key") for name in self._shapes)
-        self._score_width = self._shapes["past_scores"][2]
+        self._score_width = self._shapes["past_scores"][1] if "past_scores" in self._shapes else 0
+        self._takes_positions = "position_ids" in self._shapes
         self._mixes_rows = limits.mixes_rows
         self.reset()
 
     def reset(self, batch_size: int = 1) -> None:
         """Forget everything; buffers of the same batch size are used again."""
-        if not hasattr(self, "_scores") or self._scores.shape[1] != batch_size:
-            self._allocate(batch_size)
         self._progress.reset(batch_size)
+        if not hasattr(self, "_scores") or len(self._scores) != batch_size:
+            self._allocate(batch_size)
 
     def rewind(self, length: int) -> None:
         """Forget every token from index `length` on."""
@@ -47,9 +51,9 @@ class InPlaceDecoder(GraphDecoder):
                 "a batch of an export with reference CDMoE routing must be read whole, then token by token, since its "
                 "rows route one another; read it in one piece, or export with --cdmoe-routing per-token"
             )
-        mask, positions = self._progress.append(new, attention_mask)
+        _, positions = self._progress.append(new, attention_mask)
         if new == 1:
-            return self._step(past, input_ids, mask, positions)
+            return self._step(past, input_ids, positions)
         ids = np.ascontiguousarray(input_ids, dtype=np.int64)
         rows = [slice(None)] if past == 0 or self.batch_size == 1 else [slice(r, r + 1) for r in range(self.batch_size)]
         last = positions[:, -1]
@@ -59,7 +63,7 @@ class InPlaceDecoder(GraphDecoder):
                 f"rows of different lengths cannot be read in pieces {self._why_whole}; "
                 "read them in one piece, then token by token, or each for itself"
             )
-        logits = [self._chunk(row, past, ids[row], mask[row], positions[row], num_logits_to_keep) for row in rows]
+        logits = [self._chunk(row, past, ids[row], positions[row], num_logits_to_keep) for row in rows]
         return np.concatenate(logits) if len(logits) > 1 else logits[0]
 
     @property
@@ -78,59 +82,78 @@ class InPlaceDecoder(GraphDecoder):
     def _allocate(self, batch_size: int) -> None:
         shape = (batch_size, self._kv_heads, self.max_length, self._head_dim)
         self._caches = [(np.zeros(shape, np.float32), np.zeros(shape, np.float32)) for _ in range(self._layers)]
-        self._scores = np.zeros((self.max_length, batch_size, self._score_width), np.float32)
-        self._step_inputs = {
-            name: np.zeros((batch_size, 1), np.int64) for name in ("input_ids", "attention_mask", "position_ids")
-        }
+        self._scores = np.zeros((batch_size, self._score_width, 1, self.max_length), np.float32)
+        self._step_tokens = _Tokens(np.zeros((batch_size, 1), np.int64), np.zeros((batch_size, 1), np.int64))
         self._step_logits = np.zeros((batch_size, 1, self.vocab_size), np.float32)
+        self._step_scores = np.zeros((batch_size, self._score_width, 1, 1), np.float32)
         self._keep = np.zeros((), np.int64)
-        self._binding = self._bind(slice(None), self._step_inputs, self._step_logits)
+        self._binding = self._bind(slice(None), self._step_tokens, self._step_logits, self._step_scores)
 
-    def _bind(self, row: slice, inputs: dict[str, Array], logits: Array) -> onnxruntime.IOBinding:
-        """Everything but the scores: token inputs, logits, and the caches of the rows."""
+    def _bind(self, row: slice, tokens: _Tokens, logits: Array, new_scores: Array) -> onnxruntime.IOBinding:
+        """Inputs and outputs of a run of these rows."""
         binding = self._session.io_binding()
-        for name, array in inputs.items():
-            binding.bind_input(name, *CPU, array.dtype, array.shape, array.ctypes.data)
-        binding.bind_input("num_logits_to_keep", *CPU, np.int64, (), self._keep.ctypes.data)
-        binding.bind_output("logits", *CPU, np.float32, logits.shape, logits.ctypes.data)
+        inputs = {"attention_mask": self._progress.mask[row], "num_logits_to_keep": self._keep, **tokens.inputs()}
+        outputs = {"logits": logits}
+        if not self._takes_positions:
+            del inputs["position_ids"]
+        if self._score_width:
+            inputs["past_scores"], outputs["new_scores"] = self._scores[row], new_scores
         for layer, caches in enumerate(self._caches):
             for part, cache in zip(("key", "value"), caches, strict=True):
-                view = cache[row]
-                where = (*CPU, np.float32, view.shape, view.ctypes.data)
-                binding.bind_input(f"past_key_values.{layer}.{part}", *where)
-                binding.bind_output(f"present.{layer}.{part}", *where)
+                inputs[f"past_key_values.{layer}.{part}"] = outputs[f"present.{layer}.{part}"] = cache[row]
+        for name, array in inputs.items():
+            binding.bind_input(name, *CPU, array.dtype, array.shape, array.ctypes.data)
+        for name, array in outputs.items():
+            binding.bind_output(name, *CPU, array.dtype, array.shape, array.ctypes.data)
         return binding
 
-    def _run(self, binding: onnxruntime.IOBinding, scores: Array, past: int, new: int) -> None:
-        """Bind the scores [max_length, B, L * Hs] of past tokens, and the place of the new ones behind them."""
-        rest = scores.shape[1:]
-        stride = scores.strides[0]
-        start = scores.ctypes.data
-        binding.bind_input("past_scores", *CPU, np.float32, (past, *rest), start)
-        binding.bind_output("new_scores", *CPU, np.float32, (new, *rest), start + past * stride)
-        self._session.run_with_iobinding(binding)
-
-    def _step(self, past: int, input_ids: Array, mask: Array, positions: Array) -> Array:
-        inputs = self._step_inputs
-        inputs["input_ids"][...] = input_ids
-        inputs["attention_mask"][...] = mask
-        inputs["position_ids"][...] = positions
-        self._run(self._binding, self._scores, past, 1)
+    def _step(self, past: int, input_ids: Array, positions: Array) -> Array:
+        tokens = self._step_tokens
+        tokens.ids[...] = input_ids
+        tokens.positions[...] = positions
+        tokens.advance(past)
+        self._session.run_with_iobinding(self._binding)
+        self._scores[..., past] = self._step_scores[..., 0]
         return self._step_logits.copy()
 
-    def _chunk(self, row: slice, past: int, ids: Array, mask: Array, positions: Array, keep: int) -> Array:
+    def _chunk(self, row: slice, past: int, ids: Array, positions: Array, keep: int) -> Array:
         """Several new tokens: all rows of an empty cache at once, or one row behind its past.
 
         The attention kernel refuses a batch with a past. A row of a buffer is contiguous: it is run as a batch of one.
         """
         batch, new = ids.shape
         self._keep[...] = keep
+        tokens = _Tokens(ids, np.ascontiguousarray(positions))
+        tokens.advance(past)
         logits = np.empty((batch, min(keep, new) or new, self.vocab_size), np.float32)
-        inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
-        alone = batch != self.batch_size
-        scores = np.ascontiguousarray(self._scores[: past + new, row]) if alone else self._scores
-        self._run(self._bind(row, inputs, logits), scores, past, new)
-        if alone:
-            self._scores[past : past + new, row] = scores[past:]
+        scores = np.empty((batch, self._score_width, 1, new), np.float32)
+        self._session.run_with_iobinding(self._bind(row, tokens, logits, scores))
+        self._scores[row, ..., past : past + new] = scores
         self._keep[...] = 0
         return logits
+
+
+class _Tokens:
+    """The new tokens of a run, ids and positions int64 [B, S], and the lengths in the forms that the graph takes."""
+
+    def __init__(self, ids: Array, positions: Array) -> None:
+        self.ids, self.positions = ids, positions
+        self.past_length, self.total_length = np.zeros(1, np.int64), np.zeros(1, np.int64)
+        self.last_key, self.total = np.zeros(len(ids), np.int32), np.zeros((), np.int32)
+
+    def advance(self, past: int) -> None:
+        """The run comes behind `past` tokens."""
+        total = past + self.ids.shape[1]
+        self.past_length[0], self.total_length[0] = past, total
+        self.last_key[:], self.total[()] = total - 1, total
+
+    def inputs(self) -> dict[str, Array]:
+        """By the graph's names."""
+        return {
+            "input_ids": self.ids,
+            "position_ids": self.positions,
+            "past_length": self.past_length,
+            "total_length": self.total_length,
+            "seqlens_k": self.last_key,
+            "total_sequence_length": self.total,
+        }

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from doge_export.targets.passes.fold_scores import FoldScores
 from doge_export.targets.passes.fuse_projections import FuseProjections
 from doge_export.targets.passes.group_query_attention import GroupQueryAttention
 from doge_export.targets.passes.inline_functions import InlineFunctions
 from doge_export.targets.passes.logits_to_keep import NumLogitsToKeep
+from doge_export.targets.passes.skip_norm import SkipNorm
 from doge_export.targets.passes.standard_attention import StandardAttention
 from doge_export.targets.passes.transpose_weights import TransposeWeights
 from doge_export.targets.passes.transposed_matmul import TransposedMatMul
@@ -17,11 +19,12 @@ ONNXRUNTIME = Target(
     ir_version=10,
     summary="for doge-export's own runtime: GroupQueryAttention, caches updated in place",
     passes=lambda traits: (
-        GroupQueryAttention(traits.whole_rows) if traits.cached else StandardAttention(),
+        *([FoldScores(), GroupQueryAttention(traits)] if traits.cached else [StandardAttention()]),
         InlineFunctions(),
         TransposeWeights(),
         FuseProjections(),
         TransposedMatMul(),
+        SkipNorm(),
         *([NumLogitsToKeep()] if traits.cached else []),
     ),
 )

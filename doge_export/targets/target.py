@@ -15,10 +15,14 @@ class Traits:
     Attributes:
         cached: it is a language model over a cache; other tasks read a text in one call.
         whole_rows: rows that see no key at all are read by others, or may be those of tokens.
+        static_rope: keys are rotated, and by frequencies that depend on no length.
+        max_length: tokens a sequence may have.
     """
 
     cached: bool = True
     whole_rows: bool = False
+    static_rope: bool = False
+    max_length: int = 0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -125,16 +125,30 @@ def session(model: ir.Model) -> onnxruntime.InferenceSession:
 
 def run_in_place(model: onnxruntime.InferenceSession, feeds: dict[str, Any], past_scores: np.ndarray) -> list[Any]:
     """Run a graph of the onnxruntime target as its contract says: caches [B, Hkv, capacity, D] are bound as past and as
-    present, and new scores are written behind the past ones, [P, B, width] in `past_scores`.
+    present, the mask and the scores [B, width, 1, capacity] are buffers, lengths are inputs.
 
-    Gives the first output, then the cache buffers of every layer and the scores [P + S, B, width].
+    past_scores: [B, width, P]. Gives the first output, then the cache buffers of every layer and the scores of all T.
     """
     binding, buffers = model.io_binding(), []
-    past, batch, width = past_scores.shape
+    batch, width, past = past_scores.shape
     new = feeds["input_ids"].shape[1]
+    total = past + new
+    mask = np.full((batch, CAPACITY), 7, np.int64)  # stale, and never read; so are the other buffers
+    mask[:, :total] = feeds["attention_mask"]
+    scores = np.full((batch, width, 1, CAPACITY), 7.0, np.float32)
+    scores[:, :, 0, :past] = past_scores
+    feeds = feeds | {
+        "attention_mask": mask,
+        "past_length": np.array([past]),
+        "total_length": np.array([total]),
+        "seqlens_k": np.full(batch, total - 1, np.int32),
+        "total_sequence_length": np.array(total, np.int32),
+        "past_scores": scores,
+    }
+    taken = {value.name for value in model.get_inputs()}
     for name, array in feeds.items():
         if name.startswith("past_key_values."):
-            buffer = np.full((*array.shape[:2], CAPACITY, array.shape[3]), 7.0, np.float32)  # stale, and never read
+            buffer = np.full((*array.shape[:2], CAPACITY, array.shape[3]), 7.0, np.float32)
             buffer[:, :, :past] = array
             buffers.append(buffer)
             for bind, bound in (
@@ -142,12 +156,12 @@ def run_in_place(model: onnxruntime.InferenceSession, feeds: dict[str, Any], pas
                 (binding.bind_output, name.replace("past_key_values", "present")),
             ):
                 bind(bound, "cpu", 0, np.float32, buffer.shape, buffer.ctypes.data)
-        else:
+        elif name in taken:
             binding.bind_cpu_input(name, array)
-    scores = np.full((past + new, batch, width), 7.0, np.float32)
-    scores[:past] = past_scores
-    binding.bind_input("past_scores", "cpu", 0, np.float32, past_scores.shape, scores.ctypes.data)
-    binding.bind_output("new_scores", "cpu", 0, np.float32, (new, batch, width), scores[past:].ctypes.data)
-    binding.bind_output(model.get_outputs()[0].name, "cpu")
+    made = [value.name for value in model.get_outputs() if not value.name.startswith("present.")]
+    for name in made:
+        binding.bind_output(name, "cpu")
     model.run_with_iobinding(binding)
-    return [binding.get_outputs()[-1].numpy(), *(buffer[:, :, : past + new] for buffer in buffers), scores]
+    first, *rest = (value.numpy() for value in binding.get_outputs()[-len(made) :])
+    whole = np.concatenate([past_scores, rest[0][:, :, 0]], axis=2) if rest else past_scores
+    return [first, *(buffer[:, :, :total] for buffer in buffers), whole]

@@ -77,21 +77,29 @@ def test_portable_names_and_axes(portable):
     }
 
 
-def test_in_place_names_and_axes(in_place):
-    new, past, width = "sequence_length", "past_sequence_length", LAYERS * KV_HEADS
-    tokens = ("INT64", ["batch_size", new])
+def test_in_place_names_and_axes(in_place, variant):
+    new = "sequence_length"
+    # Beyond the window a score for each key/value head is ranked; within it one for each query head is made at once.
+    reaches = VARIANTS[variant]["max_length"] == MAX_LENGTH
+    width = LAYERS * (KV_HEADS if reaches else CONFIG["num_attention_heads"])
+    # Where no frequency depends on the length, the kernel rotates by tables.
+    positions = {"position_ids": ("INT64", ["batch_size", new])} if reaches else {}
     assert axes(in_place.graph.input) == {
-        "input_ids": tokens,
-        "attention_mask": tokens,
-        "position_ids": tokens,
+        "input_ids": ("INT64", ["batch_size", new]),
+        "attention_mask": ("INT64", ["batch_size", "capacity"]),
+        **positions,
         **caches("past_key_values", "capacity"),
-        "past_scores": ("FLOAT", [past, "batch_size", width]),
+        "past_length": ("INT64", [1]),
+        "total_length": ("INT64", [1]),
+        "seqlens_k": ("INT32", ["batch_size"]),
+        "total_sequence_length": ("INT32", []),
+        "past_scores": ("FLOAT", ["batch_size", width, 1, "capacity"]),
         "num_logits_to_keep": ("INT64", []),
     }
     assert axes(in_place.graph.output) == {
         "logits": ("FLOAT", ["batch_size", "num_logits", VOCAB]),
         **caches("present", "capacity"),
-        "new_scores": ("FLOAT", [new, "batch_size", width]),
+        "new_scores": ("FLOAT", ["batch_size", width, 1, new]),
     }
 
 
@@ -105,9 +113,14 @@ def test_in_place_is_few_wide_nodes(in_place, variant):
     found = operators(in_place)
     assert found["com.microsoft", "GroupQueryAttention"] == LAYERS
     assert {domain for domain, _ in found} == {"", "com.microsoft"}
-    # q, k, v in one; gate, up and router in one; dt, o and down of their own; one of the experts' two.
+    # q, k, v and dt in one; gate, up and router in one; o and down of their own; two of the experts.
     routed = 2 * LAYERS if variant.startswith("moe") else 0
-    assert found["", "MatMul"] == 5 * LAYERS + 1 + routed
+    assert found["", "MatMul"] == 4 * LAYERS + 1 + routed
+    # Every norm but the embedding's first, and one for the heads of a layer, takes the sum before it in.
+    assert found["com.microsoft", "SkipSimplifiedLayerNormalization"] == 2 * LAYERS
+    assert found["", "RMSNormalization"] == 1 + LAYERS
+    # Where the kernel rotates, no node does.
+    assert found["", "RotaryEmbedding"] == (LAYERS if VARIANTS[variant]["max_length"] == MAX_LENGTH else 0)
     weights = {tensor.name for tensor in in_place.graph.initializer}
     assert not [node for node in in_place.graph.node if node.op_type == "Transpose" and node.input[0] in weights]
 
@@ -152,20 +165,27 @@ def test_in_place_caches_are_not_copied(exported):
     """One buffer bound as past and as present: what is beyond the new token stays untouched."""
     session = open_session(exported(target="onnxruntime", **VARIANTS["dense"]))
     buffers = {name: np.full((1, KV_HEADS, 12, SIZE), np.pi, np.float32) for name in caches("past_key_values", 12)}
-    scores = np.ones((12, 1, LAYERS * KV_HEADS), np.float32)
     binding = session.io_binding()
     for name, buffer in buffers.items():
         where = ("cpu", 0, np.float32, buffer.shape, buffer.ctypes.data)
         binding.bind_input(name, *where)
         binding.bind_output(name.replace("past_key_values", "present"), *where)
-    for name, value in {"input_ids": 5, "attention_mask": 1, "position_ids": 4}.items():
-        binding.bind_cpu_input(name, np.full((1, 1), value, np.int64))
-    binding.bind_input("past_scores", "cpu", 0, np.float32, (4, *scores.shape[1:]), scores.ctypes.data)
-    binding.bind_output("new_scores", "cpu", 0, np.float32, (1, *scores.shape[1:]), scores[4:].ctypes.data)
+    feeds = {
+        "input_ids": np.array([[5]]),
+        "attention_mask": np.ones((1, 12), np.int64),
+        "position_ids": np.array([[4]]),
+        "past_length": np.array([4]),
+        "total_length": np.array([5]),
+        "seqlens_k": np.array([4], np.int32),
+        "total_sequence_length": np.array(5, np.int32),
+        "past_scores": np.ones((1, LAYERS * KV_HEADS, 1, 12), np.float32),
+    }
+    for name, array in feeds.items():
+        binding.bind_cpu_input(name, array)
+    binding.bind_output("new_scores", "cpu")
     binding.bind_output("logits", "cpu")
     session.run_with_iobinding(binding)
     written = np.arange(12) == 4
     for buffer in buffers.values():
         assert (buffer[:, :, ~written] == np.float32(np.pi)).all()
         assert (buffer[:, :, written] != np.float32(np.pi)).any()
-    assert (scores[~written] == 1).all() and (scores[written] != 1).all()

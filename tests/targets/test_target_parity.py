@@ -43,10 +43,17 @@ def open_session(folder):
     return onnxruntime.InferenceSession(folder / "onnx" / "model.onnx", options)
 
 
+def places(session, mask):
+    """Position ids [B, S] of a graph: as they are fed, or where the kernel rotates, a token's place in the cache."""
+    if any(value.name == "position_ids" for value in session.get_inputs()):
+        return positions(mask)
+    return np.tile(np.arange(mask.shape[1]), (len(mask), 1))
+
+
 @torch.no_grad()
-def truth(module, ids, mask, past):
+def truth(module, ids, mask, position_ids, past):
     """Logits and caches [(key, value, score)] before and after the tokens from index `past` on."""
-    inputs = [torch.from_numpy(x) for x in (ids, mask, positions(mask))]
+    inputs = [torch.from_numpy(x) for x in (ids, mask, position_ids)]
     before = module(*(x[:, :past] for x in inputs))[1] if past else module.empty_cache(len(ids))
     logits, after = module(*(x[:, past:] for x in inputs), before)
     return logits.numpy(), *([[part.numpy() for part in parts] for parts in cache] for cache in (before, after))
@@ -62,14 +69,24 @@ def run(target, session, ids, mask, past, before):
     }
     if target == "portable":
         return session.run(None, new | {"attention_mask": mask} | caches)
-    scores = np.concatenate([parts[2] for parts in before], axis=1).transpose(2, 0, 1)
-    feeds = {name: np.ascontiguousarray(array) for name, array in (new | {"attention_mask": mask[:, past:]}).items()}
+    width = next(value.shape[1] for value in session.get_inputs() if value.name == "past_scores")
+    scores = np.concatenate([parts[2] for parts in before], axis=1)
+    scores = scores.repeat(width // scores.shape[1], axis=1)  # for each query head where none is selected
+    feeds = {name: np.ascontiguousarray(array) for name, array in (new | {"attention_mask": mask}).items()}
     return run_in_place(session, feeds | caches, scores)[:-1]
 
 
-@pytest.mark.parametrize(("batch", "new", "past"), EXTENTS)
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("target", ["onnxruntime", "portable"])
+CASES = [
+    (target, variant, *extents)
+    for target in ("onnxruntime", "portable")
+    for variant, options in VARIANTS.items()
+    for extents in EXTENTS
+    # Buffers and tables of the onnxruntime target hold so many tokens; the decoder refuses more.
+    if target == "portable" or sum(extents[1:]) <= options["max_length"]
+]
+
+
+@pytest.mark.parametrize(("target", "variant", "batch", "new", "past"), CASES)
 def test_every_extent_of_every_dynamic_axis(exported, target, variant, batch, new, past):
     """Left padding in rows after the first: of new tokens, and of cached ones."""
     if target == "onnxruntime" and batch > 1 and new > 1 and past:
@@ -78,7 +95,7 @@ def test_every_extent_of_every_dynamic_axis(exported, target, variant, batch, ne
     length = past + new
     ids = distinct_ids(batch, length, seed=length)
     mask = left_padded(length, *[min(3 * row, length - 1) for row in range(batch)])
-    expected, before, after = truth(module_for(variant), ids, mask, past)
+    expected, before, after = truth(module_for(variant), ids, mask, places(session, mask), past)
     logits, *present = run(target, session, ids, mask, past, before)
     real = mask == 1
     assert_equal_to_rounding(logits[real[:, past:]], expected[real[:, past:]], ONNXRUNTIME)

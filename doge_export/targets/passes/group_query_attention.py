@@ -1,16 +1,21 @@
 """The attention operators as onnxruntime's GroupQueryAttention, which updates a preallocated cache in place.
 
-The key's score goes in as attention_bias; RoPE and the norms stay outside. Four things differ from the operator:
+The key's score goes in as attention_bias. What differs from the operators:
 
-- past and present are one buffer of fixed capacity, bound as input and output, so the past length is not in its
-  shape: it is that of the scores.
-- The scores of all layers travel in one tensor, `past_scores` [past_sequence_length, batch_size, L * Hs] float32; the
-  graph gives those of the new tokens, `new_scores` [sequence_length, batch_size, L * Hs], which the runtime has bound
-  right behind the past ones. Time is the first axis so that a prefix is contiguous.
-- Causality is the kernel's: it masks keys after P + i itself, for every row alike (padding is in the scores). With
-  `whole_rows` the bias does it instead: a row that sees no key then attends evenly to all T keys, later ones included,
-  as it does in transformers. Only padding is such a row, which nobody reads except reference CDMoE routing, which
-  mixes tokens; or a token where an older generation's selection may leave it no key.
+- Caches, scores and the mask are buffers of fixed `capacity`, bound once, so their shapes tell no length. The runtime
+  writes the lengths into four small inputs instead: `past_length` and `total_length` int64 [1], and in the kernel's
+  own types `seqlens_k` int32 [batch_size] (the last key's place) and `total_sequence_length` int32 [].
+- `attention_mask` int64 [batch_size, capacity] covers cached and new tokens.
+- The scores of all layers are one buffer, `past_scores` float32 [batch_size, L * Hs, 1, capacity], in which padding is
+  not marked. `new_scores` [batch_size, L * Hs, 1, sequence_length] are those of the new tokens: the runtime puts them
+  behind the past ones. Without scores neither is there.
+- With `static_rope` the kernel rotates: no frequency depends on the length, so cosines and sines are a table of the
+  places 0 to max_length - 1, which onnxruntime computes while it loads, and `position_ids` is no input. A token's place
+  in the cache stands for its position: RoPE is relative, and padding on the left shifts a whole row.
+- Causality is the kernel's: it masks keys after P + i itself, for every row alike. With `whole_rows` the bias does it
+  instead: a row that sees no key then attends evenly to all T keys, later ones included, as it does in transformers.
+  Only padding is such a row, which nobody reads except reference CDMoE routing, which mixes tokens; or a token where an
+  older generation's selection may leave it no key.
 - The kernel wants heads of a multiple of 8; others, which no published model has, are padded with zeros, and so are
   their caches. No product changes by them.
 """
@@ -21,10 +26,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.passes import common
 from onnx_ir.tape import Tape
 
 from doge_export.targets.lowering import Lowering, constant, extent, named
-from doge_export.targets.passes.selection import ATTENTION, row_bias, score_heads_of, selects_keys
+from doge_export.targets.passes.joint_heads import JointHeads
+from doge_export.targets.passes.selection import ATTENTION, raw_scores, row_bias, selects_keys, visible_keys
+from doge_export.targets.target import Traits
 
 PAST_SCORES, NEW_SCORES = "past_scores", "new_scores"
 
@@ -34,86 +42,108 @@ class GroupQueryAttention(Lowering):
 
     domain, op_types = "doge", ATTENTION
 
-    def __init__(self, whole_rows: bool = False) -> None:
+    def __init__(self, traits: Traits) -> None:
         super().__init__()
-        self.whole_rows = whole_rows
+        self.traits = traits
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Replace the cache inputs and outputs, then every node."""
         graph = self.graph = model.graph
         nodes = self.nodes(graph)
-        rows = extent(nodes[0].inputs[3], 2)
-        width = len(nodes) * rows
-
-        past_scores = ir.val(PAST_SCORES, ir.DataType.FLOAT, ["past_sequence_length", "batch_size", width])
-        graph.inputs.append(past_scores)
-        tape = Tape()
-        self._lengths(tape, past_scores)
-        shape = constant(graph, np.array([0, 0, len(nodes), rows]))
-        by_layer = tape.op("Transpose", [tape.op("Reshape", [past_scores, shape])], {"perm": [2, 1, 3, 0]})
-        self.past_scores = tape.op("Unsqueeze", [by_layer, self.ints(3)])  # [L, B, Hs, 1, P]
-        graph.insert_before(graph[0], tape.nodes)
-
         for values in (graph.inputs, graph.outputs):
             for value in named(values, ".score"):
                 values.remove(value)
+        self.joint = JointHeads(graph, nodes, self.traits)
+        self.causal = self.traits.whole_rows or any(map(selects_keys, nodes))
+        self._lengths()
+        self._past_scores([scores for node in nodes if (scores := raw_scores(node)) is not None])
         self.new_scores: list[ir.Value] = []
         result = super().call(model)
-
-        end = Tape()
-        every = end.op("Concat", self.new_scores, {"axis": -1}) if len(nodes) > 1 else self.new_scores[0]
-        new_scores = end.op("Transpose", [every], {"perm": [1, 0, 2]})
-        new_scores.name, new_scores.dtype = NEW_SCORES, ir.DataType.FLOAT
-        new_scores.shape = ir.Shape(["sequence_length", "batch_size", width])
-        graph.extend(end.nodes)
-        graph.outputs.append(new_scores)
+        if self.new_scores:
+            self._keep_new_scores()
         caches = [*graph.inputs, *graph.outputs]
         for value in named(caches, ".key") + named(caches, ".value"):
             value.shape = ir.Shape(["batch_size", extent(value, 1), "capacity", _padded(extent(value, 3))])
         model.opset_imports["com.microsoft"] = 1
+        common.RemoveUnusedNodesPass()(
+            model
+        )  # projections that went into joint ones, before others are joined with them
         return result
 
-    def _lengths(self, tape: Tape, past_scores: ir.Value) -> None:
-        """The past and total lengths, in the forms that the kernel and the bias want."""
-        ids = next(value for value in self.graph.inputs if value.name == "input_ids")
-        self.new_length = tape.op("Shape", [ids], {"start": 1, "end": 2})
-        self.past_length = tape.op("Shape", [past_scores], {"start": 0, "end": 1})
-        self.total_length = tape.op("Add", [self.past_length, self.new_length])
-        self.total = tape.op("Cast", [tape.op("Squeeze", [self.total_length])], {"to": ir.DataType.INT32})
-        last = tape.op("Sub", [self.total, constant(self.graph, np.array(1, dtype=np.int32))])
-        batch = tape.op("Shape", [ids], {"start": 0, "end": 1})
-        self.last_key = tape.op("Expand", [last, batch])
+    def _input(self, name: str, dtype: ir.DataType, shape: Sequence[int | str]) -> ir.Value:
+        value = ir.val(name, dtype, shape)
+        self.graph.inputs.append(value)
+        return value
+
+    def _lengths(self) -> None:
+        """The inputs that tell lengths, and what a new token may see of the cache."""
+        mask, ids = (self._named_input(name) for name in ("attention_mask", "input_ids"))
+        for node, place in mask.uses():
+            if node.op_type == "Shape":  # asked for the number of new tokens, which the mask no longer tells
+                node.replace_input_with(place, ids)
+        mask.shape = ir.Shape(["batch_size", "capacity"])
+        self.past_length = self._input("past_length", ir.DataType.INT64, [1])
+        self.total_length = self._input("total_length", ir.DataType.INT64, [1])
+        self.last_key = self._input("seqlens_k", ir.DataType.INT32, ["batch_size"])
+        self.total = self._input("total_sequence_length", ir.DataType.INT32, [])
+        tape = Tape()
+        so_far = tape.op("Slice", [mask, self.ints(0), self.total_length, self.ints(1)])
+        self.visible = visible_keys(tape, self.graph, so_far, self.past_length, self.total_length, causal=self.causal)
+        self.graph.insert_before(self.graph[0], tape.nodes)
+
+    def _named_input(self, name: str) -> ir.Value:
+        return next(value for value in self.graph.inputs if value.name == name)
+
+    def _past_scores(self, scores: Sequence[ir.Value]) -> None:
+        """The cached scores of each layer, [B, Hs, 1, P]."""
+        self.past_scores: list[ir.Value] = []
+        if not scores:
+            return
+        widths = [extent(value, 2) for value in scores]
+        self.width = sum(widths)
+        buffer = self._input(PAST_SCORES, ir.DataType.FLOAT, ["batch_size", self.width, 1, "capacity"])
+        tape = Tape()
+        so_far = tape.op("Slice", [buffer, self.ints(0), self.past_length, self.ints(3)])
+        self.past_scores = [so_far]
+        if len(widths) > 1:
+            self.past_scores = list(
+                tape.op_multi_out("Split", [so_far, self.ints(*widths)], {"axis": 1}, num_outputs=len(widths))
+            )
+        self.graph.insert_before(self.graph[0], tape.nodes)
+
+    def _keep_new_scores(self) -> None:
+        tape = Tape()
+        several = len(self.new_scores) > 1
+        every = tape.op("Concat", self.new_scores, {"axis": 1}) if several else tape.op("Identity", self.new_scores)
+        every.name, every.dtype = NEW_SCORES, ir.DataType.FLOAT
+        every.shape = ir.Shape(["batch_size", self.width, 1, "sequence_length"])
+        self.graph.extend(tape.nodes)
+        self.graph.outputs.append(every)
 
     def build(self, tape: Tape, node: ir.Node) -> Sequence[ir.Value | None]:
         """One layer."""
-        query, key, value, score, past_key, past_value, _ = node.inputs
-        heads, score_heads = node.attributes["num_heads"].as_int(), score_heads_of(node)
-        assert score is not None
-        layer = len(self.new_scores)
-        self.new_scores.append(score)
-
-        past = tape.op("Gather", [self.past_scores, constant(self.graph, np.array(layer))], {"axis": 0})
-        new = tape.op("Transpose", [tape.op("Unsqueeze", [score, self.ints(1)])], {"perm": [0, 3, 1, 2]})
-        bias = tape.op("Concat", [past, new], {"axis": -1})  # [B, Hs, 1, T]
-        by_row = selects_keys(node) or self.whole_rows
-        if by_row:
-            bias = row_bias(tape, self.graph, node, bias, self.past_length, self.total_length)
+        heads = node.attributes["num_heads"].as_int()
+        scores = self._scores(tape, node)
+        bias = row_bias(tape, self.graph, node, scores, self.visible, self.total_length)
+        score_heads = 1 if scores is None else extent(scores, 1)
         if 1 < score_heads < heads:
             repeated = np.arange(heads) * score_heads // heads
             bias = tape.op("Gather", [bias, constant(self.graph, repeated)], {"axis": 1})
-        if not by_row:
-            # The kernel wants a row for each new token.
-            bias = tape.op("Expand", [bias, self._rows(tape)])
         attributes = {
             "num_heads": heads,
             "kv_num_heads": node.attributes["kv_num_heads"].as_int(),
             "scale": node.attributes["scale"].as_float(),
         }
-        if self.whole_rows:
+        if self.traits.whole_rows:
             attributes["causal"] = 0
-        size = extent(query, 2) // heads
+        size = extent(node.inputs[0], 2) // heads
+        query, key, value, table = self.joint.build(tape, node)
+        if table is not None:
+            attributes["do_rotary"] = 1
         query, key, value = (self._pad(tape, x, size) for x in (query, key, value))
-        inputs = [query, key, value, past_key, past_value, self.last_key, self.total, None, None, None, bias]
+        caches = node.inputs[4:6]
+        lengths = [self.last_key, self.total]
+        inputs = [query, key, value, *caches, *lengths, *(table or (None, None)), None, bias]
         output, present_key, present_value = tape.op_multi_out(
             "GroupQueryAttention", inputs, attributes, domain="com.microsoft", num_outputs=3
         )
@@ -125,20 +155,30 @@ class GroupQueryAttention(Lowering):
             present.type, present.shape = old.type, old.shape
         return output, present_key, present_value, None
 
+    def _scores(self, tape: Tape, node: ir.Node) -> ir.Value | None:
+        """Raw scores of cached and new tokens, [B, Hs, 1, T]."""
+        raw = raw_scores(node)
+        if raw is None:
+            return None
+        width = extent(raw, 2)
+        if width == 1:  # [B, S, 1]: no axis has to change its place
+            new = tape.op("Reshape", [raw, self.ints(0, 1, 1, -1)])
+        else:
+            new = tape.op("Unsqueeze", [tape.op("Transpose", [raw], {"perm": [0, 2, 1]}), self.ints(2)])
+        past = self.past_scores[len(self.new_scores)]
+        self.new_scores.append(new)
+        scores = tape.op("Concat", [past, new], {"axis": -1})
+        scores.shape = ir.Shape([None, width, 1, None])
+        return scores
+
     def _pad(self, tape: Tape, x: ir.Value | None, size: int) -> ir.Value | None:
         """[B, S, heads * D] with zeros behind each head, up to the kernel's size."""
-        if _padded(size) == size:
+        if _padded(size) == size or x is None:
             return x
         heads = extent(x, 2) // size
         by_head = tape.op("Reshape", [x, self.ints(0, 0, heads, size)])
         wide = tape.op("Pad", [by_head, self.ints(0, 0, 0, 0, 0, 0, 0, _padded(size) - size)])
         return tape.op("Reshape", [wide, self.ints(0, 0, heads * _padded(size))])
-
-    def _rows(self, tape: Tape) -> ir.Value:
-        if not hasattr(self, "_rows_shape"):
-            parts = [self.ints(1, 1), self.new_length, self.ints(1)]
-            self._rows_shape = tape.op("Concat", parts, {"axis": 0})
-        return self._rows_shape
 
 
 def _padded(size: int) -> int:

@@ -1,4 +1,4 @@
-"""Which keys a row sees, in standard ops: causality, and the two selections by score."""
+"""Which keys a row sees, in standard ops: padding, causality, and the two selections by score."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.tape import Tape
 
-from doge_export.targets.lowering import constant, extent
+from doge_export.targets.lowering import constant
 
 NEG = np.finfo(np.float32).min
 ATTENTION = ("DynamicMaskAttention", "RatioMaskAttention")
@@ -18,33 +18,59 @@ def selects_keys(node: ir.Node) -> bool:
     return node.op_type == "RatioMaskAttention" or node.attributes["keep_window_size"].as_int() > 0
 
 
-def score_heads_of(node: ir.Node) -> int:
-    """Hs of an attention node: 1, Hkv or Hq."""
-    return extent(node.inputs[3], 2) - (node.op_type == "RatioMaskAttention")
-
-
-def row_bias(
-    tape: Tape, graph: ir.Graph, node: ir.Node, scores: ir.Value, past_length: ir.Value, total_length: ir.Value
-) -> ir.Value:
-    """What an attention node adds to the products of each new token with every key, [B, Hs, S, T] float32.
-
-    scores: cached and new ones as the node's own are laid out, [B, Hs, 1, T] float32. past_length and total_length are
-    int64 [1].
-    """
-    window = node.attributes["keep_window_size"].as_int()
+def raw_scores(node: ir.Node) -> ir.Value | None:
+    """The scores [B, S, Hs] of an attention node before padding was marked in them; None where they are all zero."""
+    marked = node.inputs[3]
+    producer = marked.producer() if marked is not None else None
+    assert producer is not None, "padding is marked in the scores"
     if node.op_type == "RatioMaskAttention":
-        return _leave_out_lowest(tape, graph, node, scores, past_length, total_length)
-    bias = _causal(tape, graph, scores, past_length, total_length)
-    return _keep_best(tape, graph, bias, window, total_length) if window else bias
+        assert producer.op_type == "Concat"
+        return producer.inputs[0]
+    assert producer.op_type == "Where"
+    scores = producer.inputs[1]
+    assert scores is not None
+    known = ir.convenience.get_const_tensor(scores)
+    return None if known is not None and not known.numpy().any() else scores
 
 
-def _causal(tape: Tape, graph: ir.Graph, scores: ir.Value, past_length: ir.Value, total_length: ir.Value) -> ir.Value:
-    """Scores [B, Hs, 1, T] float32 -> [B, Hs, S, T], NEG where key j is later than new token i: j > P + i."""
+def visible_keys(
+    tape: Tape, graph: ir.Graph, mask: ir.Value, past_length: ir.Value, total_length: ir.Value, *, causal: bool
+) -> ir.Value:
+    """Which of T keys each of S new tokens may see, bool [B, 1, S, T]: tokens, and with `causal` none after P + i.
+
+    mask int64 [B, T], 1 for a token; past_length and total_length int64 [1].
+    """
+    tokens = tape.op("Cast", [mask], {"to": ir.DataType.BOOL})
+    tokens = tape.op("Unsqueeze", [tokens, constant(graph, np.array([1, 2]))])
+    if not causal:
+        one = constant(graph, np.array([1]))
+        rows = tape.op("Sub", [total_length, past_length])
+        return tape.op("Expand", [tokens, tape.op("Concat", [one, one, rows, one], {"axis": 0})])
     zero, one = constant(graph, np.array(0)), constant(graph, np.array(1))
     keys = tape.op("Range", [zero, tape.op("Squeeze", [total_length]), one])
     rows = tape.op("Slice", [keys, past_length, total_length])
     rows = tape.op("Unsqueeze", [rows, constant(graph, np.array([1]))])
-    return tape.op("Where", [tape.op("LessOrEqual", [keys, rows]), scores, constant(graph, np.array(NEG))])
+    return tape.op("And", [tokens, tape.op("LessOrEqual", [keys, rows])])
+
+
+def row_bias(
+    tape: Tape, graph: ir.Graph, node: ir.Node, scores: ir.Value | None, visible: ir.Value, total_length: ir.Value
+) -> ir.Value:
+    """What an attention node adds to the products of each new token with every key, [B, Hs, S, T] float32.
+
+    scores: `raw_scores` of cached and new tokens, [B, Hs, 1, T]. visible: as `visible_keys` gives it, causal where the
+    node selects keys. total_length: int64 [1].
+    """
+    zero, lowest = constant(graph, np.array(0, dtype=np.float32)), constant(graph, np.array(NEG))
+    if node.op_type == "RatioMaskAttention":
+        assert scores is not None
+        ranked = _leave_out_lowest(tape, graph, node, scores, total_length)
+        if node.attributes["adds_causality"].as_int():
+            return tape.op("Add", [ranked, tape.op("Where", [visible, zero, lowest])])
+        return tape.op("Where", [visible, ranked, lowest])
+    bias = tape.op("Where", [visible, zero if scores is None else scores, lowest])
+    window = node.attributes["keep_window_size"].as_int()
+    return _keep_best(tape, graph, bias, window, total_length) if window else bias
 
 
 def _keep_best(tape: Tape, graph: ir.Graph, scores: ir.Value, window: int, total_length: ir.Value) -> ir.Value:
@@ -58,10 +84,8 @@ def _keep_best(tape: Tape, graph: ir.Graph, scores: ir.Value, window: int, total
     return tape.op("ScatterElements", [nothing, indices, best], {"axis": -1})
 
 
-def _leave_out_lowest(
-    tape: Tape, graph: ir.Graph, node: ir.Node, scores: ir.Value, past_length: ir.Value, total_length: ir.Value
-) -> ir.Value:
-    """`ratio_mask_attention`'s bias. The last of the heads in `scores` [B, Hs + 1, 1, T] marks padding."""
+def _leave_out_lowest(tape: Tape, graph: ir.Graph, node: ir.Node, scores: ir.Value, total_length: ir.Value) -> ir.Value:
+    """Scores [B, Hs, 1, T], NEG where `ratio_mask_attention` leaves out a key whoever looks."""
     window = constant(graph, np.array([node.attributes["keep_window_size"].as_int()]))
     ratio = constant(graph, np.array(float(node.attributes["ratio"].as_string()), dtype=np.float64))
     one, lowest = constant(graph, np.array([1])), constant(graph, np.array(NEG))
@@ -72,15 +96,8 @@ def _leave_out_lowest(
     is_ranked = tape.op("And", [tape.op("Greater", [total_length, window]), tape.op("GreaterOrEqual", [rank, one])])
 
     last, end = constant(graph, np.array([-1])), constant(graph, np.array([np.iinfo(np.int64).max]))
-    first, heads = constant(graph, np.array([0])), constant(graph, np.array([1]))
-    own = tape.op("Slice", [scores, first, last, heads])
-    padding = tape.op("Slice", [scores, last, end, heads])
     count = tape.op("Where", [is_ranked, rank, one])
-    smallest, _ = tape.op_multi_out("TopK", [own, count], {"axis": -1, "largest": 0, "sorted": 1}, num_outputs=2)
+    smallest, _ = tape.op_multi_out("TopK", [scores, count], {"axis": -1, "largest": 0, "sorted": 1}, num_outputs=2)
     threshold = tape.op("Slice", [smallest, last, end, last])
-    is_left_out = tape.op("And", [tape.op("Less", [own, threshold]), is_ranked])
-    own = tape.op("Where", [is_left_out, lowest, own])
-    mask = _causal(tape, graph, padding, past_length, total_length)
-    if node.attributes["adds_causality"].as_int():
-        return tape.op("Add", [own, mask])
-    return tape.op("Where", [tape.op("Equal", [mask, lowest]), lowest, own])
+    is_left_out = tape.op("And", [tape.op("Less", [scores, threshold]), is_ranked])
+    return tape.op("Where", [is_left_out, lowest, scores])

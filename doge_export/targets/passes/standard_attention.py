@@ -15,7 +15,7 @@ from onnx_ir.passes import common
 from onnx_ir.tape import Tape
 
 from doge_export.targets.lowering import Lowering, constant, extent, named
-from doge_export.targets.passes.selection import ATTENTION, row_bias, score_heads_of
+from doge_export.targets.passes.selection import ATTENTION, raw_scores, row_bias, visible_keys
 
 TOTAL = "past_sequence_length + sequence_length"
 
@@ -31,30 +31,33 @@ class StandardAttention(Lowering):
         for values in (graph.inputs, graph.outputs):
             for value in named(values, ".score"):
                 values.remove(value)
+        mask, ids = (
+            next(value for value in graph.inputs if value.name == name) for name in ("attention_mask", "input_ids")
+        )
         if named(graph.inputs, ".key"):
-            self._widen_mask(graph)
+            mask.shape = ir.Shape(["batch_size", TOTAL])
+        for node, place in mask.uses():
+            if node.op_type == "Shape":  # asked for the number of new tokens, which the mask no longer tells
+                node.replace_input_with(place, ids)
+        tape = Tape()
+        self.total_length = tape.op("Shape", [mask], {"start": 1, "end": 2})
+        past_length = tape.op("Sub", [self.total_length, tape.op("Shape", [ids], {"start": 1, "end": 2})])
+        self.visible = visible_keys(tape, graph, mask, past_length, self.total_length, causal=True)
+        graph.insert_before(graph[0], tape.nodes)
         result = super().call(model)
         # The scores now depend on the whole value cache, which is put together further down.
         common.TopologicalSortPass()(model)
         return result
 
-    @staticmethod
-    def _widen_mask(graph: ir.Graph) -> None:
-        mask = next(value for value in graph.inputs if value.name == "attention_mask")
-        mask.shape = ir.Shape(["batch_size", TOTAL])
-        ids = next(value for value in graph.inputs if value.name == "input_ids")
-        for node, place in mask.uses():
-            if node.op_type == "Shape":  # asked for the number of new tokens, which the mask no longer tells
-                node.replace_input_with(place, ids)
-
     def build(self, tape: Tape, node: ir.Node) -> Sequence[ir.Value | None]:
         """One layer."""
-        query, key, value, score, past_key, past_value, _ = node.inputs
+        query, key, value, _, past_key, past_value, _ = node.inputs
         heads = node.attributes["num_heads"].as_int()
         kv_heads = node.attributes["kv_num_heads"].as_int()
-        assert score is not None and value is not None
-        size, score_heads = extent(past_key, 3), score_heads_of(node)
-        group = heads // kv_heads
+        assert value is not None
+        size, group = extent(past_key, 3), heads // kv_heads
+        score = raw_scores(node)
+        score_heads = 1 if score is None else extent(score, 2)
         is_cached = past_key in self.graph.inputs
 
         def split(x: ir.Value | None) -> ir.Value:
@@ -65,18 +68,19 @@ class StandardAttention(Lowering):
         if is_cached:
             present_key = tape.op("Concat", [past_key, present_key], {"axis": 2})
             present_value = tape.op("Concat", [past_value, present_value], {"axis": 2})
-            flat = tape.op("Transpose", [present_value], {"perm": [0, 2, 1, 3]})
-            _recompute(score, value, tape.op("Reshape", [flat, self.ints(0, 0, kv_heads * size)]))
+            if score is not None:
+                flat = tape.op("Transpose", [present_value], {"perm": [0, 2, 1, 3]})
+                _recompute(score, value, tape.op("Reshape", [flat, self.ints(0, 0, kv_heads * size)]))
         for present, old in ((present_key, node.outputs[1]), (present_value, node.outputs[2])):
             present.type, present.shape = old.type, old.shape
 
-        by_key = tape.op("Transpose", [score], {"perm": [0, 2, 1]})
-        scores = tape.op("Unsqueeze", [by_key, self.ints(2)])  # [B, Hs, 1, T]
-        past_length = tape.op("Shape", [past_key], {"start": 2, "end": 3}) if is_cached else self.ints(0)
-        total_length = tape.op("Shape", [present_key], {"start": 2, "end": 3})
-        bias = row_bias(tape, self.graph, node, scores, past_length, total_length)
+        scores = None
+        if score is not None:
+            by_key = tape.op("Transpose", [score], {"perm": [0, 2, 1]})
+            scores = tape.op("Unsqueeze", [by_key, self.ints(2)])  # [B, Hs, 1, T]
+        bias = row_bias(tape, self.graph, node, scores, self.visible, self.total_length)
         if score_heads == heads and group > 1:
-            rows = tape.op("Concat", [self.ints(0, kv_heads, -1), total_length], {"axis": 0})
+            rows = tape.op("Concat", [self.ints(0, kv_heads, -1), self.total_length], {"axis": 0})
             bias = tape.op("Reshape", [bias, rows])
         elif group > 1:
             bias = tape.op("Concat", [bias] * group, {"axis": 2})
@@ -97,8 +101,7 @@ class StandardAttention(Lowering):
 def _recompute(score: ir.Value, value: ir.Value, every_value: ir.Value) -> None:
     """Let the nodes between `value` [B, S, Hkv * D] and `score` read `every_value` [B, T, Hkv * D] instead.
 
-    They work token by token, so the same nodes then give the scores of all T tokens; the mask among their inputs is a
-    function of attention_mask, which covers T tokens here.
+    They work token by token, so the same nodes then give the scores of all T tokens.
     """
     pending, seen = [score.producer()], set()
     while pending:
