@@ -26,7 +26,7 @@ class Context:
 
     def __init__(self, decoder: Decoder) -> None:
         self.decoder = decoder
-        self._ids: list[int] = []  # of the only row; nothing is recorded for a batch
+        self._ids: list[int] = []  # of the only row; nothing is recorded for a batch, nor for what is read whole
         self._turn = 0
 
     def clear(self, batch_size: int = 1) -> None:
@@ -60,7 +60,7 @@ class Context:
         for start in range(kept, length, size):
             chunk = slice(start, start + size)
             logits = self.decoder.forward(input_ids[:, chunk], mask[:, chunk] if is_padded else None, 1)
-            if len(rows) == 1:
+            if len(rows) == 1 and in_pieces:
                 self._ids.extend(rows[0][chunk])
         return logits, self._turn
 
@@ -71,7 +71,7 @@ class Context:
                 "this answer was cut off by another one: a session generates one at a time, load a second session"
             )
         logits = self.decoder.forward(tokens, None, 1)
-        if len(tokens) == 1:
+        if len(tokens) == 1 and self._ids:
             self._ids.append(int(tokens[0, 0]))
         return logits
 

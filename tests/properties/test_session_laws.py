@@ -111,3 +111,15 @@ def test_reference_routing_one_token_at_a_time_is_causal(reference_session, leng
 def test_more_than_the_export_holds_is_refused(session, excess, batch):
     with pytest.raises(DogeExportError, match=f"{MAX_LENGTH + excess} tokens .*{MAX_LENGTH}"):
         session.logits(np.zeros((batch, MAX_LENGTH + excess), np.int64))
+
+
+@pytest.mark.parametrize("first", [30, TRAINED, TRAINED + 1, MAX_LENGTH - 2])
+def test_what_is_reused_changes_no_answer(session, first):
+    """A prompt read whole, with scaled RoPE, is of no use to a shorter one that begins like it."""
+    ids = distinct_ids(1, MAX_LENGTH)[0].tolist()
+    _, turn = session._context.read([ids[:first]])
+    session._context.append(turn, np.array([[ids[first]]]))
+    for length in (20, first + 2):
+        reused, _ = session._context.read([ids[:length]], reuse=True)
+        fresh, _ = session._context.read([ids[:length]])
+        assert_equal_to_rounding(reused, fresh, ONNXRUNTIME)
