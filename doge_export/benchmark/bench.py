@@ -1,4 +1,4 @@
-"""How fast a folder answers: medians of rounds in which everything compared takes its turn.
+"""How fast folders answer: rounds in which everything compared takes its turn.
 
 Other work on the machine slows all of them alike when they alternate in one process, so ratios hold where absolute
 times do not.
@@ -7,148 +7,216 @@ times do not.
 from __future__ import annotations
 
 import dataclasses
-import os
-import platform
-import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from doge_export.benchmark.machine import machine
 from doge_export.benchmark.probe import probe
+from doge_export.benchmark.subject import Exported, Subject
 from doge_export.console import progress
 from doge_export.errors import DogeExportError
+from doge_export.runtime.graph import graph_file
 from doge_export.runtime.loading import load_as
 from doge_export.runtime.session import Session
+
+Timings = dict[str, dict[str, list[float]]]
+"""[10th percentile, median, 90th percentile] over the rounds, by subject and measure."""
+
+STEPS = 32
+"""Tokens decoded at a context: few, so that the context stays what it is called."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Benchmark:
-    """Tokens a second by subject and measure, [lowest, median, highest] over the rounds, and what one process needs."""
+    """What was measured of every subject: an exported graph each, and if one was asked for, a checkpoint in PyTorch.
 
-    folder: str
-    rates: dict[str, dict[str, list[float]]]
-    process: dict[str, Any]
+    subjects: what each name stands for.
+    rates: tokens a second: "decode" (a generation), "prefill" (a long prompt), "decode@N" (behind N tokens).
+    seconds: "first_token" (behind the generation's prompt), "first_token@N".
+    process: what a fresh process needs, for the exported ones.
+    baseline: the subject that ratios are to: what was compared with, else the first of several.
+    """
+
+    subjects: dict[str, dict[str, Any]]
+    rates: Timings
+    seconds: Timings
+    process: dict[str, dict[str, Any]]
+    baseline: str | None
     settings: dict[str, Any]
+    machine: dict[str, Any]
 
-    def ratio(self, measure: str) -> float | None:
-        """Median against that of what it is compared with; None without a comparison."""
-        other = next((rates for subject, rates in self.rates.items() if subject != "doge-export"), None)
-        return None if other is None else self.rates["doge-export"][measure][1] / other[measure][1]
+    def ratio(self, subject: str, measure: str) -> float | None:
+        """How many times as fast as the baseline, by medians; None of the baseline itself and where there is none."""
+        if self.baseline in (None, subject):
+            return None
+        if measure in self.rates[subject]:
+            return self.rates[subject][measure][1] / self.rates[self.baseline][measure][1]
+        return self.seconds[self.baseline][measure][1] / self.seconds[subject][measure][1]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
-        ratios = {measure: self.ratio(measure) for measure in self.rates["doge-export"]}
+        measures = [*self.rates[next(iter(self.rates))], *self.seconds[next(iter(self.seconds))]]
+        ratios = {
+            subject: {measure: self.ratio(subject, measure) for measure in measures}
+            for subject in self.subjects
+            if self.baseline not in (None, subject)
+        }
         return {**dataclasses.asdict(self), "ratios": ratios}
 
 
 def bench(
-    folder: str | Path,
+    folders: str | Path | Sequence[str | Path],
     *,
+    precision: Sequence[str] = (),
     compare: str | Path | None = None,
     threads: int | None = None,
     prompt_length: int = 16,
     new_tokens: int = 200,
     prefill_length: int = 512,
+    context: Sequence[int] = (),
     rounds: int = 5,
 ) -> Benchmark:
-    """Time an exported folder.
+    """Time exported folders.
 
     Args:
-        folder: as `doge-export onnx` wrote it.
-        compare: the local checkpoint to run in PyTorch, in the same process and the same rounds: in transformers, or
-            if it is of a generation that transformers does not have, in doge-export's own module.
-        threads: CPU threads of both.
+        folders: one or several, as `doge-export onnx` wrote them.
+        precision: which graphs of each, by default the one that `load` opens.
+        compare: the checkpoint to run in PyTorch, in the same process and the same rounds: in transformers, or if it is
+            of a generation that transformers does not have, in doge-export's own module.
+        threads: CPU threads of all.
         prompt_length: of the generation whose tokens a second are "decode".
         new_tokens: its length; eos does not end it.
         prefill_length: tokens of the prompt whose reading is "prefill".
+        context: numbers of tokens to measure the first token and decoding behind.
         rounds: of which the median is taken, after one that is not counted.
+
+    Lengths that the shortest export does not hold are cut, but a prompt or a context that leaves no room is refused.
     """
-    folder = Path(folder)
-    session = load_as(Session, folder, purpose="bench", threads=threads)
-    prefill_length = min(prefill_length, session.max_length)
-    new_tokens = min(new_tokens, session.max_length - prompt_length)
-    if new_tokens < 1:
-        raise DogeExportError(
-            f"a prompt of {prompt_length} tokens leaves no room: this export holds {session.max_length}"
-        )
-    process = probe(folder, threads, new_tokens)
-    random = np.random.default_rng(0)
-    prompt = random.integers(session.decoder.vocab_size, size=(1, prompt_length))
-    long_prompt = random.integers(session.decoder.vocab_size, size=(1, prefill_length))
-    subjects: dict[str, dict[str, Callable[[], float]]] = {
-        "doge-export": {
-            "decode": lambda: _decode(session, prompt, new_tokens),
-            "prefill": lambda: _prefill(session, long_prompt),
-        }
-    }
+    given = [folders] if isinstance(folders, (str, Path)) else folders
+    sessions = _open(list(dict.fromkeys(map(Path, given))), list(dict.fromkeys(precision)), threads)
+    longest = min(session.max_length for _, session, _ in sessions)
+    contexts = sorted(set(context))
+    for length in (prompt_length, *contexts):
+        if length >= longest:
+            raise DogeExportError(f"{length} tokens leave no room for another: this export holds {longest}")
+    new_tokens = min(new_tokens, longest - prompt_length)
+    prefill_length = min(prefill_length, longest)
     settings: dict[str, Any] = {
         "prompt_length": prompt_length,
         "new_tokens": new_tokens,
         "prefill_length": prefill_length,
+        "contexts": contexts,
         "rounds": rounds,
         "threads": threads,
-        "machine": platform.processor() or platform.machine(),
-        "cpus": os.cpu_count(),
-        "onnxruntime": _version("onnxruntime"),
     }
+    process = {name: probe(session.folder, threads, new_tokens, asked) for name, session, asked in sessions}
+    described: dict[str, dict[str, Any]] = {name: _described(session, asked) for name, session, asked in sessions}
+    timed: list[Subject] = [Exported(name, session) for name, session, _ in sessions]
+    baseline = timed[0].name if len(timed) > 1 else None
     if compare is not None:
         from doge_export.benchmark.reference import load_reference
         from doge_export.checkpoint import open_checkpoint
         from doge_export.checkpoint.generation import Assumptions
 
-        assumed = Assumptions(**session.manifest.get("assumptions", {}))
-        reference = load_reference(
-            open_checkpoint(compare, assumed=assumed), session.manifest["cdmoe_routing"], threads
-        )
+        manifest = sessions[0][1].manifest
+        checkpoint = open_checkpoint(compare, assumed=Assumptions(**manifest.get("assumptions", {})))
+        reference = load_reference(checkpoint, manifest["cdmoe_routing"], threads)
         settings["compared_with"] = reference.description
-        subjects[reference.name] = {
-            "decode": lambda: reference.decode(prompt, new_tokens),
-            "prefill": lambda: reference.prefill(long_prompt),
-        }
-    return Benchmark(str(folder), _interleaved(subjects, rounds), process, settings)
+        described[reference.name] = {"checkpoint": str(compare), "description": reference.description}
+        baseline = reference.name
+        timed.append(reference)
+    vocab_size = min(session.decoder.vocab_size for _, session, _ in sessions)
+    ids = np.random.default_rng(0).integers(vocab_size, size=(1, longest))
+    rates, seconds = _interleaved(timed, _measures(ids, prompt_length, new_tokens, prefill_length, contexts), rounds)
+    return Benchmark(described, rates, seconds, process, baseline, settings, machine())
 
 
-def _interleaved(subjects: dict[str, dict[str, Callable[[], float]]], rounds: int) -> dict[str, dict[str, list[float]]]:
-    seen: dict[tuple[str, str], list[float]] = defaultdict(list)
-    with progress("timing", (rounds + 1) * sum(map(len, subjects.values()))) as advance:
-        for turn in range(rounds + 1):
-            for subject, measures in subjects.items():
-                for measure, run in measures.items():
-                    rate = run()
-                    if turn:
-                        seen[subject, measure].append(rate)
-                    advance()
+def contexts_to_plot(folders: Sequence[str | Path]) -> list[int]:
+    """Contexts that show a curve: 64 and its doubles, as far as all folders hold them."""
+    from doge_export.package.manifest import read_manifest
+
+    longest = min(read_manifest(folder)["max_length"] for folder in folders)
+    return [length for length in (64 << doubling for doubling in range(32)) if length + STEPS <= longest] or [
+        longest // 2
+    ]
+
+
+def _open(folders: list[Path], precisions: list[str], threads: int | None) -> list[tuple[str, Session, str | None]]:
+    """Name, session and precision (None where it was not asked for) of every graph to time."""
+    opened: list[tuple[str, Session, str | None]] = []
+    asked: list[str | None] = [*precisions] or [None]
+    for folder in folders:
+        for precision in asked:
+            session = load_as(Session, folder, purpose="bench", precision=precision, threads=threads)
+            parts = ([str(folder)] if len(folders) > 1 else []) + ([precision] if precision else [])
+            opened.append((" ".join(parts) or "doge-export", session, precision))
+    return opened
+
+
+def _described(session: Session, precision: str | None) -> dict[str, Any]:
+    """With the bytes of the graph that runs, its external data included."""
+    manifest = session.manifest
+    graph = graph_file(session.folder, manifest, precision)
+    parts = (file["bytes"] for name, file in manifest["files"].items() if name in (graph, f"{graph}_data"))
     return {
-        subject: {
-            measure: [float(f(seen[subject, measure])) for f in (np.min, np.median, np.max)] for measure in measures
-        }
-        for subject, measures in subjects.items()
+        "folder": str(session.folder),
+        "precision": manifest["graphs"][graph]["dtype"],
+        "file_bytes": sum(parts),
     }
 
 
-def _decode(session: Session, prompt: np.ndarray, new_tokens: int) -> float:
-    """Like `Session.generate`, greedy, without an end: the tokens go through the decoder and argmax one by one."""
-    decoder = session.decoder
-    start = time.perf_counter()
-    decoder.reset()
-    logits = decoder.forward(prompt, None, 1)
-    for _ in range(new_tokens - 1):
-        logits = decoder.forward(logits[:, -1].argmax(axis=-1)[:, None], None, 1)
-    logits[:, -1].argmax(axis=-1)
-    return new_tokens / (time.perf_counter() - start)
+Measure = Callable[[Subject], tuple[dict[str, float], dict[str, float]]]
+"""Runs a subject once; gives rates and seconds by name."""
 
 
-def _prefill(session: Session, prompt: np.ndarray) -> float:
-    session.decoder.reset()
-    start = time.perf_counter()
-    session.decoder.forward(prompt, None, 1)
-    return prompt.shape[1] / (time.perf_counter() - start)
+def _measures(
+    ids: np.ndarray, prompt_length: int, new_tokens: int, prefill_length: int, contexts: Sequence[int]
+) -> list[Measure]:
+    def generation(subject: Subject) -> tuple[dict[str, float], dict[str, float]]:
+        prompt = ids[:, :prompt_length]
+        first = subject.read(prompt)
+        return {"decode": new_tokens / subject.generate(prompt, new_tokens)}, {"first_token": first}
+
+    def prefill(subject: Subject) -> tuple[dict[str, float], dict[str, float]]:
+        return {"prefill": prefill_length / subject.read(ids[:, :prefill_length])}, {}
+
+    def behind(context: int) -> Measure:
+        steps = min(STEPS, ids.shape[1] - context)
+
+        def measure(subject: Subject) -> tuple[dict[str, float], dict[str, float]]:
+            first = subject.read(ids[:, :context])
+            return {f"decode@{context}": steps / subject.step(steps)}, {f"first_token@{context}": first}
+
+        return measure
+
+    return [generation, prefill, *map(behind, contexts)]
 
 
-def _version(package: str) -> str:
-    from importlib.metadata import version
+def _interleaved(subjects: Sequence[Subject], measures: Sequence[Measure], rounds: int) -> tuple[Timings, Timings]:
+    """Every round runs every measure of every subject, the subjects of a measure one right after the other."""
+    seen: tuple[dict[tuple[str, str], list[float]], ...] = (defaultdict(list), defaultdict(list))
+    with progress("timing", (rounds + 1) * len(measures) * len(subjects)) as advance:
+        for turn in range(rounds + 1):
+            for measure in measures:
+                for subject in subjects if turn % 2 else subjects[::-1]:
+                    for kind, found in zip(seen, measure(subject), strict=True):
+                        for name, value in found.items() if turn else ():
+                            kind[subject.name, name].append(value)
+                    advance()
+    rates, seconds = (_percentiles(kind, subjects) for kind in seen)
+    return rates, seconds
 
-    return version(package)
+
+def _percentiles(seen: dict[tuple[str, str], list[float]], subjects: Sequence[Subject]) -> Timings:
+    return {
+        subject.name: {
+            measure: np.percentile(values, (10, 50, 90)).tolist()
+            for (name, measure), values in seen.items()
+            if name == subject.name
+        }
+        for subject in subjects
+    }

@@ -1,4 +1,4 @@
-"""What a fresh process needs to answer: run as `python -m doge_export.benchmark.probe FOLDER THREADS NEW_TOKENS`.
+"""What a fresh process needs to answer: `python -m doge_export.benchmark.probe FOLDER THREADS NEW_TOKENS [PRECISION]`.
 
 Prints one JSON object. In a process of its own because imports, loading and peak memory can only be measured once.
 """
@@ -15,9 +15,9 @@ from typing import Any
 from doge_export.memory import peak_resident_bytes
 
 
-def probe(folder: Path, threads: int | None, new_tokens: int) -> dict[str, Any]:
+def probe(folder: Path, threads: int | None, new_tokens: int, precision: str | None = None) -> dict[str, Any]:
     """Seconds of `import`, of loading and the first token; peak resident bytes before and while generating."""
-    arguments = [str(folder), str(threads or 0), str(new_tokens)]
+    arguments = [str(folder), str(threads or 0), str(new_tokens), precision or ""]
     done = subprocess.run(
         [sys.executable, "-m", "doge_export.benchmark.probe", *arguments], capture_output=True, text=True, check=True
     )
@@ -25,7 +25,7 @@ def probe(folder: Path, threads: int | None, new_tokens: int) -> dict[str, Any]:
     return answer
 
 
-def main(folder: str, threads: str, new_tokens: str) -> None:
+def main(folder: str, threads: str, new_tokens: str, precision: str = "") -> None:
     """Measure and print."""
     start = time.perf_counter()
     import numpy as np
@@ -37,7 +37,8 @@ def main(folder: str, threads: str, new_tokens: str) -> None:
 
     imported = time.perf_counter()
     base = peak_resident_bytes()
-    session = doge_export.load(folder, threads=int(threads) or None)
+    session = doge_export.load(folder, precision=precision or None, threads=int(threads) or None)
+    assert isinstance(session, doge_export.Session)
     loaded = time.perf_counter()
     decoder = session.decoder
     prompt = np.arange(min(16, decoder.max_length), dtype=np.int64)[None] % decoder.vocab_size

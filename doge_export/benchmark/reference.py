@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from doge_export.benchmark.subject import Subject
 from doge_export.validation.oracle import in_transformers
 
 if TYPE_CHECKING:
@@ -16,17 +17,10 @@ if TYPE_CHECKING:
     from doge_export.checkpoint.architecture import CdmoeRouting
 
 
-class Reference(Protocol):
-    """What a session is timed against. `name` stands in the table, `description` says versions."""
+class Reference(Subject, Protocol):
+    """A checkpoint in PyTorch. `description` says versions."""
 
-    name: str
     description: str
-
-    def decode(self, prompt: np.ndarray, new_tokens: int) -> float:
-        """Tokens a second of a greedy generation, prompt included."""
-
-    def prefill(self, prompt: np.ndarray) -> float:
-        """Tokens a second of reading a prompt, with the logits of its last token only where that can be asked."""
 
 
 def load_reference(checkpoint: Checkpoint, cdmoe_routing: CdmoeRouting | None, threads: int | None) -> Reference:
@@ -54,9 +48,24 @@ class TransformersReference:
         self.description = f"transformers {transformers.__version__}, torch {torch.__version__}"
         self._torch = torch
         self._model = load_transformers(checkpoint)
+        self._cache: Any = None
 
-    def decode(self, prompt: np.ndarray, new_tokens: int) -> float:
-        """See `Reference`."""
+    def read(self, prompt: np.ndarray) -> float:
+        """See `Subject`."""
+        start = time.perf_counter()
+        self._cache = None
+        self._token = self._next(self._torch.from_numpy(prompt))
+        return time.perf_counter() - start
+
+    def step(self, count: int) -> float:
+        """See `Subject`; without what `generate` spends around a step."""
+        start = time.perf_counter()
+        for _ in range(count):
+            self._token = self._next(self._token)
+        return time.perf_counter() - start
+
+    def generate(self, prompt: np.ndarray, new_tokens: int) -> float:
+        """See `Subject`."""
         ids = self._torch.from_numpy(prompt)
         start = time.perf_counter()
         self._model.generate(
@@ -67,14 +76,14 @@ class TransformersReference:
             do_sample=False,
             pad_token_id=0,
         )
-        return new_tokens / (time.perf_counter() - start)
+        return time.perf_counter() - start
 
-    def prefill(self, prompt: np.ndarray) -> float:
-        """See `Reference`."""
+    def _next(self, ids: torch.Tensor) -> torch.Tensor:
         with self._torch.no_grad():
-            start = time.perf_counter()
-            self._model(self._torch.from_numpy(prompt), logits_to_keep=1, use_cache=True)
-            return prompt.shape[1] / (time.perf_counter() - start)
+            output = self._model(ids, past_key_values=self._cache, use_cache=True, logits_to_keep=1)
+        self._cache = output.past_key_values
+        chosen: torch.Tensor = output.logits[:, -1:].argmax(-1)
+        return chosen
 
 
 class ModuleReference:
@@ -94,24 +103,31 @@ class ModuleReference:
         )
         self._torch = torch
         self._model = DogeForExport.from_tensors(architecture, checkpoint.tensors, cdmoe_routing)
+        self._cache: Any = None
+        self._seen = 0
 
-    def decode(self, prompt: np.ndarray, new_tokens: int) -> float:
-        """See `Reference`."""
+    def read(self, prompt: np.ndarray) -> float:
+        """See `Subject`; with the logits of every token."""
+        start = time.perf_counter()
+        self._cache, self._seen = None, 0
+        self._token = self._next(self._torch.from_numpy(prompt))
+        return time.perf_counter() - start
+
+    def step(self, count: int) -> float:
+        """See `Subject`."""
+        start = time.perf_counter()
+        for _ in range(count):
+            self._token = self._next(self._token)
+        return time.perf_counter() - start
+
+    def generate(self, prompt: np.ndarray, new_tokens: int) -> float:
+        """See `Subject`."""
+        return self.read(prompt) + self.step(new_tokens - 1)
+
+    def _next(self, ids: torch.Tensor) -> torch.Tensor:
+        end = self._seen + ids.shape[1]
+        positions = self._torch.arange(self._seen, end)[None]
         with self._torch.inference_mode():
-            start = time.perf_counter()
-            ids, cache = self._torch.from_numpy(prompt), None
-            for seen in range(prompt.shape[1], prompt.shape[1] + new_tokens):
-                logits, cache = self._forward(ids, seen, cache)
-                ids = logits[:, -1:].argmax(-1)
-            return new_tokens / (time.perf_counter() - start)
-
-    def prefill(self, prompt: np.ndarray) -> float:
-        """See `Reference`; with the logits of every token."""
-        with self._torch.inference_mode():
-            start = time.perf_counter()
-            self._forward(self._torch.from_numpy(prompt), prompt.shape[1], None)
-            return prompt.shape[1] / (time.perf_counter() - start)
-
-    def _forward(self, ids: torch.Tensor, seen: int, cache: Any) -> tuple[torch.Tensor, Any]:
-        positions = self._torch.arange(seen - ids.shape[1], seen)[None]
-        return self._model(ids, self._torch.ones_like(ids), positions, cache)
+            logits, self._cache = self._model(ids, self._torch.ones_like(ids), positions, self._cache)
+        self._seen = end
+        return logits[:, -1:].argmax(-1)

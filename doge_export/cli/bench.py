@@ -1,51 +1,102 @@
-"""`doge-export bench`: how fast a folder answers."""
+"""`doge-export bench`: how fast folders answer."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from doge_export.cli.options import folder_argument, json_option, threads_option
+from doge_export.cli.options import PRECISIONS, json_option, threads_option
 from doge_export.cli.render import columns, echo_json, size
+
+if TYPE_CHECKING:
+    from doge_export.benchmark.bench import Benchmark
 
 
 @click.command()
-@folder_argument
+@click.argument("folders", metavar="FOLDER...", type=click.Path(path_type=Path), nargs=-1, required=True)
+@click.option(
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    multiple=True,
+    help="Which of each folder's graphs; may be given several times. [default: float32 if it is there]",
+)
 @click.option(
     "--compare",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
     metavar="MODEL",
-    help="A local checkpoint to run in PyTorch (transformers, if it can), in the same process, in turns.",
+    help="A checkpoint to run in PyTorch (transformers, if it can), in the same process, in turns.",
 )
 @click.option("--prompt-length", type=click.IntRange(1), default=16, show_default=True, help="Tokens before decoding.")
 @click.option("--new-tokens", type=click.IntRange(1), default=200, show_default=True, help="Tokens to decode.")
 @click.option("--prefill-length", type=click.IntRange(1), default=512, show_default=True, help="Tokens to prefill.")
+@click.option(
+    "--context",
+    type=click.IntRange(1),
+    multiple=True,
+    metavar="N",
+    help="Time decoding and the first token behind N tokens too. May be given several times.",
+)
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Of which the median is shown.")
+@click.option(
+    "--plot",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Draw speed and latency against context, as .svg or .png. [contexts by default: 64, 128, 256...]",
+)
 @threads_option
 @json_option
-def command(folder: Path, as_json: bool, **options: int | Path | None) -> None:
+def command(folders: tuple[Path, ...], plot: Path | None, as_json: bool, **options: Any) -> None:
     """Time decoding, prefill, loading and memory.
 
-    Tokens a second: the median of the rounds, with the lowest and the highest.
+    Folders and precisions are timed side by side, in turns. Shows the median of the rounds, the 10th and the 90th
+    percentile, and how many times as fast as what it is compared with (else as the first) each one is.
     """
-    from doge_export.benchmark.bench import bench
+    from doge_export.benchmark.bench import bench, contexts_to_plot
 
-    result = bench(folder, **options)  # type: ignore[arg-type]
-    if as_json:
-        echo_json(result.to_dict())
-        return
-    rows = [("", "decode tok/s", "", "prefill tok/s", "")]
-    for subject, rates in result.rates.items():
-        cells = [text for low, mid, high in rates.values() for text in (f"{mid:.1f}", f"({low:.1f} to {high:.1f})")]
-        rows.append((subject, *cells))  # type: ignore[arg-type]
-    if result.ratio("decode"):
-        rows.append(("ratio", f"{result.ratio('decode'):.2f}x", "", f"{result.ratio('prefill'):.2f}x", ""))
-    click.echo(columns(rows, indent=0))
-    process = result.process
-    click.echo(
-        f"a fresh process: import {process['import_seconds']:.2f} s, load {process['load_seconds']:.2f} s, "
-        f"load and first token {process['first_token_seconds']:.2f} s, peak memory {size(process['peak_bytes'])} "
-        f"({size(process['base_bytes'])} of it before loading)"
-    )
-    click.echo("  ".join(f"{name} {value}" for name, value in result.settings.items() if value is not None))
+    if plot is not None:
+        from doge_export.benchmark.plot import plot_path, write_plot
+
+        plot = plot_path(plot)
+        options["context"] = options["context"] or contexts_to_plot(folders)
+    result = bench(folders, **options)
+    if plot is not None:
+        write_plot(result, plot)
+    echo_json(result.to_dict()) if as_json else click.echo(_table(result))
+
+
+def _table(result: Benchmark) -> str:
+    asked = result.settings
+    titles = {
+        "decode": f"decode {asked['new_tokens']} after {asked['prompt_length']}",
+        "prefill": f"prefill {asked['prefill_length']}",
+        "first_token": f"first token after {asked['prompt_length']}",
+    }
+    rows: list[tuple[str, ...]] = []
+    for unit, show, timings in (
+        ("tokens/s", lambda rate: f"{rate:.1f}", result.rates),
+        ("ms", lambda seconds: f"{1000 * seconds:.2f}", result.seconds),
+    ):
+        for measure in next(iter(timings.values())):
+            name, _, context = measure.partition("@")
+            title = f"{name.replace('_', ' ')} at context {context}" if context else titles[name]
+            rows.append((title, unit, "p10 to p90", "ratio" if result.baseline else ""))
+            for subject, measures in timings.items():
+                low, median, high = map(show, measures[measure])
+                ratio = result.ratio(subject, measure)
+                rows.append((f"  {subject}", median, f"{low} to {high}", "" if ratio is None else f"{ratio:.2f}x"))
+    return "\n".join((columns(rows, indent=0), _processes(result), _conditions(result)))
+
+
+def _processes(result: Benchmark) -> str:
+    rows = [("a fresh process", "import", "load", "and first token", "peak memory", "before loading", "file")]
+    for subject, process in result.process.items():
+        seconds = (process[f"{what}_seconds"] for what in ("import", "load", "first_token"))
+        sizes = (process["peak_bytes"], process["base_bytes"], result.subjects[subject]["file_bytes"])
+        rows.append((f"  {subject}", *(f"{value:.2f} s" for value in seconds), *map(size, sizes)))  # type: ignore[arg-type]
+    return columns(rows, indent=0)
+
+
+def _conditions(result: Benchmark) -> str:
+    settings = {**result.settings, **result.machine}
+    return "  ".join(f"{name} {value}" for name, value in settings.items() if value not in (None, []))

@@ -1,0 +1,53 @@
+"""What is timed: something that reads a prompt and goes on from there, greedily, token by token."""
+
+from __future__ import annotations
+
+import time
+from typing import Protocol
+
+import numpy as np
+
+from doge_export.runtime.context import Context
+from doge_export.runtime.session import Session
+
+
+class Subject(Protocol):
+    """A row of the table. Prompts are int64 [1, S]; every time is in seconds."""
+
+    name: str
+
+    def read(self, prompt: np.ndarray) -> float:
+        """Time from nothing to the token behind the prompt: the time to first token."""
+
+    def step(self, count: int) -> float:
+        """Time of so many more tokens, each read and its successor chosen."""
+
+    def generate(self, prompt: np.ndarray, new_tokens: int) -> float:
+        """Time of a whole greedy generation that no token ends."""
+
+
+class Exported:
+    """A session, asked as `Session.generate` asks: the same reads, and the likeliest token of each step."""
+
+    def __init__(self, name: str, session: Session) -> None:
+        self.name = name
+        self._context = Context(session.decoder)
+
+    def read(self, prompt: np.ndarray) -> float:
+        """See `Subject`."""
+        rows = prompt.tolist()
+        start = time.perf_counter()
+        logits, self._turn = self._context.read(rows)
+        self._token = logits[:, -1].argmax(axis=-1)[:, None]
+        return time.perf_counter() - start
+
+    def step(self, count: int) -> float:
+        """See `Subject`."""
+        start = time.perf_counter()
+        for _ in range(count):
+            self._token = self._context.append(self._turn, self._token)[:, -1].argmax(axis=-1)[:, None]
+        return time.perf_counter() - start
+
+    def generate(self, prompt: np.ndarray, new_tokens: int) -> float:
+        """See `Subject`."""
+        return self.read(prompt) + self.step(new_tokens - 1)

@@ -1,0 +1,107 @@
+"""`doge-export eval`: what a folder makes of the user's own text and questions."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from doge_export.cli.options import folder_argument, json_option, precision_option, threads_option
+from doge_export.cli.render import columns, echo_json
+from doge_export.errors import DogeExportError
+
+if TYPE_CHECKING:
+    from doge_export.evaluation.choices import ChoicesScore
+    from doge_export.evaluation.perplexity import TextScore
+
+
+@click.command()
+@folder_argument
+@click.option("--text", type=click.Path(path_type=Path), metavar="FILE", help="Perplexity of this UTF-8 text.")
+@click.option("--window", type=int, metavar="N", help="Tokens seen at once. [default: as many as it holds, up to 2048]")
+@click.option("--stride", type=int, metavar="N", help="Tokens that the window moves by. [default: half of it]")
+@click.option(
+    "--choices",
+    type=click.Path(path_type=Path),
+    metavar="FILE.jsonl",
+    help='Multiple choice: lines of {"question", "choices", "answer": index or text, "context": optional}.',
+)
+@click.option("--details", type=click.Path(path_type=Path), metavar="FILE", help="Write a JSON line for each question.")
+@precision_option
+@threads_option
+@json_option
+def command(
+    folder: Path,
+    text: Path | None,
+    window: int | None,
+    stride: int | None,
+    choices: Path | None,
+    details: Path | None,
+    precision: str | None,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Perplexity of text, accuracy on questions.
+
+    Perplexity is that of a sliding window: every token once, with at least window - stride tokens before it. Choices
+    are scored as lm-evaluation-harness does: acc by their likelihood behind "CONTEXT\\n\\nQUESTION ", acc_norm and
+    acc_bytes by that over characters and over bytes, exact_match by what greedy generation would write.
+    """
+    from doge_export.evaluation.choices import evaluate_choices
+    from doge_export.evaluation.files import read_text
+    from doge_export.evaluation.perplexity import evaluate_text
+    from doge_export.evaluation.questions import read_questions
+    from doge_export.runtime.graph import graph_file
+    from doge_export.runtime.loading import load_as
+    from doge_export.runtime.session import Session
+
+    if text is None and choices is None:
+        raise click.UsageError("give --text FILE, --choices FILE.jsonl, or both.")
+    if choices is None and details is not None:
+        raise click.UsageError("--details is of --choices; give both.")
+    if text is None and (window is not None or stride is not None):
+        raise click.UsageError("--window and --stride are of --text; give it too.")
+    if details is not None and (details.is_dir() or not details.parent.is_dir()):
+        raise DogeExportError(
+            f"--details {details}: {'is a folder' if details.is_dir() else 'its folder does not exist'}"
+        )
+    content = None if text is None else read_text(text)
+    questions = None if choices is None else read_questions(choices)
+    session = load_as(Session, folder, purpose="eval", precision=precision, threads=threads)
+    graph = session.manifest["graphs"][graph_file(folder, session.manifest, precision)]
+    results: dict[str, Any] = {"folder": str(folder), "precision": graph["dtype"]}
+    if content is not None:
+        results["text"] = evaluate_text(session, content, window=window, stride=stride)
+    if questions is not None:
+        results["choices"] = evaluate_choices(session, questions)
+    if details is not None:
+        lines = (json.dumps(item.to_dict(), ensure_ascii=False) for item in results["choices"].answers)
+        details.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    if as_json:
+        echo_json({name: value.to_dict() if hasattr(value, "to_dict") else value for name, value in results.items()})
+        return
+    if "text" in results:
+        click.echo(_of_text(results["text"]))
+    if "choices" in results:
+        click.echo(_of_choices(results["choices"]))
+
+
+def _of_text(score: TextScore) -> str:
+    rows = [
+        ("perplexity", f"{score.perplexity:.4f}"),
+        ("nats per token", f"{score.nats_per_token:.4f}"),
+        ("bits per byte", f"{score.bits_per_byte:.4f}"),
+        ("tokens", f"{score.tokens} ({score.bytes} bytes), window {score.window}, stride {score.stride}"),
+    ]
+    return columns(rows, indent=0)
+
+
+def _of_choices(score: ChoicesScore) -> str:
+    rows = [
+        (name, f"{measure['value']:.4f}", "" if measure["stderr"] is None else f"+- {measure['stderr']:.4f}")
+        for name, measure in score.measures.items()
+    ]
+    cut = f"{score.truncated} cut at their start" if score.truncated else ""
+    return columns([*rows, ("questions", str(len(score.answers)), cut)], indent=0)
