@@ -11,9 +11,15 @@ from typing import TYPE_CHECKING, Any
 from doge_export.errors import DogeExportError, RunFailed
 
 if TYPE_CHECKING:
+    from doge_export.evaluation.choices import ChoicesScore as ChoicesScore
+    from doge_export.evaluation.choices import evaluate_choices as evaluate_choices
+    from doge_export.evaluation.perplexity import TextScore as TextScore
+    from doge_export.evaluation.perplexity import evaluate_text as evaluate_text
     from doge_export.package import verify as verify
     from doge_export.pipeline import ExportResult as ExportResult
     from doge_export.pipeline import export as export
+    from doge_export.quantization.quantize import QuantizeResult as QuantizeResult
+    from doge_export.quantization.quantize import quantize as quantize
     from doge_export.runtime import ClassificationSession as ClassificationSession
     from doge_export.runtime import FeatureSession as FeatureSession
     from doge_export.runtime import Generation as Generation
@@ -25,9 +31,15 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "ChoicesScore": "doge_export.evaluation.choices",
+    "evaluate_choices": "doge_export.evaluation.choices",
+    "TextScore": "doge_export.evaluation.perplexity",
+    "evaluate_text": "doge_export.evaluation.perplexity",
     "ExportResult": "doge_export.pipeline",
     "export": "doge_export.pipeline",
     "verify": "doge_export.package",
+    "QuantizeResult": "doge_export.quantization.quantize",
+    "quantize": "doge_export.quantization.quantize",
     "ClassificationSession": "doge_export.runtime",
     "FeatureSession": "doge_export.runtime",
     "Generation": "doge_export.runtime",

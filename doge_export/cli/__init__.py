@@ -15,6 +15,7 @@ main = CommandFolder(
     "doge-export",
     commands=(
         "onnx",
+        "quantize",
         "convert",
         "generate",
         "chat",
@@ -23,6 +24,7 @@ main = CommandFolder(
         "validate",
         "inspect",
         "verify",
+        "eval",
         "bench",
         "doctor",
         "demo",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from doge_export import console
-from doge_export.cli.options import folder_argument, generation_options, threads_option
+from doge_export.cli.options import folder_argument, generation_options, precision_option, threads_option
 from doge_export.cli.text import show
 from doge_export.errors import DogeExportError
 
@@ -30,8 +30,16 @@ Ctrl-C         stops an answer"""
 @folder_argument
 @click.option("--system", metavar="TEXT", help="System message that the conversation starts with.")
 @generation_options
+@precision_option
 @threads_option
-def command(folder: Path, system: str | None, threads: int | None, stop: tuple[str, ...], **settings: Any) -> None:
+def command(
+    folder: Path,
+    system: str | None,
+    precision: str | None,
+    threads: int | None,
+    stop: tuple[str, ...],
+    **settings: Any,
+) -> None:
     """Talk with an exported model, turn after turn.
 
     Each line is a message; /help lists the commands. Messages through a pipe are answered line by line, with
@@ -40,7 +48,7 @@ def command(folder: Path, system: str | None, threads: int | None, stop: tuple[s
     from doge_export.runtime.loading import load_as
     from doge_export.runtime.session import Session
 
-    session = load_as(Session, folder, purpose="chat", threads=threads)
+    session = load_as(Session, folder, purpose="chat", precision=precision, threads=threads)
     chat = session.chat(system)
     at_terminal = sys.stdin.isatty() and sys.stdout.isatty()
     if at_terminal:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from doge_export import console
-from doge_export.cli.options import folder_argument, json_option, texts_options, threads_option
+from doge_export.cli.options import folder_argument, json_option, precision_option, texts_options, threads_option
 from doge_export.cli.render import columns, echo_json
 from doge_export.cli.text import given_texts, one_line
 
@@ -17,10 +17,17 @@ from doge_export.cli.text import given_texts, one_line
 @folder_argument
 @texts_options
 @click.option("--top-k", type=click.IntRange(1), default=1, show_default=True, help="Labels of each text, best first.")
+@precision_option
 @threads_option
 @json_option
 def command(
-    folder: Path, texts: tuple[str, ...], file: Path | None, threads: int | None, as_json: bool, **options: Any
+    folder: Path,
+    texts: tuple[str, ...],
+    file: Path | None,
+    precision: str | None,
+    threads: int | None,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Tell the class of each text.
 
@@ -31,7 +38,7 @@ def command(
     from doge_export.runtime.loading import load_as
 
     given = given_texts(texts, file)
-    session = load_as(ClassificationSession, folder, purpose="classify", threads=threads)
+    session = load_as(ClassificationSession, folder, purpose="classify", precision=precision, threads=threads)
     with console.progress("classifying", len(given)) as advance:
         results = session.ranked(given, on_progress=advance, **options)
     if as_json:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from doge_export import console
-from doge_export.cli.options import folder_argument, json_option, texts_options, threads_option
+from doge_export.cli.options import folder_argument, json_option, precision_option, texts_options, threads_option
 from doge_export.cli.render import echo_json
 from doge_export.cli.text import given_texts
 from doge_export.errors import DogeExportError
@@ -26,6 +26,7 @@ from doge_export.errors import DogeExportError
 )
 @click.option("--normalize", is_flag=True, help="Scale every vector to length 1.")
 @click.option("--output", type=click.Path(path_type=Path), metavar="FILE.npy", help="Write one float32 array [N, H].")
+@precision_option
 @threads_option
 @json_option
 def command(
@@ -33,6 +34,7 @@ def command(
     texts: tuple[str, ...],
     file: Path | None,
     output: Path | None,
+    precision: str | None,
     threads: int | None,
     as_json: bool,
     **options: Any,
@@ -52,11 +54,14 @@ def command(
     if output is not None:
         _check_output(output, as_json)
     given = given_texts(texts, file)
-    session = load_as(FeatureSession, folder, purpose="embed", threads=threads)
+    session = load_as(FeatureSession, folder, purpose="embed", precision=precision, threads=threads)
     with console.progress("embedding", len(given)) as advance:
         vectors = session.embed(given, on_progress=advance, **options)
     if output is not None:
-        np.save(output, vectors)
+        try:
+            np.save(output, vectors)
+        except OSError as error:
+            raise DogeExportError(f"--output {output} cannot be written: {error.strerror or error}") from error
         click.echo(f"{output}  float32 {list(np.shape(vectors))}")
     elif as_json:
         name = "vectors" if options["pooling"] == "none" else "vector"

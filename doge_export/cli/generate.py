@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from doge_export import console
-from doge_export.cli.options import folder_argument, generation_options, json_option, threads_option
+from doge_export.cli.options import folder_argument, generation_options, json_option, precision_option, threads_option
 from doge_export.cli.render import echo_json
 from doge_export.cli.text import read_stdin, show
 
@@ -23,6 +23,7 @@ from doge_export.cli.text import read_stdin, show
 @click.option("--chat", is_flag=True, help="Put the prompt into the chat template, as a user's message.")
 @click.option("--system", metavar="TEXT", help="System message before the prompt; implies --chat.")
 @click.option("--stream/--no-stream", default=True, help="Print the text as it comes, or at the end. [default: stream]")
+@precision_option
 @threads_option
 @json_option
 def command(
@@ -31,6 +32,7 @@ def command(
     chat: bool,
     system: str | None,
     stream: bool,
+    precision: str | None,
     threads: int | None,
     as_json: bool,
     stop: tuple[str, ...],
@@ -50,7 +52,7 @@ def command(
         request = [{"role": "user", "content": text}]
         if system is not None:
             request.insert(0, {"role": "system", "content": system})
-    session = load_as(Session, folder, purpose="generate", threads=threads)
+    session = load_as(Session, folder, purpose="generate", precision=precision, threads=threads)
     started = time.perf_counter()
     pieces = session.stream(request, stop=list(stop), **settings)
     show(_collected(pieces) if as_json or not stream else pieces, silent=as_json)

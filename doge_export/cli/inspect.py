@@ -95,7 +95,9 @@ def _graph_sections(name: str, graph: Mapping[str, Any]) -> list[tuple[str, str]
         ("nodes", graph["nodes"]),
     ]
     if "quantization" in graph:
-        facts += [*named_values({"quantization": graph["quantization"], "quality": graph.get("quality", {})})]
+        otherwise = [f"{name}: {how['dtype']}" for name, how in graph["quantization"]["exceptions"].items()]
+        how = {**graph["quantization"], "exceptions": ", ".join(otherwise) or None}
+        facts += named_values({"quantization": how, "quality": graph.get("quality", {})})
     by_count = sorted(graph.get("operators", {}).items(), key=lambda item: -item[1])
     ports = [(f"{name} {side}", columns(_port(value) for value in graph[side])) for side in ("inputs", "outputs")]
     operators = columns((count, operator) for operator, count in by_count)

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import click
+
+from doge_export.checkpoint.architecture import Generation, MoeVariant, Task
+from doge_export.checkpoint.generation import RatioScope
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 threads_option = click.option(
     "--threads", type=int, metavar="N", help="CPU threads of onnxruntime. [default: as many as it finds best]"
+)
+PRECISIONS = ["float32", "int8", "int4"]
+
+precision_option = click.option(
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    help="Which of the folder's graphs to run. [default: float32 if it is there]",
 )
 
 
@@ -40,23 +50,23 @@ def source_options(function: Function) -> Function:
 
 def assumption_options(function: Function) -> Function:
     """What the checkpoint is where its files cannot tell: keywords of `Assumptions`."""
-    tasks = ["text-generation", "feature-extraction", "text-classification"]
-    generations = ["G1", "G2", "G3a", "G3b", "G4a", "G4b", "G5", "G6a", "G6b", "G7", "G8"]
     return _all(
-        click.option("--task", type=click.Choice(tasks), help="What to export. [default: what there is a head for]"),
+        click.option(
+            "--task", type=click.Choice(get_args(Task)), help="What to export. [default: what there is a head for]"
+        ),
         click.option(
             "--generation",
-            type=click.Choice(generations),
+            type=click.Choice(get_args(Generation)),
             help="Generation of an old checkpoint, where its tensors fit several (see the README).",
         ),
         click.option(
             "--cdmoe",
-            type=click.Choice(["M0", "M1", "M4", "M5", "M6", "M7", "M7-fixed"]),
+            type=click.Choice(get_args(MoeVariant)),
             help="Variant of an old mixture of experts, where its tensors fit several. [default: M7, or M4]",
         ),
         click.option(
             "--ratio-mask",
-            type=click.Choice(["all", "guarded", "excess"]),
+            type=click.Choice(get_args(RatioScope)),
             help="Keys that an old checkpoint's dynamic_mask_ratio counts: all, all once they exceed keep_window_size, "
             "or those in excess of it. [default: excess, or all without keep_window_size]",
         ),
@@ -117,3 +127,34 @@ def _all(*decorators: Callable[[Function], Function]) -> Callable[[Function], Fu
         return function
 
     return decorate
+
+
+def quantization_options(*, required: bool = False) -> Callable[[Function], Function]:
+    """Which precisions to make, and what they may lose: keywords of `quantize`."""
+    return _all(
+        click.option(
+            "--quantize",
+            type=click.Choice(["int8", "int4"]),
+            multiple=True,
+            required=required,
+            help="Write a graph with weights of so many bits. May be given several times.",
+        ),
+        click.option(
+            "--max-kl",
+            type=float,
+            metavar="NATS",
+            help="Mean KL divergence from the float32 graph that is allowed. [default: 0.01 for int8, 0.15 for int4]",
+        ),
+        click.option(
+            "--calibration",
+            type=click.Path(path_type=Path),
+            metavar="FILE",
+            help="Text that shows int4 what inputs are like. [default: the float32 model writes it]",
+        ),
+        click.option(
+            "--eval-text",
+            type=click.Path(path_type=Path),
+            metavar="FILE",
+            help="Text to compare graphs on. [default: the float32 model writes it]",
+        ),
+    )

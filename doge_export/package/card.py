@@ -40,7 +40,7 @@ print(vectors @ vectors.T)""",
 _ROUTING = {
     "reference": (
         "`reference`: the experts of a token are chosen as the model's published code chooses them, by a reshape that "
-        "mixes tokens. Logits equal those of that code, but those of a token depend on other tokens, on its neighbours "
+        "mixes tokens. Logits equal those of that code, but those of a token depend on later tokens, on its neighbours "
         "in the batch, and on how a prompt is cut into pieces."
     ),
     "per-token": (
@@ -227,6 +227,8 @@ def _quality(manifest: Mapping[str, Any]) -> str:
         ]
         lines.append(f"| {' | '.join(cells)} |")
     lines += ["", *(f"- `{name}`: {_how(graph['quantization'])}" for name, graph in graphs.items())]
+    if manifest["target"] == "portable":
+        lines += ["", "Beside standard operators these have MatMulNBits and GatherBlockQuantized of com.microsoft."]
     precisions = " or ".join(f"`{graph['dtype']}`" for graph in graphs.values())
     return "\n".join([*lines, "", f"`--precision` of the commands and `precision` of `load` choose {precisions}."])
 

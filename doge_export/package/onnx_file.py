@@ -10,9 +10,10 @@ time.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -55,6 +56,18 @@ def write_onnx(model: ir.Model, file: Path) -> None:
         for name, tensor in tensors.items():
             stream.write(_tag(_INITIALIZER, lengths[name]) + headers[name] + _tag(_RAW_DATA, tensor.nbytes))
             stream.write(tensor.tobytes())
+
+
+def describe_graph(model: ir.Model, dtype: str = "float32") -> dict[str, Any]:
+    """What the manifest says of a graph. dtype: of its weights."""
+    operators = Counter(node.op_type if not node.domain else f"{node.domain}.{node.op_type}" for node in model.graph)
+    return {
+        "dtype": dtype,
+        "opset": dict(model.opset_imports),
+        "ir_version": model.ir_version,
+        "nodes": operators.total(),
+        "operators": dict(sorted(operators.items())),
+    }
 
 
 def _tag(field: int, length: int) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +23,39 @@ DAMAGED = (
 """What onnxruntime raises for a file that is no graph, or no longer the one that was written."""
 
 
+FLOAT32 = "onnx/model.onnx"
+
+
+def graph_file(folder: Path, manifest: Mapping[str, Any], precision: str | None = None) -> str:
+    """The graph of that precision, as the manifest names it; by default the float32 one, else the first.
+
+    Raises DogeExportError where the folder has none.
+    """
+    graphs: Mapping[str, Any] = manifest.get("graphs", {})
+    by_dtype = {described["dtype"]: name for name, described in reversed([*graphs.items()])}
+    if precision is None:
+        return by_dtype.get("float32") or next(iter(graphs), FLOAT32)
+    if precision not in by_dtype:
+        has = ", ".join(described["dtype"] for described in graphs.values()) or "none"
+        raise DogeExportError(
+            f"{folder} has no {precision} graph (it has {has}); "
+            f"`doge-export quantize {folder} --quantize int8 --quantize int4` adds those"
+        )
+    return by_dtype[precision]
+
+
 def open_graph(
-    folder: Path, *, threads: int | None = None, providers: Sequence[Any] | None = None
+    folder: Path, name: str = FLOAT32, *, threads: int | None = None, providers: Sequence[Any] | None = None
 ) -> onnxruntime.InferenceSession:
-    """onnx/model.onnx of `folder`, ready to run.
+    """The graph of that name in `folder`, ready to run.
 
     threads: of onnxruntime; by default one for each physical core.
     providers: onnxruntime's execution providers, CPU by default.
     Raises DogeExportError when there is no such graph, it is damaged, or a provider is not there.
     """
-    file = folder / "onnx" / "model.onnx"
+    file = folder / name
     if not file.is_file():
-        raise DogeExportError(f"{folder} has no onnx/model.onnx; export it again")
+        raise DogeExportError(f"{folder} has no {name}; export it again")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0
     options.inter_op_num_threads = 1

@@ -23,9 +23,7 @@ class InPlaceDecoder(GraphDecoder):
     def __init__(self, session: onnxruntime.InferenceSession, limits: Limits) -> None:
         super().__init__(session, limits)
         if "past_length" not in self._shapes:
-            raise DogeExportError(
-                "the graph is of an older doge-export, which this one does not run; export it again"
-            )
+            raise DogeExportError("the graph is of an older doge-export, which this one does not run; export it again")
         self._layers = sum(name.startswith("past_key_values.") and name.endswith(".key") for name in self._shapes)
         self._score_width = self._shapes["past_scores"][1] if "past_scores" in self._shapes else 0
         self._takes_positions = "position_ids" in self._shapes

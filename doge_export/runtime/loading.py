@@ -12,7 +12,7 @@ from doge_export.runtime.classification_session import ClassificationSession
 from doge_export.runtime.decoder import open_decoder
 from doge_export.runtime.feature_session import FeatureSession
 from doge_export.runtime.generation_config import GenerationConfig, is_integer
-from doge_export.runtime.graph import open_graph
+from doge_export.runtime.graph import graph_file, open_graph
 from doge_export.runtime.session import Session
 from doge_export.runtime.task_session import TaskSession, WrongTask
 from doge_export.runtime.tokenizer import Tokenizer
@@ -21,13 +21,18 @@ Kind = TypeVar("Kind", bound=TaskSession)
 
 
 def load(
-    folder: str | Path, *, threads: int | None = None, providers: str | Sequence[Any] | None = None
+    folder: str | Path,
+    *,
+    precision: str | None = None,
+    threads: int | None = None,
+    providers: str | Sequence[Any] | None = None,
 ) -> Session | FeatureSession | ClassificationSession:
     """Opens a folder that `doge-export onnx` wrote: the session of the task it was exported for.
 
+    precision: "float32", "int8"...: which of the folder's graphs; by default float32 where it is there, else the first.
     threads: CPU threads of onnxruntime, by default as many as it finds best.
     providers: execution providers of onnxruntime in order of preference, or the name of one.
-    Raises DogeExportError when `folder` is not such a folder.
+    Raises DogeExportError when `folder` is not such a folder or has no graph of that precision.
     """
     if threads is not None and (not is_integer(threads) or threads < 1):
         raise DogeExportError(f"threads is {threads!r}, expected 1 or more")
@@ -38,15 +43,20 @@ def load(
         "threads": threads,
         "providers": [providers] if isinstance(providers, str) else providers,
     }
+    graph = graph_file(folder, manifest, precision)
     if manifest["task"] == FeatureSession.task:
-        return FeatureSession(open_graph(folder, **where), tokenizer, manifest, folder)
+        return FeatureSession(open_graph(folder, graph, **where), tokenizer, manifest, folder)
     if manifest["task"] == ClassificationSession.task:
-        return ClassificationSession(open_graph(folder, **where), tokenizer, manifest, folder)
+        return ClassificationSession(open_graph(folder, graph, **where), tokenizer, manifest, folder)
     generation_config = GenerationConfig.from_folder(folder)
-    return Session(open_decoder(folder, manifest, **where), tokenizer, manifest, generation_config, folder)
+    return Session(
+        open_decoder(folder, manifest, precision=precision, **where), tokenizer, manifest, generation_config, folder
+    )
 
 
-def load_as(kind: type[Kind], folder: str | Path, *, purpose: str, threads: int | None = None) -> Kind:
+def load_as(
+    kind: type[Kind], folder: str | Path, *, purpose: str, precision: str | None = None, threads: int | None = None
+) -> Kind:
     """The session of `folder`, which must be of this kind. Raises DogeExportError, before loading, where it is not.
 
     purpose: what needs it, for the message.
@@ -54,6 +64,6 @@ def load_as(kind: type[Kind], folder: str | Path, *, purpose: str, threads: int 
     task = read_manifest(folder)["task"]
     if task != kind.task:
         raise WrongTask(Path(folder), task, purpose, kind.task)
-    session = load(folder, threads=threads)
+    session = load(folder, precision=precision, threads=threads)
     assert isinstance(session, kind)
     return session

@@ -103,6 +103,10 @@ class Session(TaskSession):
         rows, _ = self._rows(token_ids, **settings)
         return Stream(self._context, rows[0], reuse=True)
 
+    def reset(self) -> None:
+        """Empties the cache, for whoever goes on with `decoder` itself. An answer being streamed cannot go on."""
+        self._context.clear()
+
     def chat(self, system: str | None = None) -> Chat:
         """A conversation in several turns, with an optional system message."""
         return Chat(self, system)

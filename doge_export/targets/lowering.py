@@ -65,6 +65,12 @@ def stored(value: ir.Value | None) -> tuple[str, ir.TensorProtocol]:
     return value.name, value.const_value
 
 
+def shaped(value: ir.Value, *sizes: int | str | None) -> ir.Value:
+    """The value with a shape, float32; passes that come later ask for its static axes."""
+    value.shape, value.dtype = ir.Shape(sizes), ir.DataType.FLOAT
+    return value
+
+
 def extent(value: ir.Value | None, axis: int) -> int:
     """The size of a static axis."""
     assert value is not None and value.shape is not None

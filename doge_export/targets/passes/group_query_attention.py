@@ -29,7 +29,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 from onnx_ir.tape import Tape
 
-from doge_export.targets.lowering import Lowering, constant, extent, named
+from doge_export.targets.lowering import Lowering, constant, extent, named, shaped
 from doge_export.targets.passes.joint_heads import JointHeads
 from doge_export.targets.passes.selection import ATTENTION, raw_scores, row_bias, selects_keys, visible_keys
 from doge_export.targets.target import Traits
@@ -167,9 +167,7 @@ class GroupQueryAttention(Lowering):
             new = tape.op("Unsqueeze", [tape.op("Transpose", [raw], {"perm": [0, 2, 1]}), self.ints(2)])
         past = self.past_scores[len(self.new_scores)]
         self.new_scores.append(new)
-        scores = tape.op("Concat", [past, new], {"axis": -1})
-        scores.shape = ir.Shape([None, width, 1, None])
-        return scores
+        return shaped(tape.op("Concat", [past, new], {"axis": -1}), None, width, 1, None)
 
     def _pad(self, tape: Tape, x: ir.Value | None, size: int) -> ir.Value | None:
         """[B, S, heads * D] with zeros behind each head, up to the kernel's size."""

@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.tape import Tape
 
-from doge_export.targets.lowering import constant, extent, stored, weight
+from doge_export.targets.lowering import constant, extent, shaped, stored, weight
 from doge_export.targets.passes.patterns import Heads, Linear, heads, linear
 from doge_export.targets.target import Traits
 
@@ -93,7 +93,7 @@ class JointHeads:
             "Split", [joined, constant(self.graph, np.array(widths))], {"axis": -1}, num_outputs=2
         )
         for part, width in zip(split, widths, strict=True):
-            part.shape = ir.Shape([None, None, width])
+            shaped(part, None, None, width)
         return split[0], split[1]
 
     def _scale(self, norms: Sequence[tuple[str, ir.TensorProtocol]], counts: Sequence[int], size: int) -> ir.Value:
@@ -117,6 +117,4 @@ class JointHeads:
             self.graph, "+".join(f"{name}_t" for name in names), tensors[0], (shapes[0][1], width),
             lambda: np.concatenate([tensor.numpy().T for tensor in tensors], axis=1),
         )  # fmt: skip
-        product = tape.op("MatMul", [known[0].source, joined])
-        product.shape = ir.Shape([None, None, width])
-        return product
+        return shaped(tape.op("MatMul", [known[0].source, joined]), None, None, width)

@@ -1,0 +1,26 @@
+"""The precisions that a folder may hold a model in."""
+
+from __future__ import annotations
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Precision:
+    """Attributes:
+    name: as on the command line and in a graph's "dtype".
+    bits, block: of a weight, and weights to a scale.
+    file: where other tools look for it.
+    max_kl: what the mean KL divergence from the float32 file may be.
+    """
+
+    name: str
+    bits: int
+    block: int
+    file: str
+    max_kl: float
+
+
+INT8 = Precision("int8", 8, 128, "onnx/model_int8.onnx", 0.01)
+INT4 = Precision("int4", 4, 32, "onnx/model_q4.onnx", 0.15)
+QUANTIZED = {precision.name: precision for precision in (INT8, INT4)}

@@ -1,0 +1,109 @@
+"""Where a graph keeps weights that may be stored in fewer bits: linear layers, tables to look rows up in, or both.
+
+A tied head and embedding are one weight, and stay one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Site:
+    """A weight, and every node that reads it.
+
+    Attributes:
+        value: the initializer.
+        products: linear layers, MatMul or FusedMatMul.
+        lookups: Gather along the first axis.
+        by_row: stored [out, in], as tables and tied heads are; else [in, out].
+    """
+
+    value: ir.Value
+    products: tuple[ir.Node, ...]
+    lookups: tuple[ir.Node, ...]
+    by_row: bool
+
+    @property
+    def name(self) -> str:
+        """Of the initializer; weights that were joined to one are joined by +."""
+        assert self.value.name is not None
+        return self.value.name
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """[N, K]: N outputs or entries, K inputs or the width of an entry."""
+        assert self.value.const_value is not None
+        first, second = self.value.const_value.shape.numpy()
+        return (first, second) if self.by_row else (second, first)
+
+    def weight(self) -> np.ndarray:
+        """float32 [N, K]."""
+        assert self.value.const_value is not None
+        stored = self.value.const_value.numpy()
+        return stored if self.by_row else np.ascontiguousarray(stored.T)
+
+    def parts(self) -> list[tuple[str, slice]]:
+        """The outputs that are taken apart again behind a joined product, with names; the whole where none are."""
+        rows = self.shape[0]
+        sizes = _split_sizes(self.products)
+        if sizes is None or sum(sizes) != rows:
+            return [(self.name, slice(0, rows))]
+        ends = np.cumsum(sizes).tolist()
+        slices = [slice(end - size, end) for size, end in zip(sizes, ends, strict=True)]
+        names = self.name.split("+")
+        if len(names) != len(sizes):
+            names = [f"{self.name}[{part.start}:{part.stop}]" for part in slices]
+        return list(zip(names, slices, strict=True))
+
+
+def sites_of(graph: ir.Graph) -> list[Site]:
+    """Every float32 matrix that linear layers and lookups read, and nothing else does."""
+    found = (_site(value) for value in graph.initializers.values())
+    return [site for site in found if site is not None]
+
+
+def _site(value: ir.Value) -> Site | None:
+    tensor = value.const_value
+    if tensor is None or tensor.dtype != ir.DataType.FLOAT or len(tensor.shape) != 2 or value.is_graph_output():
+        return None
+    products: list[ir.Node] = []
+    lookups: list[ir.Node] = []
+    by_row = set()
+    for node, index in value.uses():
+        if node.op_type == "Gather" and index == 0 and _integer(node, "axis", 0) == 0:
+            lookups.append(node)
+            by_row.add(True)
+        elif node.op_type == "Transpose":
+            users = node.outputs[0].uses()
+            if not all(user.op_type == "MatMul" and place == 1 for user, place in users):
+                return None
+            products += [user for user, _ in users]
+            by_row.add(True)
+        elif node.op_type in ("MatMul", "FusedMatMul") and index == 1:
+            if _integer(node, "transA", 0) or node.attributes.get_float("alpha", 1.0) != 1.0:
+                return None
+            products.append(node)
+            by_row.add(bool(_integer(node, "transB", 0)))
+        else:
+            return None
+    if len(by_row) != 1:
+        return None
+    return Site(value, tuple(products), tuple(lookups), by_row.pop())
+
+
+def _integer(node: ir.Node, name: str, default: int) -> int:
+    return int(node.attributes.get_int(name, default))
+
+
+def _split_sizes(products: Sequence[ir.Node]) -> list[int] | None:
+    """How the one product of a joined weight is taken apart again."""
+    for user, index in products[0].outputs[0].uses() if len(products) == 1 else ():
+        if user.op_type == "Split" and index == 0 and user.inputs[1] is not None:
+            sizes = user.inputs[1].const_value
+            return None if sizes is None else [int(size) for size in sizes.numpy()]
+    return None

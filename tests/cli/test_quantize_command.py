@@ -1,0 +1,98 @@
+import json
+import shutil
+
+import pytest
+
+from doge_export.assets import bundled
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    """Long enough to measure by."""
+    file = tmp_path_factory.mktemp("text") / "text.txt"
+    file.write_text("Once upon a time, there was a little cat named Tom. He lived by the river. " * 12)
+    return file
+
+
+@pytest.fixture
+def copy(nano_folder, tmp_path):
+    return shutil.copytree(nano_folder, tmp_path / "copy")
+
+
+def test_quantize_adds_a_graph_and_says_what_it_lost(run, copy, text):
+    result = run("quantize", copy, "--quantize", "int8", "--eval-text", text, "--max-kl", 0.1)
+    assert result.exit_code == 0, result.stderr
+    (line,) = result.stdout.splitlines()
+    assert line.startswith("onnx/model_int8.onnx  2.")
+    assert "KL 0.0" in line
+    assert "perplexity" in line
+    assert line.endswith("text.txt")
+    assert run("verify", copy).exit_code == 0
+    shown = run("inspect", copy).stdout
+    assert "onnx/model_int8.onnx" in shown
+    assert "com.microsoft.MatMulNBits" in shown
+    assert "quality.kl_mean" in shown
+    first = run("generate", copy, "Once upon a time", "--precision", "int8", "--max-new-tokens", 5)
+    assert first.exit_code == 0
+    assert first.stdout.strip()
+
+
+def test_quantize_json(run, copy, text):
+    result = run("quantize", copy, "--quantize", "int8", "--eval-text", text, "--max-kl", 0.1, "--json", "-q")
+    assert result.stderr == ""
+    facts = json.loads(result.stdout)
+    assert facts["graphs"]["onnx/model_int8.onnx"]["quality"]["text"] == "text.txt"
+    assert {*facts["manifest"]["graphs"]} == {"onnx/model.onnx", "onnx/model_int8.onnx"}
+
+
+def test_a_limit_that_is_exceeded_fails_the_command(run, copy, text):
+    result = run("quantize", copy, "--quantize", "int8", "--eval-text", text, "--max-kl", "0")
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert "int8 loses too much" in result.stderr
+    assert not (copy / "onnx" / "model_int8.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "Missing option '--quantize'"),
+        (["--quantize", "int3"], "'int3' is not one of"),
+        (["--quantize", "int8", "--max-kl", "-1"], "max KL is -1.0"),
+        (["--quantize", "int8", "--eval-text", "nowhere"], "nowhere is not a file"),
+        (["--quantize", "int4", "--calibration", "nowhere"], "nowhere is not a file"),
+    ],
+)
+def test_bad_requests(run, nano_folder, options, message):
+    result = run("quantize", nano_folder, *options)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert message in result.stderr
+
+
+def test_not_an_exported_folder(run, tmp_path):
+    result = run("quantize", tmp_path, "--quantize", "int8")
+    assert result.exit_code == 2
+    assert "is not an exported folder" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--max-kl", "0.1"], "add --quantize int8"),
+        (["--quantize", "int8", "--target", "canonical"], "quantised by the compiler"),
+    ],
+)
+def test_onnx_refuses_before_it_reads(run, tmp_path, options, message):
+    result = run("onnx", bundled("doge-nano"), tmp_path / "out", *options)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", [["generate", "Hello"], ["chat"]])
+def test_a_precision_that_is_not_there(run, nano_folder, command):
+    name, *arguments = command
+    result = run(name, nano_folder, *arguments, "--precision", "int4", stdin="")
+    assert result.exit_code == 2
+    assert "has no int4 graph (it has float32)" in result.stderr

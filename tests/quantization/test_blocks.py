@@ -1,0 +1,135 @@
+"""What is stored is what onnxruntime reads back."""
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime
+import pytest
+from weight_graph import model_of
+
+from doge_export.quantization.rounding import fitted, nearest
+from doge_export.quantization.sites import sites_of
+from doge_export.targets.passes import quantize_weights
+from doge_export.targets.passes.quantize_weights import QuantizeWeights
+
+ROWS, WIDTH = 40, 256
+KINDS = [(8, 128), (8, 64), (4, 32), (4, 64), (4, 16)]
+TIED = ("FusedMatMul", "Transpose")
+# Of a tied weight onnxruntime wants 4-bit zero points packed in two ways; nothing here makes such.
+READERS = [
+    (product, symmetric, *kind)
+    for product in ("MatMul", *TIED, None)
+    for symmetric in (True, False)
+    for kind in KINDS
+    if symmetric or kind[0] == 8 or product not in TIED
+]
+
+
+def random_weight(seed=0, rows=ROWS, width=WIDTH):
+    """Rows of very different size, one of zeros, one of positive numbers alone."""
+    rng = np.random.default_rng(seed)
+    weight = rng.standard_normal((rows, width)) * np.exp(rng.standard_normal((rows, 1)))
+    weight[3] = 0
+    weight[4] = np.abs(weight[4])
+    return weight.astype(np.float32)
+
+
+def quantise(model, storage):
+    QuantizeWeights(sites_of(model.graph), storage)(model)
+    return model
+
+
+def run(model, **feeds):
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    content = ir.to_proto(model).SerializeToString()
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"]).run(None, feeds)
+
+
+def whole(blocks):
+    return lambda site: [(slice(0, site.shape[0]), blocks)]
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize(("bits", "block"), KINDS)
+def test_nearest_is_within_half_a_step(bits, block, symmetric):
+    weight = random_weight()
+    blocks = nearest(weight, bits, block, symmetric=symmetric)
+    off = np.abs(weight - blocks.dequantized()).reshape(blocks.codes.shape)
+    steps = np.abs(blocks.scales)[..., None]
+    assert (off <= steps * (0.5 + 1e-5)).all()
+    assert (off[3] == 0).all()
+    assert blocks.codes.max() < 2**bits
+
+
+@pytest.mark.parametrize(("symmetric", "share"), [(True, 0.8), (False, 0.95)])
+def test_fitted_scales_lose_less_in_every_block(symmetric, share):
+    """With zero points there is less to gain: both ends of a block are on a code already."""
+    weight = random_weight()
+    importance = np.random.default_rng(1).uniform(0.01, 10, WIDTH).astype(np.float32)
+    error = {
+        kind: (importance * (weight - blocks.dequantized()) ** 2).reshape(ROWS, -1, 32).sum(-1)
+        for kind, blocks in {
+            "nearest": nearest(weight, 4, 32, symmetric=symmetric),
+            "fitted": fitted(weight, 4, 32, importance, symmetric=symmetric),
+        }.items()
+    }
+    assert (error["fitted"] <= error["nearest"] * (1 + 1e-5) + 1e-12).all()
+    assert error["fitted"].sum() < share * error["nearest"].sum()
+
+
+@pytest.mark.parametrize(("product", "symmetric", "bits", "block"), READERS)
+def test_onnxruntime_reads_what_numpy_reads(bits, block, symmetric, product, monkeypatch):
+    monkeypatch.setattr(quantize_weights, "ACCURACY_LEVEL", 1)  # inputs in float32, so that only weights are rounded
+    weight = random_weight()
+    blocks = nearest(weight, bits, block, symmetric=symmetric)
+    shared = product in TIED
+    model = quantise(model_of(weight, product=product, lookup=product is None or shared), whole(blocks))
+    rng = np.random.default_rng(2)
+    feeds, expected = {}, []
+    read = blocks.dequantized()
+    if product is not None:
+        feeds["x"] = rng.standard_normal((2, 3, WIDTH)).astype(np.float32)
+        expected.append(feeds["x"] @ read.T)
+    if product is None or shared:
+        feeds["ids"] = rng.integers(0, ROWS, (2, 3))
+        expected.append(read[feeds["ids"]])
+    for found, wanted in zip(run(model, **feeds), expected, strict=True):
+        np.testing.assert_allclose(found, wanted, atol=1e-4 * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("product", TIED)
+def test_a_tied_weight_is_stored_once(product):
+    model = quantise(model_of(random_weight(), product=product, lookup=True), whole(nearest(random_weight(), 8, 128)))
+    readers = {node.op_type: node for node in model.graph}
+    assert readers["MatMulNBits"].inputs[1] is readers["GatherBlockQuantized"].inputs[0]
+    assert sum(value.const_value.nbytes for value in model.graph.initializers.values()) < 1.1 * ROWS * WIDTH
+
+
+def test_scales_are_initializers_of_the_product():
+    """Behind a node that is not folded away, onnxruntime 1.31 multiplies by something else."""
+    model = quantise(
+        model_of(random_weight(), product="FusedMatMul", lookup=True), whole(nearest(random_weight(), 4, 32))
+    )
+    (node,) = (node for node in model.graph if node.op_type == "MatMulNBits")
+    assert all(value.is_initializer() for value in node.inputs[1:])
+    assert node.attributes["accuracy_level"].as_int() == 4
+
+
+def test_pieces_of_several_kinds_give_the_outputs_in_order(monkeypatch):
+    monkeypatch.setattr(quantize_weights, "ACCURACY_LEVEL", 1)
+    weight = random_weight()
+    fine, coarse = nearest(weight, 8, 128), nearest(weight, 4, 32)
+    cuts = [slice(0, 7), slice(7, 30), slice(30, ROWS)]
+    pieces = [(cuts[0], None), (cuts[1], coarse.rows(cuts[1])), (cuts[2], fine.rows(cuts[2]))]
+    model = quantise(model_of(weight, product="MatMul"), lambda site: pieces)
+    read = np.concatenate([weight[cuts[0]], coarse.dequantized()[cuts[1]], fine.dequantized()[cuts[2]]])
+    x = np.random.default_rng(3).standard_normal((2, 3, WIDTH)).astype(np.float32)
+    np.testing.assert_allclose(run(model, x=x)[0], x @ read.T, atol=1e-3)
+
+
+def test_a_weight_that_something_else_reads_is_left_alone():
+    model = model_of(random_weight(), product="MatMul")
+    weight = model.graph.initializers["weight"]
+    node = ir.node("Neg", [weight])
+    model.graph.append(node)
+    assert sites_of(model.graph) == []
