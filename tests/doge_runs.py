@@ -10,9 +10,7 @@ import torch
 from transformers import DogeForCausalLM, DynamicCache
 
 from doge_export.checkpoint import Architecture
-from doge_export.checkpoint.config import parse_config
-from doge_export.checkpoint.generation import Identity
-from doge_export.checkpoint.naming import first_layer
+from doge_export.checkpoint.config import parse_todays_config
 from doge_export.model import DogeForExport
 
 Array = np.ndarray
@@ -20,10 +18,7 @@ Array = np.ndarray
 
 def architecture_of(model: DogeForCausalLM) -> Architecture:
     """Ours of transformers' model."""
-    config = json.loads(model.config.to_json_string(use_diff=False))
-    layer = first_layer({name: tuple(parameter.shape) for name, parameter in model.named_parameters()})
-    identity = Identity("G7", "M7" if config["is_moe"] else None, "text-generation")
-    return parse_config(config, identity, layer)
+    return parse_todays_config(json.loads(model.config.to_json_string(use_diff=False)))
 
 
 def module_of(model: DogeForCausalLM, **options: object) -> DogeForExport:

@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from doge_export.checkpoint.architecture import Architecture, InnerValues, Moe, RatioMask, Rope, Task
+from doge_export.checkpoint.architecture import Architecture, InnerValues, Moe, MoeVariant, RatioMask, Rope, Task
 from doge_export.checkpoint.fields import REQUIRED, Fields, shown
 from doge_export.checkpoint.generation import G1A, NOTHING_ASSUMED, Assumptions, Identity, Shape, rotates_keys
 from doge_export.checkpoint.rope import parse_rope
@@ -186,6 +186,12 @@ def parse_padding(config: Mapping[str, Any], vocab_size: int, task: Task) -> int
 def is_plainly_causal(config: Mapping[str, Any], identity: Identity) -> bool:
     """Whether a plain causal mask takes the place of the scores' one, as `is_causal` of the fourth generation says."""
     return identity.generation in ("G4a", "G4b") and Fields(config, "config.json").boolean("is_causal", False)
+
+
+def parse_todays_config(config: Mapping[str, Any]) -> Architecture:
+    """Read the content of a config.json that is known to be of transformers' own Doge, without its tensors."""
+    cdmoe: MoeVariant | None = "M7" if config.get("is_moe") else None
+    return parse_config(config, Identity("G7", cdmoe, "text-generation"), {})
 
 
 _SCORES: dict[str, Any] = {"G1": "none", "G2": "none", "G3a": "threshold", "G3b": "threshold", "G8": "linear"}

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import DogeConfig, DogeForCausalLM
 
-from doge_export.checkpoint.config import parse_config
+from doge_export.checkpoint.config import parse_todays_config
 from doge_export.model import DogeForExport
 
 NAMES = {"dense": "doge-nano", "moe": "doge-nano-moe"}
@@ -64,7 +64,7 @@ def build(config: DogeConfig, seed: int) -> nn.Module:
     keep_window_size. The price: these models say nothing about ties in other checkpoints, where they do matter.
     """
     if config.is_moe:
-        model: nn.Module = DogeForExport(parse_config(config.to_dict()), cdmoe_routing="per-token")
+        model: nn.Module = DogeForExport(parse_todays_config(config.to_dict()), cdmoe_routing="per-token")
     else:
         model = DogeForCausalLM._from_config(config, dtype=torch.float32, attn_implementation="eager")
     generator = torch.Generator().manual_seed(seed)

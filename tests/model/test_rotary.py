@@ -10,7 +10,7 @@ from transformers import DogeConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.models.doge.modeling_doge import DogeRotaryEmbedding
 
-from doge_export.checkpoint.config import parse_config
+from doge_export.checkpoint.config import parse_todays_config
 from doge_export.model.rope import RotaryEmbedding
 
 TRAINED = 48
@@ -61,7 +61,7 @@ def pair(name, max_length=2**31):
         max_position_embeddings=TRAINED,
         rope_parameters={"rope_theta": 10000.0} | ROPES[name],
     )
-    architecture = parse_config(json.loads(config.to_json_string(use_diff=False)))
+    architecture = parse_todays_config(json.loads(config.to_json_string(use_diff=False)))
     return RotaryEmbedding(architecture, max_length), DogeRotaryEmbedding(config)
 
 
