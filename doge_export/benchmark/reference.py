@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import time
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -34,7 +35,33 @@ def load_reference(checkpoint: Checkpoint, cdmoe_routing: CdmoeRouting | None, t
     return ModuleReference(checkpoint, cdmoe_routing or "reference")
 
 
-class TransformersReference:
+class _StepByStep(abc.ABC):
+    """Greedy decoding through a cache, one `_next` after the other."""
+
+    _cache: Any = None
+
+    @abc.abstractmethod
+    def _next(self, ids: torch.Tensor) -> torch.Tensor:
+        """Read ids [B, S] behind the cache; gives the chosen ones, [B, 1]."""
+
+    def read(self, prompt: np.ndarray) -> float:
+        """See `Subject`."""
+        import torch
+
+        start = time.perf_counter()
+        self._cache = None
+        self._token = self._next(torch.from_numpy(prompt))
+        return time.perf_counter() - start
+
+    def step(self, count: int) -> float:
+        """See `Subject`; without what transformers' `generate` spends around a step."""
+        start = time.perf_counter()
+        for _ in range(count):
+            self._token = self._next(self._token)
+        return time.perf_counter() - start
+
+
+class TransformersReference(_StepByStep):
     """transformers' generate, float32, its default attention."""
 
     name = "transformers"
@@ -48,21 +75,6 @@ class TransformersReference:
         self.description = f"transformers {transformers.__version__}, torch {torch.__version__}"
         self._torch = torch
         self._model = load_transformers(checkpoint)
-        self._cache: Any = None
-
-    def read(self, prompt: np.ndarray) -> float:
-        """See `Subject`."""
-        start = time.perf_counter()
-        self._cache = None
-        self._token = self._next(self._torch.from_numpy(prompt))
-        return time.perf_counter() - start
-
-    def step(self, count: int) -> float:
-        """See `Subject`; without what `generate` spends around a step."""
-        start = time.perf_counter()
-        for _ in range(count):
-            self._token = self._next(self._token)
-        return time.perf_counter() - start
 
     def generate(self, prompt: np.ndarray, new_tokens: int) -> float:
         """See `Subject`."""
@@ -86,8 +98,8 @@ class TransformersReference:
         return chosen
 
 
-class ModuleReference:
-    """`doge_export.model.DogeForExport`, float32: written to be read, not to be fast."""
+class ModuleReference(_StepByStep):
+    """`doge_export.model.DogeForExport`, float32: written to be read, not to be fast; all logits are made."""
 
     name = "doge-export's PyTorch module"
 
@@ -103,31 +115,14 @@ class ModuleReference:
         )
         self._torch = torch
         self._model = DogeForExport.from_tensors(architecture, checkpoint.tensors, cdmoe_routing)
-        self._cache: Any = None
-        self._seen = 0
-
-    def read(self, prompt: np.ndarray) -> float:
-        """See `Subject`; with the logits of every token."""
-        start = time.perf_counter()
-        self._cache, self._seen = None, 0
-        self._token = self._next(self._torch.from_numpy(prompt))
-        return time.perf_counter() - start
-
-    def step(self, count: int) -> float:
-        """See `Subject`."""
-        start = time.perf_counter()
-        for _ in range(count):
-            self._token = self._next(self._token)
-        return time.perf_counter() - start
 
     def generate(self, prompt: np.ndarray, new_tokens: int) -> float:
         """See `Subject`."""
         return self.read(prompt) + self.step(new_tokens - 1)
 
     def _next(self, ids: torch.Tensor) -> torch.Tensor:
-        end = self._seen + ids.shape[1]
-        positions = self._torch.arange(self._seen, end)[None]
+        past = 0 if self._cache is None else self._cache[0][0].shape[2]
+        positions = self._torch.arange(past, past + ids.shape[1])[None]
         with self._torch.inference_mode():
             logits, self._cache = self._model(ids, self._torch.ones_like(ids), positions, self._cache)
-        self._seen = end
         return logits[:, -1:].argmax(-1)
