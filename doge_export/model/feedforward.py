@@ -69,9 +69,11 @@ class Router(nn.Linear):
         batch, tokens, _ = x.shape
         projection = super().forward(x)
         if self.per_token:
-            halves = projection.unflatten(-1, (2, self.num_heads, self.width)).unbind(2)
+            half_width = self.num_heads * self.width
+            parts = projection[..., :half_width], projection[..., half_width:]
         else:
-            halves = projection.reshape(2, batch, tokens, self.num_heads, self.width).unbind(0)
+            parts = projection.reshape(2, -1)[:1], projection.reshape(2, -1)[1:]
+        halves = tuple(half.reshape(batch, tokens, self.num_heads, self.width) for half in parts)
         if self.keys is not None:
             # [B, S, heads, 1, R / 2] @ [heads, R / 2, K]
             halves = tuple(

@@ -7,6 +7,7 @@ from doge_export.targets.passes.fuse_projections import FuseProjections
 from doge_export.targets.passes.group_query_attention import GroupQueryAttention
 from doge_export.targets.passes.inline_functions import InlineFunctions
 from doge_export.targets.passes.logits_to_keep import NumLogitsToKeep
+from doge_export.targets.passes.routed_experts import RoutedExperts
 from doge_export.targets.passes.skip_norm import SkipNorm
 from doge_export.targets.passes.standard_attention import StandardAttention
 from doge_export.targets.passes.transpose_weights import TransposeWeights
@@ -20,6 +21,7 @@ ONNXRUNTIME = Target(
     summary="for doge-export's own runtime: GroupQueryAttention, caches updated in place",
     passes=lambda traits: (
         *([FoldScores(), GroupQueryAttention(traits)] if traits.cached else [StandardAttention()]),
+        RoutedExperts(),
         InlineFunctions(),
         TransposeWeights(),
         FuseProjections(),

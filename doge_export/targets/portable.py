@@ -5,6 +5,7 @@ from __future__ import annotations
 from doge_export.targets.passes.inline_functions import InlineFunctions
 from doge_export.targets.passes.logits_to_keep import NumLogitsToKeep
 from doge_export.targets.passes.primitives import PrimitiveRMSNorm, PrimitiveRotaryEmbedding
+from doge_export.targets.passes.routed_experts import RoutedExperts
 from doge_export.targets.passes.standard_attention import StandardAttention
 from doge_export.targets.passes.transpose_weights import TransposeWeights
 from doge_export.targets.target import Target
@@ -16,6 +17,7 @@ PORTABLE = Target(
     summary="for anything that reads ONNX: standard ops, key/value caches only",
     passes=lambda traits: (
         StandardAttention(),
+        RoutedExperts(),
         InlineFunctions(),
         PrimitiveRMSNorm(),
         PrimitiveRotaryEmbedding(),
