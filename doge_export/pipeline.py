@@ -209,9 +209,11 @@ def export(
     validate: bool = True,
     report: str | Path | None = None,
     quantize: Sequence[str] = (),
+    dtype: Sequence[str] = (),
     max_kl: float | None = None,
     calibration: str | Path | None = None,
     eval_text: str | Path | None = None,
+    float_cache: bool = False,
     **options: Unpack[Options],
 ) -> ExportResult:
     """Export a Doge checkpoint to a folder, and prove the folder against PyTorch.
@@ -221,8 +223,9 @@ def export(
         output: the folder to write; it appears whole at the end, or not at all.
         validate: compare with PyTorch before the folder appears; the manifest records when this is False.
         report: also write the comparison as an HTML file.
-        quantize: "int8", "int4": graphs to add in fewer bits, each held to a limit against the float32 one.
-        max_kl, calibration, eval_text: how, see `quantization.quantize.Request`.
+        quantize, dtype: "int8", "int4"; "fp16": graphs to add in fewer bits, each held to a limit against the float32
+            one, which is always there.
+        max_kl, calibration, eval_text, float_cache: how, see `quantization.quantize.Request`.
         options: see `Options`.
 
     Raises:
@@ -236,7 +239,7 @@ def export(
     from doge_export.validation.report_path import report_path
 
     started = time.monotonic()
-    request = _request(quantize, max_kl, calibration, eval_text, options.get("target"))
+    request = _request([*quantize, *dtype], max_kl, calibration, eval_text, float_cache, options.get("target"))
     report_file = None if report is None else report_path(report, output)  # refused now, written only at the end
     planned = plan(model, output, **options)
     checkpoint = planned.checkpoint
@@ -275,24 +278,25 @@ def export(
 
 
 def _request(
-    quantize: Sequence[str],
+    precisions: Sequence[str],
     max_kl: float | None,
     calibration: str | Path | None,
     eval_text: str | Path | None,
+    float_cache: bool,
     target: str | None,
 ) -> Request | None:
     """What is to be quantised; refused before anything is read."""
     from doge_export.quantization.quantize import Request
 
-    if not quantize:
-        if any(value is not None for value in (max_kl, calibration, eval_text)):
-            raise DogeExportError("a limit or a text of quantisation is given, but no precision; add --quantize int8")
+    if not precisions:
+        if float_cache or any(value is not None for value in (max_kl, calibration, eval_text)):
+            raise DogeExportError(
+                "a limit, a text or a cache of quantisation is given, but no precision; add --quantize int8"
+            )
         return None
-    if target == "canonical":
-        raise DogeExportError(
-            "a graph for target canonical is quantised by the compiler it is for: export for onnxruntime or portable"
-        )
-    return Request.checked(quantize, max_kl, calibration, eval_text)
+    request = Request.checked(precisions, max_kl, calibration, eval_text, float_cache)
+    request.check_target(target)
+    return request
 
 
 def _checked_length(max_length: int | None, architecture: Architecture) -> int:

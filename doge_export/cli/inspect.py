@@ -97,7 +97,11 @@ def _graph_sections(name: str, graph: Mapping[str, Any]) -> list[tuple[str, str]
     if "quantization" in graph:
         otherwise = [f"{name}: {how['dtype']}" for name, how in graph["quantization"]["exceptions"].items()]
         how = {**graph["quantization"], "exceptions": ", ".join(otherwise) or None}
-        facts += named_values({"quantization": how, "quality": graph.get("quality", {})})
+        facts += named_values({"quantization": how})
+    if "typing" in graph:
+        facts += named_values({"largest": graph["typing"]["largest"]})
+    if "quality" in graph:
+        facts += named_values({"quality": graph["quality"]})
     by_count = sorted(graph.get("operators", {}).items(), key=lambda item: -item[1])
     ports = [(f"{name} {side}", columns(_port(value) for value in graph[side])) for side in ("inputs", "outputs")]
     operators = columns((count, operator) for operator, count in by_count)

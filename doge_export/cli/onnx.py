@@ -39,7 +39,7 @@ from doge_export.console import log
     show_default=True,
     help="How a mixture of experts chooses: as its published code does, mixing tokens, or each token for itself.",
 )
-@quantization_options()
+@quantization_options
 @source_options
 @click.option("--trust-remote-code", is_flag=True, help="Refused: no code of a checkpoint is ever run.")
 @click.option("--force", is_flag=True, help="Replace OUT when it is not empty.")
@@ -59,7 +59,7 @@ def command(model: str, out: Path, dry_run: bool, as_json: bool, **options: Any)
     if options["report"] and not options["validate"]:
         raise click.UsageError("--report shows the comparison that --no-validate leaves out; drop one of them.")
     if dry_run:
-        for name in ("validate", "report", "quantize", "max_kl", "calibration", "eval_text"):
+        for name in ("validate", "report", "quantize", "dtype", "max_kl", "calibration", "eval_text", "float_cache"):
             del options[name]
         plan = pipeline.plan(model, out, **options).to_dict()
         echo_json(plan) if as_json else click.echo(columns(named_values(plan), indent=0))

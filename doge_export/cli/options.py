@@ -17,7 +17,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 threads_option = click.option(
     "--threads", type=int, metavar="N", help="CPU threads of onnxruntime. [default: as many as it finds best]"
 )
-PRECISIONS = ["float32", "int8", "int4"]
+PRECISIONS = ["float32", "fp16", "int8", "int4"]
 
 precision_option = click.option(
     "--precision",
@@ -129,27 +129,34 @@ def _all(*decorators: Callable[[Function], Function]) -> Callable[[Function], Fu
     return decorate
 
 
-def quantization_options(*, required: bool = False) -> Callable[[Function], Function]:
-    """Which precisions to make, and what they may lose: keywords of `quantize`."""
+def quantization_options(function: Function) -> Function:
+    """Which precisions to make, and what they may lose."""
     return _all(
         click.option(
             "--quantize",
             type=click.Choice(["int8", "int4"]),
             multiple=True,
-            required=required,
             help="Write a graph with weights of so many bits. May be given several times.",
+        ),
+        click.option(
+            "--dtype",
+            type=click.Choice(["fp16"]),
+            multiple=True,
+            help="Write a graph with weights, activations and caches of 16 bits, for GPUs and browsers; on a CPU int8 "
+            "is smaller and faster.",
         ),
         click.option(
             "--max-kl",
             type=float,
             metavar="NATS",
-            help="Mean KL divergence from the float32 graph that is allowed. [default: 0.01 for int8, 0.15 for int4]",
+            help="Mean KL divergence from the float32 graph that is allowed. "
+            "[default: 0.01 for int8, 0.15 for int4, 0.001 for fp16]",
         ),
         click.option(
             "--calibration",
             type=click.Path(path_type=Path),
             metavar="FILE",
-            help="Text that shows int4 what inputs are like. [default: the float32 model writes it]",
+            help="Text that shows what inputs and caches are like. [default: the float32 model writes it]",
         ),
         click.option(
             "--eval-text",
@@ -157,4 +164,9 @@ def quantization_options(*, required: bool = False) -> Callable[[Function], Func
             metavar="FILE",
             help="Text to compare graphs on. [default: the float32 model writes it]",
         ),
-    )
+        click.option(
+            "--float-cache",
+            is_flag=True,
+            help="Keep cached keys and values in float32, where int8 and int4 graphs for onnxruntime take 8 bits.",
+        ),
+    )(function)

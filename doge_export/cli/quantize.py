@@ -13,11 +13,11 @@ from doge_export.cli.render import echo_json, size
 
 @click.command()
 @folder_argument
-@quantization_options(required=True)
+@quantization_options
 @click.option("--force", is_flag=True, help="Make graphs anew that are there already.")
 @json_option
-def command(folder: Path, quantize: tuple[str, ...], as_json: bool, **options: Any) -> None:
-    """Add graphs with weights of 8 or 4 bits.
+def command(folder: Path, quantize: tuple[str, ...], dtype: tuple[str, ...], as_json: bool, **options: Any) -> None:
+    """Add graphs with weights of 8 or 4 bits, or all of 16 bits.
 
     FOLDER is what `doge-export onnx` wrote; its float32 graph is enough. Each new graph is compared with it on text
     that it was not made with. One that loses more than the limit fails the command with exit code 1, and FOLDER stays
@@ -25,7 +25,9 @@ def command(folder: Path, quantize: tuple[str, ...], as_json: bool, **options: A
     """
     from doge_export.quantization.quantize import quantize as add
 
-    result = add(folder, quantize, **options)
+    if not quantize and not dtype:
+        raise click.UsageError("say what to add: --quantize int8, --quantize int4, --dtype fp16.")
+    result = add(folder, [*quantize, *dtype], **options)
     if as_json:
         graphs = {name: result.manifest["graphs"][name] for name in result.qualities}
         echo_json({"folder": str(folder), "graphs": graphs, "manifest": result.manifest})

@@ -219,26 +219,39 @@ def _quality(manifest: Mapping[str, Any]) -> str:
         agreement, ratio = quality["argmax_agreement"], quality["perplexity_ratio"]
         cells = [
             f"`{name}`",
-            f"{quality['kl_mean']:.5f} ± {quality['kl_standard_error'] or 0:.5f}",
-            f"{quality['kl_p99']:.4f}",
+            f"{quality['kl_mean']:.3g} ± {quality['kl_standard_error'] or 0:.1g}",
+            f"{quality['kl_p99']:.3g}",
             f"{quality['limit']:g}",
             "" if agreement is None else f"{agreement:.2%}",
             "" if ratio is None else f"{ratio - 1:+.2%}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", *(f"- `{name}`: {_how(graph['quantization'])}" for name, graph in graphs.items())]
-    if manifest["target"] == "portable":
-        lines += ["", "Beside standard operators these have MatMulNBits and GatherBlockQuantized of com.microsoft."]
+    lines += ["", *(f"- `{name}`: {_how(graph)}" for name, graph in graphs.items())]
+    if manifest["target"] == "portable" and any("quantization" in graph for graph in graphs.values()):
+        lines += [
+            "",
+            "Beside standard operators the quantised ones have MatMulNBits and GatherBlockQuantized of com.microsoft.",
+        ]
     precisions = " or ".join(f"`{graph['dtype']}`" for graph in graphs.values())
     return "\n".join([*lines, "", f"`--precision` of the commands and `precision` of `load` choose {precisions}."])
 
 
-def _how(quantization: Mapping[str, Any]) -> str:
+def _how(graph: Mapping[str, Any]) -> str:
+    if "typing" in graph:
+        largest = max(graph["typing"]["largest"].values(), key=lambda extreme: extreme["magnitude"])
+        return (
+            "weights, activations and the key/value cache in float16; float32 in norms, softmax, angles, the scores of "
+            f"keys and experts, and the logits. The largest float16 value on that text is {largest['magnitude']:.4g}, "
+            "of 65504. For GPUs and browsers: on a CPU int8 is smaller and faster"
+        )
+    quantization = graph["quantization"]
     method = {"nearest": "rounded to the nearest", "gptq": "GPTQ"}[quantization["method"]]
     text = f"weights of {quantization['bits']} bits, {quantization['block']} to a scale, {method}"
+    if quantization.get("cache") == "int8":
+        text += "; keys and values cached in 8 bits, a scale for each head and channel"
     if "calibration" in quantization:
         calibration = quantization["calibration"]
-        text += f" on {calibration['tokens']} tokens ({calibration['text']})"
+        text += f"; calibrated on {calibration['tokens']} tokens ({calibration['text']})"
     kept = len(quantization["exceptions"])
     return f"{text}; {kept} weights are stored otherwise, see `doge_export.json`" if kept else text
 

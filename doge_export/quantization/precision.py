@@ -9,7 +9,8 @@ import dataclasses
 class Precision:
     """Attributes:
     name: as on the command line and in a graph's "dtype".
-    bits, block: of a weight, and weights to a scale.
+    bits: of a weight; with 16 of activations and caches too.
+    block: weights to a scale; 0 where they have none.
     file: where other tools look for it.
     max_kl: what the mean KL divergence from the float32 file may be.
     """
@@ -22,5 +23,6 @@ class Precision:
 
 
 INT8 = Precision("int8", 8, 128, "onnx/model_int8.onnx", 0.01)
-INT4 = Precision("int4", 4, 32, "onnx/model_q4.onnx", 0.15)
-QUANTIZED = {precision.name: precision for precision in (INT8, INT4)}
+INT4 = Precision("int4", 4, 128, "onnx/model_q4.onnx", 0.15)
+FP16 = Precision("fp16", 16, 0, "onnx/model_fp16.onnx", 0.001)
+REDUCED = {precision.name: precision for precision in (INT8, INT4, FP16)}

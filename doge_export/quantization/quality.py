@@ -51,7 +51,7 @@ class Quality:
 
     def summary_line(self) -> str:
         """The numbers, for people."""
-        parts = [f"KL {self.kl_mean:.5f} ± {self.kl_standard_error:.5f} (limit {self.limit:g}), 99 % {self.kl_p99:.4f}"]
+        parts = [f"KL {self.kl_mean:.3g} ± {self.kl_standard_error:.1g} (limit {self.limit:g}), 99 % {self.kl_p99:.3g}"]
         if self.argmax_agreement is None:
             parts[0] = parts[0].replace("KL", "1 - cosine", 1)
         else:

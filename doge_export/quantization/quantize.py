@@ -15,7 +15,8 @@ from typing import Any
 from doge_export.console import log, progress
 from doge_export.errors import DogeExportError, RunFailed
 from doge_export.package import staged_folder, verify, write_card, write_manifest
-from doge_export.quantization.precision import QUANTIZED, Precision
+from doge_export.quantization.caches import Ranges, cache_ranges
+from doge_export.quantization.precision import FP16, REDUCED, Precision
 from doge_export.quantization.quality import Quality, measure
 from doge_export.quantization.texts import Texts, texts_for
 from doge_export.runtime.graph import FLOAT32
@@ -26,15 +27,25 @@ class Request:
     """Which precisions, and how they are made and judged.
 
     Attributes:
-        precisions: of `QUANTIZED`.
+        precisions: of `REDUCED`.
         max_kl: mean KL divergence that each may have; by default what its precision allows.
         calibration, eval_text: UTF-8 files; by default the float32 model writes these texts itself.
+        float_cache: keys and values stay float32; else int8 and int4 graphs for onnxruntime cache them in 8 bits.
     """
 
     precisions: tuple[Precision, ...]
     max_kl: float | None = None
     calibration: Path | None = None
     eval_text: Path | None = None
+    float_cache: bool = False
+
+    def check_target(self, target: str | None) -> None:
+        """Raises DogeExportError where a graph for `target` has no such form."""
+        if target == "canonical" and any(precision is not FP16 for precision in self.precisions):
+            raise DogeExportError(
+                "a graph for target canonical is quantised by the compiler it is for: export for onnxruntime or "
+                "portable, or leave it at --dtype fp16"
+            )
 
     @classmethod
     def checked(
@@ -43,20 +54,31 @@ class Request:
         max_kl: float | None = None,
         calibration: str | Path | None = None,
         eval_text: str | Path | None = None,
+        float_cache: bool = False,
     ) -> Request:
         """Raises DogeExportError for a precision that is not known, a limit below 0, and files that are not there."""
-        unknown = [name for name in precisions if name not in QUANTIZED]
+        unknown = [name for name in precisions if name not in REDUCED]
         if unknown or not precisions:
             raise DogeExportError(
-                f"cannot quantise to {', '.join(unknown) or 'nothing'}; choose {' or '.join(QUANTIZED)}"
+                f"cannot quantise to {', '.join(unknown) or 'nothing'}; choose {' or '.join(REDUCED)}"
             )
         if max_kl is not None and not (max_kl >= 0 and math.isfinite(max_kl)):
             raise DogeExportError(f"max KL is {max_kl}, expected a number from 0")
-        files = [None if name is None else Path(name).expanduser() for name in (calibration, eval_text)]
-        for file in files:
-            if file is not None and not file.is_file():
-                raise DogeExportError(f"text {file} is not a file; give one in UTF-8")
-        return cls(tuple(QUANTIZED[name] for name in dict.fromkeys(precisions)), max_kl, *files)
+        return cls(
+            precisions=tuple(REDUCED[name] for name in dict.fromkeys(precisions)),
+            max_kl=max_kl,
+            calibration=_text(calibration),
+            eval_text=_text(eval_text),
+            float_cache=float_cache,
+        )
+
+
+def _text(name: str | Path | None) -> Path | None:
+    """A text's file, if one was named. Raises DogeExportError where it is not there."""
+    file = None if name is None else Path(name).expanduser()
+    if file is not None and not file.is_file():
+        raise DogeExportError(f"text {file} is not a file; give one in UTF-8")
+    return file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,14 +97,15 @@ def quantize(
     max_kl: float | None = None,
     calibration: str | Path | None = None,
     eval_text: str | Path | None = None,
+    float_cache: bool = False,
     force: bool = False,
 ) -> QuantizeResult:
     """Add graphs in fewer bits to an exported folder. Needs its float32 graph, neither the checkpoint nor torch.
 
     Args:
         folder: as `export` wrote it. It changes whole at the end, or not at all.
-        precisions: "int8", "int4".
-        max_kl, calibration, eval_text: see `Request`.
+        precisions: "int8", "int4", "fp16".
+        max_kl, calibration, eval_text, float_cache: see `Request`.
         force: make graphs anew that are there already.
 
     Raises:
@@ -90,7 +113,7 @@ def quantize(
         RunFailed: a graph loses more than the limit; the folder is as it was.
     """
     folder = Path(folder)
-    request = Request.checked(precisions, max_kl, calibration, eval_text)
+    request = Request.checked(precisions, max_kl, calibration, eval_text, float_cache)
     manifest = verify(folder)
     there = [precision.name for precision in request.precisions if precision.file in manifest["graphs"]]
     if there and not force:
@@ -131,17 +154,17 @@ def add_graphs(folder: Path, manifest: dict[str, Any], request: Request) -> dict
 
     if FLOAT32 not in manifest["graphs"]:
         raise DogeExportError(f"{folder} has no {FLOAT32} to quantise; export the model again")
-    if manifest["target"] == "canonical":
-        raise DogeExportError(
-            "a graph for target canonical is quantised by the compiler it is for: export for onnxruntime or portable"
-        )
+    request.check_target(manifest["target"])
     gc.collect()  # traced programs are full of cycles, which would keep their weights
-    evaluation, calibration = _texts(folder, request)
+    evaluation, calibration, ranges = _material(folder, request)
     qualities = {}
     for precision in request.precisions:
         started = time.monotonic()
         log(f"writing {precision.file}")
-        described = _write_graph(folder, precision, calibration)
+        if precision is FP16:
+            described = _write_half(folder, evaluation)
+        else:
+            described = _write_quantised(folder, precision, calibration, ranges)
         limit = precision.max_kl if request.max_kl is None else request.max_kl
         with progress(f"measuring {precision.name}", len(evaluation.rows)) as advance:
             reference = WholeTexts(folder / FLOAT32, packs=False)
@@ -160,31 +183,63 @@ def add_graphs(folder: Path, manifest: dict[str, Any], request: Request) -> dict
     return qualities
 
 
-def _texts(folder: Path, request: Request) -> tuple[Texts, Texts | None]:
-    """To judge by, and to calibrate with where a precision needs it."""
+def _material(folder: Path, request: Request) -> tuple[Texts, Texts | None, Ranges | None]:
+    """Text to judge by, text to calibrate with, and what is cached on that: as far as the request needs them."""
     from doge_export.runtime.loading import load
+    from doge_export.runtime.session import Session
 
     session = load(folder, precision="float32")
     log("writing text with the float32 model" if request.eval_text is None else f"reading {request.eval_text}")
     evaluation = texts_for("evaluation", session, request.eval_text)
-    if all(precision.bits == 8 for precision in request.precisions):
-        return evaluation, None
-    return evaluation, texts_for("calibration", session, request.calibration)
+    if all(precision is FP16 for precision in request.precisions):
+        return evaluation, None, None
+    calibration = texts_for("calibration", session, request.calibration)
+    if request.float_cache or not isinstance(session, Session) or session.manifest["target"] != "onnxruntime":
+        return evaluation, calibration, None
+    return evaluation, calibration, cache_ranges(session.decoder, calibration)
 
 
-def _write_graph(folder: Path, precision: Precision, calibration: Texts | None) -> dict[str, Any]:
+def _write_half(folder: Path, texts: Texts) -> dict[str, Any]:
+    """The graph in 16 bits, and what the manifest says of it. Raises RunFailed where a value would not fit."""
+    import onnx_ir as ir
+
+    from doge_export.package.onnx_file import describe_graph, write_onnx
+    from doge_export.quantization.extremes import by_operator, extremes_of
+    from doge_export.targets.half import HalfPrecision, operators_by_type, prepare
+
+    extremes = extremes_of(folder / FLOAT32, texts)
+    beyond = next((extreme for extreme in extremes if extreme.overflows), None)
+    if beyond is not None:
+        raise RunFailed(
+            f"fp16 cannot hold this model: on text, {beyond.operator} {beyond.value} reaches {beyond.magnitude:.4g}, "
+            "more than float16's 65504; nothing was written (int8 and int4 compute in float32)"
+        )
+    model = ir.load(folder / FLOAT32)
+    prepare(model)
+    HalfPrecision()(model)
+    write_onnx(model, folder / FP16.file)
+    typing = {"operators": operators_by_type(model), "largest": by_operator(extremes)}
+    return {**describe_graph(model, FP16.name), "typing": typing}
+
+
+def _write_quantised(
+    folder: Path, precision: Precision, calibration: Texts | None, ranges: Ranges | None
+) -> dict[str, Any]:
     """One quantised graph, and what the manifest says of it."""
     import onnx_ir as ir
 
     from doge_export.package.onnx_file import describe_graph, write_onnx
     from doge_export.quantization.recipe import store
     from doge_export.quantization.sites import sites_of
+    from doge_export.targets.passes.quantize_caches import QuantizeCaches
     from doge_export.targets.passes.quantize_weights import ACCURACY_LEVEL, QuantizeWeights
 
     model = ir.load(folder / FLOAT32)
     sites = sites_of(model.graph)
     stored = store(sites, precision, folder / FLOAT32, calibration)
     QuantizeWeights(sites, stored)(model)
+    if ranges is not None:
+        QuantizeCaches(ranges)(model)
     write_onnx(model, folder / precision.file)
     quantization: dict[str, Any] = {
         "bits": precision.bits,
@@ -192,7 +247,8 @@ def _write_graph(folder: Path, precision: Precision, calibration: Texts | None) 
         "accuracy_level": ACCURACY_LEVEL,
         "method": "nearest" if calibration is None or precision.bits == 8 else "gptq",
         "exceptions": stored.exceptions,
+        "cache": "float32" if ranges is None else "int8",
     }
-    if precision.bits < 8 and calibration is not None:
+    if calibration is not None and (precision.bits < 8 or ranges is not None):
         quantization["calibration"] = {"text": calibration.origin, "tokens": calibration.tokens}
     return {**describe_graph(model, precision.name), "quantization": quantization}

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
+from doge_export.runtime.graph import CACHE_TYPES
+
 
 class WholeTexts:
     """A graph of any target and task, read text by text.
@@ -49,5 +51,5 @@ class WholeTexts:
                 feeds[value.name] = given[value.name]
             else:
                 shape = [axis if isinstance(axis, int) else extents[axis] for axis in value.shape]
-                feeds[value.name] = np.zeros(shape, np.float32)
+                feeds[value.name] = np.zeros(shape, CACHE_TYPES[value.type])
         return feeds

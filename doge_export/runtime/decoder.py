@@ -14,7 +14,7 @@ import numpy as np
 import onnxruntime
 
 from doge_export.errors import DogeExportError
-from doge_export.runtime.graph import graph_file, open_graph
+from doge_export.runtime.graph import CACHE_TYPES, graph_file, open_graph
 
 Array = np.ndarray
 
@@ -175,6 +175,8 @@ class GraphDecoder:
     def __init__(self, session: onnxruntime.InferenceSession, limits: Limits) -> None:
         shapes = {value.name: value.shape for value in [*session.get_inputs(), *session.get_outputs()]}
         self._session, self._shapes = session, shapes
+        kinds = {value.name: value.type for value in session.get_inputs()}
+        self._cache_types = {name: CACHE_TYPES[kind] for name, kind in kinds.items() if kind in CACHE_TYPES}
         _, self._kv_heads, _, self._head_dim = shapes["past_key_values.0.key"]
         self.max_length, self.chunkable_length = limits.max_length, limits.chunkable_length
         self.vocab_size: int = shapes["logits"][2]

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnxruntime
 
 from doge_export.errors import DogeExportError
@@ -24,6 +25,12 @@ DAMAGED = (
 
 
 FLOAT32 = "onnx/model.onnx"
+CACHE_TYPES: dict[str, type[np.generic]] = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(int8)": np.int8,
+}
+"""What onnxruntime calls the types that caches may have."""
 
 
 def graph_file(folder: Path, manifest: Mapping[str, Any], precision: str | None = None) -> str:
@@ -39,7 +46,7 @@ def graph_file(folder: Path, manifest: Mapping[str, Any], precision: str | None 
         has = ", ".join(described["dtype"] for described in graphs.values()) or "none"
         raise DogeExportError(
             f"{folder} has no {precision} graph (it has {has}); "
-            f"`doge-export quantize {folder} --quantize int8 --quantize int4` adds those"
+            f"`doge-export quantize {folder} {'--dtype' if precision == 'fp16' else '--quantize'} {precision}` adds it"
         )
     return by_dtype[precision]
 

@@ -79,7 +79,8 @@ class InPlaceDecoder(GraphDecoder):
 
     def _allocate(self, batch_size: int) -> None:
         shape = (batch_size, self._kv_heads, self.max_length, self._head_dim)
-        self._caches = [(np.zeros(shape, np.float32), np.zeros(shape, np.float32)) for _ in range(self._layers)]
+        dtype = self._cache_types["past_key_values.0.key"]
+        self._caches = [(np.zeros(shape, dtype), np.zeros(shape, dtype)) for _ in range(self._layers)]
         self._scores = np.zeros((batch_size, self._score_width, 1, self.max_length), np.float32)
         self._step_tokens = _Tokens(np.zeros((batch_size, 1), np.int64), np.zeros((batch_size, 1), np.int64))
         self._step_logits = np.zeros((batch_size, 1, self.vocab_size), np.float32)

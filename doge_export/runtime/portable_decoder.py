@@ -20,8 +20,9 @@ class PortableDecoder(GraphDecoder):
 
     def reset(self, batch_size: int = 1) -> None:
         """Forget everything."""
-        extents = ((batch_size, self._shapes[name][1], 0, *self._shapes[name][3:]) for name in self._pasts)
-        self._caches = [OrtValue.ortvalue_from_numpy(np.zeros(extent, np.float32)) for extent in extents]
+        extents = {name: (batch_size, self._shapes[name][1], 0, *self._shapes[name][3:]) for name in self._pasts}
+        empty = (np.zeros(extent, self._cache_types[name]) for name, extent in extents.items())
+        self._caches = [OrtValue.ortvalue_from_numpy(cache) for cache in empty]
         self._progress.reset(batch_size)
 
     def rewind(self, length: int) -> None:

@@ -28,3 +28,4 @@ def lower(model: ir.Model, target: Target, traits: Traits) -> None:
     model.opset_imports[""] = target.opset
     model.ir_version = target.ir_version
     tidy(model)
+    model.graph.sort()  # passes put nodes where they found others, and the standard asks for an order

@@ -56,7 +56,8 @@ def test_a_limit_that_is_exceeded_fails_the_command(run, copy, text):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "Missing option '--quantize'"),
+        ([], "say what to add: --quantize int8, --quantize int4, --dtype fp16."),
+        (["--dtype", "fp8"], "'fp8' is not"),
         (["--quantize", "int3"], "'int3' is not one of"),
         (["--quantize", "int8", "--max-kl", "-1"], "max KL is -1.0"),
         (["--quantize", "int8", "--eval-text", "nowhere"], "nowhere is not a file"),
@@ -88,6 +89,22 @@ def test_onnx_refuses_before_it_reads(run, tmp_path, options, message):
     assert result.exit_code == 2
     assert message in result.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_fp16_beside_float32(run, nano_folder, copy, text):
+    result = run("quantize", copy, "--dtype", "fp16", "--eval-text", text)
+    assert result.exit_code == 0, result.stderr
+    (line,) = result.stdout.splitlines()
+    assert line.startswith("onnx/model_fp16.onnx  3.")
+    assert "(limit 0.001)" in line
+    shown = run("inspect", copy).stdout
+    assert "largest.MatMul.magnitude" in shown and "float16" in shown
+    story = ["Once upon a time", "--max-new-tokens", 8, "--greedy"]
+    half, exact = (
+        run("generate", *arguments).stdout
+        for arguments in ([copy, *story, "--precision", "fp16"], [nano_folder, *story])
+    )
+    assert half == exact != ""
 
 
 @pytest.mark.parametrize("command", [["generate", "Hello"], ["chat"]])

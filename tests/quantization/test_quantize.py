@@ -49,7 +49,7 @@ class TestBundled:
         result = quantised(name, target)
         model = ir.load(result.folder / "onnx/model.onnx")
         large = [site for site in sites_of(model.graph) if site.weight().size >= 2**12]
-        QuantizeWeights(large, lambda site: [(slice(0, site.shape[0]), nearest(site.weight(), 4, 32))])(model)
+        QuantizeWeights(large, lambda site: [(slice(0, site.shape[0]), nearest(site.weight(), 4, 128))])(model)
         write_onnx(model, tmp_path / "rounded.onnx")
         evaluation = texts_for("evaluation", load(result.folder), texts["eval_text"])
         reference = WholeTexts(result.folder / "onnx/model.onnx")

@@ -61,6 +61,16 @@ def test_portable_is_plain_onnx(portable):
     assert not portable.functions
 
 
+@pytest.mark.parametrize("target", ["onnxruntime", "portable", "canonical"])
+def test_nodes_come_after_what_they_read(exported, target, variant):
+    """As the standard asks; onnxruntime sorts for itself, other readers do not."""
+    graph = onnx.load(exported(target=target, **VARIANTS[variant]) / "onnx" / "model.onnx").graph
+    known = {"", *(value.name for value in [*graph.input, *graph.initializer])}
+    for node in graph.node:
+        assert {*node.input} <= known, node.name
+        known |= {*node.output}
+
+
 def test_portable_names_and_axes(portable):
     new, past = "sequence_length", "past_sequence_length"
     total = f"{past} + {new}"

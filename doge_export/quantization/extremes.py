@@ -1,0 +1,87 @@
+"""How large the values get that a 16-bit graph stores, seen in float32: float16 ends at 65504, and infinity spreads."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.tape import Tape
+
+from doge_export.package.onnx_file import write_onnx
+from doge_export.quantization.texts import Texts
+from doge_export.quantization.whole import WholeTexts
+from doge_export.targets.half import half_values, largest, prepare
+from doge_export.targets.lowering import constant
+
+_UNCHANGED = {"Expand", "Gather", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
+_BOUNDED = {"Cos", "Max", "Sigmoid", "Sin", "Softmax"}
+"""What moves values that were looked at before, and what cannot be large; the one Max is a bias of at most 0."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Extreme:
+    """The largest magnitude of a value: `operator` made it, `value` is its name in the graph."""
+
+    operator: str
+    value: str
+    magnitude: float
+
+    @property
+    def overflows(self) -> bool:
+        """Whether float16 cannot hold it; what is not a number is held by nothing."""
+        return not self.magnitude <= largest(ir.DataType.FLOAT16)
+
+    def __str__(self) -> str:
+        return f"{self.magnitude:.4g} ({self.operator} {self.value})"
+
+
+def extremes_of(file: Path, texts: Texts) -> list[Extreme]:
+    """Of every value that a float16 form of the float32 graph `file` computes and stores in 16 bits, in its order."""
+    model = ir.load(file)
+    prepare(model)
+    watched = _watch(model)
+    with tempfile.TemporaryDirectory(prefix="doge-export-") as folder:
+        observed = Path(folder) / "observed.onnx"
+        write_onnx(model, observed)
+        del model
+        graph = WholeTexts(observed, packs=False)
+        largest_seen = np.zeros(len(watched), np.float32)
+        for ids in texts.rows:
+            # np.maximum keeps what is not a number.
+            largest_seen = np.maximum(largest_seen, np.array(graph.run(ids, [*watched])))
+    return [
+        Extreme(operator, value, float(magnitude))
+        for (operator, value), magnitude in zip(watched.values(), largest_seen, strict=True)
+    ]
+
+
+def by_operator(extremes: list[Extreme]) -> dict[str, dict[str, Any]]:
+    """The largest of each kind of value, for the manifest."""
+    best: dict[str, Extreme] = {}
+    for extreme in extremes:
+        if extreme.operator not in best or extreme.magnitude > best[extreme.operator].magnitude:
+            best[extreme.operator] = extreme
+    return {name: {"magnitude": best[name].magnitude, "value": best[name].value} for name in sorted(best)}
+
+
+def _watch(model: ir.Model) -> Mapping[str, tuple[str, str]]:
+    """Outputs max |x|, float32 [], for every value worth a look: operator and name by the output's name."""
+    graph, watched = model.graph, {}
+    for number, value in enumerate(half_values(model)):
+        node = value.producer()
+        # A row of a table is no larger than the table, which was looked at when it was stored.
+        if node is None or value.name is None or node.op_type in _UNCHANGED | _BOUNDED:
+            continue
+        tape = Tape()
+        flat = tape.op("Reshape", [tape.op("Abs", [value]), constant(graph, np.array([-1]))])
+        top = tape.op("ReduceMax", [flat], {"keepdims": 0})
+        top.name, top.dtype, top.shape = f"extreme_{number}", ir.DataType.FLOAT, ir.Shape([])
+        graph.extend(tape.nodes)
+        graph.outputs.append(top)
+        watched[top.name] = (node.op_type, value.name)
+    return watched

@@ -1,0 +1,108 @@
+"""Which values of a graph are real numbers, which are stored with it, and which are only there to decide."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import onnx_ir as ir
+
+from doge_export.targets.half.kinds import DECIDING, FOLLOWING, KERNELS, NOT_REAL, PRODUCTS
+
+FLOAT = ir.DataType.FLOAT
+Operator = tuple[str, str]
+
+
+def operator(node: ir.Node) -> Operator:
+    """Domain and name; the standard domain has one spelling."""
+    return ("" if node.domain == "ai.onnx" else node.domain, node.op_type)
+
+
+class Flow:
+    """Of a float32 graph without subgraphs.
+
+    Attributes:
+        reals: its values of type float32.
+        deciding: nodes whose results only go to a ranking, a comparison or an exponential.
+    """
+
+    def __init__(self, graph: ir.Graph) -> None:
+        self.graph = graph
+        self.reals = self._reals()
+        self._stored: dict[ir.Value, bool] = {}
+        self.deciding: set[ir.Node] = set()
+        for node in reversed(graph):
+            if self._may_decide(node) and all(map(self.decides, self.real_outputs(node))):
+                self.deciding.add(node)
+
+    def real_inputs(self, node: ir.Node) -> Iterator[tuple[int, ir.Value]]:
+        """Place and value."""
+        return ((place, value) for place, value in enumerate(node.inputs) if value is not None and value in self.reals)
+
+    def real_outputs(self, node: ir.Node) -> list[ir.Value]:
+        """Those outputs that are real numbers."""
+        return [value for value in node.outputs if value in self.reals]
+
+    def computed_inputs(self, node: ir.Node) -> list[ir.Value]:
+        """Real inputs that are not stored."""
+        return [value for _, value in self.real_inputs(node) if not self.is_stored(value)]
+
+    def is_stored(self, value: ir.Value) -> bool:
+        """An initializer, or what movement alone makes of initializers: a transposed weight."""
+        if value not in self._stored:
+            node = value.producer()
+            known = value.const_value is not None and not value.is_graph_input()
+            if node is not None and not known:
+                known = operator(node) in FOLLOWING and all(x is None or self.is_stored(x) for x in node.inputs)
+            self._stored[value] = known
+        return self._stored[value]
+
+    def decides(self, value: ir.Value) -> bool:
+        """Whether all that reads a value is a decision, at once or in the end."""
+        readers = value.uses()
+        return bool(readers) and not value.is_graph_output() and all(self._decides_in(*use) for use in readers)
+
+    def _decides_in(self, node: ir.Node, place: int) -> bool:
+        kernel = KERNELS.get(operator(node))
+        if kernel is not None:
+            return place in kernel.wide_inputs
+        return operator(node) in DECIDING or node in self.deciding
+
+    def _may_decide(self, node: ir.Node) -> bool:
+        if not self.real_outputs(node):
+            return False
+        if operator(node) in PRODUCTS:  # not that of queries and keys, which would have a whole cache cast
+            return any(self.is_stored(value) for _, value in self.real_inputs(node))
+        return operator(node) in FOLLOWING or node.op_type == "Cast"
+
+    def _reals(self) -> set[ir.Value]:
+        values = [*self.graph.inputs, *self.graph.initializers.values()]
+        reals = {value for value in values if _dtype(value) == FLOAT}
+        for node in self.graph:
+            reals.update(output for place, output in enumerate(node.outputs) if _is_real(node, place, reals))
+        return reals
+
+
+def _dtype(value: ir.Value) -> ir.DataType | None:
+    return value.dtype if value.const_value is None else value.const_value.dtype
+
+
+def _is_real(node: ir.Node, place: int, reals: set[ir.Value]) -> bool:
+    if node.op_type in NOT_REAL or (node.op_type == "TopK" and place == 1):
+        return False
+    if node.op_type == "Cast":
+        return node.attributes["to"].as_int() == FLOAT
+    if node.op_type == "CastLike":
+        return node.inputs[1] in reals
+    if node.op_type == "ConstantOfShape":
+        fill = node.attributes.get("value")
+        return fill is None or fill.as_tensor().dtype == FLOAT
+    return any(value in reals for value in node.inputs if value is not None)
+
+
+def fits(tensor: ir.TensorProtocol, limit: float) -> bool:
+    """Whether no finite number of a stored tensor is beyond a type's largest."""
+    values = tensor.numpy()
+    if not values.size or (values.min() >= -limit and values.max() <= limit):
+        return True
+    return not bool(np.any(np.isfinite(values) & (np.abs(values) > limit)))

@@ -1,0 +1,99 @@
+"""Measure published sizes against transformers, and against GGUF files of the same shape: `python measure.py 20M 60M`.
+
+Makes a checkpoint with random weights and its export where they are not there yet, then times every precision in one
+process, in turns. Prints a table in Markdown, or with --json everything that was measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from make_checkpoint import make
+
+from doge_export import export
+from doge_export.benchmark.bench import bench
+from doge_export.package import read_manifest
+
+PRECISIONS = ("float32", "int8", "int4")
+SHORT, LONG = 64, 1536
+"""Contexts whose decoding is compared."""
+
+GGUF = {
+    "20M": {"float32": 52.5, "int8": 13.9, "int4": 9.6},
+    "60M": {"float32": 218, "int8": 58, "int4": 35},
+    "320M": {"float32": 1342, "int8": 357, "int4": 198},
+}
+"""MB of a Llama of the same shape as llama.cpp writes it: F32, Q8_0, Q4_0."""
+
+COLUMNS = (
+    "size", "precision", "decode tok/s", "against transformers", f"at {LONG} against {SHORT}", "prefill 512",
+    "file MB", "against GGUF", "peak MB", "1.3 file + 100 MB",
+)  # fmt: skip
+
+
+def measured(size: str, folder: Path, threads: int, rounds: int) -> dict[str, Any]:
+    """`Benchmark.to_dict` of a size, its checkpoint and its export kept in `folder`."""
+    checkpoint, out = folder / f"checkpoint-{size}", folder / f"out-{size}"
+    if not checkpoint.exists():
+        make(size, checkpoint)
+    if not out.exists():
+        # What random weights lose says nothing of trained ones, so no limit is set.
+        export(checkpoint, out, validate=False, quantize=PRECISIONS[1:], max_kl=1e9)
+    contexts = [length for length in (SHORT, LONG) if length + 32 <= read_manifest(out)["max_length"]]
+    result = bench(out, precision=PRECISIONS, compare=checkpoint, threads=threads, context=contexts, rounds=rounds)
+    return result.to_dict()
+
+
+def rows(size: str, result: dict[str, Any]) -> list[list[str]]:
+    """A row for each precision, and one for transformers."""
+    table = []
+    for precision in PRECISIONS:
+        rates, ratios = result["rates"][precision], result["ratios"][precision]
+        short, long = (rates.get(f"decode@{length}") for length in (SHORT, LONG))
+        megabytes = result["subjects"][precision]["file_bytes"] / 1e6
+        gguf = GGUF.get(size, {}).get(precision)
+        table.append(
+            [
+                size,
+                precision,
+                f"{rates['decode'][1]:.0f}",
+                f"{ratios['decode']:.1f}x",
+                f"{long[1] / short[1]:.2f}x" if short and long else "",
+                f"{ratios['prefill']:.1f}x",
+                f"{megabytes:.1f}",
+                f"{megabytes / gguf:.2f}x" if gguf else "",
+                f"{result['process'][precision]['peak_bytes'] / 1e6:.0f}",
+                f"{1.3 * megabytes + 100:.0f}",
+            ]
+        )
+    baseline = result["rates"][result["baseline"]]
+    return [*table, [size, "transformers", f"{baseline['decode'][1]:.1f}", *[""] * (len(COLUMNS) - 3)]]
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("size", nargs="+", help="a published size, as make_checkpoint.py knows it")
+    parser.add_argument("--work", type=Path, default=Path("measured"), help="folder of checkpoints and exports")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    results = {}
+    for size in arguments.size:
+        results[size] = measured(size, arguments.work, arguments.threads, arguments.rounds)
+    if arguments.json:
+        print(json.dumps(results, indent=2))
+        return
+    print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}")
+    for size, result in results.items():
+        for row in rows(size, result):
+            print(f"| {' | '.join(row)} |")
+
+
+if __name__ == "__main__":
+    main()
