@@ -78,7 +78,7 @@ def open_decoder(
         folder: as `doge-export onnx` wrote it.
         manifest: its manifest.
         precision: of its graphs; by default float32.
-        threads: of onnxruntime; by default one for each physical core.
+        threads: of onnxruntime; by default what suits the graph's size, see `runtime.threads`.
         providers: onnxruntime's execution providers, CPU by default.
     """
     from doge_export.runtime.canonical_decoder import CanonicalDecoder

@@ -11,6 +11,7 @@ import numpy as np
 import onnxruntime
 
 from doge_export.errors import DogeExportError
+from doge_export.runtime.threads import thread_count
 
 _known = onnxruntime.capi.onnxruntime_pybind11_state
 DAMAGED = (
@@ -56,7 +57,7 @@ def open_graph(
 ) -> onnxruntime.InferenceSession:
     """The graph of that name in `folder`, ready to run.
 
-    threads: of onnxruntime; by default one for each physical core.
+    threads: of onnxruntime; by default what suits a graph of that size, at most one for each physical core.
     providers: onnxruntime's execution providers, CPU by default.
     Raises DogeExportError when there is no such graph, it is damaged, or a provider is not there.
     """
@@ -64,7 +65,7 @@ def open_graph(
     if not file.is_file():
         raise DogeExportError(f"{folder} has no {name}; export it again")
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or 0
+    options.intra_op_num_threads = threads or thread_count(file)
     options.inter_op_num_threads = 1
     # Its one warning here is that num_logits_to_keep has a default, which is what it is for.
     options.log_severity_level = 3
