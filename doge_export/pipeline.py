@@ -291,7 +291,7 @@ def _request(
     if not precisions:
         if float_cache or any(value is not None for value in (max_kl, calibration, eval_text)):
             raise DogeExportError(
-                "a limit, a text or a cache of quantisation is given, but no precision; add --quantize int8"
+                "a limit, a text or a cache is given, but no precision; add --quantize int8 or --dtype fp16"
             )
         return None
     request = Request.checked(precisions, max_kl, calibration, eval_text, float_cache)

@@ -17,7 +17,7 @@ from doge_export.cli.render import echo_json, size
 @click.option("--force", is_flag=True, help="Make graphs anew that are there already.")
 @json_option
 def command(folder: Path, quantize: tuple[str, ...], dtype: tuple[str, ...], as_json: bool, **options: Any) -> None:
-    """Add graphs with weights of 8 or 4 bits, or all of 16 bits.
+    """Add graphs of 8, 4 or 16 bits.
 
     FOLDER is what `doge-export onnx` wrote; its float32 graph is enough. Each new graph is compared with it on text
     that it was not made with. One that loses more than the limit fails the command with exit code 1, and FOLDER stays

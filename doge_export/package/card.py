@@ -240,9 +240,9 @@ def _how(graph: Mapping[str, Any]) -> str:
     if "typing" in graph:
         largest = max(graph["typing"]["largest"].values(), key=lambda extreme: extreme["magnitude"])
         return (
-            "weights, activations and the key/value cache in float16; float32 in norms, softmax, angles, the scores of "
-            f"keys and experts, and the logits. The largest float16 value on that text is {largest['magnitude']:.4g}, "
-            "of 65504. For GPUs and browsers: on a CPU int8 is smaller and faster"
+            "weights, activations and the key/value cache in float16; float32 inside norms, softmax, angles and "
+            "scores; logits are given as float32. The largest float16 value on that text is "
+            f"{largest['magnitude']:.4g}, of 65504. For GPUs and browsers: on a CPU int8 is smaller and faster"
         )
     quantization = graph["quantization"]
     method = {"nearest": "rounded to the nearest", "gptq": "GPTQ"}[quantization["method"]]

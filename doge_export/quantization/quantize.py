@@ -62,6 +62,10 @@ class Request:
             raise DogeExportError(
                 f"cannot quantise to {', '.join(unknown) or 'nothing'}; choose {' or '.join(REDUCED)}"
             )
+        if float_cache and all(REDUCED[name] is FP16 for name in precisions):
+            raise DogeExportError(
+                "a float32 cache is a choice of int8 and int4 only; add --quantize int8, or leave it out"
+            )
         if max_kl is not None and not (max_kl >= 0 and math.isfinite(max_kl)):
             raise DogeExportError(f"max KL is {max_kl}, expected a number from 0")
         return cls(
@@ -191,12 +195,13 @@ def _material(folder: Path, request: Request) -> tuple[Texts, Texts | None, Rang
     session = load(folder, precision="float32")
     log("writing text with the float32 model" if request.eval_text is None else f"reading {request.eval_text}")
     evaluation = texts_for("evaluation", session, request.eval_text)
-    if all(precision is FP16 for precision in request.precisions):
+    quantised = [precision for precision in request.precisions if precision is not FP16]
+    in_place = isinstance(session, Session) and session.manifest["target"] == "onnxruntime"
+    caches = bool(quantised) and in_place and not request.float_cache
+    if not caches and all(precision.bits == 8 for precision in quantised):
         return evaluation, None, None
     calibration = texts_for("calibration", session, request.calibration)
-    if request.float_cache or not isinstance(session, Session) or session.manifest["target"] != "onnxruntime":
-        return evaluation, calibration, None
-    return evaluation, calibration, cache_ranges(session.decoder, calibration)
+    return evaluation, calibration, cache_ranges(session.decoder, calibration) if caches else None
 
 
 def _write_half(folder: Path, texts: Texts) -> dict[str, Any]:
@@ -231,6 +236,7 @@ def _write_quantised(
     from doge_export.package.onnx_file import describe_graph, write_onnx
     from doge_export.quantization.recipe import store
     from doge_export.quantization.sites import sites_of
+    from doge_export.targets.lowering import named
     from doge_export.targets.passes.quantize_caches import QuantizeCaches
     from doge_export.targets.passes.quantize_weights import ACCURACY_LEVEL, QuantizeWeights
 
@@ -247,8 +253,9 @@ def _write_quantised(
         "accuracy_level": ACCURACY_LEVEL,
         "method": "nearest" if calibration is None or precision.bits == 8 else "gptq",
         "exceptions": stored.exceptions,
-        "cache": "float32" if ranges is None else "int8",
     }
+    if named(model.graph.inputs, ".key"):
+        quantization["cache"] = "float32" if ranges is None else "int8"
     if calibration is not None and (precision.bits < 8 or ranges is not None):
         quantization["calibration"] = {"text": calibration.origin, "tokens": calibration.tokens}
     return {**describe_graph(model, precision.name), "quantization": quantization}

@@ -6,6 +6,7 @@ import pytest
 
 from doge_export import load
 from doge_export.package.onnx_file import write_onnx
+from doge_export.quantization import quantize as module
 from doge_export.quantization.caches import cache_ranges
 from doge_export.quantization.quality import measure
 from doge_export.quantization.quantize import quantize
@@ -83,6 +84,15 @@ def test_float_cache(copy, texts):
     assert all(
         value.dtype == ir.DataType.FLOAT for value in model.graph.inputs if value.name.endswith((".key", ".value"))
     )
+
+
+@pytest.mark.parametrize("float_cache", [False, True])
+def test_text_is_written_where_something_reads_it(copy, texts, monkeypatch, float_cache):
+    """A large model takes minutes to write it."""
+    asked = []
+    monkeypatch.setattr(module, "texts_for", lambda purpose, *rest: asked.append(purpose) or texts_for(purpose, *rest))
+    quantize(copy, ["int8"], float_cache=float_cache, **texts)
+    assert asked == (["evaluation"] if float_cache else ["evaluation", "calibration"])
 
 
 @pytest.mark.parametrize("name", ["doge-nano", "doge-nano-moe"])

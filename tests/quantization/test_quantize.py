@@ -39,6 +39,14 @@ class TestBundled:
             assert graph["quality"]["argmax_agreement"] > 0.9
             assert f"| `{FILES[precision]}` | {precision} |" in (result.folder / "README.md").read_text()
 
+    def test_nodes_come_after_what_they_read(self, quantised, name, target):
+        for file in FILES.values():
+            graph = ir.load(quantised(name, target).folder / file).graph
+            known = {*graph.inputs, *graph.initializers.values(), None}
+            for node in graph:
+                assert {*node.inputs} <= known
+                known |= {*node.outputs}
+
     def test_four_bits_are_better_than_rounding(self, quantised, texts, name, target, tmp_path):
         """Half the divergence of the file that is rounded to the nearest."""
         from doge_export.package.onnx_file import write_onnx
@@ -118,6 +126,7 @@ def test_a_graph_is_made_anew_only_with_force(copy, texts):
 @pytest.mark.parametrize(
     ("precisions", "options", "message"),
     [
+        (["fp16"], {"float_cache": True}, "choice of int8 and int4 only"),
         (["int5"], {}, "cannot quantise to int5; choose int8 or int4"),
         ([], {}, "cannot quantise to nothing"),
         (["int8"], {"max_kl": -1.0}, "max KL is -1.0"),

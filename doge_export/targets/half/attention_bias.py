@@ -8,8 +8,8 @@ from onnx_ir.tape import Tape
 
 from doge_export.targets.half.flow import operator
 from doge_export.targets.lowering import constant, extent
+from doge_export.targets.passes.selection import NEG, causal_keys
 
-NEG = np.finfo(np.float32).min
 LOWEST = np.float32(-65504)
 """Of float16; its exponential is 0 in any type."""
 QUERY, PAST_KEY, BIAS = 0, 3, 10
@@ -18,7 +18,9 @@ QUERY, PAST_KEY, BIAS = 0, 3, 10
 class RelativeBias(ir.passes.InPlacePass):
     """The bias [B, Hb, S, T] less the largest of its row, which softmax does not see, and not below `LOWEST`.
 
-    What is then far below 0 has no weight, and what is near 0 is told apart better than before.
+    What is then far below 0 has no weight, and what is near 0 is told apart better than before. Where causality is the
+    kernel's, later keys have their scores in the bias too: they are left out first, or a row would be taken relative to
+    a score that it does not see.
 
     A row in which no key is visible has NEG everywhere. Added to it the products vanish, so that such a token attends
     evenly to all keys; less its largest the row is 0, and they would not. Where somebody reads such rows (`causal` is
@@ -28,6 +30,7 @@ class RelativeBias(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Every node with a bias."""
         self._graph = model.graph
+        self._earlier: ir.Value | None = None
         nodes = [node for node in model.graph if operator(node) == ("com.microsoft", "GroupQueryAttention")]
         nodes = [node for node in nodes if len(node.inputs) > BIAS and node.inputs[BIAS] is not None]
         for node in nodes:
@@ -37,13 +40,24 @@ class RelativeBias(ir.passes.InPlacePass):
     def _relate(self, node: ir.Node) -> None:
         graph, tape = self._graph, Tape()
         bias = node.inputs[BIAS]
+        assert bias is not None
+        causal = node.attributes.get("causal")
+        by_kernel = causal is None or causal.as_int() != 0
+        if by_kernel:
+            bias = tape.op("Where", [self._not_later(tape, bias), bias, constant(graph, np.array(NEG))])
         top = tape.op("ReduceMax", [bias, constant(graph, np.array([-1]))])
         relative = tape.op("Max", [tape.op("Sub", [bias, top]), constant(graph, np.array(LOWEST))])
         node.replace_input_with(BIAS, relative)
-        causal = node.attributes.get("causal")
-        if causal is not None and causal.as_int() == 0:
+        if not by_kernel:
             node.replace_input_with(QUERY, self._seeing(tape, node, top))
         graph.insert_before(node, tape.nodes)
+
+    def _not_later(self, tape: Tape, bias: ir.Value) -> ir.Value:
+        """Which keys a token sees, bool [S, T]; of every layer the same."""
+        if self._earlier is None:
+            new, total = (tape.op("Shape", [bias], {"start": axis, "end": axis + 1}) for axis in (2, 3))
+            self._earlier = causal_keys(tape, self._graph, tape.op("Sub", [total, new]), total)
+        return self._earlier
 
     def _seeing(self, tape: Tape, node: ir.Node, top: ir.Value) -> ir.Value:
         """The queries, alone or packed with keys and values, 0 where a row sees nothing."""

@@ -11,11 +11,14 @@ FOLLOWING = {
     ("", name)
     for name in (
         "Add", "Concat", "Div", "Expand", "Gather", "GatherElements", "Identity", "Mul", "Neg", "Pad", "ReduceSum",
-        "Reshape", "RotaryEmbedding", "ScatterElements", "Sigmoid", "Slice", "Split", "Squeeze", "Sub", "Transpose",
-        "Unsqueeze", "Where",
+        "Reshape", "RotaryEmbedding", "ScatterElements", "Sigmoid", "Slice", "Split", "Squeeze", "Sub", "TensorScatter",
+        "Transpose", "Unsqueeze", "Where",
     )
 }  # fmt: skip
 """Arithmetic and movement, in the type of what comes in."""
+
+JOINING = {"Concat", "TensorScatter"}
+"""What puts new keys beside cached ones, which have a type already."""
 
 DECIDING = {("", name) for name in ("Softplus", "Exp", "TopK", "Less", "LessOrEqual", "Greater", "GreaterOrEqual")}
 """What a small difference may tip, or what makes a small difference a large one."""
@@ -44,5 +47,6 @@ KERNELS = {
     ("com.microsoft", "SkipSimplifiedLayerNormalization"): Kernel(wide_outputs=(1, 2)),
     ("com.microsoft", "SimplifiedLayerNormalization"): Kernel(),
     ("", "RMSNormalization"): Kernel(),
+    ("", "Attention"): Kernel(),
 }
 """RMSNormalization is defined with its first stage, up to the multiplication by the weight, in float32 (stash_type)."""

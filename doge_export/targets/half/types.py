@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from doge_export.targets.half.flow import Flow, fits, operator
-from doge_export.targets.half.kinds import FOLLOWING, KERNELS, PRODUCTS
+from doge_export.targets.half.kinds import FOLLOWING, JOINING, KERNELS, PRODUCTS
 from doge_export.targets.lowering import named
 
 
@@ -60,7 +60,7 @@ class Types:
             return node in self.flow.deciding
         wide = [self.is_wide(value) for value in computed]
         # What is joined to something stored in 16 bits is stored in 16 bits: new keys behind cached ones.
-        return all(wide) if node.op_type == "Concat" else any(wide)
+        return all(wide) if node.op_type in JOINING else any(wide)
 
     def _has_room(self, value: ir.Value) -> bool:
         """Whether 16 bits hold a stored value."""
@@ -72,7 +72,7 @@ class Types:
 
     def _return_early(self, node: ir.Node) -> None:
         """A step whose result is only read in 16 bits is done in 16 bits."""
-        if node not in self._wide_nodes or operator(node) not in FOLLOWING or node.op_type == "Concat":
+        if node not in self._wide_nodes or operator(node) not in FOLLOWING or node.op_type in JOINING:
             return
         if len({*self.flow.computed_inputs(node)}) > 1 or node in self.flow.deciding:
             return

@@ -46,11 +46,16 @@ def visible_keys(
         one = constant(graph, np.array([1]))
         rows = tape.op("Sub", [total_length, past_length])
         return tape.op("Expand", [tokens, tape.op("Concat", [one, one, rows, one], {"axis": 0})])
+    return tape.op("And", [tokens, causal_keys(tape, graph, past_length, total_length)])
+
+
+def causal_keys(tape: Tape, graph: ir.Graph, past_length: ir.Value, total_length: ir.Value) -> ir.Value:
+    """bool [S, T]: key j comes no later than new token P + i. Lengths int64 [1]."""
     zero, one = constant(graph, np.array(0)), constant(graph, np.array(1))
     keys = tape.op("Range", [zero, tape.op("Squeeze", [total_length]), one])
     rows = tape.op("Slice", [keys, past_length, total_length])
     rows = tape.op("Unsqueeze", [rows, constant(graph, np.array([1]))])
-    return tape.op("And", [tokens, tape.op("LessOrEqual", [keys, rows])])
+    return tape.op("LessOrEqual", [keys, rows])
 
 
 def row_bias(
