@@ -1,0 +1,22 @@
+# DOGE_HAS_CUDA: whether kernels are built. CUDAToolkit_FOUND: whether there are CUDA headers (TensorRT's include them).
+set(DOGE_HAS_CUDA OFF)
+if(NOT CMAKE_CUDA_ARCHITECTURES)
+    # Ampere, Ada (RTX 4090, the one tuned for), Hopper; and PTX of the newest for what comes later.
+    set(CMAKE_CUDA_ARCHITECTURES "80-real;86-real;89-real;90" CACHE STRING "GPUs to compile for")
+endif()
+if(DOGE_WITH_CUDA STREQUAL "AUTO")
+    include(CheckLanguage)
+    check_language(CUDA)
+    if(CMAKE_CUDA_COMPILER)
+        set(DOGE_HAS_CUDA ON)
+    endif()
+elseif(DOGE_WITH_CUDA)
+    set(DOGE_HAS_CUDA ON)
+endif()
+if(DOGE_HAS_CUDA)
+    enable_language(CUDA)
+    # A library that needs no other CUDA on the machine than the driver.
+    set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
+endif()
+find_package(CUDAToolkit QUIET)
+message(STATUS "doge: CUDA kernels ${DOGE_HAS_CUDA}, for ${CMAKE_CUDA_ARCHITECTURES}")
