@@ -1,0 +1,64 @@
+// The launches of attention_launch.h for one storage type and every head size.
+#ifndef DOGE_KERNELS_ATTENTION_LAUNCH_CUH
+#define DOGE_KERNELS_ATTENTION_LAUNCH_CUH
+
+#include <cuda_runtime.h>
+
+#include <type_traits>
+
+#include "attention_decode.cuh"
+#include "attention_launch.h"
+#include "attention_prefill.cuh"
+
+namespace doge {
+
+// Calls run(std::integral_constant<int, D>) for the head size.
+template <class Run>
+int for_head_size(int head_size, Run run) {
+    switch (head_size) {
+        case 64:
+            return run(std::integral_constant<int, 64>{});
+        case 80:
+            return run(std::integral_constant<int, 80>{});
+        case 96:
+            return run(std::integral_constant<int, 96>{});
+        case 128:
+            return run(std::integral_constant<int, 128>{});
+        case 256:
+            return run(std::integral_constant<int, 256>{});
+        default:
+            return DOGE_BAD_SHAPE;
+    }
+}
+
+template <class T>
+int launch_decode(const doge_attention_params& p, const AttentionWorkspace& workspace, cudaStream_t stream) {
+    return for_head_size(p.head_size, [&](auto size) {
+        using Kernel = Decode<T, decltype(size)::value>;
+        const int splits = decode_splits(p, Kernel::kBlocks, Kernel::kSharedBytes);
+        const dim3 grid(splits, p.num_kv_heads * decode_tiles(p), p.batch);
+        const int page = splits > 1 && grid.y * grid.z <= kCountersPerPage ? counter_page(workspace.counters) : -1;
+        if (splits > 1 && page < 0) {
+            const std::size_t bytes = sizeof(unsigned) * grid.y * grid.z;
+            const cudaError_t error = cudaMemsetAsync(workspace.counters, 0, bytes, stream);
+            if (error != cudaSuccess) return static_cast<int>(error);
+        }
+        return static_cast<int>(launch(decode_kernel<T, decltype(size)::value>, grid, dim3(Kernel::kThreads),
+                                       Kernel::kSharedBytes, stream, p, workspace, page));
+    });
+}
+
+template <class T>
+int launch_prefill(const doge_attention_params& p, const AttentionWorkspace& workspace, bool selecting,
+                   cudaStream_t stream) {
+    return for_head_size(p.head_size, [&](auto size) {
+        using Kernel = Prefill<T, decltype(size)::value>;
+        const dim3 grid(p.num_heads, (p.new_tokens + Kernel::kTokens - 1) / Kernel::kTokens, p.batch);
+        const bool folded = grid.x * grid.y * grid.z <= 2u * multiprocessors();
+        return static_cast<int>(launch(prefill_kernel<T, decltype(size)::value>, grid, dim3(Kernel::kThreads),
+                                       Kernel::kSharedBytes, stream, p, workspace, selecting, folded));
+    });
+}
+
+}  // namespace doge
+#endif

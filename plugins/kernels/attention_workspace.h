@@ -1,0 +1,39 @@
+// The scratch memory of attention. Its content need not be cleared by anybody, and nothing in it outlives a launch.
+#ifndef DOGE_KERNELS_ATTENTION_WORKSPACE_H
+#define DOGE_KERNELS_ATTENTION_WORKSPACE_H
+
+#include <cuda_runtime.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#include "doge/operators.h"
+
+namespace doge {
+
+constexpr int kTileRows = 16;          // rows of queries that a warp works on
+constexpr int kMaxSplits = 256;        // of the keys of one head
+constexpr int kMaxDecodeBlocks = 512;  // at most so many blocks for the sake of splitting
+constexpr int kMaxDecodeRows = 32;     // new tokens * group, beyond which a prompt is being read
+
+struct AttentionWorkspace {
+    unsigned* counters;         // [B, tiles, Hkv]: blocks of a decode launch that have ended (attention_counters.h)
+    float2* sums;               // [parts, 16]: largest logit, sum of the weights relative to it
+    float* outputs;             // [parts, 16, D], relative to the largest logit
+    std::uint64_t* thresholds;  // [B, Hs, S]: the order key of the worst key that a new token sees
+    std::int32_t* free_slots;   // [B, Hkv, min(S, C)]: slots for the new tokens that a bounded cache keeps
+};
+
+// Where each part begins, in bytes, for the largest launch of these sizes.
+struct AttentionWorkspacePlan {
+    std::size_t counters = 0, sums = 0, outputs = 0, thresholds = 0, free_slots = 0, total = 0;
+
+    explicit AttentionWorkspacePlan(const doge_attention_params& params);
+    AttentionWorkspace at(void* memory) const;
+};
+
+// Tiles of 16 rows of a decode launch: query heads that share a key/value head, of every new token.
+int decode_tiles(const doge_attention_params& params);
+
+}  // namespace doge
+#endif
