@@ -1,0 +1,26 @@
+#include "operator.h"
+
+#include <algorithm>
+#include <iterator>
+
+namespace doge::trt {
+
+void Operator::read(const std::vector<Field>& fields, Phase phase) {
+    const Attributes table = attributes();
+    read_attributes(table, fields, phase);
+    check_attributes();
+    const auto present = [this](const TensorRule& rule) { return bounded() || !rule.bounded_only; };
+    const Signature& all = tensors();
+    std::copy_if(all.inputs.begin(), all.inputs.end(), std::back_inserter(signature_.inputs), present);
+    std::copy_if(all.outputs.begin(), all.outputs.end(), std::back_inserter(signature_.outputs), present);
+    stored_ = stored_fields(table);
+    text_ = attributes_text(table);
+}
+
+bool Operator::complete(const Sizes& sizes) const {
+    const auto known = [&](Axis axis) { return sizes[axis] != Shape::kUnknown; };
+    return std::all_of(signature_.inputs.begin(), signature_.inputs.end(),
+                       [&](const TensorRule& rule) { return std::all_of(rule.axes.begin(), rule.axes.end(), known); });
+}
+
+}  // namespace doge::trt
