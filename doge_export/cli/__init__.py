@@ -26,6 +26,7 @@ main = CommandFolder(
         "verify",
         "eval",
         "bench",
+        "plugin",
         "doctor",
         "demo",
     ),

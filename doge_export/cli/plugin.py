@@ -1,0 +1,102 @@
+"""`doge-export plugin`: build the CUDA kernels and the TensorRT plugin, and say what there is."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import click
+
+from doge_export.cli.group import logging_options
+from doge_export.cli.options import json_option
+from doge_export.cli.render import columns, echo_json
+from doge_export.console import log
+
+_PATH = click.Path(path_type=Path)
+
+
+@click.group()
+def command() -> None:
+    """Build CUDA kernels and a TensorRT plugin."""
+
+
+@command.command()
+@click.option(
+    "--output", type=_PATH, metavar="DIR", help="Copy the libraries there. [default: leave them in the cache]"
+)
+@click.option("--force", is_flag=True, help="Replace DIR when it is not empty.")
+@click.option(
+    "--cuda-archs",
+    metavar="LIST",
+    help="GPUs to compile for, such as 89 (RTX 4090) or 80,90. [default: those of this machine; without one, "
+    "80,86,89,90]",
+)
+@click.option("--no-cuda", is_flag=True, help="Leave the kernels out: the CPU reference alone.")
+@click.option("--trt-include", type=_PATH, metavar="DIR", help="Folder of TensorRT's NvInfer.h. [default: found]")
+@click.option("--cmake", metavar="FILE", help="The cmake to use. [default: found]")
+@click.option("--cxx", metavar="FILE", help="The C++ compiler to use. [default: found]")
+@click.option("--nvcc", metavar="FILE", help="The CUDA compiler to use. [default: found]")
+@click.option("--jobs", type=click.IntRange(1), metavar="N", help="Compilers at a time. [default: one a processor]")
+@json_option
+def build(output: Path | None, cuda_archs: str | None, no_cuda: bool, as_json: bool, **options: Any) -> None:
+    """Compile the libraries for this machine.
+
+    What is missing is left out and said, with how to get it. The result is kept: the same sources, settings and
+    compilers are not compiled again.
+    """
+    from doge_export.plugin.build import build as build_plugin
+
+    architectures = None if cuda_archs is None else cuda_archs.replace(",", " ").replace(";", " ").split()
+    result = build_plugin(output, architectures=architectures, cuda=not no_cuda, **options)
+    for line in result.missing:
+        log(line)
+    if as_json:
+        echo_json(result.to_dict())
+        return
+    for path in result.libraries.values():
+        click.echo(path)
+    click.echo(f"kernels for {', '.join(result.architectures)}" if result.architectures else "without kernels")
+
+
+@command.command()
+@json_option
+def info(as_json: bool) -> None:
+    """Show the tools a build would use, and what is built."""
+    from doge_export.plugin.build import architectures_here, cache_folder, cached_builds
+    from doge_export.plugin.sources import plugin_sources
+    from doge_export.plugin.toolchain import find_toolchain
+
+    toolchain = find_toolchain()
+    tools = [getattr(toolchain, field.name) for field in dataclasses.fields(toolchain)]
+    facts = {
+        "sources": str(plugin_sources()),
+        "cache": str(cache_folder()),
+        "gpus": list(architectures_here()),
+        "tools": {
+            tool.name: {"path": tool.path and str(tool.path), "version": tool.version, "missing": tool.missing}
+            for tool in tools
+        },
+        "builds": cached_builds(),
+    }
+    echo_json(facts) if as_json else click.echo(_text(facts))
+
+
+def _text(facts: dict[str, Any]) -> str:
+    rows = [("sources", facts["sources"]), ("cache", facts["cache"])]
+    rows += [("GPUs", ", ".join(facts["gpus"]) or "none")]
+    rows += [
+        (name, f"{tool['path']}  {tool['version']}" if tool["path"] else tool["missing"])
+        for name, tool in facts["tools"].items()
+    ]
+    lines = [columns(rows, indent=0)]
+    for built in facts["builds"]:
+        names = ", ".join(built["architectures"]) or "no kernels"
+        lines.append(f"built: {built['folder']}  {names}  {' '.join(built['libraries'])}")
+    if not facts["builds"]:
+        lines.append("nothing is built of these sources: doge-export plugin build")
+    return "\n".join(lines)
+
+
+for _command in command.commands.values():
+    _command.params += logging_options()

@@ -1,0 +1,204 @@
+"""`doge-export plugin build`: the plugin's libraries, compiled here once and kept.
+
+What is kept is found by a hash of the sources, the settings and the compilers' versions, in the user's cache folder.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from doge_export import console
+from doge_export.errors import DogeExportError
+from doge_export.package.atomic import staged_folder
+from doge_export.plugin.compiling import Settings, compile_plugin, install_libraries
+from doge_export.plugin.sources import plugin_sources, source_hash
+from doge_export.plugin.toolchain import PathLike, Toolchain, find_toolchain
+
+ARCHITECTURES = ("80-real", "86-real", "89-real", "90")
+"""Where no GPU says otherwise: Ampere, Ada (RTX 4090), Hopper, and PTX of the newest for what comes later."""
+
+KERNELS = "libdoge_kernels_c.so"
+TENSORRT_PLUGIN = "libdoge_trt_plugin.so"
+_FACTS = "build.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Build:
+    """Libraries that lie in a folder.
+
+    libraries: file name -> path. architectures: of the kernels, as CMake names them; empty: there are none.
+    missing: what the build had to do without, a line each, with how to get it. cached: nothing was compiled.
+    """
+
+    folder: Path
+    libraries: dict[str, Path]
+    architectures: tuple[str, ...]
+    missing: tuple[str, ...]
+    cached: bool
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "folder": str(self.folder),
+            "libraries": {name: str(path) for name, path in self.libraries.items()},
+            "architectures": list(self.architectures),
+            "missing": list(self.missing),
+            "cached": self.cached,
+            "seconds": round(self.seconds, 2),
+        }
+
+
+def build(
+    output: PathLike | None = None,
+    *,
+    architectures: Sequence[str] | None = None,
+    cuda: bool = True,
+    jobs: int | None = None,
+    force: bool = False,
+    **tools: PathLike | None,
+) -> Build:
+    """The libraries for this machine: from the cache, or compiled into it.
+
+    Args:
+        output: folder to copy them to. None leaves them in the cache.
+        architectures: GPUs to compile for, as CMake names them. None: those of this machine, else `ARCHITECTURES`.
+        cuda: False leaves the kernels out.
+        jobs: compilers at a time.
+        force: replace `output` when it is not empty.
+        tools: keywords of `find_toolchain`.
+
+    Raises DogeExportError for what cannot be built here as asked, RunFailed for sources that do not compile.
+    """
+    if sys.platform != "linux":
+        raise DogeExportError(f"the plugin is built on Linux only, and this is {sys.platform}; use WSL or a container")
+    started = time.monotonic()
+    sources, toolchain = plugin_sources(), find_toolchain(**tools)
+    toolchain.require_compiler()
+    settings = _settings(toolchain, architectures, cuda)
+    entry = cache_folder() / _key(sources, settings, toolchain)
+    facts = _facts(entry)
+    cached = facts is not None
+    if facts is None:
+        facts = _compile_into(entry, sources, settings, toolchain, jobs)
+    folder = entry
+    if output is not None:
+        folder = Path(output).expanduser().resolve()
+        with staged_folder(folder, force=force, protected=[sources, entry]) as staging:
+            shutil.copytree(entry, staging, dirs_exist_ok=True)
+    return Build(
+        folder,
+        {name: folder / name for name in facts["libraries"]},
+        settings.architectures,
+        tuple(_missing(toolchain, settings, cuda)),
+        cached,
+        time.monotonic() - started,
+    )
+
+
+def cache_folder() -> Path:
+    """Where builds are kept: $DOGE_EXPORT_CACHE, else doge-export in $XDG_CACHE_HOME or ~/.cache, and there plugins."""
+    if os.environ.get("DOGE_EXPORT_CACHE"):
+        return Path(os.environ["DOGE_EXPORT_CACHE"]).expanduser().resolve() / "plugins"
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "doge-export" / "plugins"
+
+
+def cached_builds() -> list[dict[str, Any]]:
+    """Facts of the builds in the cache that were made of today's sources, newest first."""
+    today, folder = source_hash(plugin_sources()), cache_folder()
+    entries = [path for path in (folder.iterdir() if folder.is_dir() else ()) if not path.name.startswith(".")]
+    newest_first = sorted(entries, key=lambda path: path.stat().st_mtime, reverse=True)
+    found = [{"folder": str(entry), **facts} for entry in newest_first if (facts := _facts(entry))]
+    return [facts for facts in found if facts["source_hash"] == today]
+
+
+def architectures_here() -> tuple[str, ...]:
+    """The compute capabilities of this machine's GPUs as nvidia-smi tells them, such as ("89",); empty without one."""
+    try:
+        done = subprocess.run(
+            ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ()
+    return tuple(sorted({line.strip().replace(".", "") for line in done.stdout.splitlines() if line.strip()}))
+
+
+def _settings(toolchain: Toolchain, architectures: Sequence[str] | None, cuda: bool) -> Settings:
+    if architectures is not None:
+        if not cuda:
+            raise DogeExportError("GPUs to compile for were given, and CUDA was left out; drop one of the two")
+        wrong = [name for name in architectures if not re.fullmatch(r"\d{2,3}[a-f]?(-real|-virtual)?", name)]
+        if wrong or not architectures:
+            raise DogeExportError(
+                f"architectures are {' '.join(architectures) or 'none'}; write them as CMake does, "
+                "with commas between, such as 89 or 80-real,90"
+            )
+        if toolchain.nvcc.missing:
+            raise DogeExportError(
+                f"architecture {' '.join(architectures)} cannot be compiled for: {toolchain.nvcc.missing}"
+            )
+    chosen = tuple(architectures or architectures_here() or ARCHITECTURES) if cuda and toolchain.nvcc.path else ()
+    return Settings(chosen, tensorrt=bool(toolchain.tensorrt.path and toolchain.cuda_headers.path))
+
+
+def _missing(toolchain: Toolchain, settings: Settings, cuda: bool) -> Iterator[str]:
+    if cuda and toolchain.nvcc.missing:
+        yield toolchain.nvcc.missing
+    if toolchain.tensorrt.missing:
+        yield toolchain.tensorrt.missing
+    elif toolchain.cuda_headers.missing:
+        yield toolchain.cuda_headers.missing
+    elif not settings.architectures:
+        yield "no kernels in the TensorRT plugin: it can be looked at, and refuses to run"
+
+
+def _key(sources: Path, settings: Settings, toolchain: Toolchain) -> str:
+    compilers = {tool.name: tool.version for tool in (toolchain.cxx, toolchain.nvcc, toolchain.tensorrt)}
+    parts = [source_hash(sources), dataclasses.asdict(settings), compilers, platform.machine()]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+def _compile_into(
+    entry: Path, sources: Path, settings: Settings, toolchain: Toolchain, jobs: int | None
+) -> dict[str, Any]:
+    names = ", ".join(settings.architectures) or "the CPU only"
+    console.log(f"compiling the plugin for {names}, once (kept in {entry})")
+    with staged_folder(entry, force=True) as staging:
+        tree = staging / "tree"
+        compile_plugin(sources, tree, settings, toolchain, jobs=jobs, log=entry.with_suffix(".log"))
+        facts = {
+            "libraries": [path.name for path in install_libraries(tree, staging, toolchain)],
+            "source_hash": source_hash(sources),
+            "architectures": list(settings.architectures),
+            "compilers": {tool.name: tool.version for tool in (toolchain.cxx, toolchain.nvcc) if tool.path},
+            "tensorrt": toolchain.tensorrt.version if settings.tensorrt else None,
+        }
+        shutil.rmtree(tree)
+        (staging / _FACTS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    return facts
+
+
+def _facts(entry: Path) -> dict[str, Any] | None:
+    """What a finished build says of itself; None where there is none, or a library of it is gone."""
+    try:
+        facts: dict[str, Any] = json.loads((entry / _FACTS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return facts if all((entry / name).is_file() for name in facts.get("libraries", [])) else None

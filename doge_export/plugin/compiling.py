@@ -1,0 +1,137 @@
+"""CMake's two steps on the plugin's sources, with a bar while they run and the first errors where they fail."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import re
+import subprocess
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from doge_export import console
+from doge_export.errors import RunFailed
+from doge_export.plugin.toolchain import Toolchain
+
+_STEP = re.compile(r"^\[\s*(?:(\d+)/(\d+)|(\d+)%)\]")
+"""How ninja ([3/18]) and make ([ 16%]) begin a step's line."""
+_ERROR = re.compile(r"(?:error|Error)\b.*:|: undefined reference|CMake Error|multiple definition")
+_ERRORS_SHOWN = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What to compile. `architectures` as CMake names them ("89", "80-real"); empty: no kernels."""
+
+    architectures: tuple[str, ...]
+    tensorrt: bool
+    tests: bool = False
+
+
+def compile_plugin(
+    sources: Path,
+    tree: Path,
+    settings: Settings,
+    toolchain: Toolchain,
+    *,
+    jobs: int | None = None,
+    log: Path,
+    targets: Sequence[str] = (),
+) -> None:
+    """Configures and compiles `sources` in the build folder `tree`; what is up to date there is left.
+
+    Args:
+        sources: the folder of the plugin's CMakeLists.txt.
+        tree: the build folder; made where it is missing.
+        settings: what to compile.
+        toolchain: by what; it must have cmake and a C++ compiler.
+        jobs: compilers at a time. None: as many as there are processors.
+        log: file for all that the compilers say.
+        targets: what to compile, by CMake's names. Empty: everything.
+
+    Raises RunFailed where a compiler fails.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    building = [str(toolchain.cmake.path), "--build", str(tree), "--parallel", str(jobs or os.cpu_count() or 1)]
+    building += ["--target", *targets] if targets else []
+    with log.open("w", encoding="utf-8") as out, console.progress("compiling the plugin", total=100) as advance:
+        done = 0
+        for command in (_configure_command(sources, tree, settings, toolchain), building):
+            lines = []
+            with _running(command) as process:
+                for line in process.stdout or ():
+                    out.write(line)
+                    lines.append(line)
+                    percent = _percent(line)
+                    if percent > done:
+                        advance(percent - done)
+                        done = percent
+            if process.returncode != 0:
+                raise _failure(lines, log)
+
+
+def install_libraries(tree: Path, folder: Path, toolchain: Toolchain) -> list[Path]:
+    """Copies the libraries of a build folder into `folder`; their paths."""
+    command = [toolchain.cmake.path or "cmake", "--install", tree, "--prefix", folder, "--strip"]
+    subprocess.run(command, check=True, capture_output=True)
+    return sorted(folder.glob("*.so"))
+
+
+def _configure_command(sources: Path, tree: Path, settings: Settings, toolchain: Toolchain) -> list[str]:
+    use_ninja = toolchain.ninja.path is not None
+    definitions = {
+        "CMAKE_BUILD_TYPE": "Release",
+        "CMAKE_CXX_COMPILER": toolchain.cxx.path,
+        "DOGE_WITH_CUDA": "ON" if settings.architectures else "OFF",
+        "DOGE_TRT_INCLUDE_DIR": toolchain.tensorrt.path if settings.tensorrt else "",
+        "DOGE_BUILD_TESTS": "ON" if settings.tests else "OFF",
+    }
+    if settings.architectures:
+        definitions["CMAKE_CUDA_COMPILER"] = toolchain.nvcc.path
+        definitions["CMAKE_CUDA_HOST_COMPILER"] = toolchain.cxx.path
+        definitions["CMAKE_CUDA_ARCHITECTURES"] = ";".join(settings.architectures)
+    if settings.tensorrt:
+        definitions["DOGE_CUDA_INCLUDE_DIR"] = toolchain.cuda_headers.path
+    if use_ninja:
+        definitions["CMAKE_MAKE_PROGRAM"] = toolchain.ninja.path
+    return [
+        str(toolchain.cmake.path),
+        *("-S", str(sources), "-B", str(tree), "-G", "Ninja" if use_ninja else "Unix Makefiles"),
+        *(f"-D{name}={value}" for name, value in definitions.items()),
+    ]
+
+
+@contextlib.contextmanager
+def _running(command: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
+    """The command, both outputs in `stdout`; ended where the body is left early."""
+    console.detail(" ".join(command))
+    process = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    )
+    try:
+        yield process
+        process.wait()
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.wait()
+        if process.stdout:
+            process.stdout.close()
+
+
+def _percent(line: str) -> int:
+    match = _STEP.match(line)
+    if match is None:
+        return 0
+    return int(match[3]) if match[3] else 100 * int(match[1]) // int(match[2])
+
+
+def _failure(lines: Sequence[str], log: Path) -> RunFailed:
+    errors = [line.rstrip() for line in lines if _ERROR.search(line)] or [line.rstrip() for line in lines[-3:]]
+    for line in errors[:_ERRORS_SHOWN]:
+        console.log(line)
+    more = f" and {len(errors) - _ERRORS_SHOWN} more" if len(errors) > _ERRORS_SHOWN else ""
+    return RunFailed(
+        f"the plugin does not compile: {len(errors[:_ERRORS_SHOWN])} errors are shown above{more}; see {log}"
+    )

@@ -1,0 +1,261 @@
+"""libdoge_kernels_c.so through ctypes, on torch tensors: host tensors by the reference, CUDA tensors by the kernels.
+
+The C interface, its shapes and its rules are plugins/include/doge/operators.h.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import os
+from collections.abc import Callable
+from ctypes import POINTER, c_char_p, c_int, c_size_t, c_void_p
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from doge_export.errors import DogeExportError
+from doge_export.plugin.build import KERNELS, build
+from doge_export.plugin.params import AttentionParams, CdmoeParams, Params
+
+_DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
+_BAD_SHAPE, _NO_KERNELS = -1, -3
+
+
+_OPERATORS = {AttentionParams: "attention", CdmoeParams: "cdmoe"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Cache:
+    """A cache of fixed capacity C: key, value [B, Hkv, C, D], score [B, Hs, C] float32.
+
+    With slots [B, Hkv, C] int32, the places in the text of what each slot holds, it is bounded: C = keep_window_size.
+    """
+
+    key: Tensor
+    value: Tensor
+    score: Tensor
+    slots: Tensor | None = None
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Those that are there."""
+        return tuple(tensor for tensor in (self.key, self.value, self.score, self.slots) if tensor is not None)
+
+    def clone(self) -> Cache:
+        """The same in memory of its own."""
+        return Cache(*(tensor.clone() for tensor in self.tensors()))
+
+
+class KernelLibrary:
+    """The two operators of a built library."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Raises DogeExportError where `path` is no such library."""
+        self.path = Path(path)
+        try:
+            self._c = ctypes.CDLL(str(self.path.resolve()))
+            self._c.doge_architectures.restype = c_char_p
+        except (OSError, AttributeError) as error:
+            raise DogeExportError(
+                f"{path} is not a {KERNELS} ({error}); build one with: doge-export plugin build"
+            ) from error
+        for params, operator in _OPERATORS.items():
+            self._function(f"doge_{operator}_problem", c_char_p, POINTER(params))
+            self._function(f"doge_{operator}_workspace_bytes", c_size_t, POINTER(params))
+            self._function(f"doge_{operator}_reference", c_int, POINTER(params))
+            self._function(f"doge_{operator}", c_int, POINTER(params), c_void_p, c_size_t, c_void_p)
+        self._function("doge_status_message", c_char_p, c_int)
+
+    def _function(self, name: str, result: type, *arguments: type) -> None:
+        function = getattr(self._c, name)
+        function.restype, function.argtypes = result, arguments
+
+    @property
+    def architectures(self) -> tuple[str, ...]:
+        """The GPUs that its kernels are compiled for, as CMake names them; empty: it has none."""
+        return tuple(self._c.doge_architectures().decode().split())
+
+    def problem(self, params: Params) -> str | None:
+        """What is wrong with the sizes, or with them for the kernels; None where nothing is."""
+        message: bytes | None = self._function_of(params, "_problem")(params)
+        return None if message is None else message.decode()
+
+    def status_message(self, status: int) -> str:
+        """What a function's result means: a doge_status, or above 0 a cudaError_t."""
+        message: bytes = self._c.doge_status_message(status)
+        return message.decode()
+
+    def attention(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        score: Tensor,
+        past: Cache,
+        past_lengths: Tensor,
+        *,
+        num_heads: int,
+        scale: float,
+        keep_window_size: int,
+        present: Cache | None = None,
+        new_lengths: Tensor | None = None,
+        output: Tensor | None = None,
+        workspace: Tensor | None = None,
+    ) -> Tensor:
+        """DynamicMaskAttention: the output [B, S, Hq * D]; the cache is written.
+
+        Args:
+            query: [B, S, Hq * D].
+            key: [B, S, Hkv * D].
+            value: [B, S, Hkv * D].
+            score: [B, S, Hs] float32.
+            past: the cache before.
+            past_lengths: [B] int32, tokens read so far.
+            num_heads: Hq.
+            scale: factor of the dot products.
+            keep_window_size: w; 0 keeps every key.
+            present: the cache after. None: `past`, in place.
+            new_lengths: [B] int32, how many of the S tokens are real. None: all.
+            output: where to write. None: a new tensor.
+            workspace: uint8, at least `attention_workspace_bytes`; on a GPU only. None: a new one.
+
+        On a GPU the call is put on the current stream and neither waits nor, given output and workspace, allocates.
+        Raises DogeExportError for tensors or sizes that do not fit together, RuntimeError for a failed launch.
+        """
+        batch, _, _ = query.shape
+        _, kv_heads, capacity, size = past.key.shape
+        present = past if present is None else present
+        output = torch.empty_like(query) if output is None else output
+        new, score_heads = score.shape[1:]
+        wide = {"query": (query, num_heads), "output": (output, num_heads), "key": (key, kv_heads)}
+        for name, (tensor, heads) in (wide | {"value": (value, kv_heads)}).items():
+            _expect(name, tensor, (batch, new, heads * size), query.dtype, query.device)
+        _expect("score", score, (batch, new, score_heads), torch.float32, query.device)
+        for name, lengths in (("past_lengths", past_lengths), ("new_lengths", new_lengths)):
+            if lengths is not None:
+                _expect(name, lengths, (batch,), torch.int32, query.device)
+        for name, cache in (("past", past), ("present", present)):
+            for part, tensor in (("key", cache.key), ("value", cache.value)):
+                _expect(f"{name}.{part}", tensor, (batch, kv_heads, capacity, size), query.dtype, query.device)
+            _expect(f"{name}.score", cache.score, (batch, score_heads, capacity), torch.float32, query.device)
+            if cache.slots is not None:
+                _expect(f"{name}.slots", cache.slots, (batch, kv_heads, capacity), torch.int32, query.device)
+        params = AttentionParams(
+            batch, new, capacity, num_heads, kv_heads, score_heads, size, keep_window_size, scale, _DTYPES[query.dtype]
+        )
+        _point(
+            params,
+            query=query,
+            key=key,
+            value=value,
+            score=score,
+            past_key=past.key,
+            past_value=past.value,
+            past_score=past.score,
+            past_slots=past.slots,
+            past_lengths=past_lengths,
+            new_lengths=new_lengths,
+            output=output,
+            present_key=present.key,
+            present_value=present.value,
+            present_score=present.score,
+            present_slots=present.slots,
+        )
+        self._call(params, query.device, workspace)
+        return output
+
+    def cdmoe(
+        self,
+        hidden: Tensor,
+        scores_x: Tensor,
+        scores_y: Tensor,
+        down_embed: Tensor,
+        up_embed: Tensor,
+        *,
+        num_experts_per_tok: int,
+        weights_inside: bool = False,
+        output: Tensor | None = None,
+        workspace: Tensor | None = None,
+    ) -> Tensor:
+        """CDMoE: hidden [..., H], scores_x and scores_y [..., R, K], down_embed and up_embed [E, H] -> [..., H].
+
+        Arguments as `attention`. Raises as `attention`.
+        """
+        output = torch.empty_like(hidden) if output is None else output
+        *leading, size = hidden.shape
+        heads, keys = scores_x.shape[-2:]
+        for name, tensor, shape in (
+            ("hidden", hidden, hidden.shape),
+            ("output", output, hidden.shape),
+            ("scores_x", scores_x, (*leading, heads, keys)),
+            ("scores_y", scores_y, (*leading, heads, keys)),
+            ("down_embed", down_embed, (down_embed.shape[0], size)),
+            ("up_embed", up_embed, down_embed.shape),
+        ):
+            _expect(name, tensor, tuple(shape), hidden.dtype, hidden.device)
+        tokens, experts = hidden.numel() // size, down_embed.shape[0]
+        inside = int(weights_inside)
+        params = CdmoeParams(tokens, size, experts, keys, heads, num_experts_per_tok, inside, _DTYPES[hidden.dtype])
+        tables = {"down_embed": down_embed, "up_embed": up_embed}
+        _point(params, hidden=hidden, scores_x=scores_x, scores_y=scores_y, output=output, **tables)
+        self._call(params, hidden.device, workspace)
+        return output
+
+    def _call(self, params: Params, device: torch.device, workspace: Tensor | None) -> None:
+        if device.type == "cpu":
+            self._check(params, self._function_of(params, "_reference")(params))
+        elif device.type == "cuda":
+            with torch.cuda.device(device):
+                self._launch(params, device, workspace, torch.cuda.current_stream(device).cuda_stream)
+        else:
+            raise DogeExportError(f"tensors are on {device}; the operators run on cpu and cuda")
+
+    def _launch(self, params: Params, device: torch.device, workspace: Tensor | None, stream: int | None) -> None:
+        self._check(params, _BAD_SHAPE if self.problem(params) else 0)
+        if workspace is None:
+            needed = self._function_of(params, "_workspace_bytes")(params)
+            workspace = torch.empty(needed, dtype=torch.uint8, device=device)
+        status = self._function_of(params, "")(params, workspace.data_ptr(), workspace.numel(), stream)
+        self._check(params, status)
+
+    def _function_of(self, params: Params, what: str) -> Callable[..., Any]:
+        function: Callable[..., Any] = getattr(self._c, f"doge_{_OPERATORS[type(params)]}{what}")
+        return function
+
+    def _check(self, params: Params, status: int) -> None:
+        if status == 0:
+            return
+        if status == _BAD_SHAPE:
+            raise DogeExportError(self.problem(params) or self.status_message(status))
+        message = self.status_message(status)
+        if status == _NO_KERNELS:
+            raise DogeExportError(f"{self.path}: {message}; build one with nvcc: doge-export plugin build")
+        raise RuntimeError(f"doge_{_OPERATORS[type(params)]}: {message} (status {status})")
+
+
+def load(path: str | os.PathLike[str] | None = None) -> KernelLibrary:
+    """The library at `path`; None: at $DOGE_KERNELS_LIBRARY, else the one that `build` keeps or now makes."""
+    path = path or os.environ.get("DOGE_KERNELS_LIBRARY") or build().libraries[KERNELS]
+    return KernelLibrary(path)
+
+
+def _expect(name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
+    """Raises DogeExportError where C would read what is not there."""
+    if dtype not in (*_DTYPES, torch.int32):
+        raise DogeExportError(f"{name} is {dtype}, not float32, float16 or bfloat16")
+    seen = (tuple(tensor.shape), tensor.dtype, tensor.device)
+    if seen != (tuple(shape), dtype, device):
+        raise DogeExportError(f"{name} is {_words(*seen)}; {_words(tuple(shape), dtype, device)} is expected")
+    if not tensor.is_contiguous():
+        raise DogeExportError(f"{name} is not contiguous; pass {name}.contiguous()")
+
+
+def _words(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> str:
+    return f"{list(shape)} {str(dtype).removeprefix('torch.')} on {device}"
+
+
+def _point(params: Params, **tensors: Tensor | None) -> None:
+    for name, tensor in tensors.items():
+        setattr(params, name, None if tensor is None else tensor.data_ptr())

@@ -1,0 +1,37 @@
+"""Where the C++ and CUDA sources are, and what they are, as a hash."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from doge_export.errors import DogeExportError
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+_NOT_BUILT = {"tests", "README.md", "__pycache__"}
+
+
+def plugin_sources() -> Path:
+    """The folder with the plugin's CMakeLists.txt: inside an installed package, beside it in a checkout."""
+    for folder in (_PACKAGE / "_plugins", _PACKAGE.parent / "plugins"):
+        if (folder / "include" / "doge" / "operators.h").is_file():
+            return folder
+    raise DogeExportError(
+        f"the plugin's sources are neither in {_PACKAGE} nor beside it; install doge-export again from its wheel"
+    )
+
+
+def source_hash(folder: Path) -> str:
+    """sha256 of the names and contents of all files that the libraries are made of."""
+    digest = hashlib.sha256()
+    for path in _files(folder):
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(folder).as_posix()}\0{len(content)}\0".encode() + content)
+    return digest.hexdigest()
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and not _NOT_BUILT & set(path.relative_to(folder).parts):
+            yield path

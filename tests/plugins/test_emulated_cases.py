@@ -1,0 +1,102 @@
+"""The kernels' own source, run on the CPU by tests/emulation, on the cases that gpu_check.py runs on a GPU."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+
+import gpu_correctness
+import pytest
+import torch
+from gpu_correctness import CHUNKS, HEAD_SIZES, Check, Libraries
+from operator_cases import LIMITS, AttentionCase, CdmoeCase
+
+from doge_export.plugin.build import KERNELS
+from doge_export.plugin.library import KernelLibrary
+from doge_export.plugin.params import Params
+
+DTYPES = list(LIMITS)
+GUARD = 256
+
+
+class EmulatedLibrary(KernelLibrary):
+    """Runs the kernels on host tensors, with a workspace full of ones that ends exactly where it should."""
+
+    def _call(self, params: Params, device: torch.device, workspace: torch.Tensor | None) -> None:
+        needed = self._function_of(params, "_workspace_bytes")(params)
+        memory = torch.full((needed + 2 * GUARD,), 0xFF, dtype=torch.uint8)
+        start = -memory.data_ptr() % GUARD
+        self._launch(params, device, memory[start : start + needed], None)
+        assert (memory[:start] == 0xFF).all()
+        assert (memory[start + needed :] == 0xFF).all()
+
+
+@pytest.fixture(scope="session")
+def libraries(cpu_tree) -> Libraries:
+    return Libraries(
+        EmulatedLibrary(cpu_tree / "lib" / "libdoge_emulated_c.so"), KernelLibrary(cpu_tree / "lib" / KERNELS)
+    )
+
+
+def holds(check: Check) -> None:
+    assert check.passed, f"{check.name}: error {check.error:.2e}, at most {check.limit:.1e} {check.note}"
+
+
+def is_quick(case: AttentionCase) -> bool:
+    """The emulator takes some 50 ns a thread and rendezvous."""
+    return case.dtype == torch.float16 or (max(case.past) < 1000 and case.size < 256)
+
+
+def in_every_type(cases):
+    return [
+        pytest.param(name, dataclasses.replace(case, dtype=dtype), id=f"{name} {dtype}")
+        for name, case in cases
+        for dtype in DTYPES
+    ]
+
+
+@pytest.mark.parametrize(("name", "case"), in_every_type(gpu_correctness.attention_cases()))
+def test_attention(libraries, name, case):
+    if not is_quick(case):
+        case = dataclasses.replace(case, past=tuple(past // 10 for past in case.past), new=min(case.new, 20))
+    holds(gpu_correctness.check_attention(libraries, name, case, "cpu"))
+
+
+@pytest.mark.parametrize("seed", range(36))
+def test_attention_of_random_sizes(libraries, seed):
+    draw = random.Random(seed)
+    kv_heads = draw.choice([1, 2, 3])
+    heads = kv_heads * draw.choice([1, 2, 5])
+    case = AttentionCase(
+        past=tuple(draw.randrange(150) for _ in range(draw.choice([1, 3]))),
+        new=draw.choice([1, 2, 7, 33]),
+        heads=heads,
+        kv_heads=kv_heads,
+        score_heads=draw.choice([1, kv_heads, heads]),
+        size=draw.choice(HEAD_SIZES),
+        window=draw.choice([0, 1, draw.randrange(1, 160)]),
+        spare=draw.choice([0, 40]),
+        scores=draw.choice(["usual", "signed", "equal", "levels", "huge", "padding"]),
+        dtype=draw.choice(DTYPES),
+        seed=seed,
+    )
+    holds(gpu_correctness.check_attention(libraries, "random", case, "cpu"))
+
+
+@pytest.mark.parametrize(("name", "case"), in_every_type(gpu_correctness.varied_cases()))
+def test_separate_and_padded(libraries, name, case):
+    holds(gpu_correctness.check_separate(libraries, name, case, "cpu"))
+    holds(gpu_correctness.check_padded(libraries, name, case, "cpu"))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("chunks", CHUNKS, ids=len)
+def test_bounded(libraries, dtype, chunks):
+    holds(gpu_correctness.check_bounded(libraries, dtype, chunks, "cpu"))
+
+
+@pytest.mark.parametrize(("name", "case"), in_every_type(gpu_correctness.cdmoe_cases()))
+def test_cdmoe(libraries, name, case: CdmoeCase):
+    if case.keys == 128:
+        case = dataclasses.replace(case, tokens=3)
+    holds(gpu_correctness.check_cdmoe(libraries, name, case, "cpu"))
