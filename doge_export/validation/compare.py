@@ -13,11 +13,7 @@ from typing import Any
 
 import numpy as np
 
-LOGITS_TOLERANCE = 2e-4
-"""Largest difference of a logit that passes, in standard deviations of the reference's logits."""
-
-NEAR_TIE = 1e-4
-"""Two logits of the reference closer than this have no order that float32 could be asked to keep."""
+from doge_export.validation.tolerance import FLOAT32, Tolerance
 
 HISTOGRAM_EDGES = np.arange(-12.0, 2.01, 0.25)
 """Edges of the histogram of log10 |difference|; smaller and larger differences fall into the outer bins."""
@@ -34,7 +30,7 @@ class Comparison:
     logits by log10 |difference| over HISTOGRAM_EDGES. count, total and squares are those of the reference's logits.
 
     ranked: whether the largest is an answer; hidden states have none, and no KL. scale: the standard deviation to
-    measure by; None for that of the logits compared.
+    measure by; None for that of the logits compared. tolerance: the bars.
     """
 
     labels: tuple[str, ...]
@@ -54,6 +50,7 @@ class Comparison:
     squares: float
     ranked: bool = True
     scale: float | None = None
+    tolerance: Tolerance = FLOAT32
 
     @property
     def positions(self) -> int:
@@ -71,19 +68,31 @@ class Comparison:
 
     @property
     def near_tie(self) -> np.ndarray:
-        """[N] bool: the reference's two best logits are within NEAR_TIE, so either is its argmax."""
-        return self.margin <= NEAR_TIE
+        """[N] bool: the reference's two best logits are as good as equal, so either is its argmax."""
+        return self.margin <= self.tolerance.tie(self.reference_std)
+
+    @property
+    def strays(self) -> np.ndarray:
+        """[N] bool: positions with another argmax than the reference, which has no near tie there."""
+        return ~self.argmax_equal & ~self.near_tie
 
     @property
     def beyond_tolerance(self) -> np.ndarray:
-        """[N] bool: positions that fail, by a difference too large, by another argmax or by not being finite."""
-        close = self.max_abs <= LOGITS_TOLERANCE * self.reference_std
-        return ~(self.finite & close & (self.argmax_equal | self.near_tie))
+        """[N] bool: positions that fail, by a difference too large, by another argmax or by not being finite.
+
+        Another argmax fails where there are more such positions than the tolerance allows.
+        """
+        close = self.max_abs <= self.tolerance.logits * self.reference_std
+        strays = self.strays
+        too_many = strays.sum() > self.tolerance.allowed(self.positions)
+        return ~(self.finite & close) | (strays & too_many)
 
     @property
     def passed(self) -> bool:
-        """No compared position fails. Without positions there is nothing to pass."""
-        return self.positions > 0 and not self.beyond_tolerance.any()
+        """No compared position fails, nor their mean. Without positions there is nothing to pass."""
+        if self.positions == 0 or self.beyond_tolerance.any():
+            return False
+        return float(self.kl.mean()) <= self.tolerance.mean_kl
 
     def metrics(self) -> dict[str, Any]:
         """The aggregates of a check, those of ranks only where there are any. Differences are None where not finite."""
@@ -112,7 +121,7 @@ class Comparison:
             return differences
         return differences | {
             "argmax_agreement": float(self.argmax_equal.mean()),
-            "argmax_disagreements": int((~self.argmax_equal & ~self.near_tie).sum()),
+            "argmax_disagreements": int(self.strays.sum()),
             "near_ties": int(self.near_tie.sum()),
             "near_ties_decided_otherwise": int((~self.argmax_equal & self.near_tie).sum()),
             "kl_mean": float(self.kl.mean()) if finite else None,
@@ -129,10 +138,11 @@ def compare(
     label: str,
     ranked: bool = True,
     scale: float | None = None,
+    tolerance: Tolerance = FLOAT32,
 ) -> Comparison:
     """Compare float32 logits [B, S, V] where selected [B, S] is True. input_ids [B, S] name the tokens in reports.
 
-    ranked, scale: see `Comparison`.
+    ranked, scale, tolerance: see `Comparison`.
     """
     rows, positions = np.nonzero(selected)
     size = len(rows)
@@ -174,6 +184,7 @@ def compare(
         squares=squares,
         ranked=ranked,
         scale=scale,
+        tolerance=tolerance,
         **columns,
     )
 
@@ -195,6 +206,7 @@ def concatenate(parts: Sequence[Comparison]) -> Comparison:
         squares=sum(part.squares for part in parts),
         ranked=all(part.ranked for part in parts),
         scale=parts[0].scale,
+        tolerance=parts[0].tolerance,
         **{name: np.concatenate([getattr(part, name) for part in parts]) for name in per_position},
     )
 

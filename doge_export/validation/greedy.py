@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from doge_export.validation.compare import NEAR_TIE
 from doge_export.validation.judge import Batch, draws, judge
 from doge_export.validation.logits import tie_notes
 from doge_export.validation.plan import LONG, Limits, Run
@@ -41,7 +40,7 @@ def check_greedy(oracle: Oracle, session: Session, limits: Limits) -> CheckResul
         wanted = np.arange(length + new)[None] >= length - 1
         return Batch(ids, mask, chunks, wanted, oracle.run(ids, mask, chunks))
 
-    judgement = judge(draw, draws(length + new), oracle, session, label="teacher-forced")
+    judgement = judge(draw, draws(length + new), oracle, session, label="teacher-forced", tolerance=limits.tolerance)
     batch, comparison = judgement.batch, judgement.comparison
     ids = batch.ids[0].tolist()
     prompt, expected = ids[:length], ids[length:]
@@ -49,7 +48,9 @@ def check_greedy(oracle: Oracle, session: Session, limits: Limits) -> CheckResul
         prompt, max_new_tokens=new, do_sample=False, repetition_penalty=1.0, eos_token_id=[], stop=[]
     )
     answer = list(generation.token_ids)
-    same, note = _judge_ids(answer, expected, batch, length - 1, oracle.name)
+    same, note = _judge_ids(
+        answer, expected, batch, length - 1, oracle.name, limits.tolerance.tie(comparison.reference_std)
+    )
     passed = same and judgement.passed
     metrics = comparison.metrics() | {
         "left_out": judgement.left_out,
@@ -60,7 +61,9 @@ def check_greedy(oracle: Oracle, session: Session, limits: Limits) -> CheckResul
     return CheckResult(NAME, description, passed, metrics, "; ".join(notes), comparison)
 
 
-def _judge_ids(answer: list[int], expected: list[int], batch: Batch, first: int, judge: str) -> tuple[bool, str]:
+def _judge_ids(
+    answer: list[int], expected: list[int], batch: Batch, first: int, judge: str, near_tie: float
+) -> tuple[bool, str]:
     """Whether `answer` is `expected` up to a tie. Token i of the answer was chosen by the logits at `first + i`."""
     if answer == expected:
         return True, f"{len(expected)} of {len(expected)} tokens are those of {judge}"
@@ -72,7 +75,7 @@ def _judge_ids(answer: list[int], expected: list[int], batch: Batch, first: int,
         return True, f"{said}, behind a choice between equals"
     logits = batch.reference.logits[0, first + at]
     gap = float(logits.max() - logits[answer[at]])
-    if gap <= NEAR_TIE:
+    if gap <= near_tie:
         return True, f"{said}: a near tie, {gap:.1e} apart; judged by teacher-forced logits from there on"
     return False, f"{said}, {gap:.1e} better in the reference"
 

@@ -10,20 +10,21 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
 from doge_export.validation.ambiguity import DOUBT, SENSITIVE, TIE
-from doge_export.validation.compare import LOGITS_TOLERANCE, Comparison, compare
+from doge_export.validation.compare import Comparison, compare
 from doge_export.validation.drilldown import first_diverging_layer
+from doge_export.validation.tolerance import FLOAT32, Tolerance
 
 if TYPE_CHECKING:
     from doge_export.runtime import Session
     from doge_export.validation.one_call import OneCall
     from doge_export.validation.oracle import Oracle, ReferenceRun
 
-    Subject = Session | OneCall
+    Subject: TypeAlias = Session | OneCall
 
 DRAWS, DRAWS_WHEN_LONG = 4, 2
 """Batches drawn at most; the second for those of more than LONG_BATCH tokens, which take seconds each."""
@@ -72,18 +73,26 @@ def draws(tokens: int) -> int:
     return DRAWS if tokens <= LONG_BATCH else DRAWS_WHEN_LONG
 
 
-def judge(draw: Callable[[int], Batch], most: int, oracle: Oracle, session: Subject, *, label: str) -> Judgement:
+def judge(
+    draw: Callable[[int], Batch],
+    most: int,
+    oracle: Oracle,
+    session: Subject,
+    *,
+    label: str,
+    tolerance: Tolerance = FLOAT32,
+) -> Judgement:
     """Judge the batches draw(0), draw(1), ... draw(most - 1) until one decides."""
     fewest_ties: Judgement | None = None
     for seed in range(most):
         batch = draw(seed)
         logits = session.logits(batch.ids, attention_mask=batch.mask, chunks=list(batch.chunks))
-        judgement = _judge(batch, batch.wanted, logits, session, label)
+        judgement = _judge(batch, batch.wanted, logits, session, label, tolerance)
         doubt = "" if judgement.passed else _doubt(judgement, oracle)
         if not doubt:
             return dataclasses.replace(judgement, set_aside=seed)
         if batch.tied.any():
-            judgement = _judge(batch, batch.wanted & ~batch.tied, logits, session, label)
+            judgement = _judge(batch, batch.wanted & ~batch.tied, logits, session, label, tolerance)
         if judgement.passed is False:
             judgement = dataclasses.replace(judgement, fault=f"{judgement.fault}; {doubt}")
         if fewest_ties is None or judgement.left_out < fewest_ties.left_out:
@@ -92,7 +101,9 @@ def judge(draw: Callable[[int], Batch], most: int, oracle: Oracle, session: Subj
     return dataclasses.replace(fewest_ties, set_aside=most - 1)
 
 
-def _judge(batch: Batch, compared: np.ndarray, logits: np.ndarray, session: Subject, label: str) -> Judgement:
+def _judge(
+    batch: Batch, compared: np.ndarray, logits: np.ndarray, session: Subject, label: str, tolerance: Tolerance
+) -> Judgement:
     """Compare at the positions `compared`, bool [B, S]; the caches of the session must be those of the batch."""
     reference = batch.reference
     if logits.shape != reference.logits.shape:
@@ -104,6 +115,7 @@ def _judge(batch: Batch, compared: np.ndarray, logits: np.ndarray, session: Subj
             label=label,
             ranked=reference.ranked,
             scale=reference.scale,
+            tolerance=tolerance,
         )
         fault = f"logits of shape {list(logits.shape)}, expected {list(reference.logits.shape)}"
         return Judgement(batch, compared, nothing, False, fault)
@@ -115,6 +127,7 @@ def _judge(batch: Batch, compared: np.ndarray, logits: np.ndarray, session: Subj
         label=label,
         ranked=reference.ranked,
         scale=reference.scale,
+        tolerance=tolerance,
     )
     if comparison.positions == 0 or comparison.passed:
         return Judgement(batch, compared, comparison, comparison.passed or None)
@@ -132,11 +145,13 @@ def _doubt(judgement: Judgement, oracle: Oracle) -> str:
     if comparison.positions == 0 or not comparison.finite.all():
         return ""
     failing = comparison.beyond_tolerance
+    if not failing.any():  # it fails by its mean
+        return ""
     at = comparison.row[failing], comparison.position[failing]
     nearly_tied = batch.reference.gaps[at] < DOUBT
     if nearly_tied.all():
         return "only behind selections that are nearly tied in the reference"
     moved = oracle.sensitivity(batch.ids, batch.mask, batch.chunks, batch.reference)[at]
-    if (nearly_tied | (moved > SENSITIVE * LOGITS_TOLERANCE * comparison.reference_std)).all():
+    if (nearly_tied | (moved > SENSITIVE * comparison.tolerance.logits * comparison.reference_std)).all():
         return f"only where one rounding of the embeddings moves the reference itself by up to {moved.max():.1e}"
     return ""

@@ -61,7 +61,7 @@ def _judge_run(
         return Batch(ids, mask, run.chunks, _wanted(mask, beyond, limits), reference)
 
     most = 1 if oracle.selection_is_void else draws(run.length * len(run.rows))
-    return judge(draw, most, oracle, session, label=run.label)
+    return judge(draw, most, oracle, session, label=run.label, tolerance=limits.tolerance)
 
 
 def _wanted(mask: np.ndarray, beyond: int, limits: Limits) -> np.ndarray:

@@ -14,11 +14,14 @@ import numpy as np
 
 from doge_export.checkpoint.architecture import Architecture, Task
 from doge_export.checkpoint.naming import CLASSIFIER, EMBEDDING, expected_tensors
+from doge_export.validation.tolerance import FLOAT32, Tolerance
 
 if TYPE_CHECKING:
     from doge_export.checkpoint import Checkpoint
 
 Side = Literal["left", "right"]
+
+_PADDED = "left-padded batch"
 
 MOST_MULTIPLICATIONS = 3.5e11
 """Multiply-adds one run may cost; about ten seconds of two CPU cores."""
@@ -56,6 +59,8 @@ class Limits:
     ratio: bool = False  # a share of the keys is left out
     task: Task = "text-generation"
     lacks_pad_id: bool = False  # the config has no pad_token_id
+    max_batch: int | None = None  # rows that the subject takes at a time; None for any number
+    tolerance: Tolerance = FLOAT32
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, max_length: int, cdmoe_routing: str | None) -> Self:
@@ -168,7 +173,7 @@ def plan(limits: Limits) -> list[PlannedCheck]:
     # Reference routing spreads a tie to the whole call, and ties come by the token: fewer tokens, fewer ties.
     long = LONG // 2 if limits.mixes_tokens else LONG
     simple = min(limits.max_length, limits.keep_window_size or limits.max_length, limits.trained_length)
-    return [
+    checks = [
         _prefill(min(simple, long)),
         _chunked(min(simple, long), limits),
         _decode(min(simple, limits.steps), limits),
@@ -176,6 +181,7 @@ def plan(limits: Limits) -> list[PlannedCheck]:
         _window(limits),
         _beyond_training(limits),
     ]
+    return checks if limits.max_batch is None else [_for_engine(check, limits) for check in checks]
 
 
 def _prefill(length: int) -> PlannedCheck:
@@ -210,7 +216,7 @@ def _padded(length: int, limits: Limits) -> PlannedCheck:
     if steps and rows[-1] > steps:
         runs.append(Run("prefill and steps", rows, (length - steps, *(1,) * steps)))
     return PlannedCheck(
-        "left-padded batch",
+        _PADDED,
         f"rows of {', '.join(map(str, rows))} tokens padded to {length}",
         tuple(runs),
         limits.mixing_note,
@@ -257,6 +263,18 @@ def _beyond_training(limits: Limits) -> PlannedCheck:
         Run("prefill and steps", (length,), tuple(n for n in (trained, burst, *(1,) * (past - burst)) if n)),
     )
     return _affordable(PlannedCheck(name, f"{description}: {length} tokens", runs, beyond=trained), limits)
+
+
+def _for_engine(check: PlannedCheck, limits: Limits) -> PlannedCheck:
+    """The check with as many rows as an engine takes; padding it moves to the right, where experts may mix it."""
+    assert limits.max_batch is not None
+    runs = tuple(dataclasses.replace(run, rows=run.rows[: limits.max_batch]) for run in check.runs)
+    reason = ""
+    if check.name == _PADDED and limits.max_batch == 1:
+        reason = "the engine takes one row at a time; --max-batch 3 would have this checked"
+    elif check.name == _PADDED and limits.mixes_tokens:
+        reason = "under reference CDMoE routing an engine refuses padding, which would be routed with the tokens"
+    return dataclasses.replace(check, runs=() if reason else runs, not_run=reason or check.not_run)
 
 
 def _affordable(check: PlannedCheck, limits: Limits) -> PlannedCheck:

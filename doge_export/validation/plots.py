@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from doge_export.validation.compare import HISTOGRAM_EDGES, LOGITS_TOLERANCE, Comparison
+from doge_export.validation.compare import HISTOGRAM_EDGES, Comparison
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,9 +58,9 @@ def overview(checks: Sequence[CheckResult]) -> str:
             axes.plot([shown], [place], "o", color=color, markersize=7)
             label = f"{ratio:.1e}" if ratio is not None else "not finite"
             axes.annotate(label, (shown, place), xytext=(9, 0), textcoords="offset points", va="center")
-        bar = np.log10(LOGITS_TOLERANCE)
-        axes.axvline(bar, **_BAR)
-        axes.annotate("tolerance", (bar, -0.75), color=BAD, xytext=(5, 0), textcoords="offset points")
+        for bar in {float(np.log10(check.comparison.tolerance.logits)) for check in compared if check.comparison}:
+            axes.axvline(bar, **_BAR)
+            axes.annotate("tolerance", (bar, -0.75), color=BAD, xytext=(5, 0), textcoords="offset points")
         axes.set_yticks(range(len(compared)), [check.name for check in compared])
         axes.set_ylim(len(compared) - 0.5, -1)
         axes.set_xlim(-8, 2)
@@ -108,7 +108,7 @@ def _differences(axes: Axes, comparison: Comparison) -> None:
         axes.plot(position[at], largest[at], "x", ms=7, color=BAD, label="other argmax")
     if not ok.all():
         axes.plot(position[~ok], np.zeros((~ok).sum()), "x", ms=7, color=BAD, label="not finite")
-    axes.axhline(_log(LOGITS_TOLERANCE * comparison.reference_std, LEAST), **_BAR)
+    axes.axhline(_log(comparison.tolerance.logits * comparison.reference_std, LEAST), **_BAR)
     axes.set_title("|Δ| by position (dot max, dash mean)")
     _positions_and_powers(axes)
 
@@ -118,7 +118,7 @@ def _histogram(axes: Axes, comparison: Comparison) -> None:
     widths = np.diff(HISTOGRAM_EDGES)[filled]
     heights = np.log10(comparison.histogram[filled]) + 0.3  # a single logit shows too
     axes.bar(HISTOGRAM_EDGES[filled], heights, widths, bottom=-0.3, align="edge", color=RUNS[0], alpha=0.75)
-    bar = _log(LOGITS_TOLERANCE * comparison.reference_std, LEAST)
+    bar = _log(comparison.tolerance.logits * comparison.reference_std, LEAST)
     axes.axvline(bar, **_BAR)
     drawn = [*HISTOGRAM_EDGES[filled], *HISTOGRAM_EDGES[filled + 1], bar]
     axes.set_xlim(min(drawn) - 0.5, max(drawn) + 0.5)

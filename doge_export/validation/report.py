@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from doge_export.errors import DogeExportError
 from doge_export.validation import plots
-from doge_export.validation.compare import LOGITS_TOLERANCE, NEAR_TIE
 from doge_export.validation.verdict import ranked_cells
 
 if TYPE_CHECKING:
@@ -81,8 +80,8 @@ def render_html(verdict: Verdict) -> str:
 <header style="--tone: {tone}"><h1>{word}</h1><p>{escape(rest)}</p></header>
 {_facts(verdict)}
 <h2>Checks</h2>
-<p class="what">A check passes where every compared number is finite and within {LOGITS_TOLERANCE:g} standard deviations
-of the reference's, and the best token or class is the same unless the reference's best two are within {NEAR_TIE:g}.</p>
+<p class="what">A check passes where every compared number is finite and {escape(str(verdict.tolerance))}: std is the
+standard deviation of the reference's numbers, argmax the best token or class.</p>
 <div class="scroll">{_table(verdict)}</div>
 <div class="scroll">{pictures}</div>
 {sections}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import importlib.metadata
 import time
@@ -16,6 +17,7 @@ from doge_export.validation.greedy import check_greedy
 from doge_export.validation.logits import check_logits
 from doge_export.validation.one_call import OneCall, answer_scale, plan_one_call
 from doge_export.validation.plan import Limits, plan
+from doge_export.validation.tolerance import tolerance_of
 from doge_export.validation.verdict import CheckResult, Verdict
 
 if TYPE_CHECKING:
@@ -60,7 +62,11 @@ def validate(
     from doge_export.validation.oracle import load_oracle
 
     oracle = load_oracle(checkpoint, manifest.get("cdmoe_routing"))
-    limits = Limits.of(checkpoint, session.max_length, manifest.get("cdmoe_routing"))
+    limits = dataclasses.replace(
+        Limits.of(checkpoint, session.max_length, manifest.get("cdmoe_routing")),
+        max_batch=getattr(getattr(session, "decoder", None), "max_batch", None),
+        tolerance=tolerance_of(manifest),
+    )
     planned = _planned(oracle, session, limits)
     checks = []
     for done, (name, check) in enumerate(planned):
@@ -88,6 +94,7 @@ def validate(
         },
         subject=_subject(session),
         seconds=time.perf_counter() - started,
+        tolerance=limits.tolerance,
     )
 
 
@@ -149,6 +156,6 @@ def _subject(session: Any) -> dict[str, Any]:
         "task": manifest.get("task", "text-generation"),
         "max_length": session.max_length,
         "cdmoe_routing": manifest.get("cdmoe_routing"),
-        "files": {name: entry["sha256"] for name, entry in files.items() if name.startswith("onnx/")},
+        "files": {name: entry["sha256"] for name, entry in files.items() if name.startswith(("onnx/", "engine/"))},
         "runtime": versions,
     }

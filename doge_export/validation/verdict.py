@@ -7,7 +7,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from doge_export.validation.compare import LOGITS_TOLERANCE, NEAR_TIE, Comparison
+from doge_export.validation.compare import Comparison
+from doge_export.validation.tolerance import FLOAT32, Tolerance
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +58,7 @@ class Verdict:
     reference: dict[str, Any]
     subject: dict[str, Any]
     seconds: float = 0.0
+    tolerance: Tolerance = FLOAT32
 
     @property
     def passed(self) -> bool:
@@ -66,7 +68,7 @@ class Verdict:
     @property
     def tolerances(self) -> dict[str, float]:
         """The bars: logits in standard deviations of the reference's, near ties in logits."""
-        return {"max_abs_over_std": LOGITS_TOLERANCE, "near_tie": NEAR_TIE}
+        return self.tolerance.to_dict()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, for the manifest and `--json`."""
@@ -115,7 +117,7 @@ class Verdict:
         judge = (
             f"reference: {self.reference.get('library')} {self.reference.get('version')}, "
             f"{self.reference.get('attention')} attention, {self.reference.get('dtype')}; "
-            f"bar: max|Δ| <= {LOGITS_TOLERANCE:g} of std, same argmax unless the top two are within {NEAR_TIE:g}"
+            f"bar: {self.tolerance}"
         )
         return "\n".join([*lines, "", *notes, *([""] if notes else []), judge, self.summary_line()])
 

@@ -4,7 +4,8 @@ import math
 import numpy as np
 import pytest
 
-from doge_export.validation.compare import LOGITS_TOLERANCE, NEAR_TIE, compare, concatenate
+from doge_export.validation.compare import compare, concatenate
+from doge_export.validation.tolerance import LOGITS_TOLERANCE, NEAR_TIE
 from doge_export.validation.verdict import CheckResult, Verdict
 
 IDS = np.arange(6).reshape(2, 3) + 100
