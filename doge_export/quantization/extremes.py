@@ -44,7 +44,7 @@ def extremes_of(file: Path, texts: Texts) -> list[Extreme]:
     """Of every value that a float16 form of the float32 graph `file` computes and stores in 16 bits, in its order."""
     model = ir.load(file)
     prepare(model)
-    watched = _watch(model)
+    watched = watch(model)
     with tempfile.TemporaryDirectory(prefix="doge-export-") as folder:
         observed = Path(folder) / "observed.onnx"
         write_onnx(model, observed)
@@ -69,7 +69,7 @@ def by_operator(extremes: list[Extreme]) -> dict[str, dict[str, Any]]:
     return {name: {"magnitude": best[name].magnitude, "value": best[name].value} for name in sorted(best)}
 
 
-def _watch(model: ir.Model) -> Mapping[str, tuple[str, str]]:
+def watch(model: ir.Model) -> Mapping[str, tuple[str, str]]:
     """Outputs max |x|, float32 [], for every value worth a look: operator and name by the output's name."""
     graph, watched = model.graph, {}
     for number, value in enumerate(half_values(model)):

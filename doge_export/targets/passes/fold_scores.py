@@ -15,8 +15,12 @@ class FoldScores(ir.passes.InPlacePass):
     """exp(A * softplus(W_dt W_v x)): the two weights are multiplied in float64, once.
 
     Where no key is selected by score, the rows are repeated for every query head of a group too, since attention wants
-    a score for each query head or for all of them. Layers with biases are left alone.
+    a score for each query head or for all of them; not so with `repeats` False. Layers with biases are left alone.
     """
+
+    def __init__(self, *, repeats: bool = True) -> None:
+        super().__init__()
+        self._repeats = repeats
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Rewrite the scores of every attention node that has this form."""
@@ -35,7 +39,8 @@ class FoldScores(ir.passes.InPlacePass):
         if raw is None or scaled is None or outer is None or inner is None or outer.source is not node.inputs[2]:
             return False
         score_heads, query_heads = extent(raw, 2), node.attributes["num_heads"].as_int()
-        repeats = 1 if selects_keys(node) or score_heads == 1 else query_heads // score_heads
+        once = not self._repeats or selects_keys(node) or score_heads == 1
+        repeats = 1 if once else query_heads // score_heads
 
         (name, dt), (_, value) = stored(outer.weight), stored(inner.weight)
         width, inputs = score_heads * repeats, value.shape.numpy()[1]

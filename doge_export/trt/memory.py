@@ -1,0 +1,119 @@
+"""What an engine takes of a GPU's memory, counted from the graph and from what the kernels say."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import onnx_ir as ir
+
+from doge_export.plugin.build import KERNELS, cached_builds
+from doge_export.plugin.params import AttentionParams, CdmoeParams, Params
+from doge_export.targets.lowering import extent
+from doge_export.trt.plan import Binding, Cache, Memory
+
+_DTYPES = {ir.DataType.FLOAT: 0, ir.DataType.FLOAT16: 1, ir.DataType.BFLOAT16: 2}
+"""doge_dtype of plugins/include/doge/operators.h."""
+
+
+def memory_of(
+    model: ir.Model,
+    bindings: dict[str, Binding],
+    caches: Sequence[Cache],
+    sizes: dict[str, int],
+    library: Path | None = None,
+) -> Memory:
+    """Of a lowered graph.
+
+    Args:
+        model: lowered.
+        bindings: its inputs and outputs.
+        caches: those of them that share a buffer.
+        sizes: the dynamic axes at their largest.
+        library: libdoge_kernels_c.so; by default the newest that `doge-export plugin build` keeps.
+    """
+    cached = {name for cache in caches for name in (cache.past, cache.present)}
+    tensors = (value.const_value for value in model.graph.initializers.values())
+    return Memory(
+        weights=sum(tensor.nbytes for tensor in tensors if tensor is not None),
+        caches=sum(cache.bytes for cache in caches),
+        io=sum(binding.bytes(sizes) for name, binding in bindings.items() if name not in cached),
+        workspace=_workspace(model, sizes, library),
+    )
+
+
+def _workspace(model: ir.Model, sizes: dict[str, int], library: Path | None) -> int | None:
+    nodes = [node for node in model.graph if node.domain == "doge"]
+    if not nodes:
+        return 0
+    kernels = _kernels(library)
+    if kernels is None:
+        return None
+    # A step of decoding splits the keys over more blocks than a prompt needs.
+    lengths = {1, sizes["sequence"]}
+    return max(_asked(kernels, node, sizes["batch"], length) for node in _distinct(nodes) for length in lengths)
+
+
+def _kernels(library: Path | None) -> ctypes.CDLL | None:
+    """A library with kernels, whatever GPU they are for; a build without any would say 0."""
+    candidates = (
+        [library]
+        if library is not None
+        else [Path(build["folder"]) / KERNELS for build in cached_builds() if KERNELS in build["libraries"]]
+    )
+    for candidate in candidates:
+        kernels = ctypes.CDLL(str(candidate))
+        kernels.doge_architectures.restype = ctypes.c_char_p
+        if kernels.doge_architectures():
+            return kernels
+    return None
+
+
+def _asked(kernels: ctypes.CDLL, node: ir.Node, batch: int, new_tokens: int) -> int:
+    """Bytes, for so many tokens of each row."""
+    params: Params
+    if node.op_type == "CDMoE":
+        function, params = kernels.doge_cdmoe_workspace_bytes, _cdmoe(node, batch * new_tokens)
+    else:
+        function, params = kernels.doge_attention_workspace_bytes, _attention(node, batch, new_tokens)
+    function.restype = ctypes.c_size_t
+    return int(function(ctypes.byref(params)))
+
+
+def _attention(node: ir.Node, batch: int, new_tokens: int) -> AttentionParams:
+    past_key, past_score = node.inputs[4], node.inputs[6]
+    assert past_key is not None and past_key.dtype is not None
+    return AttentionParams(
+        batch=batch,
+        new_tokens=new_tokens,
+        capacity=extent(past_key, 2),
+        num_heads=node.attributes["num_heads"].as_int(),
+        num_kv_heads=node.attributes["kv_num_heads"].as_int(),
+        num_score_heads=extent(past_score, 1),
+        head_size=extent(past_key, 3),
+        keep_window_size=node.attributes["keep_window_size"].as_int(),
+        scale=node.attributes["scale"].as_float(),
+        dtype=_DTYPES[past_key.dtype],
+    )
+
+
+def _cdmoe(node: ir.Node, tokens: int) -> CdmoeParams:
+    scores, table = node.inputs[1], node.inputs[3]
+    assert table is not None and table.const_value is not None
+    num_experts, hidden_size = table.const_value.shape.numpy()
+    return CdmoeParams(
+        tokens=tokens,
+        hidden_size=hidden_size,
+        num_experts=num_experts,
+        num_keys=extent(scores, 3),
+        num_routing_heads=extent(scores, 2),
+        num_experts_per_tok=node.attributes["num_experts_per_tok"].as_int(),
+        weights_inside=node.attributes["weights_inside"].as_int(),
+        dtype=_DTYPES[table.const_value.dtype],
+    )
+
+
+def _distinct(nodes: Iterable[ir.Node]) -> list[ir.Node]:
+    """One of each operator: the layers of a Doge are all alike."""
+    return [*{node.op_type: node for node in nodes}.values()]

@@ -1,0 +1,106 @@
+"""The float32 graph that an engine starts from: traced from a checkpoint, or as a canonical export holds it."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+import uuid
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from doge_export.console import log
+from doge_export.errors import DogeExportError
+from doge_export.trt.plan import Origin
+
+_COMPANIONS = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
+               "special_tokens_map.json", "chat_template.jinja")  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Traced:
+    """A canonical language model for sequences of up to `max_length` tokens, and where it came from."""
+
+    graph: ir.Model
+    max_length: int
+    origin: Origin
+
+
+def open_model(model: str | Path, **options: Any) -> Traced:
+    """A checkpoint, or a folder exported with `--target canonical`.
+
+    options: as `pipeline.plan` takes them, without target. Of an export only max_length may be given, and no more
+    than it was made for. Raises DogeExportError for what is no language model, or has no operator in the plugin.
+    """
+    from doge_export.package.manifest import MANIFEST_NAME
+
+    given = {name: value for name, value in options.items() if value is not None}
+    if (Path(model) / MANIFEST_NAME).is_file():
+        return _exported(Path(model), given)
+    return _checkpoint(model, given)
+
+
+def _checkpoint(model: str | Path, options: dict[str, Any]) -> Traced:
+    from doge_export.graph import trace
+    from doge_export.model import MODULES
+    from doge_export.pipeline import Plan, _source, plan
+
+    # Nothing is written there, but a plan wants an output that could be.
+    nowhere = Path(tempfile.gettempdir()) / f"doge-export-{uuid.uuid4()}"
+    planned: Plan = plan(model, nowhere, **(options | {"target": "canonical"}))
+    architecture, checkpoint = planned.architecture, planned.checkpoint
+    _require_language_model(str(model), architecture.task)
+    log("tracing")
+    module = MODULES[architecture.task].from_tensors(
+        architecture, checkpoint.tensors, planned.cdmoe_routing or "reference", planned.max_length
+    )
+    origin = Origin(
+        folder=checkpoint.source.folder,
+        companions=(checkpoint.source.folder / "config.json", *checkpoint.tokenizer_files),
+        source=_source(checkpoint),
+        architecture=checkpoint.architecture.to_dict(),
+        assumptions=checkpoint.assumed.to_dict(),
+        cdmoe_routing=planned.cdmoe_routing,
+        chunkable_length=planned.chunkable_length,
+    )
+    return Traced(trace(module), planned.max_length, origin)
+
+
+def _exported(folder: Path, options: dict[str, Any]) -> Traced:
+    from doge_export.package.manifest import read_manifest
+    from doge_export.pipeline import GRAPH
+
+    manifest = read_manifest(folder)
+    _require_language_model(str(folder), manifest["task"])
+    if manifest["target"] != "canonical" or GRAPH not in manifest["graphs"]:
+        raise DogeExportError(
+            f"{folder} was exported for {manifest['target']}, and engines are made from target canonical: give the "
+            f"checkpoint ({manifest['source']['model']}), or export it again with --target canonical"
+        )
+    others = options.keys() - {"max_length"}
+    if others:
+        raise DogeExportError(
+            f"{folder} is an export, where {', '.join(sorted(others))} is decided: give the checkpoint"
+        )
+    longest = manifest["max_length"]
+    max_length = options.get("max_length", longest)
+    if not 1 <= max_length <= longest:
+        raise DogeExportError(
+            f"max length is {max_length}, and {folder} was exported for {longest}: give the checkpoint"
+        )
+    origin = Origin(
+        folder=folder,
+        companions=tuple(folder / name for name in _COMPANIONS if (folder / name).is_file()),
+        source=manifest["source"],
+        architecture=manifest["architecture"],
+        assumptions=manifest["assumptions"],
+        cdmoe_routing=manifest["cdmoe_routing"],
+        chunkable_length=min(manifest["chunkable_length"], max_length),
+    )
+    return Traced(ir.load(folder / GRAPH), max_length, origin)
+
+
+def _require_language_model(name: str, task: str) -> None:
+    if task != "text-generation":
+        raise DogeExportError(f"{name} is for {task}; engines are made for text-generation")

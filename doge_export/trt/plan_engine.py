@@ -1,0 +1,178 @@
+"""From a model to the plan of its engine; neither TensorRT nor a GPU is needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from doge_export.console import log
+from doge_export.errors import DogeExportError
+from doge_export.quantization.extremes import Extreme
+from doge_export.targets.half import operators_by_type
+from doge_export.targets.tensorrt import DTYPES, Attention, Form, Precision, lower_for_tensorrt
+from doge_export.trt.lint import lint
+from doge_export.trt.memory import memory_of
+from doge_export.trt.operators import OLDEST, Version
+from doge_export.trt.origin import Traced, open_model
+from doge_export.trt.plan import DECODE, PREFILL, Binding, Cache, EnginePlan, Range, Shape
+from doge_export.trt.report import largest_values, overflows, texts_for
+
+NEWEST: Version = (11, 4)
+NATIVE_SINCE: Version = (10, 15)
+"""The first TensorRT with every layer that native attention is made of."""
+BEST_PREFILL = 512
+"""Tokens of a prompt that the prefill profile is tuned for."""
+
+
+def plan_engine(
+    model: str | Path,
+    *,
+    precision: Precision = "fp16",
+    attention: Attention = "plugin",
+    max_batch: int = 1,
+    max_length: int | None = None,
+    max_logits: int = 64,
+    tensorrt_version: Version = NEWEST,
+    calibrate: bool = False,
+    **options: Any,
+) -> EnginePlan:
+    """What an engine of `model` will be.
+
+    Args:
+        model: a checkpoint (folder, hub id, bundled name) or a folder exported with `--target canonical`.
+        precision: of weights, activations and caches.
+        attention: "plugin", or "native" for TensorRT's own layers, which select no keys.
+        max_batch: rows at once.
+        max_length: tokens of a row, prompt and answer together; max_position_embeddings by default.
+        max_logits: tokens of a row whose logits one run may give.
+        tensorrt_version: that is to read the graph: (major, minor).
+        calibrate: run the graph on texts first and look how large the values get that float16 is to hold.
+        options: as `pipeline.plan` takes them: cdmoe_routing, revision...
+
+    Raises DogeExportError for what no engine can be.
+    """
+    _check(precision, attention, max_batch, max_logits, tensorrt_version)
+    traced = open_model(model, max_length=max_length, **options)
+    return plan_traced(
+        traced,
+        precision=precision,
+        attention=attention,
+        max_batch=max_batch,
+        max_logits=max_logits,
+        tensorrt_version=tensorrt_version,
+        calibrate=calibrate,
+    )
+
+
+def plan_traced(
+    traced: Traced,
+    *,
+    precision: Precision = "fp16",
+    attention: Attention = "plugin",
+    max_batch: int = 1,
+    max_logits: int = 64,
+    tensorrt_version: Version = NEWEST,
+    calibrate: bool = False,
+) -> EnginePlan:
+    """As `plan_engine`, of a graph that is there already; it is lowered in place."""
+    graph, capacity = traced.graph, traced.max_length
+    if attention == "native":
+        _require_no_selection(graph, capacity)
+    form = Form(precision, attention, capacity)
+    extremes = _extremes(traced, form) if calibrate and precision == "fp16" else ()
+    log(f"lowering for TensorRT {_dotted(tensorrt_version)}")
+    lower_for_tensorrt(graph, form)
+    inputs = {binding.name: binding for binding in map(_binding, graph.graph.inputs)}
+    outputs = {binding.name: binding for binding in map(_binding, graph.graph.outputs)}
+    max_logits = min(max_logits, capacity)
+    largest = {"batch": max_batch, "sequence": capacity, "num_logits": max_logits}
+    caches = tuple(_cache(inputs[name], outputs, max_batch) for name in inputs if name.startswith("past_key_values."))
+    return EnginePlan(
+        graph=graph,
+        precision=precision,
+        attention=attention,
+        tensorrt_version=tensorrt_version,
+        max_batch=max_batch,
+        max_length=capacity,
+        max_logits=max_logits,
+        inputs=inputs,
+        outputs=outputs,
+        caches=caches,
+        profiles=_profiles(inputs, largest),
+        plugin_nodes=sum(node.domain == "doge" for node in graph.graph),
+        memory=memory_of(graph, inputs | outputs, caches, largest),
+        findings=(*lint(graph, tensorrt_version), *overflows(extremes)),
+        types=operators_by_type(graph),
+        origin=traced.origin,
+        extremes=extremes,
+    )
+
+
+def _extremes(traced: Traced, form: Form) -> tuple[Extreme, ...]:
+    log("looking for the largest values")
+    return largest_values(traced, form, texts_for(traced))
+
+
+def _check(precision: str, attention: str, max_batch: int, max_logits: int, version: Version) -> None:
+    if precision not in DTYPES:
+        raise DogeExportError(f"unknown precision {precision!r}; choose {', '.join(DTYPES)}")
+    if attention not in ("plugin", "native"):
+        raise DogeExportError(f"unknown attention {attention!r}; choose plugin or native")
+    for name, value in (("max batch", max_batch), ("max logits", max_logits)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise DogeExportError(f"{name} is {value!r}, expected 1 or more")
+    if version < OLDEST:
+        raise DogeExportError(f"TensorRT {_dotted(version)} is too old; {_dotted(OLDEST)} or newer expected")
+    if attention == "native" and version < NATIVE_SINCE:
+        raise DogeExportError(
+            f"TensorRT {_dotted(version)} lacks layers of native attention; use {_dotted(NATIVE_SINCE)} or newer, or "
+            "--attention plugin"
+        )
+
+
+def _require_no_selection(model: ir.Model, capacity: int) -> None:
+    windows = [
+        node.attributes["keep_window_size"].as_int() for node in model.graph if node.op_type == "DynamicMaskAttention"
+    ]
+    window = min((window for window in windows if window), default=capacity)
+    if capacity > window:
+        raise DogeExportError(
+            f"native attention selects no keys, and rows of {capacity} tokens lose those beyond keep_window_size "
+            f"{window}: use --max-length {window}, or --attention plugin"
+        )
+
+
+def _binding(value: ir.Value) -> Binding:
+    assert value.name is not None and value.dtype is not None and value.shape is not None
+    return Binding(value.name, value.dtype, tuple(size if isinstance(size, int) else str(size) for size in value.shape))
+
+
+def _cache(past: Binding, outputs: dict[str, Binding], max_batch: int) -> Cache:
+    present = outputs[past.name.replace("past_key_values", "present")]
+    assert (present.dtype, present.shape) == (past.dtype, past.shape), f"{past.name} is not written in place"
+    return Cache(past.name, present.name, past.dtype, tuple(x if isinstance(x, int) else max_batch for x in past.shape))
+
+
+def _profiles(inputs: dict[str, Binding], largest: dict[str, int]) -> dict[str, dict[str, Range]]:
+    smallest = {"batch": 1, "sequence": 1, "num_logits": 1}
+    sizes = {
+        PREFILL: (smallest, smallest | {"sequence": min(BEST_PREFILL, largest["sequence"])}, largest),
+        DECODE: (smallest, smallest, smallest | {"batch": largest["batch"]}),
+    }
+
+    def shape(binding: Binding, size: dict[str, int]) -> Shape:
+        return tuple(x if isinstance(x, int) else size[x] for x in binding.shape)
+
+    return {
+        profile: {
+            name: (shape(binding, least), shape(binding, best), shape(binding, most))
+            for name, binding in inputs.items()
+        }
+        for profile, (least, best, most) in sizes.items()
+    }
+
+
+def _dotted(version: Version) -> str:
+    return ".".join(map(str, version))

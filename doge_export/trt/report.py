@@ -1,0 +1,82 @@
+"""The largest values that an engine's graph would store in 16 bits, seen in float32 on text: overflow before a GPU."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime
+
+from doge_export.package.onnx_file import write_onnx
+from doge_export.quantization.extremes import Extreme, watch
+from doge_export.quantization.texts import MESSAGES, STORIES, Texts
+from doge_export.runtime.tokenizer import Tokenizer
+from doge_export.targets.half import prepare
+from doge_export.targets.tensorrt import Form, lower_in_float32
+from doge_export.trt.on_cpu import runnable
+from doge_export.trt.origin import Traced
+from doge_export.trt.plan import Finding
+
+ROW = 192
+"""Tokens of a text at most."""
+
+
+def texts_for(traced: Traced) -> Texts:
+    """Prompts in the model's own tokenizer, some hundred tokens; random ids where it has none."""
+    length = min(ROW, traced.max_length)
+    vocabulary = traced.origin.architecture["vocab_size"]
+    if not (traced.origin.folder / "tokenizer.json").is_file():
+        generator = np.random.default_rng(0)
+        return Texts("random ids", tuple(generator.integers(0, vocabulary, (4, length))))
+    tokenizer = Tokenizer.from_folder(traced.origin.folder)
+    assert tokenizer is not None
+    parts = (STORIES[:8], STORIES[8:], MESSAGES[:8], MESSAGES[8:])
+    return Texts("prompts", tuple(np.array(tokenizer.encode(" ".join(part))[:length], np.int64) for part in parts))
+
+
+def largest_values(traced: Traced, form: Form, texts: Texts) -> tuple[Extreme, ...]:
+    """Of every value that the 16-bit form stores, in the graph's order. The graph of `traced` is left as it is."""
+    model = ir.serde.deserialize_model(ir.serde.serialize_model(traced.graph))
+    lower_in_float32(model, form)
+    prepare(model)
+    watched = watch(model)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    with tempfile.TemporaryDirectory(prefix="doge-export-") as folder:
+        file = Path(folder) / "observed.onnx"
+        write_onnx(runnable(model), file)
+        session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    seen = np.zeros(len(watched), np.float32)
+    for ids in texts.rows:
+        # np.maximum keeps what is not a number.
+        seen = np.maximum(seen, np.array(session.run([*watched], _feeds(session, ids))))
+    return tuple(
+        Extreme(operator, name, float(magnitude))
+        for (operator, name), magnitude in zip(watched.values(), seen, strict=True)
+    )
+
+
+def overflows(extremes: tuple[Extreme, ...]) -> tuple[Finding, ...]:
+    """One for each value that float16 does not hold."""
+    return tuple(
+        Finding("overflow", extreme.value, f"{extreme.operator} gave {extreme.magnitude:.4g}; float16 ends at 65504")
+        for extreme in extremes
+        if extreme.overflows
+    )
+
+
+def _feeds(session: onnxruntime.InferenceSession, ids: np.ndarray) -> dict[str, np.ndarray]:
+    """One row into empty caches."""
+    length = len(ids)
+    given = {
+        "input_ids": ids[None].astype(np.int32),
+        "past_lengths": np.zeros(1, np.int32),
+        "logits_tokens": np.array([[length - 1]], np.int32),
+        "position_ids": np.arange(length, dtype=np.int32)[None],
+    }
+    return {
+        value.name: given[value.name] if value.name in given else np.zeros((1, *value.shape[1:]), np.float32)
+        for value in session.get_inputs()
+    }

@@ -1,0 +1,93 @@
+"""Who imports a node: the parser's own importer, a function of the model, or a plugin.
+
+Names alone decide, not domains. Before 10.15 a function was only taken where no plugin was registered under the name,
+version and namespace that the node gives; since then it wins unless the node has plugin_namespace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import onnx_ir as ir
+
+from doge_export.trt.fields import Creator
+from doge_export.trt.lint import Message, Subject, is_custom, name_of
+from doge_export.trt.operators import importers
+
+EXPLICIT_SINCE = (10, 15)
+"""Since then plugin_namespace on a node puts its plugin before everything else, and nothing else does."""
+DOMAIN_SINCE = (10, 10)
+"""Since then a node's domain is tried as namespace."""
+
+
+def _text(node: ir.Node, name: str) -> str | None:
+    attribute = node.attributes.get(name)
+    return attribute.as_string() if attribute is not None and attribute.type == ir.AttributeType.STRING else None
+
+
+def _creator(subject: Subject, node: ir.Node, *, by_domain: bool) -> Creator | None:
+    """The creator that the parser finds for a node."""
+    namespace = _text(node, "plugin_namespace")
+    spaces = [namespace or ""]
+    if by_domain and namespace is None and subject.version >= DOMAIN_SINCE:
+        spaces.append(node.domain)
+    wanted = [(node.op_type, _text(node, "plugin_version") or "1", space) for space in spaces]
+    return next((x for x in subject.creators if (x.name, x.version, x.namespace) in wanted), None)
+
+
+def _is_explicit(subject: Subject, node: ir.Node) -> bool:
+    """Whether a node's plugin goes before importers and functions."""
+    explicit = subject.version >= EXPLICIT_SINCE and "plugin_namespace" in node.attributes
+    return explicit and _creator(subject, node, by_domain=False) is not None
+
+
+def taken_name(subject: Subject) -> Iterator[Message]:
+    """A node whose name the parser has an importer for is taken for that one."""
+    known = importers(subject.version)
+    for node in subject.nodes:
+        if is_custom(node) and node.op_type in known and not _is_explicit(subject, node):
+            yield name_of(node), f"{subject.tensorrt} takes {node.domain}.{node.op_type} for its own {node.op_type}"
+
+
+def function_wins(subject: Subject) -> Iterator[Message]:
+    """A function of a node's name, of whatever domain, would be computed instead of the plugin."""
+    functions = {name for _, name, _ in subject.model.functions}
+    ours = {creator.name for creator in subject.creators}
+    for node in subject.nodes:
+        if node.op_type not in functions & ours or not is_custom(node):
+            continue
+        if subject.version >= EXPLICIT_SINCE:
+            if not _is_explicit(subject, node):
+                yield (
+                    name_of(node),
+                    f"a function of this name wins over the plugin in {subject.tensorrt} without plugin_namespace",
+                )
+        elif _creator(subject, node, by_domain=False) is None:
+            yield (
+                name_of(node),
+                f"a function of this name is taken: no plugin in the namespace that {node.op_type} gives",
+            )
+
+
+def nested_plugin(subject: Subject) -> Iterator[Message]:
+    """Inside functions and subgraphs newer parsers look for no plugin by plugin_namespace."""
+    ours = {creator.name for creator in subject.creators}
+    bodies = {f"function {function.name}": function.all_nodes() for function in subject.model.functions.values()}
+    top = {id(node) for node in subject.nodes}
+    bodies["a subgraph"] = (node for node in subject.model.graph.all_nodes() if id(node) not in top)
+    for where, nodes in bodies.items():
+        for node in nodes:
+            if node.op_type in ours and is_custom(node):
+                yield name_of(node), f"stands in {where}; nodes for the plugin belong in the main graph"
+
+
+def no_creator(subject: Subject) -> Iterator[Message]:
+    """A node that nobody imports, or a plugin of another version or namespace."""
+    known = importers(subject.version)
+    functions = {name for _, name, _ in subject.model.functions}
+    for node in subject.nodes:
+        if not is_custom(node) or node.op_type in known | functions:
+            continue
+        if _creator(subject, node, by_domain=True) is None:
+            given = [_text(node, name) or "none" for name in ("plugin_namespace", "plugin_version")]
+            yield name_of(node), f"no creator of {node.op_type} in namespace {given[0]!r}, version {given[1]!r}"

@@ -1,0 +1,39 @@
+"""What a TensorRT reads at all: versions of formats, inputs without elements."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from doge_export.trt.lint import Message, Subject
+from doge_export.trt.operators import OLDEST, newest_onnx
+
+
+def version(subject: Subject) -> Iterator[Message]:
+    """Older ones were never looked at, and differ."""
+    if subject.version < OLDEST:
+        yield subject.tensorrt, f"too old; {OLDEST[0]}.{OLDEST[1]} or newer expected"
+
+
+def opset(subject: Subject) -> Iterator[Message]:
+    """The parser knows standard operators as the ONNX release has them that it was built with."""
+    found = subject.model.opset_imports.get("", 0)
+    newest, _ = newest_onnx(max(subject.version, OLDEST))
+    if not 9 <= found <= newest:
+        yield "graph", f"opset {found}; {subject.tensorrt} reads 9 to {newest}"
+
+
+def ir_version(subject: Subject) -> Iterator[Message]:
+    """The file format of a newer ONNX release may hold what an older one drops without a word."""
+    _, newest = newest_onnx(max(subject.version, OLDEST))
+    if subject.model.ir_version > newest:
+        yield "graph", f"IR version {subject.model.ir_version}; {subject.tensorrt} reads up to {newest}"
+
+
+def zero_length(subject: Subject) -> Iterator[Message]:
+    """No profile can give such an input a shape that anything is computed from."""
+    for value in subject.model.graph.inputs:
+        if value.shape is not None and 0 in value.shape:
+            yield (
+                f"input {value.name}",
+                f"shape {value.shape} has no elements; full capacity and a length of 0 expected",
+            )

@@ -1,0 +1,55 @@
+"""A machine with TensorRT and a GPU, both recorders."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import toy_engine
+from fake_cuda import FakeCuda
+from fake_tensorrt import FakeTensorRT
+from tensorrt_on_cpu import import_tensorrt
+
+from doge_export.trt import installation, plugin_file
+from doge_export.trt.builder import Settings
+from doge_export.trt.make import write_engine
+from doge_export.trt.plugin_file import PluginFile
+
+
+@dataclasses.dataclass
+class Machine:
+    """What is installed on it; `plugin` is what is found there."""
+
+    trt: FakeTensorRT
+    cuda: FakeCuda
+    plugin: PluginFile
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
+    cuda = FakeCuda()
+    trt = FakeTensorRT(import_tensorrt(), cuda, lambda graph: toy_engine.execute)
+    library = tmp_path / "libdoge_trt_plugin.so"
+    library.write_bytes(b"plugin")
+    plugin = PluginFile(library, "ab" * 32, 1, (11, 1, 0))
+    monkeypatch.setattr(plugin_file, "_registered", [])
+    monkeypatch.setattr(plugin_file, "find_plugin", lambda path=None: plugin)
+    monkeypatch.setattr(installation, "_imported", lambda name: trt if name == "tensorrt" else cuda)
+    return Machine(trt, cuda, plugin)
+
+
+@pytest.fixture
+def engine_folder(machine: Machine, tmp_path: Path) -> Callable[..., Path]:
+    """Builds a toy engine on the machine; gives its folder."""
+
+    def build(**settings: object) -> Path:
+        folder = tmp_path / f"engine-{len([*tmp_path.iterdir()])}"
+        folder.mkdir()
+        plan = toy_engine.toy_plan(tmp_path)
+        write_engine(machine.trt, machine.cuda, plan, folder, machine.plugin, Settings(**settings))  # type: ignore[arg-type]
+        toy_engine.finish(folder, plan)
+        return folder
+
+    return build

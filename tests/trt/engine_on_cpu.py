@@ -1,0 +1,148 @@
+"""An engine's graph run by onnxruntime as the runtime runs the engine: caches in place, rows padded on the right."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime
+import torch
+from compositions import BLINDING, COMPOSITIONS, MIXING, random_module
+from doge_runs import module_logits
+
+from doge_export.checkpoint import open_checkpoint
+from doge_export.graph import trace
+from doge_export.model import DogeForExport
+from doge_export.package.onnx_file import write_onnx
+from doge_export.trt.on_cpu import runnable
+from doge_export.trt.origin import Traced
+from doge_export.trt.plan import EnginePlan, Origin
+from doge_export.trt.plan_engine import plan_traced
+
+EVERY = COMPOSITIONS | BLINDING | MIXING
+NOWHERE = Origin(Path(), (), {"model": "random", "revision": None}, {}, {}, None, 0)
+
+
+@functools.cache
+def random_traced(name: str, max_length: int) -> tuple[DogeForExport, Traced]:
+    """A tiny module of a composition, traced once."""
+    module = random_module(EVERY[name], max_length=max_length)
+    return module, Traced(trace(module), max_length, NOWHERE)
+
+
+@contextlib.contextmanager
+def scores_raised(module: DogeForExport, factor: float) -> Iterator[None]:
+    """For a while scores are exponentials of `factor` times what they were; the traced graph shares the parameters."""
+    parameters = [parameter for name, parameter in module.named_parameters() if name.endswith(".A")]
+    before = [parameter.clone() for parameter in parameters]
+    with torch.no_grad():
+        for parameter in parameters:
+            parameter *= factor
+        try:
+            yield
+        finally:
+            for parameter, values in zip(parameters, before, strict=True):
+                parameter.copy_(values)
+
+
+@functools.cache
+def stored_traced(folder: Path, max_length: int) -> tuple[DogeForExport, Traced]:
+    """A checkpoint, traced once."""
+    checkpoint = open_checkpoint(folder)
+    module = DogeForExport.from_tensors(checkpoint.architecture, checkpoint.tensors, max_length=max_length)
+    origin = dataclasses.replace(NOWHERE, architecture=checkpoint.architecture.to_dict())
+    return module, Traced(trace(module), max_length, origin)
+
+
+def plan_of(traced: Traced, **options: Any) -> EnginePlan:
+    """Lowering changes its graph, so a copy of that; `clone` would share the types of values."""
+    copy = ir.serde.deserialize_model(ir.serde.serialize_model(traced.graph))
+    return plan_traced(dataclasses.replace(traced, graph=copy), **options)
+
+
+class EngineOnCpu:
+    """A growing batch of rows, each as long as it is."""
+
+    def __init__(self, plan: EnginePlan) -> None:
+        self.plan = plan
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level, options.intra_op_num_threads = 3, 1
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "model.onnx"
+            write_onnx(runnable(plan.graph), file)
+            self._session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        self._names = [value.name for value in self._session.get_outputs()]
+        self.reset(1)
+
+    def reset(self, batch: int, fill: float = 0.0) -> None:
+        """Forget everything; slots that nothing was written to hold `fill`."""
+        self.lengths = np.zeros(batch, np.int32)
+        self.caches = {
+            cache.past: np.full((batch, *cache.shape[1:]), fill, cache.dtype.numpy()) for cache in self.plan.caches
+        }
+
+    def read(self, rows: Sequence[Sequence[int]], padding: int = 0, width: int = 0) -> list[np.ndarray]:
+        """Append ids to each row, none to some if need be; gives the logits [new, V] of each row's."""
+        new = np.array([len(row) for row in rows])
+        size = max(new.max(), width, 1)
+        ids = np.full((len(rows), size), padding, np.int32)
+        positions = np.minimum(np.arange(size), np.maximum(new - 1, 0)[:, None]) + self.lengths[:, None]
+        for number, row in enumerate(rows):
+            ids[number, : len(row)] = row
+        feeds = {
+            "input_ids": ids,
+            "past_lengths": self.lengths,
+            "logits_tokens": np.tile(np.arange(size, dtype=np.int32), (len(rows), 1)),
+            "position_ids": positions.astype(np.int32),
+        }
+        feeds = {name: value for name, value in feeds.items() if name in self.plan.inputs} | self.caches
+        outputs = dict(zip(self._names, self._session.run(self._names, feeds), strict=True))
+        self.outputs = outputs
+        self.caches = {cache.past: outputs[cache.present] for cache in self.plan.caches}
+        self.lengths = (self.lengths + new).astype(np.int32)
+        return [outputs["logits"][number, :count] for number, count in enumerate(new)]
+
+    def logits(self, ids: np.ndarray, chunks: Sequence[int] | None = None) -> np.ndarray:
+        """[S, V] of one row [S], read in pieces into an empty cache."""
+        self.reset(1)
+        parts, start = [], 0
+        for size in chunks or [len(ids)]:
+            parts += self.read([ids[start : start + size].tolist()])
+            start += size
+        return np.concatenate(parts)
+
+
+def reference(module: DogeForExport, ids: np.ndarray, chunks: Sequence[int] | None = None) -> np.ndarray:
+    """[S, V] of one row [S], in float32 PyTorch."""
+    return np.asarray(module_logits(module, ids[None], chunks=chunks))[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Agreement:
+    """Mean and largest KL of the tokens in nats, and the share of tokens whose best is the same."""
+
+    mean_kl: float
+    max_kl: float
+    argmax: float
+    tokens: int
+
+
+def agreement(expected: np.ndarray, found: np.ndarray) -> Agreement:
+    """Of logits [N, V]; what is not finite is no agreement."""
+    assert np.isfinite(found).all()
+    p, q = (torch.from_numpy(x).double().log_softmax(-1) for x in (expected, found))
+    kl = (p.exp() * (p - q)).sum(-1)
+    same = expected.argmax(-1) == found.argmax(-1)
+    return Agreement(float(kl.mean()), float(kl.max()), float(same.mean()), len(expected))
+
+
+def dtype_of(graph: ir.Model, name: str) -> ir.DataType | None:
+    """Of an input or output."""
+    return next(value.dtype for value in [*graph.graph.inputs, *graph.graph.outputs] if value.name == name)

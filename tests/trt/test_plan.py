@@ -1,0 +1,143 @@
+"""The plan of an engine: profiles, buffers, memory, trtexec's line, and what is refused."""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from engine_on_cpu import EngineOnCpu, plan_of, random_traced
+
+from doge_export import DogeExportError, export
+from doge_export.assets import bundled
+from doge_export.trt import memory
+from doge_export.trt.fields import packaged
+from doge_export.trt.plan_engine import plan_engine
+
+CAPACITY = 32
+
+
+@pytest.fixture(scope="module")
+def plan():
+    return plan_of(random_traced("as today", CAPACITY)[1], max_batch=3, max_logits=5)
+
+
+def test_profiles(plan):
+    prefill, decode = plan.profiles["prefill"], plan.profiles["decode"]
+    assert list(plan.profiles) == ["prefill", "decode"]
+    assert prefill.keys() == decode.keys() == plan.inputs.keys()
+    assert prefill["input_ids"] == ((1, 1), (1, 32), (3, 32))
+    assert decode["input_ids"] == ((1, 1), (1, 1), (3, 1))
+    assert prefill["past_lengths"] == decode["past_lengths"] == ((1,), (1,), (3,))
+    assert (prefill["logits_tokens"][2], decode["logits_tokens"][2]) == ((3, 5), (3, 1))
+    assert prefill["past_key_values.1.score"] == ((1, 2, 32), (1, 2, 32), (3, 2, 32))
+
+
+def test_memory_is_that_of_the_buffers_a_runtime_allocates(plan):
+    """Counted on arrays of the bound shapes, beside the weights that the file holds."""
+    caches = [np.zeros(cache.shape, cache.dtype.numpy()) for cache in plan.caches]
+    assert plan.memory.caches == sum(array.nbytes for array in caches)
+    sizes = plan.largest_sizes
+    shapes = {name: [sizes.get(x, x) for x in binding.shape] for name, binding in plan.buffers.items()}
+    arrays = [np.zeros(shape, plan.buffers[name].dtype.numpy()) for name, shape in shapes.items()]
+    assert plan.memory.io == sum(array.nbytes for array in arrays)
+    assert list(plan.buffers) == ["input_ids", "past_lengths", "logits_tokens", "logits"]
+    tensors = [value.const_value for value in plan.graph.graph.initializers.values()]
+    assert plan.memory.weights == sum(tensor.numpy().nbytes for tensor in tensors)
+    assert plan.memory.total == plan.memory.weights + plan.memory.caches + plan.memory.io + (plan.memory.workspace or 0)
+
+
+def test_a_run_stays_within_the_planned_shapes(plan):
+    runner = EngineOnCpu(plan)
+    runner.reset(plan.max_batch)
+    runner.read([[1, 2, 3]] * plan.max_batch)
+    for cache in plan.caches:
+        assert runner.outputs[cache.present].shape == cache.shape
+        assert runner.outputs[cache.present].dtype == cache.dtype.numpy()
+    assert runner.outputs["logits"].shape == (3, 3, 96)
+
+
+def test_half_the_weights(plan):
+    wide = plan_of(random_traced("as today", CAPACITY)[1], precision="fp32")
+    assert plan.memory.weights < 0.6 * wide.memory.weights
+
+
+def test_without_kernels_the_workspace_is_not_known(plan, monkeypatch):
+    monkeypatch.setattr(memory, "cached_builds", lambda: [])
+    sizes = plan.largest_sizes
+    assert memory.memory_of(plan.graph, plan.inputs | plan.outputs, plan.caches, sizes).workspace is None
+    native = plan_of(random_traced("score by query head", CAPACITY)[1], attention="native")
+    assert native.memory.workspace == 0
+
+
+def test_trtexec(plan):
+    words = shlex.split(plan.trtexec("a folder/model.onnx", "x.engine", "/p/libdoge_trt_plugin.so"))
+    assert words[:4] == [
+        "trtexec", "--onnx=a folder/model.onnx", "--saveEngine=x.engine", "--dynamicPlugins=/p/libdoge_trt_plugin.so",
+    ]  # fmt: skip
+    assert [word for word in words if word.startswith("--profile")] == ["--profile=0", "--profile=1"]
+    most = [word for word in words if word.startswith("--maxShapes=")]
+    assert "input_ids:3x32," in most[0]
+    assert "past_key_values.0.key:3x2x32x16" in most[1]
+    assert len(words) == 12
+    old = plan_of(random_traced("as today", CAPACITY)[1], tensorrt_version=(10, 9))
+    assert "--stronglyTyped" in old.trtexec()
+    assert (
+        "--dynamicPlugins"
+        not in plan_of(random_traced("score by query head", CAPACITY)[1], attention="native").trtexec()
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"precision": "int8"}, "unknown precision 'int8'; choose fp16, bf16, fp32"),
+        ({"attention": "fast"}, "unknown attention 'fast'; choose plugin or native"),
+        ({"max_batch": 0}, "max batch is 0, expected 1 or more"),
+        ({"max_logits": 0}, "max logits is 0, expected 1 or more"),
+        ({"tensorrt_version": (10, 8)}, "TensorRT 10.8 is too old; 10.9 or newer expected"),
+        ({"attention": "native", "tensorrt_version": (10, 14)}, "TensorRT 10.14 lacks layers of native attention"),
+        ({"max_length": 0}, "max length 0 is not a number of tokens"),
+    ],
+)
+def test_refusals(options, message):
+    with pytest.raises(DogeExportError, match=re.escape(message)):
+        plan_engine(bundled("doge-nano"), **options)
+
+
+@pytest.fixture(scope="module")
+def canonical(tmp_path_factory):
+    out = tmp_path_factory.mktemp("canonical") / "out"
+    return export(bundled("doge-nano"), out, target="canonical", max_length=96, validate=False).folder
+
+
+def test_of_an_export(canonical):
+    """Without the checkpoint, and for fewer tokens than it was made for."""
+    plan = plan_engine(canonical, max_length=80)
+    assert plan.max_length == 80
+    assert plan.plugin_nodes == 4
+    assert plan.findings == ()
+    assert plan.origin.companions[0] == canonical / "config.json"
+    assert "tokenizer.json" in [file.name for file in plan.origin.companions]
+    assert plan.origin.architecture["vocab_size"] == plan.outputs["logits"].shape[2]
+    assert plan.inputs["past_key_values.0.key"].dtype == ir.DataType.FLOAT16
+
+
+def test_refusals_of_an_export(canonical, nano_folder):
+    with pytest.raises(DogeExportError, match=r"max length is 97, and .* was exported for 96: give the checkpoint"):
+        plan_engine(canonical, max_length=97)
+    with pytest.raises(DogeExportError, match="is an export, where cdmoe_routing is decided"):
+        plan_engine(canonical, cdmoe_routing="per-token")
+    with pytest.raises(
+        DogeExportError, match="was exported for onnxruntime, and engines are made from target canonical"
+    ):
+        plan_engine(nano_folder)
+
+
+def test_the_package_knows_both_operators():
+    """That it is the plugin's own list is checked beside the plugin: tests/plugins/test_trt_library.py."""
+    assert [(creator.name, creator.namespace, creator.version) for creator in packaged()] == [
+        ("DynamicMaskAttention", "doge", "1"), ("CDMoE", "doge", "1"),
+    ]  # fmt: skip
