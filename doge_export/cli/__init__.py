@@ -27,6 +27,7 @@ main = CommandFolder(
         "eval",
         "bench",
         "plugin",
+        "trt",
         "doctor",
         "demo",
     ),

@@ -100,6 +100,9 @@ def _graph_sections(name: str, graph: Mapping[str, Any]) -> list[tuple[str, str]
         facts += named_values({"quantization": how})
     if "typing" in graph:
         facts += named_values({"largest": graph["typing"]["largest"]})
+    if "engine" in graph:
+        shown = {name: value for name, value in graph["engine"].items() if name not in ("caches", "profiles")}
+        facts += named_values({"engine": shown})
     if "quality" in graph:
         facts += named_values({"quality": graph["quality"]})
     by_count = sorted(graph.get("operators", {}).items(), key=lambda item: -item[1])

@@ -19,7 +19,8 @@ def inspect_folder(folder: Path | str) -> dict[str, Any]:
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
-    graphs = {name: {**recorded, **_interface(folder / name)} for name, recorded in manifest["graphs"].items()}
+    interface = _engine_interface if manifest["target"] == "tensorrt" else _interface
+    graphs = {name: {**recorded, **interface(folder / name)} for name, recorded in manifest["graphs"].items()}
     return {**manifest, "folder": str(folder), "graphs": graphs}
 
 
@@ -42,6 +43,18 @@ def _interface(file: Path) -> dict[str, Any]:
         "inputs": [*map(_described, session.get_inputs()), *optional],
         "outputs": [*map(_described, session.get_outputs())],
     }
+
+
+def _engine_interface(file: Path) -> dict[str, Any]:
+    """As the file beside an engine has it, which needs no GPU; and under "engine" where it came from and runs."""
+    from doge_export.trt.sidecar import read_sidecar
+
+    facts = read_sidecar(file.parents[1]).to_dict()
+    ports = {
+        side: [{"name": name, "type": port["dtype"], "shape": port["shape"]} for name, port in facts.pop(side).items()]
+        for side in ("inputs", "outputs")
+    }
+    return {**ports, "engine": facts}
 
 
 def _described(value: Any) -> dict[str, Any]:

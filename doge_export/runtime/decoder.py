@@ -80,6 +80,8 @@ def open_decoder(
         precision: of its graphs; by default float32.
         threads: of onnxruntime; by default what suits the graph's size, see `runtime.threads`.
         providers: onnxruntime's execution providers, CPU by default.
+
+    An engine (target "tensorrt") has one precision, and is asked for neither threads nor providers.
     """
     from doge_export.runtime.canonical_decoder import CanonicalDecoder
     from doge_export.runtime.in_place_decoder import InPlaceDecoder
@@ -91,9 +93,14 @@ def open_decoder(
         "canonical": CanonicalDecoder,
     }
     target = manifest.get("target")
+    file = graph_file(folder, manifest, precision)
+    if target == "tensorrt":
+        from doge_export.trt.decoder import open_engine_decoder
+
+        return open_engine_decoder(folder, manifest)
     if target not in kinds:
-        raise DogeExportError(f"{folder} is for target {target!r}; this version runs {', '.join(kinds)}")
-    graph = open_graph(folder, graph_file(folder, manifest, precision), threads=threads, providers=providers)
+        raise DogeExportError(f"{folder} is for target {target!r}; this version runs {', '.join(kinds)}, tensorrt")
+    graph = open_graph(folder, file, threads=threads, providers=providers)
     return kinds[target](graph, Limits.of(manifest))
 
 

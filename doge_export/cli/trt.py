@@ -1,0 +1,171 @@
+"""`doge-export trt`: a checkpoint becomes a TensorRT engine for this machine's GPU."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import click
+
+from doge_export.cli.options import json_option, source_options
+from doge_export.cli.render import columns, echo_json, named_values, size
+
+_PATH = click.Path(path_type=Path)
+
+
+@click.command()
+@click.argument("model_or_folder", required=False)
+@click.argument("out", type=_PATH, required=False)
+@click.option(
+    "--fp16", "precision", flag_value="fp16", default="fp16", help="16-bit weights and activations. [default]"
+)
+@click.option("--bf16", "precision", flag_value="bf16", help="The same with the range of float32 and fewer digits.")
+@click.option("--fp32", "precision", flag_value="fp32", help="32 bits everywhere; with --no-tf32 as exact as PyTorch.")
+@click.option(
+    "--attention",
+    type=click.Choice(["plugin", "native"]),
+    default="plugin",
+    show_default=True,
+    help="By the plugin, or by TensorRT's own layers: those need no plugin and hold keep_window_size tokens at most.",
+)
+@click.option("--max-batch", type=click.IntRange(1), default=1, show_default=True, help="Rows at a time.")
+@click.option(
+    "--max-length",
+    type=int,
+    metavar="N",
+    help="Tokens that prompt and answer may have together; the caches are as long. [default: max_position_embeddings]",
+)
+@click.option(
+    "--cdmoe-routing",
+    type=click.Choice(["reference", "per-token"]),
+    help="How a mixture of experts chooses, see `doge-export onnx`. [default: reference, or that of the export]",
+)
+@click.option("--opt-level", type=click.IntRange(0, 5), default=3, show_default=True, help="5 builds long, runs fast.")
+@click.option("--workspace-mib", type=click.IntRange(1), metavar="MIB", help="Scratch of layers. [default: all]")
+@click.option("--timing-cache", type=_PATH, metavar="FILE", help="Keep measurements there: the next build is short.")
+@click.option(
+    "--hw-compat",
+    type=click.Choice(["none", "same", "ampere+"]),
+    default="none",
+    show_default=True,
+    help="Other GPUs that may run the engine: none, those of the same compute capability, or any from Ampere on.",
+)
+@click.option("--version-compatible", is_flag=True, help="Let later TensorRT of the same major version run it.")
+@click.option("--embed-plugin", is_flag=True, help="Put the plugin into the engine; with --version-compatible.")
+@click.option("--no-tf32", is_flag=True, help="No 19-bit products of float32; for comparisons.")
+@click.option("--plugin", type=_PATH, metavar="FILE", help="The plugin. [default: DOGE_TRT_PLUGIN, or the one built]")
+@click.option("--tensorrt", metavar="VERSION", help="With --dry-run: the TensorRT to plan for. [default: 11.4]")
+@click.option("--keep-onnx", is_flag=True, help="Leave the graph in OUT, for trtexec and polygraphy.")
+@click.option("--save-results", type=_PATH, metavar="DIR", help="Write inputs and answers there, for polygraphy.")
+@source_options
+@click.option("--force", is_flag=True, help="Replace OUT when it is not empty.")
+@click.option("--validate/--no-validate", default=True, help="Compare with PyTorch afterwards. [default: validate]")
+@click.option("--dry-run", is_flag=True, help="Check the graph and print the plan; needs neither TensorRT nor a GPU.")
+@click.option("--selftest", is_flag=True, help="Build and check engines of the bundled models here; write a report.")
+@json_option
+def command(
+    model_or_folder: str | None, out: Path | None, dry_run: bool, selftest: bool, as_json: bool, **options: Any
+) -> None:
+    """Build a TensorRT engine.
+
+    MODEL_OR_FOLDER is a checkpoint (a folder or a hub id) or an exported folder. The engine is for the GPU of this
+    machine, and is compared with PyTorch: OUT appears when all is done, or not at all, and is then used like any
+    exported folder.
+
+    With --selftest, MODEL_OR_FOLDER is the report to write. [default: doge-export-trt-selftest.json]
+    """
+    if selftest:
+        _selftest(Path(model_or_folder or "doge-export-trt-selftest.json"), options, as_json)
+        return
+    if model_or_folder is None or (out is None and not dry_run):
+        raise click.UsageError("name a MODEL_OR_FOLDER and the folder OUT to write (or --selftest).")
+    build = {name: options.pop(name) for name in ("force", "validate", "plugin", "keep_onnx", "save_results")}
+    settings = {name: options.pop(name) for name in ("opt_level", "workspace_mib", "timing_cache")}
+    settings |= {name: options.pop(name) for name in ("version_compatible", "embed_plugin")}
+    settings |= {"hardware": options.pop("hw_compat"), "tf32": not options.pop("no_tf32")}
+    planned_for = options.pop("tensorrt")
+    if dry_run:
+        _dry_run(model_or_folder, planned_for, as_json, options)
+        return
+    if planned_for:
+        raise click.UsageError("--tensorrt is what --dry-run plans for; a build uses the TensorRT that is installed.")
+    assert out is not None
+    _build(model_or_folder, out, settings, build, as_json, options)
+
+
+def _build(
+    model: str, out: Path, settings: dict[str, Any], build: dict[str, Any], as_json: bool, options: dict[str, Any]
+) -> None:
+    from doge_export.trt.builder import Settings
+    from doge_export.trt.make import make_engine
+
+    save_results = build.pop("save_results")
+    result = make_engine(model, out, settings=Settings(**settings), **build, **options)
+    saved = []
+    if save_results is not None:
+        from doge_export.trt.compare import save
+
+        saved = [str(file) for file in save(out, save_results)]
+    written = sum(file["bytes"] for file in result.manifest["files"].values())
+    if as_json:
+        passed = result.verdict.passed if result.verdict is not None else None
+        facts = {"folder": str(out), "bytes": written, "passed": passed, "engine": result.sidecar.to_dict()}
+        echo_json({**facts, "results": saved, "manifest": result.manifest})
+        return
+    click.echo(f"{out}  {size(written)} in {len(result.manifest['files'])} files")
+    click.echo("not validated (--no-validate)" if result.verdict is None else result.verdict.summary_line())
+    for file in saved:
+        click.echo(file)
+    click.echo(f'try: doge-export generate {shlex.quote(str(out))} "Hey how are you doing?"')
+
+
+def _dry_run(model: str, tensorrt: str | None, as_json: bool, options: dict[str, Any]) -> None:
+    from doge_export.trt.make import plan, plan_facts
+
+    if tensorrt is not None:
+        options["tensorrt_version"] = _version(tensorrt)
+    planned = plan(model, **options)
+    facts = plan_facts(planned)
+    echo_json(facts) if as_json else click.echo(_plan_text(facts))
+    click.get_current_context().exit(1 if planned.findings else 0)
+
+
+def _plan_text(facts: dict[str, Any]) -> str:
+    """What a person wants to know of a plan; caches by the first layer's, which all are like."""
+
+    def is_shown(name: str) -> bool:
+        return not name.startswith(("past_key_values.", "present.")) or ".0." in name
+
+    memory = {name: None if bytes_ is None else size(bytes_) for name, bytes_ in facts["memory"].items()}
+    shown = {name: value for name, value in facts.items() if name not in ("findings", "trtexec", "profiles", "types")}
+    ports = {side: {n: port for n, port in facts[side].items() if is_shown(n)} for side in ("inputs", "outputs")}
+    profiles = {
+        profile: {n: " ".join(map(str, three)) for n, three in shapes.items() if is_shown(n)}
+        for profile, shapes in facts["profiles"].items()
+    }
+    types = {kind: sum(counts.values()) for kind, counts in facts["types"].items()}
+    rows = named_values(shown | {"memory": memory, "nodes": types} | ports | {"profiles": profiles})
+    findings = [f"finding: {finding}" for finding in facts["findings"]] or ["no findings"]
+    return "\n".join([columns(rows, indent=0), facts["trtexec"], *findings])
+
+
+def _version(text: str) -> tuple[int, int]:
+    """ "10.15" -> (10, 15)."""
+    parts = text.split(".")
+    if len(parts) < 2 or not all(part.isdigit() for part in parts):
+        raise click.UsageError(f"--tensorrt is {text}; write it as 10.15 or 11.4.")
+    return int(parts[0]), int(parts[1])
+
+
+def _selftest(report: Path, options: dict[str, Any], as_json: bool) -> None:
+    from doge_export.trt.selftest import selftest
+
+    result = selftest(report, plugin=options["plugin"])
+    if as_json:
+        echo_json(result)
+    else:
+        for case in result["cases"]:
+            click.echo(f"{'ok' if case['ok'] else 'FAILED'}  {case['name']}  {case['said']}")
+        click.echo(f"{report}: send this file with a report of what failed")
+    click.get_current_context().exit(0 if all(case["ok"] for case in result["cases"]) else 1)

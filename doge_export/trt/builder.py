@@ -1,0 +1,202 @@
+"""From a plan to the bytes of an engine, by TensorRT's builder."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from doge_export.console import detail, log, progress
+from doge_export.errors import DogeExportError, RunFailed
+from doge_export.trt import plugin_file
+from doge_export.trt.installation import last_error, make_logger
+from doge_export.trt.plugin_file import PluginFile
+
+if TYPE_CHECKING:
+    from doge_export.trt.plan import EnginePlan
+
+_HARDWARE = {"same": "SAME_COMPUTE_CAPABILITY", "ampere+": "AMPERE_PLUS"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What the builder is told beside the plan.
+
+    Attributes:
+        opt_level: 0 (builds fast) to 5 (runs fast).
+        workspace_mib: MiB of scratch that layers may share; None: as much as the GPU has.
+        timing_cache: a file of measurements, read and written again, so that the next build is short.
+        hardware: which other GPUs may run the engine: "none", "same" (compute capability), "ampere+".
+        version_compatible: later TensorRT of the same major version may run it.
+        embed_plugin: put the plugin's library into the engine.
+        tf32: let float32 products be made of 19-bit numbers.
+    """
+
+    opt_level: int = 3
+    workspace_mib: int | None = None
+    timing_cache: Path | None = None
+    hardware: str = "none"
+    version_compatible: bool = False
+    embed_plugin: bool = False
+    tf32: bool = True
+
+    def check(self) -> None:
+        """Raises DogeExportError where they do not fit together."""
+        if self.embed_plugin and not self.version_compatible:
+            raise DogeExportError(
+                "--embed-plugin puts the plugin into a version compatible engine; add the option --version-compatible"
+            )
+        if self.timing_cache is not None and self.timing_cache.is_dir():
+            raise DogeExportError(f"timing cache {self.timing_cache} is a folder; name a file")
+
+    def to_dict(self) -> dict[str, Any]:
+        """For the sidecar."""
+        return {"opt_level": self.opt_level, "workspace_mib": self.workspace_mib, "tf32": self.tf32}
+
+
+@dataclasses.dataclass(frozen=True)
+class Built:
+    """An engine: its bytes, its layers as parsed, those of them that call the plugin, and how long it took."""
+
+    engine: bytes
+    layers: int
+    plugin_layers: int
+    seconds: float
+
+
+def build_engine(trt: ModuleType, plan: EnginePlan, onnx: Path, plugin: PluginFile | None, settings: Settings) -> Built:
+    """Builds the engine of a plan.
+
+    Args:
+        trt: the module.
+        plan: whose graph `onnx` is.
+        onnx: the file.
+        plugin: what the plan's nodes of domain doge call; None where it has none.
+        settings: for the builder.
+
+    Raises DogeExportError for what this TensorRT cannot be told, RunFailed where it refuses the graph or the build.
+    """
+    started = time.monotonic()
+    settings.check()
+    if plugin is not None:
+        plugin_file.register(trt, plugin)
+    logger = make_logger(trt)
+    builder = trt.Builder(logger)
+    network = _parse(trt, builder, logger, onnx)
+    plugin_layers = _check_plugin_layers(trt, network, plan.plugin_nodes)
+    config = _configure(trt, builder, plan, plugin, settings)
+    with _timing_cache(config, settings.timing_cache), progress("building the engine") as advance:
+        config.progress_monitor = make_monitor(trt, advance)
+        engine = builder.build_serialized_network(network, config)
+        if engine is None:
+            raise RunFailed(f"TensorRT {trt.__version__} did not build the engine: {last_error(logger)}")
+    return Built(bytes(engine), network.num_layers, plugin_layers, time.monotonic() - started)
+
+
+def _parse(trt: ModuleType, builder: Any, logger: Any, onnx: Path) -> Any:
+    """The network of a file. Strongly typed: what is float16 in the graph, and nothing else, is so in the engine."""
+    flags = 0
+    typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    if typed is not None:  # the only way from TensorRT 11 on, where the flag may go
+        flags |= 1 << int(typed)
+    network = builder.create_network(flags)
+    parser = trt.OnnxParser(network, logger)
+    override = getattr(trt.OnnxParserFlag, "ENABLE_PLUGIN_OVERRIDE", None)
+    if override is not None:  # since 10.15; before that a registered plugin comes first by itself
+        parser.set_flag(override)
+    if not parser.parse_from_file(str(onnx)):
+        errors = [str(parser.get_error(index).desc()) for index in range(parser.num_errors)]
+        raise RunFailed(
+            f"TensorRT {trt.__version__} does not take the graph: {errors[0] if errors else last_error(logger)}"
+            + (f" (and {len(errors) - 1} more)" if len(errors) > 1 else "")
+        )
+    return network
+
+
+def _check_plugin_layers(trt: ModuleType, network: Any, expected: int) -> int:
+    """A node that the parser took for something else would compute something else, or slowly."""
+    types = (network.get_layer(index).type for index in range(network.num_layers))
+    found = sum(kind == trt.LayerType.PLUGIN_V3 for kind in types)
+    if found != expected:
+        raise RunFailed(
+            f"TensorRT {trt.__version__} made {found} plugin layers of {expected} nodes of domain doge; "
+            "report this with the output of `doge-export trt --dry-run --json`"
+        )
+    return found
+
+
+def _configure(trt: ModuleType, builder: Any, plan: EnginePlan, plugin: PluginFile | None, settings: Settings) -> Any:
+    config = builder.create_builder_config()
+    for name, shapes in plan.profiles.items():
+        profile = builder.create_optimization_profile()
+        for tensor, (low, best, high) in shapes.items():
+            profile.set_shape(tensor, low, best, high)
+        if config.add_optimization_profile(profile) < 0:
+            raise RunFailed(f"TensorRT {trt.__version__} does not take the optimisation profile {name}: {shapes}")
+    config.builder_optimization_level = settings.opt_level
+    if settings.workspace_mib is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, settings.workspace_mib << 20)
+    if not settings.tf32:
+        config.clear_flag(trt.BuilderFlag.TF32)
+    if settings.hardware in _HARDWARE:
+        level = getattr(trt.HardwareCompatibilityLevel, _HARDWARE[settings.hardware], None)
+        if level is None:
+            raise DogeExportError(
+                f"TensorRT {trt.__version__} has no --hw-compat {settings.hardware}; use a newer one, or --hw-compat "
+                "none"
+            )
+        config.hardware_compatibility_level = level
+    if settings.version_compatible:
+        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+    if settings.embed_plugin and plugin is not None:
+        config.plugins_to_serialize = [str(plugin.path)]
+    return config
+
+
+@contextlib.contextmanager
+def _timing_cache(config: Any, file: Path | None) -> Iterator[None]:
+    """Reads the file's measurements into the build and, once it has succeeded, writes them all back."""
+    if file is None:
+        yield
+        return
+    stored = file.read_bytes() if file.is_file() else b""
+    cache = config.create_timing_cache(stored)
+    if cache is None or not config.set_timing_cache(cache, False):
+        log(f"timing cache {file} is of another GPU or TensorRT; measured anew")
+        config.set_timing_cache(config.create_timing_cache(b""), False)
+    yield
+    temporary = file.with_name(f"{file.name}.tmp")
+    temporary.write_bytes(bytes(config.get_timing_cache().serialize()))
+    temporary.replace(file)
+    detail(f"timing cache: {file.stat().st_size} bytes")
+
+
+def make_monitor(trt: ModuleType, advance: Callable[..., None]) -> Any:
+    """A tensorrt.IProgressMonitor that moves a bar for every step, and ends the build on Ctrl-C.
+
+    TensorRT calls it from C++, through which no exception passes: an interruption becomes the answer False.
+    """
+
+    class Monitor(trt.IProgressMonitor):  # type: ignore[name-defined]
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            if parent_phase is None:
+                detail(f"{phase_name}: {num_steps} steps")
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            try:
+                advance()
+            except KeyboardInterrupt:
+                return False
+            return True
+
+        def phase_finish(self, phase_name: str) -> None:
+            pass
+
+    return Monitor()

@@ -1,0 +1,109 @@
+"""An engine of a folder, checked against this machine and opened."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from doge_export.errors import DogeExportError, RunFailed
+from doge_export.trt import installation, plugin_file
+from doge_export.trt.device import Device
+from doge_export.trt.sidecar import ENGINE, Sidecar, read_sidecar
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenedEngine:
+    """A deserialised engine. `runtime` and `logger` must live as long as it does."""
+
+    sidecar: Sidecar
+    trt: ModuleType
+    engine: Any
+    runtime: Any
+    logger: Any
+    device: Device
+
+
+def open_engine(folder: Path) -> OpenedEngine:
+    """The engine in `folder`, as `doge-export trt` wrote it.
+
+    Raises DogeExportError where this machine's TensorRT, GPU or plugin is not one that it runs with.
+    """
+    sidecar = read_sidecar(folder)
+    file = folder / ENGINE
+    if not file.is_file():
+        raise DogeExportError(f"{folder} has no {ENGINE}; build it again with `doge-export trt`")
+    trt, runtime_library = installation.require()
+    check_tensorrt(sidecar, trt)
+    device = Device(runtime_library)
+    check_gpu(sidecar, device)
+    if sidecar.plugin is not None and not sidecar.plugin_embedded:
+        plugin = plugin_file.in_use() or plugin_file.find_plugin()
+        plugin_file.check_same(sidecar.plugin, plugin)
+        plugin_file.register(trt, plugin)
+    logger = installation.make_logger(trt)
+    runtime = trt.Runtime(logger)
+    # The lean runtime and the plugin inside such an engine are code; without this TensorRT refuses it.
+    runtime.engine_host_code_allowed = sidecar.version_compatible
+    engine = runtime.deserialize_cuda_engine(file.read_bytes())
+    if engine is None:
+        raise RunFailed(
+            f"TensorRT {trt.__version__} does not open {file}: {installation.last_error(logger)}; "
+            "`doge-export verify` tells whether it is damaged, `doge-export trt` builds it again"
+        )
+    _check_interface(sidecar, trt, engine)
+    return OpenedEngine(sidecar, trt, engine, runtime, logger, device)
+
+
+def check_tensorrt(sidecar: Sidecar, trt: ModuleType) -> None:
+    """Raises DogeExportError where the TensorRT that is here does not open such an engine."""
+    built, here = _numbers(sidecar.tensorrt), installation.version(trt)
+    fits = built[0] == here[0] and here >= built if sidecar.version_compatible else built == here
+    if not fits:
+        other = " or a later one of its major version" if sidecar.version_compatible else ""
+        raise DogeExportError(
+            f"the engine was built by TensorRT {sidecar.tensorrt}, and TensorRT {trt.__version__} is here: install "
+            f"{sidecar.tensorrt}{other} (pip install tensorrt=={'.'.join(map(str, built))}), or build it again"
+        )
+
+
+def check_gpu(sidecar: Sidecar, device: Device) -> None:
+    """Raises DogeExportError where this machine's GPU does not run such an engine."""
+    here, built = device.compute_capability, sidecar.compute_capability
+    fits = here >= (8, 0) if sidecar.hardware == "ampere+" else here == built
+    if fits and sidecar.hardware == "none":
+        fits = device.name == sidecar.gpu
+    if not fits:
+        raise DogeExportError(
+            f"the engine was built on {sidecar.gpu} (compute capability {_dotted(built)}, --hw-compat "
+            f"{sidecar.hardware}), and here is {device.name} ({_dotted(here)}); build it again here"
+        )
+
+
+def _check_interface(sidecar: Sidecar, trt: ModuleType, engine: Any) -> None:
+    """What the engine wants bound is what the sidecar says, so that no buffer is too small."""
+    names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+    inputs = {name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT}
+    if (inputs, {*names} - inputs) != ({*sidecar.inputs}, {*sidecar.outputs}):
+        raise DogeExportError("engine.json names other inputs and outputs than the engine; build it again")
+    types = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16", "INT32": "int32"}
+    for name, tensor in (sidecar.inputs | sidecar.outputs).items():
+        dtype, shape = engine.get_tensor_dtype(name).name, tuple(engine.get_tensor_shape(name))
+        known = tuple(size if isinstance(size, int) else -1 for size in tensor.shape)
+        # TensorRT may know less of an output's shape than the graph says.
+        fits = shape == known if name in inputs else len(shape) == len(known)
+        if types.get(dtype) != tensor.dtype or not fits:
+            raise DogeExportError(
+                f"{name} is {dtype} {list(shape)} in the engine, and {tensor.dtype} {list(known)} in engine.json; "
+                "build it again"
+            )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", version))
+
+
+def _dotted(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))

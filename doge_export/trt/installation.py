@@ -1,0 +1,94 @@
+"""What of TensorRT and CUDA this machine has. Nothing here is imported by a plan or a dry run."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from types import ModuleType
+from typing import Any
+
+from doge_export import console
+from doge_export.errors import DogeExportError
+
+OLDEST = (10, 9)
+"""The first TensorRT whose parser and plugin interfaces the engines are made for."""
+
+_INSTALL = 'pip install "doge-export[trt]"'
+
+
+def require() -> tuple[ModuleType, ModuleType]:
+    """The modules `tensorrt` and `cuda.bindings.runtime`, on a machine where both work.
+
+    Raises DogeExportError that names everything missing. To be asked before TensorRT's factories are: without a driver
+    they end the process.
+    """
+    trt, runtime = _imported("tensorrt"), _imported("cuda.bindings.runtime")
+    missing = []
+    if trt is None:
+        missing.append("TensorRT (Python package tensorrt)")
+    if runtime is None:
+        missing.append("cuda-python")
+    if missing:
+        raise DogeExportError(
+            f"engines need {' and '.join(missing)}, which this Python lacks: {_INSTALL}; `doge-export trt --dry-run` "
+            "needs neither"
+        )
+    assert trt is not None and runtime is not None
+    if version(trt)[:2] < OLDEST:
+        raise DogeExportError(
+            f"TensorRT {trt.__version__} is here, {'.'.join(map(str, OLDEST))} or newer is needed: {_INSTALL} --upgrade"
+        )
+    problem = _no_gpu(runtime)
+    if problem:
+        raise DogeExportError(
+            f"no NVIDIA GPU can be used here ({problem}): an engine is built and run on a GPU with its driver "
+            "installed; `doge-export trt --dry-run` needs none"
+        )
+    return trt, runtime
+
+
+def version(trt: ModuleType) -> tuple[int, ...]:
+    """Of TensorRT: (11, 4, 0, 106)."""
+    return tuple(int(number) for number in re.findall(r"\d+", trt.__version__))
+
+
+def make_logger(trt: ModuleType) -> Any:
+    """A tensorrt.ILogger that keeps the errors, in `errors`, and shows warnings where details are asked for."""
+    severity = trt.ILogger.Severity
+
+    class Logger(trt.ILogger):  # type: ignore[name-defined]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.errors: list[str] = []
+
+        def log(self, level: Any, message: str) -> None:
+            if level in (severity.INTERNAL_ERROR, severity.ERROR):
+                self.errors.append(" ".join(message.split()))
+            elif level == severity.WARNING:
+                console.detail(f"TensorRT: {message}")
+
+    return Logger()
+
+
+def last_error(logger: Any) -> str:
+    """What TensorRT said last, for a message."""
+    return logger.errors[-1] if logger.errors else "it gave no reason; -v shows its warnings"
+
+
+def _imported(name: str) -> ModuleType | None:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        console.detail(f"{name}: {error}")
+        return None
+
+
+def _no_gpu(runtime: ModuleType) -> str | None:
+    """Why there is no GPU; None where there is one."""
+    try:
+        status, count = runtime.cudaGetDeviceCount()
+    except RuntimeError as error:  # cuda-python found no driver library to call
+        return str(error)
+    if status != runtime.cudaError_t.cudaSuccess:
+        return str(status.name)
+    return None if count else "CUDA counts none"

@@ -1,0 +1,273 @@
+"""`doge-export trt`: a checkpoint, or the checkpoint of an export, becomes a validated folder with an engine."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import shutil
+import time
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import doge_export
+from doge_export.console import log, progress
+from doge_export.errors import DogeExportError, RunFailed
+from doge_export.trt import installation, plugin_file
+from doge_export.trt.builder import Built, Settings, build_engine
+from doge_export.trt.device import Device
+from doge_export.trt.plugin_file import PluginFile
+from doge_export.trt.sidecar import ENGINE, ONNX, Sidecar, describe
+
+if TYPE_CHECKING:
+    from doge_export.trt.plan import EnginePlan
+    from doge_export.validation import Verdict
+
+DTYPES = {"fp16": "fp16", "bf16": "bf16", "fp32": "float32"}
+"""What manifests call the precisions."""
+
+
+@dataclasses.dataclass(frozen=True)
+class EngineResult:
+    """What was written. `verdict` is None where validation was not asked for."""
+
+    folder: Path
+    manifest: dict[str, Any]
+    sidecar: Sidecar
+    verdict: Verdict | None
+
+
+def plan(model: str | Path, **options: Any) -> EnginePlan:
+    """What an engine of `model` would be; needs neither TensorRT nor a GPU.
+
+    model: a checkpoint (folder, hub id, bundled model), or an exported folder, whose checkpoint is then taken.
+    options: as `plan_engine` takes them; None is the default.
+    """
+    from doge_export.trt.plan_engine import plan_engine
+
+    given = {name: value for name, value in options.items() if value is not None}
+    model, recorded = _checkpoint_of(model)
+    planned: EnginePlan = plan_engine(model, **{**recorded, **given})
+    return planned
+
+
+def make_engine(
+    model: str | Path,
+    output: str | Path,
+    *,
+    settings: Settings | None = None,
+    plugin: str | Path | None = None,
+    keep_onnx: bool = False,
+    force: bool = False,
+    validate: bool = True,
+    **options: Any,
+) -> EngineResult:
+    """Builds an engine on this machine's GPU, for it, and proves it against PyTorch.
+
+    Args:
+        model, options: see `plan`.
+        output: the folder to write; it appears whole at the end, or not at all.
+        settings: for TensorRT's builder.
+        plugin: its library; by default $DOGE_TRT_PLUGIN, else the one that `doge-export plugin build` keeps.
+        keep_onnx: leave the graph that the engine is built from in the folder, for trtexec and polygraphy.
+        force: replace a non-empty output.
+        validate: compare with PyTorch before the folder appears; the manifest records when this is False.
+
+    Raises DogeExportError for what is missing here or asked wrongly, RunFailed where TensorRT refuses the build or the
+    engine does not agree with PyTorch.
+    """
+    from doge_export.checkpoint.source import exists, expanded
+    from doge_export.package import refuse_output, staged_folder, write_manifest
+
+    started = time.monotonic()
+    settings = settings or Settings()
+    settings.check()
+    trt, runtime = installation.require()
+    protected = [expanded(model)] if exists(expanded(model)) else []
+    refuse_output(Path(output), force=force, protected=protected)
+    found = None if options.get("attention") == "native" else plugin_file.find_plugin(plugin)
+    planned = plan(model, tensorrt_version=installation.version(trt)[:2], **options)
+    refuse_findings(planned)
+    found = found if planned.plugin_nodes else None
+    verdict = None
+    with staged_folder(output, force=force, protected=protected) as folder:
+        sidecar = write_engine(trt, runtime, planned, folder, found, settings)
+        if not keep_onnx:
+            for file in folder.glob(f"{ONNX}*"):
+                file.unlink()
+        for file in planned.origin.companions:
+            shutil.copyfile(file, folder / file.name)
+        manifest = manifest_of(planned, "--no-validate")
+        write_manifest(folder, manifest)
+        if validate:
+            gc.collect()
+            log("validating against PyTorch")
+            verdict = _validate(folder)
+            manifest["validation"] = verdict.to_dict()
+        manifest["seconds"] = round(time.monotonic() - started, 1)
+        _write_card(folder, manifest, sidecar)
+        manifest = write_manifest(folder, manifest)
+    return EngineResult(expanded(output), manifest, sidecar, verdict)
+
+
+def plan_facts(planned: EnginePlan) -> dict[str, Any]:
+    """A plan in plain JSON values, for `--dry-run`."""
+    memory = planned.memory
+
+    def ports(bindings: Any) -> dict[str, str]:
+        return {name: f"{port.dtype.name} [{', '.join(map(str, port.shape))}]" for name, port in bindings.items()}
+
+    return {
+        "model": planned.origin.source["model"],
+        "precision": planned.precision,
+        "attention": planned.attention,
+        "tensorrt": ".".join(map(str, planned.tensorrt_version)),
+        "max_batch": planned.max_batch,
+        "max_length": planned.max_length,
+        "max_logits": planned.max_logits,
+        "plugin_nodes": planned.plugin_nodes,
+        "memory": dataclasses.asdict(memory),
+        "inputs": ports(planned.inputs),
+        "outputs": ports(planned.outputs),
+        "profiles": {
+            name: {tensor: [list(shape) for shape in shapes] for tensor, shapes in profile.items()}
+            for name, profile in planned.profiles.items()
+        },
+        "types": planned.types,
+        "findings": [str(finding) for finding in planned.findings],
+        "trtexec": planned.trtexec(ONNX, ENGINE),
+    }
+
+
+def refuse_findings(planned: EnginePlan) -> None:
+    """Raises DogeExportError with the first thing that the lint found, since TensorRT would refuse or misread it."""
+    if planned.findings:
+        more = f" (and {len(planned.findings) - 1} more, see --dry-run)" if len(planned.findings) > 1 else ""
+        raise DogeExportError(f"the graph is not one for TensorRT: {planned.findings[0]}{more}")
+
+
+def manifest_of(planned: EnginePlan, skipped: str) -> dict[str, Any]:
+    """The manifest of an engine's folder, not validated yet for the reason `skipped`."""
+    from doge_export.package.onnx_file import describe_graph
+    from doge_export.pipeline import _versions
+
+    origin = planned.origin
+    return {
+        "doge_export": doge_export.__version__,
+        "source": origin.source,
+        "architecture": origin.architecture,
+        "task": "text-generation",
+        "assumptions": origin.assumptions,
+        "target": "tensorrt",
+        "max_length": planned.max_length,
+        "chunkable_length": origin.chunkable_length,
+        "cdmoe_routing": origin.cdmoe_routing,
+        "graphs": {ENGINE: describe_graph(planned.graph, DTYPES[planned.precision])},
+        "versions": _versions(),
+        "validation": {"skipped": skipped},
+    }
+
+
+def write_engine(
+    trt: ModuleType,
+    runtime: ModuleType,
+    planned: EnginePlan,
+    folder: Path,
+    plugin: PluginFile | None,
+    settings: Settings,
+) -> Sidecar:
+    """The graph, its engine and the sidecar."""
+    from doge_export.package.manifest import fingerprint
+    from doge_export.package.onnx_file import write_onnx
+
+    onnx = folder / ONNX
+    onnx.parent.mkdir()
+    write_onnx(planned.graph, onnx)
+    log(f"building the engine with TensorRT {trt.__version__}; this takes minutes")
+    built: Built = build_engine(trt, planned, onnx, plugin, settings)
+    (folder / ENGINE).write_bytes(built.engine)
+    log(f"{len(built.engine) / 1e6:.1f} MB, {built.layers} layers, {built.seconds:.0f} s")
+    device = Device(runtime)
+    try:
+        sidecar = describe(
+            planned,
+            tensorrt=trt.__version__,
+            compute_capability=device.compute_capability,
+            gpu=device.name,
+            hardware=settings.hardware,
+            version_compatible=settings.version_compatible,
+            plugin=None if plugin is None else plugin.to_dict(),
+            plugin_embedded=plugin is not None and settings.embed_plugin,
+            plugin_layers=built.plugin_layers,
+            settings=settings.to_dict() | {"seconds": round(built.seconds, 1), "layers": built.layers},
+            onnx=fingerprint(onnx),
+        )
+    finally:
+        device.close()
+    sidecar.write(folder)
+    return sidecar
+
+
+def _validate(folder: Path) -> Verdict:
+    from doge_export.runtime.loading import load
+    from doge_export.runtime.session import Session
+    from doge_export.validation import validate
+
+    session = load(folder)
+    assert isinstance(session, Session)
+    try:
+        with progress("validating against PyTorch") as advance:
+            verdict = validate(folder, session=session, on_progress=lambda done, total, name: advance())
+    finally:
+        session.decoder.close()  # type: ignore[attr-defined]
+    if not verdict.passed:
+        raise RunFailed(f"{verdict.summary_line()}; nothing was written (--no-validate keeps the folder)")
+    return verdict
+
+
+def _checkpoint_of(model: str | Path) -> tuple[str | Path, dict[str, Any]]:
+    """A checkpoint and what an export of it was told; an exported folder stands for its checkpoint."""
+    from doge_export.checkpoint.source import exists
+    from doge_export.package import MANIFEST_NAME, read_manifest
+
+    if not exists(Path(model) / MANIFEST_NAME):
+        return model, {}
+    manifest = read_manifest(model)
+    if manifest["target"] == "canonical":  # its graph is what engines start from
+        return model, {}
+    if manifest["task"] != "text-generation":
+        raise DogeExportError(f"{model} was exported for {manifest['task']}; engines are made for text-generation")
+    recorded = {"max_length": manifest["max_length"], "revision": manifest["source"]["revision"]}
+    if manifest["cdmoe_routing"]:
+        recorded["cdmoe_routing"] = manifest["cdmoe_routing"]
+    assumed = {name: value for name, value in manifest["assumptions"].items() if name != "task"}
+    return manifest["source"]["model"], recorded | assumed
+
+
+def _write_card(folder: Path, manifest: dict[str, Any], sidecar: Sidecar) -> None:
+    """README.md: what the folder is and where it runs."""
+    calls = (
+        f"It calls the plugin of doge-export ({sidecar.plugin['name']}): `doge-export plugin build`."
+        if (sidecar.plugin and not sidecar.plugin_embedded)
+        else "It needs no plugin."
+    )
+    verdict = manifest["validation"]
+    said = f"not validated ({verdict['skipped']})" if "skipped" in verdict else str(verdict.get("summary", "PASSED"))
+    name = Path(str(manifest["source"]["model"])).name
+    text = f"""# {name} as a TensorRT engine
+
+Made by doge-export {manifest["doge_export"]} from `{name}`: {sidecar.precision}, attention by {sidecar.attention}, up
+to {sidecar.max_batch} rows of {sidecar.max_length} tokens.
+
+- built by TensorRT {sidecar.tensorrt} on {sidecar.gpu}, compute capability
+  {".".join(map(str, sidecar.compute_capability))}; `--hw-compat {sidecar.hardware}`
+- {calls}
+- against PyTorch: {said}
+
+    pip install "doge-export[trt]"
+    doge-export generate out "Hey how are you doing?"
+    doge-export validate out
+
+`engine/engine.json` names inputs, outputs, profiles and caches; an engine holds code: open only one you trust.
+"""
+    (folder / "README.md").write_text(text, encoding="utf-8")

@@ -1,0 +1,134 @@
+"""Runs of an engine: one execution context for each profile, and decoding recorded in a CUDA graph.
+
+The two contexts share their scratch memory, since they run one after the other on one stream. A profile switched on a
+single context would have to be switched back, and its graph recorded again, with every prompt.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from doge_export.console import detail
+from doge_export.errors import RunFailed
+from doge_export.trt.buffers import Buffers
+from doge_export.trt.device import Recorded
+from doge_export.trt.engine import OpenedEngine
+from doge_export.trt.installation import last_error
+from doge_export.trt.sidecar import Sidecar
+
+Sizes = tuple[int, int, int]
+"""Rows, new tokens of each, logits of each."""
+
+
+class Runner:
+    """An opened engine with its memory.
+
+    Attributes:
+        buffers: what it is bound to.
+        scratch_bytes: device memory of its layers.
+    """
+
+    def __init__(self, opened: OpenedEngine) -> None:
+        self._opened, self._device = opened, opened.device
+        self.buffers = Buffers(opened.device, opened.sidecar)
+        engine = opened.engine
+        profiles = range(len(opened.sidecar.profiles))
+        self.scratch_bytes = max(int(engine.get_device_memory_size_for_profile_v2(index)) for index in profiles)
+        scratch = self._device.allocate(self.scratch_bytes) if self.scratch_bytes else 0
+        self._contexts = {name: self._context(index, scratch) for index, name in enumerate(opened.sidecar.profiles)}
+        self._bound: tuple[str, Sizes] | None = None
+        self._shapes: dict[str, Sizes] = {}
+        self._recorded: Recorded | None = None
+        self._steps = 0
+
+    @property
+    def sidecar(self) -> Sidecar:
+        """Of the engine."""
+        return self._opened.sidecar
+
+    @property
+    def recorded(self) -> bool:
+        """Whether steps of decoding are launched from a recorded graph."""
+        return self._recorded is not None
+
+    def run(self, sizes: Sizes, **inputs: np.ndarray) -> np.ndarray:
+        """One run; logits float32 [batch, num_logits, V].
+
+        sizes: of the run; with one new token it is a step of decoding, else a prompt's.
+        inputs: every input that is no cache, by name, and any others.
+        """
+        profile = "decode" if sizes[1:] == (1, 1) else "prefill"
+        self._bind(profile, sizes)
+        self.buffers.fill(**inputs)
+        if profile == "decode":
+            self._step()
+        else:
+            self._enqueue(profile)
+        self._device.synchronize()
+        return self.buffers.logits()
+
+    def _context(self, index: int, scratch: int) -> Any:
+        """A context of that profile."""
+        trt, engine = self._opened.trt, self._opened.engine
+        context = engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+        if context is None or not context.set_optimization_profile_async(index, self._device.stream):
+            raise self._failure("make a context")
+        if scratch:
+            context.set_device_memory(scratch, self.scratch_bytes)
+        return context
+
+    def _bind(self, profile: str, sizes: Sizes) -> None:
+        """Tells a context where everything is and how large; nothing where that is what it knows."""
+        if self._bound == (profile, sizes):
+            return
+        shapes = self.buffers.lay_out(*sizes)
+        context = self._contexts[profile]
+        for name, address in self.buffers.addresses.items():
+            if not context.set_tensor_address(name, address):
+                raise self._failure(f"bind {name}")
+        if self._shapes.get(profile) != sizes:
+            for name, shape in shapes.items():
+                if not context.set_input_shape(name, shape):
+                    raise self._failure(f"take {name} of shape {list(shape)}")
+            missing = context.infer_shapes()
+            if missing:
+                raise self._failure(f"run without the shapes of {', '.join(missing)}")
+            self._shapes[profile] = sizes
+            if profile == "decode":
+                self._forget()
+        self._bound = profile, sizes
+
+    def _step(self) -> None:
+        """The first step of a batch size runs as it is, which lets TensorRT prepare; the second is recorded."""
+        self._steps += 1
+        if self._steps == 2:
+            try:
+                self._recorded = self._device.record(lambda: self._enqueue("decode"))
+            except RunFailed as error:
+                detail(f"decoding is not recorded in a CUDA graph: {error}")
+        if self._recorded is not None:
+            self._recorded.launch()
+        else:
+            self._enqueue("decode")
+
+    def _enqueue(self, profile: str) -> None:
+        self.buffers.upload()
+        if not self._contexts[profile].execute_async_v3(self._device.stream):
+            raise self._failure("run")
+        self.buffers.download()
+
+    def _forget(self) -> None:
+        if self._recorded is not None:
+            self._recorded.close()
+        self._recorded, self._steps = None, 0
+
+    def _failure(self, what: str) -> RunFailed:
+        return RunFailed(f"the engine could not {what}: {last_error(self._opened.logger)}")
+
+    def close(self) -> None:
+        """Gives the device memory back. Nothing runs any more."""
+        self._forget()
+        self._contexts.clear()
+        self._device.close()

@@ -1,0 +1,173 @@
+"""`doge-export trt --selftest`: engines of the bundled models, built and checked on this machine; a report to send."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import doge_export
+from doge_export.console import log
+from doge_export.errors import DogeExportError
+from doge_export.trt import installation
+from doge_export.trt.builder import Settings
+from doge_export.trt.device import Device
+from doge_export.trt.make import EngineResult, make_engine
+
+
+@dataclasses.dataclass(frozen=True)
+class Engine:
+    """An engine to build and what it is told; all take `max_batch` 3, so that every check can be run."""
+
+    model: str
+    precision: str
+    attention: str = "plugin"
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """ "doge-nano fp16 plugin"."""
+        return f"{self.model} {self.precision} {self.attention}"
+
+
+_WINDOW = 64
+"""keep_window_size of the bundled models: as far as native attention goes."""
+
+_MOE = {"cdmoe_routing": "per-token", "max_length": 160}
+
+ENGINES = (
+    Engine("doge-nano", "fp32", options={"max_length": 320}),
+    Engine("doge-nano", "fp16", options={"max_length": 320}),
+    Engine("doge-nano", "bf16", options={"max_length": 320}),
+    Engine("doge-nano", "fp32", "native", {"max_length": _WINDOW}),
+    Engine("doge-nano", "fp16", "native", {"max_length": _WINDOW}),
+    Engine("doge-nano-moe", "fp32", options=_MOE),
+    Engine("doge-nano-moe", "fp16", options=_MOE),
+)
+"""Beyond keep_window_size and, without experts, beyond the trained length of 256."""
+
+
+def selftest(report: Path, *, plugin: Path | None = None, engines: tuple[Engine, ...] = ENGINES) -> dict[str, Any]:
+    """Builds every engine, validates, generates and times it; goes on where one fails.
+
+    Writes what is returned to `report` as JSON: "machine" (versions, GPU), and "cases", each with "name", "ok", "said"
+    (one line), "seconds" and, where it failed, "traceback". Raises DogeExportError where nothing can be tested at all.
+    """
+    trt, runtime = installation.require()
+    device = Device(runtime)
+    facts = {
+        "doge_export": doge_export.__version__,
+        "tensorrt": trt.__version__,
+        "gpu": device.name,
+        "compute_capability": list(device.compute_capability),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+    }
+    device.close()
+    result: dict[str, Any] = {"machine": facts, "cases": []}
+    with tempfile.TemporaryDirectory(prefix="doge-export-selftest-") as folder:
+        for number, engine in enumerate(engines):
+            for case in _cases(engine, Path(folder) / str(number), plugin):
+                log(f"{'ok' if case['ok'] else 'FAILED'}: {case['name']}: {case['said']}")
+                result["cases"].append(case)
+                # After every case: a GPU that hangs must not take the report with it.
+                report.write_text(json.dumps(result, indent=2, default=str) + "\n", encoding="utf-8")
+    return result
+
+
+def _cases(engine: Engine, folder: Path, plugin: Path | None) -> Iterator[dict[str, Any]]:
+    """The build, and where it succeeds all that can be done with it."""
+    settings = Settings(tf32=False)  # whose products the float32 bar does not allow
+    built: list[EngineResult] = []
+
+    def build() -> str:
+        options = {"precision": engine.precision, "attention": engine.attention, "max_batch": 3, **engine.options}
+        built.append(make_engine(engine.model, folder, settings=settings, plugin=plugin, validate=False, **options))
+        return f"{built[0].sidecar.plugin_layers} plugin layers, {built[0].sidecar.settings['seconds']} s"
+
+    yield _case(f"{engine.name}: build", build)
+    if built:
+        yield _case(f"{engine.name}: validate", lambda: _validated(folder))
+        yield _case(f"{engine.name}: generate", lambda: _generated(folder))
+        yield _case(f"{engine.name}: bench", lambda: _timed(folder))
+
+
+def _case(name: str, run: Callable[[], str]) -> dict[str, Any]:
+    started = time.monotonic()
+    try:
+        said, ok, trace = run(), True, None
+    except Exception as error:  # whatever it is belongs into the report
+        said, ok = " ".join(f"{type(error).__name__}: {error}".split()), False
+        trace = None if isinstance(error, DogeExportError) else traceback.format_exc()
+    case = {"name": name, "ok": ok, "said": said, "seconds": round(time.monotonic() - started, 2)}
+    return case | ({"traceback": trace} if trace else {})
+
+
+def _session(folder: Path) -> Any:
+    from doge_export.runtime.loading import load
+
+    return load(folder)
+
+
+def _validated(folder: Path) -> str:
+    from doge_export.errors import RunFailed
+    from doge_export.validation import validate
+
+    session = _session(folder)
+    try:
+        verdict = validate(folder, session=session)
+    finally:
+        session.decoder.close()
+    if not verdict.passed:
+        raise RunFailed(verdict.summary_line())
+    return verdict.summary_line()
+
+
+def _generated(folder: Path) -> str:
+    """A batch of prompts of different lengths gives what each gives alone."""
+    from doge_export.errors import RunFailed
+
+    session = _session(folder)
+    try:
+        prompts = ["Once upon a time", "There was a little", "One day"]
+        settings: dict[str, Any] = {"max_new_tokens": 24, "do_sample": False, "eos_token_id": []}
+        alone = [session.generate(prompt, **settings) for prompt in prompts]
+        together = session.generate(prompts, **settings)
+    finally:
+        session.decoder.close()
+    same = sum(a.token_ids == b.token_ids for a, b in zip(alone, together, strict=True))
+    if same < len(prompts) - 1:  # in 16 bits a near tie may fall the other way
+        raise RunFailed(f"{same} of {len(prompts)} prompts give in a batch what they give alone: {together[0].text!r}")
+    return repr(alone[0].text)
+
+
+def _timed(folder: Path) -> str:
+    """Tokens a second of steps, and that they came from a recorded graph."""
+    from doge_export.errors import RunFailed
+
+    session = _session(folder)
+    decoder = session.decoder
+    try:
+        steps = min(40, decoder.max_length - 20)
+        decoder.forward(np.ones((1, 16), np.int64), None, 1)
+        token = np.ones((1, 1), np.int64)
+        for _ in range(3):
+            decoder.forward(token, None, 1)
+        started = time.perf_counter()
+        for _ in range(steps):
+            decoder.forward(token, None, 1)
+        rate = steps / (time.perf_counter() - started)
+        recorded = decoder.recorded
+    finally:
+        decoder.close()
+    if not recorded:
+        raise RunFailed(f"{rate:.0f} tokens a second, but decoding was not recorded in a CUDA graph")
+    return f"{rate:.0f} tokens a second"

@@ -1,0 +1,64 @@
+// An engine of `doge-export trt` for one row of tokens: prompt in, then one token after the other.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "NvInfer.h"
+
+namespace doge_sample {
+
+// Device memory that is freed with its owner.
+class DeviceBuffer {
+public:
+    explicit DeviceBuffer(size_t bytes);
+    ~DeviceBuffer() { cudaFree(data_); }
+    DeviceBuffer(const DeviceBuffer&) = delete;
+    DeviceBuffer& operator=(const DeviceBuffer&) = delete;
+    void* data() const { return data_; }
+
+private:
+    void* data_ = nullptr;
+};
+
+class Logger final : public nvinfer1::ILogger {
+    void log(Severity severity, const char* message) noexcept override;
+};
+
+class Decoder {
+public:
+    // Opens an engine; `plugin` is the path of libdoge_trt_plugin.so, empty where the engine needs none.
+    Decoder(const std::string& engine, const std::string& plugin);
+    ~Decoder();
+
+    // Tokens that a row holds, prompt and answer together.
+    int32_t max_length() const { return max_length_; }
+
+    // Appends tokens; gives the token of the highest logit behind the last one.
+    int32_t forward(const std::vector<int32_t>& tokens);
+
+private:
+    enum Profile { prefill, decode };
+
+    void allocate();
+    void bind(nvinfer1::IExecutionContext& context, int32_t new_tokens);
+    void upload(const char* name, const std::vector<int32_t>& values);
+
+    // In this order, since an engine must go before its runtime, and contexts before their engine.
+    Logger logger_;
+    std::unique_ptr<nvinfer1::IRuntime> runtime_;
+    std::unique_ptr<nvinfer1::ICudaEngine> engine_;
+    std::unique_ptr<nvinfer1::IExecutionContext> contexts_[2];
+    std::map<std::string, std::shared_ptr<DeviceBuffer>> buffers_;
+    cudaStream_t stream_ = nullptr;
+    int32_t max_length_ = 0;
+    int32_t length_ = 0;
+    int32_t vocab_size_ = 0;
+};
+
+}  // namespace doge_sample

@@ -1,0 +1,202 @@
+"""`doge-export trt`, where TensorRT is missing and where a recorder stands for it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from onnxruntime_engine import make_execute
+
+from doge_export.cli import main
+from doge_export.errors import DogeExportError
+from doge_export.package.manifest import verify_files
+from doge_export.runtime import load
+from doge_export.trt import installation, make
+from doge_export.trt.selftest import Engine, selftest
+
+NANO = ("doge-nano", "--fp32", "--max-length", "80", "--max-batch", "2")
+
+
+def run(*arguments):
+    return CliRunner().invoke(main, ["trt", *map(str, arguments)], catch_exceptions=False)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+def test_without_tensorrt_one_line_and_nothing_written(tmp_path):
+    """As it is here: in a process of its own, since tests of this one may have imported the bindings."""
+    done = subprocess.run(
+        [sys.executable, "-m", "doge_export", "trt", "doge-nano", "out"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONWARNINGS": "ignore"},
+    )
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("doge-export: error: ")
+    assert 'pip install "doge-export[trt]"' in line or "NVIDIA GPU" in line
+    assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.parametrize(
+    ("gone", "named"),
+    [
+        ({"tensorrt"}, "need TensorRT (Python package tensorrt), which"),
+        ({"cuda.bindings.runtime"}, "need cuda-python, which"),
+        ({"tensorrt", "cuda.bindings.runtime"}, "need TensorRT (Python package tensorrt) and cuda-python, which"),
+    ],
+)
+def test_what_is_missing_is_named(machine, monkeypatch, tmp_path, gone, named):
+    known = installation._imported
+    monkeypatch.setattr(installation, "_imported", lambda name: None if name in gone else known(name))
+    done = run("doge-nano", tmp_path / "out")
+    assert done.exit_code == 2 and named in done.stderr and len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_driver_and_an_old_tensorrt_are_named(machine, tmp_path):
+    machine.cuda.fail["cudaGetDeviceCount"] = "cudaErrorInsufficientDriver"
+    done = run("doge-nano", tmp_path / "out")
+    assert done.exit_code == 2 and "cudaErrorInsufficientDriver" in done.stderr
+    machine.trt.__version__ = "10.8.0.43"
+    done = run("doge-nano", tmp_path / "out")
+    assert done.exit_code == 2 and "10.9 or newer is needed" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("doge-nano",),
+        ("doge-nano", "out", "--tensorrt", "11.4"),
+        ("doge-nano", "--dry-run", "--tensorrt", "eleven"),
+    ],
+)
+def test_requests_that_make_no_sense(machine, arguments):
+    assert run(*arguments).exit_code == 2
+
+
+def test_settings_are_refused_before_anything_is_read(machine, tmp_path):
+    done = run("no-such-model", tmp_path / "out", "--embed-plugin")
+    assert done.exit_code == 2 and "--version-compatible" in done.stderr
+
+
+def test_a_plan_needs_nothing(tmp_path):
+    done = run(*NANO, "--dry-run", "--json")
+    assert done.exit_code == 0, done.stderr
+    facts = json.loads(done.stdout)
+    assert facts["precision"] == "fp32" and facts["findings"] == [] and facts["plugin_nodes"] == 4
+    assert facts["trtexec"].startswith("trtexec ") and facts["memory"]["caches"] > 0
+    assert [*facts["profiles"]] == ["prefill", "decode"]
+
+
+def test_a_plan_in_words():
+    done = run(*NANO, "--dry-run", "--tensorrt", "10.9")
+    assert done.exit_code == 0, done.stderr
+    assert "no findings" in done.stdout and "trtexec" in done.stdout
+    assert "inputs.past_key_values.0.key" in done.stdout and "inputs.past_key_values.1.key" not in done.stdout
+
+
+def test_an_engine_from_command_to_answer(machine, monkeypatch, tmp_path):
+    """Built, validated against PyTorch, listed, verified, asked: all by the commands, TensorRT being a recorder."""
+    machine.trt.make_execute = make_execute
+    planned, plan = [], make.plan
+    monkeypatch.setattr(make, "plan", lambda *given, **options: planned.append(plan(*given, **options)) or planned[-1])
+    out, results = tmp_path / "out", tmp_path / "results"
+    done = run(*NANO, out, "--no-tf32", "--timing-cache", tmp_path / "cache", "--keep-onnx", "--save-results", results)
+    assert done.exit_code == 0, done.stderr
+    assert "PASSED" in done.stdout
+    assert {file.name for file in results.iterdir()} == {"inputs.json", "engine.json", "pytorch.json"}
+    assert verify_files(out) == []
+    names = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+    assert {"engine/model.engine", "engine/engine.json", "engine/model.onnx", "tokenizer.json", "README.md"} <= names
+    sidecar = json.loads((out / "engine/engine.json").read_text())
+    assert sidecar["plugin"]["sha256"] == machine.plugin.sha256 and sidecar["plugin_layers"] == 4
+    assert sidecar["compute_capability"] == [8, 9] and sidecar["tensorrt"] == "11.4.0.106"
+    assert machine.trt.settings["flag.TF32"] is False
+
+    def doge(*arguments):
+        invoked = CliRunner().invoke(main, [*map(str, arguments)], catch_exceptions=False)
+        assert invoked.exit_code == 0, invoked.stderr
+        return invoked.stdout
+
+    assert "compute_capability" in doge("inspect", out)
+    answer = doge("generate", out, "Once upon a time", "--max-new-tokens", 6, "--greedy")
+    assert answer.startswith(", there was")
+    text = tmp_path / "text.txt"
+    text.write_text("Once upon a time, there was a little boy.")
+    assert "perplexity" in doge("eval", out, "--text", text).lower()
+    saved_results_can_be_read_by_polygraphy(results)
+
+    taken = sum(map(len, machine.cuda.device.values()))
+    session = load(out)
+    taken = sum(map(len, machine.cuda.device.values())) - taken - session.decoder.scratch_bytes
+    assert abs(taken / (planned[0].memory.caches + planned[0].memory.io) - 1) < 0.05
+
+    again = run(*NANO, out)
+    assert again.exit_code == 2 and "--force" in again.stderr
+
+
+def saved_results_can_be_read_by_polygraphy(folder):
+    from polygraphy.comparator import Comparator, RunResults, SimpleCompareFunc
+    from polygraphy.json import load_json
+
+    (feed,) = load_json(str(folder / "inputs.json"))
+    assert feed["input_ids"].shape == (1, 16) and feed["past_key_values.0.key"].shape[2] == 80
+    engine, reference = (RunResults.load(str(folder / f"{name}.json")) for name in ("engine", "pytorch"))
+    together = RunResults([*engine.lst, *reference.lst])
+    assert [*together.keys()] == ["engine", "pytorch"]
+    same = Comparator.compare_accuracy(together, compare_func=SimpleCompareFunc(atol=1e-3, rtol=1e-3))
+    assert bool(same)
+
+
+def test_a_failed_validation_writes_nothing(machine, tmp_path):
+    def wrong(graph):
+        execute = make_execute(graph)
+
+        def far_off(feeds):
+            outputs = execute(feeds)
+            outputs["logits"] += np.float32(0.5) * (outputs["logits"] > 0)
+            return outputs
+
+        return far_off
+
+    machine.trt.make_execute = wrong
+    done = run(*NANO, tmp_path / "out")
+    assert done.exit_code == 1 and "FAILED" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_selftest_goes_on_and_reports(machine, tmp_path):
+    """One engine works; one cannot be built."""
+    machine.trt.make_execute = make_execute
+    engines = (
+        Engine("doge-nano", "fp16", options={"max_length": 70}),
+        Engine("doge-nano", "fp16", "native", {"max_length": 70}),
+    )
+    report = tmp_path / "report.json"
+    result = selftest(report, engines=engines)
+    assert json.loads(report.read_text()) == json.loads(json.dumps(result))
+    cases = {case["name"].partition(": ")[2] + " " + case["name"].split()[2][:-1]: case for case in result["cases"]}
+    good = ["build plugin", "validate plugin", "generate plugin", "bench plugin"]
+    assert [name for name, case in cases.items() if case["ok"]] == good, result["cases"]
+    assert "keep_window_size 64" in cases["build native"]["said"]
+    assert result["machine"]["gpu"] == "NVIDIA GeForce RTX 4090"
+    assert not machine.cuda.device
+
+
+def test_the_selftest_needs_a_machine(monkeypatch, tmp_path):
+    monkeypatch.setattr(installation, "_imported", lambda name: None)
+    with pytest.raises(DogeExportError, match="which this Python lacks"):
+        selftest(tmp_path / "report.json")
+    assert not (tmp_path / "report.json").exists()

@@ -1,0 +1,304 @@
+"""An engine's decoder, over TensorRT and CUDA as recorders: what it answers, and what it asks of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from fake_tensorrt import serialized
+from onnx import helper
+from toy_engine import LONGEST, MAX_BATCH, MAX_LENGTH, MAX_LOGITS, PAST, PRESENT, VOCAB, expected
+
+from doge_export.errors import DogeExportError, RunFailed
+from doge_export.package.manifest import read_manifest
+from doge_export.runtime.decoder import open_decoder
+from doge_export.trt import plugin_file
+from doge_export.trt.sidecar import ENGINE, SIDECAR
+
+
+@pytest.fixture
+def folder(engine_folder):
+    return engine_folder()
+
+
+@pytest.fixture
+def decoder(folder):
+    return open_decoder(folder, read_manifest(folder))
+
+
+def rows(lengths, seed=0):
+    draw = np.random.default_rng(seed)
+    return [draw.integers(VOCAB, size=length).tolist() for length in lengths]
+
+
+def padded(texts):
+    """Left-padded ids and mask."""
+    length = max(map(len, texts))
+    ids = np.array([[0] * (length - len(text)) + text for text in texts])
+    mask = np.array([[0] * (length - len(text)) + [1] * len(text) for text in texts])
+    return ids, mask
+
+
+def test_a_prompt_and_its_steps(decoder):
+    text = rows([6])[0]
+    logits = [decoder.forward(np.array([text[:3]]))]
+    logits += [decoder.forward(np.array([[token]]), None, 1) for token in text[3:]]
+    np.testing.assert_array_equal(np.concatenate(logits, axis=1), expected([text], 6))
+    assert decoder.length == 6 and decoder.batch_size == 1
+
+
+def test_a_long_prompt_is_read_in_pieces(decoder, machine):
+    """Only the logits that are asked for are computed, and those of the last piece alone."""
+    text = rows([2 * LONGEST + 3])[0]
+    np.testing.assert_array_equal(decoder.forward(np.array([text]), None, 2), expected([text], 2))
+    assert machine.trt.enqueued == {"prefill": 3}
+
+
+def test_logits_beyond_those_of_one_run_take_several(decoder, machine):
+    text = rows([LONGEST])[0]
+    np.testing.assert_array_equal(decoder.forward(np.array([text])), expected([text], LONGEST))
+    assert machine.trt.enqueued == {"prefill": LONGEST // MAX_LOGITS}
+
+
+@pytest.mark.parametrize("chunks", [(7,), (3, 4), (2, 5), (1,) * 7])
+def test_rows_of_different_lengths(decoder, chunks):
+    """Rows padded on the left give the logits of each row alone, also where a piece of one is all padding."""
+    texts = rows([7, 3, 5])
+    ids, mask = padded(texts)
+    decoder.reset(3)
+    parts, start = [], 0
+    for chunk in chunks:
+        piece = slice(start, start + chunk)
+        parts.append(decoder.forward(ids[:, piece], mask[:, piece]))
+        start += chunk
+    logits = np.concatenate(parts, axis=1)
+    for row, text in enumerate(texts):
+        np.testing.assert_array_equal(logits[row, -len(text) :], expected([text], len(text))[0])
+    more = np.array([[1], [2], [3]])
+    after = decoder.forward(more, None, 1)
+    np.testing.assert_array_equal(
+        after[:, 0], [expected([text + [m]], 1)[0, 0] for text, m in zip(texts, (1, 2, 3), strict=True)]
+    )
+
+
+def test_rewinding_forgets(decoder):
+    text = rows([9])[0]
+    decoder.forward(np.array([text]), None, 1)
+    decoder.rewind(4)
+    other = [*text[:4], 1, 2]
+    np.testing.assert_array_equal(decoder.forward(np.array([[1, 2]])), expected([other], 2))
+
+
+def test_caches_are_one_buffer_each_allocated_once(decoder, machine):
+    """Past and present at one address; nothing is allocated after loading, whatever the batch."""
+    before = dict(machine.cuda.calls)
+    bound = decoder._runner.buffers.addresses
+    assert bound[PAST] == bound[PRESENT]
+    for batch in (1, MAX_BATCH, 2):
+        decoder.reset(batch)
+        decoder.forward(np.ones((batch, 4), int))
+        decoder.forward(np.ones((batch, 1), int))
+    after = machine.cuda.calls
+    assert after["cudaMalloc"] == before["cudaMalloc"] and after["cudaMallocHost"] == before["cudaMallocHost"]
+    assert decoder._runner.buffers.addresses[PAST] == bound[PAST]
+
+
+def test_a_cache_snapshot_is_that_of_the_tokens(decoder):
+    texts = rows([5, 2])
+    ids, mask = padded(texts)
+    decoder.reset(2)
+    decoder.forward(ids, mask)
+    ((key, value),) = decoder.cache_snapshot()
+    assert key.shape == (2, 1, 5, 1)
+    assert key[0, 0, :, 0].tolist() == texts[0] and key[1, 0, 3:, 0].tolist() == texts[1]
+    np.testing.assert_array_equal(value, 2 * key)
+
+
+def test_decoding_is_recorded_once_for_a_batch_size(decoder, machine):
+    """The first step runs, the second is recorded, all others are one launch; a prompt between changes nothing."""
+    text = rows([4])[0]
+    decoder.forward(np.array([text]), None, 1)
+    for _ in range(6):
+        text.append(3)
+        assert (decoder.forward(np.array([[3]])) == expected([text], 1)).all()
+    assert machine.trt.enqueued["decode"] == 2
+    assert machine.cuda.calls["cudaGraphLaunch"] == 5
+    decoder.reset()
+    text = rows([5], seed=1)[0]
+    decoder.forward(np.array([text]), None, 1)
+    for _ in range(3):
+        text.append(5)
+        np.testing.assert_array_equal(decoder.forward(np.array([[5]])), expected([text], 1))
+    assert machine.trt.enqueued["decode"] == 2 and machine.cuda.graphs == 1
+    decoder.reset(2)
+    for _ in range(3):
+        decoder.forward(np.ones((2, 1), int))
+    assert machine.trt.enqueued["decode"] == 4 and machine.cuda.graphs == 1
+    assert machine.cuda.calls["cudaGraphInstantiate"] == 2
+
+
+def test_what_cannot_be_recorded_runs_all_the_same(decoder, machine):
+    machine.trt.refuses.add("capture")
+    text = [1]
+    decoder.forward(np.array([text]))
+    for _ in range(3):
+        text.append(2)
+        np.testing.assert_array_equal(decoder.forward(np.array([[2]])), expected([text], 1))
+    assert machine.cuda.calls["cudaGraphLaunch"] == 0
+
+
+def test_each_profile_has_its_context_and_both_share_scratch(decoder, machine):
+    decoder.forward(np.ones((1, 3), int))
+    decoder.forward(np.ones((1, 1), int))
+    contexts = decoder._runner._contexts
+    assert [context.profile for context in contexts.values()] == [[0], [1]]
+    assert contexts["prefill"].memory == contexts["decode"].memory
+    assert machine.trt.calls["IExecutionContext.set_optimization_profile_async"] == 2
+
+
+def test_memory_is_given_back(decoder, machine):
+    decoder.forward(np.ones((1, 3), int))
+    decoder.forward(np.ones((1, 1), int))
+    decoder.forward(np.ones((1, 1), int))
+    decoder.close()
+    assert not machine.cuda.device and not machine.cuda.host and machine.cuda.graphs == 0
+
+
+def test_a_session_generates_over_it(folder):
+    from doge_export.runtime import load
+
+    session = load(folder)
+    answers = session.generate([[1, 2, 3], [4]], max_new_tokens=5, do_sample=False, eos_token_id=[])
+    for answer in answers:
+        ids = list(answer.prompt_token_ids)
+        for token in answer.token_ids:
+            assert token == expected([ids], 1)[0, 0].argmax()
+            ids.append(token)
+    assert session.max_length == MAX_LENGTH
+
+
+def test_too_much_is_refused(decoder):
+    with pytest.raises(DogeExportError, match="4 rows are more than this engine takes"):
+        decoder.reset(MAX_BATCH + 1)
+    with pytest.raises(DogeExportError, match="33 tokens are more"):
+        decoder.forward(np.ones((1, MAX_LENGTH + 1), int))
+    with pytest.raises(DogeExportError, match="token id 11 is out of range"):
+        decoder.forward(np.array([[VOCAB]]))
+
+
+def test_padding_under_reference_routing_is_refused(decoder):
+    decoder._limits = dataclasses.replace(decoder._limits, mixes_rows=True)
+    decoder.reset(2)
+    decoder.forward(np.ones((2, 3), int))
+    decoder.reset(2)
+    with pytest.raises(DogeExportError, match="per-token"):
+        decoder.forward(np.ones((2, 3), int), np.array([[1, 1, 1], [0, 1, 1]]))
+
+
+def test_a_failed_run_says_what_tensorrt_said(decoder, machine):
+    machine.trt.refuses.add("execute")
+    decoder._runner._opened.logger.log(machine.trt.ILogger.Severity.ERROR, "out of\nrange")
+    with pytest.raises(RunFailed, match="could not run: out of range"):
+        decoder.forward(np.ones((1, 2), int))
+
+
+def test_no_memory_says_what_to_lower(folder, machine):
+    machine.cuda.fail["cudaMalloc"] = "cudaErrorMemoryAllocation"
+    with pytest.raises(RunFailed, match="lower --max-batch or --max-length"):
+        open_decoder(folder, read_manifest(folder))
+
+
+def test_an_engine_runs_where_nothing_of_the_export_is_installed():
+    program = (
+        "import sys, doge_export.trt.decoder; "
+        "print(sorted({'torch', 'transformers', 'onnx', 'onnx_ir', 'onnxscript', 'polygraphy'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def change(folder, **values):
+    file = folder / SIDECAR
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+
+@pytest.mark.parametrize(
+    ("changes", "here", "message"),
+    [
+        ({"tensorrt": "11.3.0.9"}, {}, "built by TensorRT 11.3.0.9, and TensorRT 11.4.0.106 is here"),
+        ({"tensorrt": "11.5.0.1", "version_compatible": True}, {}, "or a later one of its major version"),
+        ({}, {"capability": (9, 0)}, "compute capability 8.9.*is NVIDIA GeForce RTX 4090 \\(9.0\\); build it again"),
+        ({}, {"gpu": b"NVIDIA L4"}, "here is NVIDIA L4"),
+        ({"hardware": "ampere+"}, {"capability": (7, 5)}, "--hw-compat ampere\\+"),
+        ({"plugin": {"schema": 9}}, {}, "plugin of schema 9"),
+        ({"format": 9}, {}, "format 9"),
+        ({"profiles": 3}, {}, "damaged"),
+    ],
+)
+def test_what_does_not_fit_is_told_in_one_line(folder, machine, changes, here, message):
+    change(folder, **changes)
+    for name, value in here.items():
+        setattr(machine.cuda, name, value)
+    with pytest.raises(DogeExportError, match=message) as error:
+        open_decoder(folder, read_manifest(folder))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "here"),
+    [
+        ({"tensorrt": "11.2.0.1", "version_compatible": True}, {}),
+        ({"hardware": "same"}, {"gpu": b"NVIDIA L4"}),
+        ({"hardware": "ampere+"}, {"capability": (12, 0), "gpu": b"NVIDIA GeForce RTX 5090"}),
+    ],
+)
+def test_what_fits_opens(folder, machine, changes, here):
+    change(folder, **changes)
+    for name, value in here.items():
+        setattr(machine.cuda, name, value)
+    open_decoder(folder, read_manifest(folder))
+    assert machine.trt.settings["Runtime.engine_host_code_allowed"] == changes.get("version_compatible", False)
+
+
+def test_an_embedded_plugin_is_not_looked_for(folder, machine, monkeypatch):
+    def find(path=None):
+        raise AssertionError
+
+    change(folder, plugin_embedded=True)
+    monkeypatch.setattr(plugin_file, "find_plugin", find)
+    open_decoder(folder, read_manifest(folder))
+
+
+def test_the_plugin_that_built_an_engine_in_this_process_runs_it(folder, monkeypatch):
+    """Named with --plugin, it is found nowhere else, and the validation opens the engine at once."""
+
+    def find(path=None):
+        raise AssertionError
+
+    monkeypatch.setattr(plugin_file, "find_plugin", find)
+    open_decoder(folder, read_manifest(folder))
+
+
+def test_a_new_process_looks_for_the_plugin(folder, machine, monkeypatch):
+    monkeypatch.setattr(plugin_file, "_registered", [])
+    machine.trt.libraries.clear()
+    open_decoder(folder, read_manifest(folder))
+    assert machine.trt.libraries == [str(machine.plugin.path)]
+
+
+def test_a_damaged_engine_is_told(folder):
+    (folder / ENGINE).write_bytes(b"no engine")
+    with pytest.raises(RunFailed, match="doge-export verify"):
+        open_decoder(folder, read_manifest(folder))
+
+
+def test_an_engine_of_another_graph_is_told(folder):
+    port = [helper.make_tensor_value_info("x", 1, [1])]
+    other = helper.make_model(helper.make_graph([], "other", port, port))
+    (folder / ENGINE).write_bytes(serialized(other.SerializeToString()))
+    with pytest.raises(DogeExportError, match="other inputs and outputs"):
+        open_decoder(folder, read_manifest(folder))
