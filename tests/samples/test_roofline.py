@@ -1,0 +1,42 @@
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SAMPLE = Path(__file__).parents[2] / "samples" / "benchmark"
+
+
+@pytest.fixture
+def roofline(monkeypatch):
+    monkeypatch.syspath_prepend(str(SAMPLE))
+    import roofline
+
+    yield roofline
+    for script in SAMPLE.glob("*.py"):
+        sys.modules.pop(script.stem, None)
+
+
+def test_a_dense_model_reads_every_weight_once(roofline):
+    model = roofline.PUBLISHED["20M"]["G7"]
+    shapes = roofline.tensors("G7", model.cdmoe, model.config).values()
+    assert roofline.weight_bytes(model, 2) == 2 * sum(map(math.prod, shapes))
+
+
+def test_a_mixture_of_experts_reads_the_picked_rows(roofline):
+    """The same trunk, and in each of 8 layers a router of 2 * 32 keys and 16 rows of two tables."""
+    dense, routed = (roofline.weight_bytes(roofline.PUBLISHED[name]["G7"], 1) for name in ("20M", "20M-MoE"))
+    assert routed - dense == 8 * 256 * (2 * 32 + 2 * 16)
+
+
+def test_the_cache(roofline):
+    """8 layers of one key/value head of 128: keys, values and a score."""
+    assert roofline.cache_bytes(roofline.PUBLISHED["20M"]["G7"], 10, 2) == 8 * 10 * (2 * 128 * 2 + 4)
+
+
+def test_the_readme_says_what_it_prints():
+    command = [sys.executable, SAMPLE / "roofline.py"]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    readme = (SAMPLE.parents[1] / "README.md").read_text(encoding="utf-8")
+    assert sum(line in readme for line in lines[2:]) == 6
