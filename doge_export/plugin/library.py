@@ -23,6 +23,10 @@ from doge_export.plugin.params import AttentionParams, CdmoeParams, Params
 _DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 _BAD_SHAPE, _NO_KERNELS = -1, -3
 
+_READ_BY_16_BYTES = frozenset(
+    ("query", "key", "value", "past_key", "past_value", "output", "present_key", "present_value")
+    + ("hidden", "down_embed", "up_embed")
+)
 
 _OPERATORS = {AttentionParams: "attention", CdmoeParams: "cdmoe"}
 
@@ -214,6 +218,9 @@ class KernelLibrary:
 
     def _launch(self, params: Params, device: torch.device, workspace: Tensor | None, stream: int | None) -> None:
         self._check(params, _BAD_SHAPE if self.problem(params) else 0)
+        for name, *_ in params._fields_:
+            if name in _READ_BY_16_BYTES and (getattr(params, name) or 0) % 16:
+                raise DogeExportError(f"{name} begins at an address that is no multiple of 16; pass {name}.clone()")
         if workspace is None:
             needed = self._function_of(params, "_workspace_bytes")(params)
             workspace = torch.empty(needed, dtype=torch.uint8, device=device)

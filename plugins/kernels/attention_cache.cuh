@@ -76,8 +76,9 @@ __global__ void __launch_bounds__(kCacheThreads)
         const int token = first + thread;
         const bool keep[1] = {token < row.fresh && scores.order(row.cached + token) >= threshold};
         int rank[1];
-        const int count = rank_kept<kWarps, 1>(keep, rank, counts);
-        if (keep[0]) {
+        // As many as there are slots, unless the slots tell places that contradict each other.
+        const int count = min(rank_kept<kWarps, 1>(keep, rank, counts), min(found, most) - placed);
+        if (keep[0] && rank[0] < count) {
             slot_of_rank[rank[0]] = free[placed + rank[0]];
             token_of_rank[rank[0]] = token;
             store_score(p, row, batch, head, token, slot_of_rank[rank[0]]);

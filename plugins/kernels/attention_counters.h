@@ -12,7 +12,7 @@
 
 namespace doge {
 
-constexpr int kCounterPages = 256;
+constexpr int kCounterPages = 1024;  // a framework that takes workspaces from a pool has many addresses; 1 MiB
 constexpr int kCountersPerPage = 256;
 
 // The page of a workspace, the same whenever it is asked for; -1 when there is none left. May be called by any thread.

@@ -269,6 +269,7 @@ struct Decode {
 
     // Stage 4, within the block: what its keys give, relative to the largest logit, and the sum of their weights.
     __device__ void merge_warps(OnlineSoftmax& softmax, const float (&output)[D / 8][4], int split, int splits) {
+        async_wait<0>();  // of queries that nothing was multiplied by
         softmax.finish();
         float* result = reinterpret_cast<float*>(keys());  // [16, D], in this warp's own memory
         __syncwarp();

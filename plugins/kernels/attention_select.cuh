@@ -119,6 +119,10 @@ __device__ OrderKey select(const ScoreRow& scores, int count, int wanted, int la
             if (lane >= step) better += before;
         }
         if (lane == 31) shared.warp_totals[warp] = better;
+        if (thread == 0) {  // what ends the search, should the slots of a bounded cache tell places that cannot be
+            shared.low = shared.high = low;
+            shared.wanted = shared.inside = 0;
+        }
         __syncthreads();
         better -= group;
         for (int other = 0; other < warp; ++other) better += shared.warp_totals[other];

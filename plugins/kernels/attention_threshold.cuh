@@ -10,6 +10,9 @@
 // the w - 128 best; between the two lie the 128 worst), sorts the up to 255 candidates by counting for each how many
 // are worse, and gives each token to a thread, which walks up the sorted candidates, leaving out those that came after
 // its token.
+//
+// Slots of a bounded cache that contradict each other (two of one token) give wrong thresholds, but are survived:
+// TensorRT tries plugins on memory of any content.
 #ifndef DOGE_KERNELS_ATTENTION_THRESHOLD_CUH
 #define DOGE_KERNELS_ATTENTION_THRESHOLD_CUH
 
@@ -59,10 +62,12 @@ __global__ void __launch_bounds__(kThresholdThreads, 2)
     __syncthreads();
     scores.for_each<kThresholdThreads>(0, seen, [&](int number, float score) {
         const OrderKey order = order_key(score, scores.place(number));
-        if (order >= kept && order < safe) shared.candidates[atomicAdd(&shared.count, 1)] = order;
+        if (order < kept || order >= safe) return;
+        const int at = atomicAdd(&shared.count, 1);
+        if (at < kThresholdTokens) shared.candidates[at] = order;
     });
     __syncthreads();
-    const int old = shared.count;
+    const int old = min(shared.count, kThresholdTokens);
     const int behind = real_end - base - 1;
     if (thread < behind) shared.candidates[old + thread] = scores.order(row.cached + base + 1 + thread);
     __syncthreads();
@@ -71,15 +76,19 @@ __global__ void __launch_bounds__(kThresholdThreads, 2)
     if (thread < count) {
         const OrderKey own = shared.candidates[thread];
         int worse = 0;
-        for (int other = 0; other < count; ++other) worse += shared.candidates[other] < own;
+        for (int other = 0; other < count; ++other) {
+            worse += shared.candidates[other] < own || (shared.candidates[other] == own && other < thread);
+        }
         shared.sorted[worse] = own;
         shared.age_of_sorted[worse] = max(thread - old + 1, 0);
     }
     __syncthreads();
     if (thread <= behind) {
         int place = -1;
-        for (int left = thread + 1; left > 0; left -= shared.age_of_sorted[place] <= thread) ++place;
-        out[base + thread] = shared.sorted[place];
+        for (int left = thread + 1; left > 0 && place < count - 1; left -= shared.age_of_sorted[place] <= thread) {
+            ++place;
+        }
+        out[base + thread] = place < 0 ? kept : shared.sorted[place];
     }
 }
 

@@ -45,6 +45,14 @@ def test_a_library_without_kernels_refuses(library):
         library._launch(CDMOE, torch.device("cpu"), None, None)
 
 
+def test_a_tensor_at_an_odd_address_is_refused(library):
+    """The kernels read 16 bytes at a time; a misaligned read would end the process's use of the GPU."""
+    params = CdmoeParams.from_buffer_copy(CDMOE)
+    params.hidden = 4096 + 8
+    with pytest.raises(DogeExportError, match=r"^hidden begins at .* no multiple of 16; pass hidden.clone\(\)$"):
+        library._launch(params, torch.device("cpu"), None, None)
+
+
 @pytest.mark.parametrize("field", ["batch", "new_tokens", "capacity", "num_heads", "num_kv_heads"])
 def test_a_workspace_never_shrinks(kernels, field):
     """So that the one for the largest sizes of a profile is enough for all."""

@@ -1,4 +1,12 @@
 // Many new tokens: threshold_kernel, prefill_kernel and replace_kernel executed on the CPU, against the reference.
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <functional>
+#include <iterator>
+#include <string>
+#include <vector>
+
 #include "attention_case.h"
 
 using namespace doge::emulation;
@@ -142,6 +150,64 @@ void bounded_cache() {
     }
 }
 
+// TensorRT may try a plugin on memory of any content. What slots that contradict each other give is anything, but it is
+// finite, comes in finite time, and nothing beyond the tensors is touched (DeviceBuffer faults there).
+void slots_that_contradict_each_other() {
+    constexpr int kTokens = 200, kCapacity = 300, kSize = 64;
+    const std::function<int(int)> places[] = {
+        [](int) { return 0; },  // below the new tokens, which find no slot that is free
+        [](int) { return INT32_MAX; },
+        [](int slot) { return -slot; },
+        [](int slot) { return slot / 2; },
+        [](int slot) { return 1000 + slot % 7; },
+    };
+    for (std::size_t kind = 0; kind < std::size(places); ++kind) {
+        for (int equal : {0, 200, kCapacity}) {
+            for (int past : {kCapacity - 3, 400}) {
+                const std::string name = "prefill contradicting slots " + std::to_string(kind) + ", " +
+                                         std::to_string(equal) + " equal scores, past " + std::to_string(past);
+                Random random(1);
+                const auto numbers = [&](int rows) {
+                    std::vector<float> values(static_cast<std::size_t>(rows) * kSize);
+                    for (float& x : values) x = random.normal();
+                    return values;
+                };
+                DeviceBuffer<float> query(numbers(kTokens)), key(numbers(kTokens)), value(numbers(kTokens));
+                DeviceBuffer<float> past_key(numbers(kCapacity)), past_value(numbers(kCapacity));
+                DeviceBuffer<float> score(std::vector<float>(kTokens, 1.0f)), past_score(kCapacity);
+                DeviceBuffer<float> output(query.size());
+                DeviceBuffer<std::int32_t> slots(kCapacity), lengths(std::vector<std::int32_t>{past});
+                for (int slot = 0; slot < kCapacity; ++slot) {
+                    slots[slot] = places[kind](slot);
+                    past_score[slot] = slot < equal ? 0.0f : 2.0f + static_cast<float>(slot);
+                }
+                doge_attention_params p{};
+                p.batch = p.num_heads = p.num_kv_heads = p.num_score_heads = 1;
+                p.new_tokens = kTokens;
+                p.capacity = p.keep_window_size = kCapacity;
+                p.head_size = kSize;
+                p.scale = 0.125f;
+                p.query = query.data();
+                p.key = key.data();
+                p.value = value.data();
+                p.score = score.data();
+                p.past_key = p.present_key = past_key.data();
+                p.past_value = p.present_value = past_value.data();
+                p.past_score = p.present_score = past_score.data();
+                p.past_slots = p.present_slots = slots.data();
+                p.past_lengths = lengths.data();
+                p.output = output.data();
+                DeviceBuffer<char> workspace(doge_attention_workspace_bytes(&p), 256);
+                const int status = doge_attention(&p, workspace.data(), workspace.size(), nullptr);
+                CHECK(status == DOGE_SUCCESS, name + ": status " + std::to_string(status));
+                const std::vector<float> given = output.host();
+                CHECK(std::all_of(given.begin(), given.end(), [](float x) { return std::isfinite(x); }),
+                      name + ": the output is not finite");
+            }
+        }
+    }
+}
+
 void every_schedule() {
     under_every_schedule([](const char* schedule) {
         for (int kind = 0; kind < 3; ++kind) {
@@ -167,6 +233,7 @@ int main() {
     ragged_rows();
     capacity_exceeded();
     bounded_cache();
+    slots_that_contradict_each_other();
     every_schedule();
     return failures();
 }
