@@ -90,9 +90,9 @@ def DynamicMaskAttention(
 
 @script(DOGE, default_opset=op)
 def CDMoE(hidden, scores_x, scores_y, down_embed, up_embed, num_experts_per_tok: int, weights_inside: int) -> FLOAT:
-    """The routed experts; see `model.operators.cdmoe` for shapes."""
-    x = op.Unsqueeze(op.Cast(scores_x, to=1), op.Constant(value_ints=[-1]))
-    y = op.Unsqueeze(op.Cast(scores_y, to=1), op.Constant(value_ints=[-2]))
+    """The routed experts; see `model.operators.cdmoe` for shapes. The scores are float32 whatever the rest is."""
+    x = op.Unsqueeze(scores_x, op.Constant(value_ints=[-1]))
+    y = op.Unsqueeze(scores_y, op.Constant(value_ints=[-2]))
     grid = op.Reshape(op.Add(x, y), op.Constant(value_ints=[0, 0, 0, -1]))
     # The flat index of a pair is its expert, so TopK's order among equals is the operator's.
     count = op.Reshape(op.Constant(value_int=num_experts_per_tok), op.Constant(value_ints=[1]))
@@ -110,8 +110,8 @@ def CDMoEWeightsInside(
     hidden, scores_x, scores_y, down_embed, up_embed, num_experts_per_tok: int, weights_inside: int
 ) -> FLOAT:
     """CDMoE where weights_inside is 1; it stands in its place in the graphs of the first generation."""
-    x = op.Unsqueeze(op.Cast(scores_x, to=1), op.Constant(value_ints=[-1]))
-    y = op.Unsqueeze(op.Cast(scores_y, to=1), op.Constant(value_ints=[-2]))
+    x = op.Unsqueeze(scores_x, op.Constant(value_ints=[-1]))
+    y = op.Unsqueeze(scores_y, op.Constant(value_ints=[-2]))
     grid = op.Reshape(op.Add(x, y), op.Constant(value_ints=[0, 0, 0, -1]))
     count = op.Reshape(op.Constant(value_int=num_experts_per_tok), op.Constant(value_ints=[1]))
     best, experts = op.TopK(grid, count, axis=-1)

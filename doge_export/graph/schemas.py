@@ -10,10 +10,8 @@ _REAL = ["tensor(float)", "tensor(float16)", "tensor(bfloat16)"]
 
 def _schema(name: str, inputs: str, outputs: str, **attributes: OpSchema.AttrType) -> OpSchema:
     def parameters(names: str) -> list[OpSchema.FormalParameter]:
-        # The score of a key is float32 whatever the rest is.
-        return [
-            OpSchema.FormalParameter(part, "tensor(float)" if part.endswith("score") else "T") for part in names.split()
-        ]
+        # Scores of keys and of experts are float32 whatever the rest is.
+        return [OpSchema.FormalParameter(part, "tensor(float)" if "score" in part else "T") for part in names.split()]
 
     return OpSchema(
         name,

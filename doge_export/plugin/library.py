@@ -183,7 +183,7 @@ class KernelLibrary:
         output: Tensor | None = None,
         workspace: Tensor | None = None,
     ) -> Tensor:
-        """CDMoE: hidden [..., H], scores_x and scores_y [..., R, K], down_embed and up_embed [E, H] -> [..., H].
+        """CDMoE: hidden [..., H], scores_x, scores_y [..., R, K] float32, down_embed, up_embed [E, H] -> [..., H].
 
         Arguments as `attention`. Raises as `attention`.
         """
@@ -193,12 +193,12 @@ class KernelLibrary:
         for name, tensor, shape in (
             ("hidden", hidden, hidden.shape),
             ("output", output, hidden.shape),
-            ("scores_x", scores_x, (*leading, heads, keys)),
-            ("scores_y", scores_y, (*leading, heads, keys)),
             ("down_embed", down_embed, (down_embed.shape[0], size)),
             ("up_embed", up_embed, down_embed.shape),
         ):
             _expect(name, tensor, tuple(shape), hidden.dtype, hidden.device)
+        for name, scores in (("scores_x", scores_x), ("scores_y", scores_y)):
+            _expect(name, scores, (*leading, heads, keys), torch.float32, hidden.device)
         tokens, experts = hidden.numel() // size, down_embed.shape[0]
         inside = int(weights_inside)
         params = CdmoeParams(tokens, size, experts, keys, heads, num_experts_per_tok, inside, _DTYPES[hidden.dtype])

@@ -65,8 +65,8 @@ def register(library: KernelLibrary | None = None, device_type: str = "cuda") ->
     ) -> Tensor:
         return library.cdmoe(
             hidden.contiguous(),
-            scores_x.contiguous(),
-            scores_y.contiguous(),
+            scores_x.float().contiguous(),
+            scores_y.float().contiguous(),
             down_embed.contiguous(),
             up_embed.contiguous(),
             num_experts_per_tok=num_experts_per_tok,

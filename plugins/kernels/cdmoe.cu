@@ -25,8 +25,8 @@ doge_cdmoe_params chunk_of(doge_cdmoe_params p, int first, int count) {
     const auto scores = static_cast<std::size_t>(p.num_routing_heads) * p.num_keys;
     p.tokens = count;
     p.hidden = advance(p.hidden, p.hidden_size);
-    p.scores_x = advance(p.scores_x, scores);
-    p.scores_y = advance(p.scores_y, scores);
+    p.scores_x += first * scores;
+    p.scores_y += first * scores;
     p.output = const_cast<void*>(advance(p.output, p.hidden_size));
     return p;
 }
@@ -42,7 +42,7 @@ cudaError_t prefill(const doge_cdmoe_params& all, char* workspace, cudaStream_t 
         const auto p = chunk_of<T>(all, first, std::min(per_chunk, all.tokens - first));
         const dim3 token_slices(static_cast<unsigned>(divide_up(p.tokens, kWarps)), slices(p));
         cudaError_t error =
-            launch(cdmoe_route<T>, p.tokens * p.num_routing_heads, kThreads, sizeof(Routing), stream, p, picks);
+            launch(cdmoe_route, p.tokens * p.num_routing_heads, kThreads, sizeof(Routing), stream, p, picks);
         if (error == cudaSuccess) error = launch(cdmoe_down<T>, token_slices, kThreads, 0, stream, p, picks);
         if (error == cudaSuccess) error = launch(cdmoe_up<T>, token_slices, kThreads, 0, stream, p, picks);
         if (error != cudaSuccess) return error;

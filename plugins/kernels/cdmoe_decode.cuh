@@ -12,8 +12,7 @@
 //   4. writes the output, if it is the token's only block. Else it leaves its sum in the workspace, and the last block
 //      of the token to do so adds all up, always in the order of the blocks: the result does not depend on who is last.
 //
-// Who is last is told by a ticket, one 64-bit word for each token in the workspace, of unknown content at the start:
-// see take_ticket.
+// Who is last is told by a ticket of the token, in the workspace: see tickets.cuh.
 //
 // Shared memory: DecodeShared, the hidden state [H] T, and [groups, H] float32 if there is more than one group.
 #ifndef DOGE_KERNELS_CDMOE_DECODE_CUH
@@ -23,8 +22,11 @@
 #include "cdmoe_routing.cuh"
 #include "launch.cuh"
 #include "mma.cuh"
+#include "tickets.cuh"
 
 namespace doge::cdmoe {
+
+static_assert(kDecodeBlocks <= kMaxTicketBlocks, "all blocks of a launch may be those of one token");
 
 struct alignas(16) DecodeShared {
     Routing routing;
@@ -42,33 +44,6 @@ inline std::size_t decode_shared_bytes(const doge_cdmoe_params& p) {
     const std::size_t row_bytes = static_cast<std::size_t>(p.hidden_size) * element_bytes(p);
     const int groups = kThreads / group_threads(static_cast<int>(row_bytes / 16));
     return sizeof(DecodeShared) + row_bytes + (groups > 1 ? sizeof(float) * groups * p.hidden_size : 0);
-}
-
-using Ticket = unsigned long long;
-constexpr int kTicketCountBits = 9;  // up to kDecodeBlocks blocks wait for each other
-constexpr Ticket kTicketMark = 0x5D06E7C3A91B24F8ULL >> kTicketCountBits << kTicketCountBits;
-static_assert(kDecodeBlocks < 1 << kTicketCountBits, "a ticket counts all blocks");
-
-// By one thread of each block: true for the last of `blocks`, which also makes the ticket ready for the next launch.
-//
-// A ticket is kTicketMark plus the number of blocks that have come. A finished launch leaves kTicketMark + 0. If the
-// word is anything else than a ticket when the first block comes (nobody initialises a workspace, and others use it in
-// between), that block makes it kTicketMark + 1. A stray word is taken for a ticket with a probability of 2^-55. The
-// alternative, a memset before each launch, costs as much as the work itself for one token.
-__device__ __forceinline__ bool take_ticket(Ticket* ticket, int blocks) {
-    const auto is_ticket = [](Ticket word) { return word >> kTicketCountBits == kTicketMark >> kTicketCountBits; };
-    Ticket before = atomicAdd(ticket, Ticket{1});
-    while (!is_ticket(before)) {  // our 1 was added to a stray word, and means nothing
-        const Ticket seen = atomicAdd(ticket, Ticket{0});
-        if (is_ticket(seen)) {  // another block has replaced it
-            before = atomicAdd(ticket, Ticket{1});
-        } else if (atomicCAS(ticket, seen, kTicketMark + 1) == seen) {
-            before = kTicketMark;
-        }
-    }
-    const bool last = before == kTicketMark + static_cast<Ticket>(blocks) - 1;
-    if (last) atomicExch(ticket, kTicketMark);
-    return last;
 }
 
 // The products of `kRows` rows of down_embed with the hidden state, the same in all lanes.
@@ -177,8 +152,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     for (int v = threadIdx.x; v < vectors; v += kThreads) async_copy_16(hidden + v, hidden_row + v, true);
     async_commit();
     const std::size_t scores = (static_cast<std::size_t>(token) * p.num_routing_heads + head) * p.num_keys;
-    route(shared.routing, static_cast<const T*>(p.scores_x) + scores, static_cast<const T*>(p.scores_y) + scores,
-          p.num_keys, p.num_experts_per_tok);
+    route(shared.routing, p.scores_x + scores, p.scores_y + scores, p.num_keys, p.num_experts_per_tok);
     async_wait<0>();
     __syncthreads();
 
@@ -230,15 +204,9 @@ __global__ void __launch_bounds__(kThreads, 2)
             finish_column(column, sums);
         }
     }
-    if (slots == 1) return;
-
-    __threadfence();  // what this thread wrote is seen before the ticket is
-    __syncthreads();
-    if (threadIdx.x == 0) shared.is_last = take_ticket(tickets + token, slots);
-    __syncthreads();
-    if (!shared.is_last) return;
-    __threadfence();
-    add_up_slots(output, partials, slots, p.hidden_size);
+    if (slots > 1 && is_last_block(tickets + token, slots, shared.is_last)) {
+        add_up_slots(output, partials, slots, p.hidden_size);
+    }
 }
 
 }  // namespace doge::cdmoe

@@ -34,14 +34,11 @@ struct Picks {
     float* products;  // [slices, tokens * R * k]
 };
 
-// Grid: tokens * routing heads.
-template <class T>
-__global__ void __launch_bounds__(kThreads) cdmoe_route(const doge_cdmoe_params p, Picks picks) {
+// Grid: tokens * routing heads. Static: the same for every T, and in more than one translation unit of the tests.
+static __global__ void __launch_bounds__(kThreads) cdmoe_route(const doge_cdmoe_params p, Picks picks) {
     auto& routing = *dynamic_shared<Routing>();
     const std::size_t at = static_cast<std::size_t>(blockIdx.x);  // token * R + head
-    const T* x = static_cast<const T*>(p.scores_x) + at * p.num_keys;
-    const T* y = static_cast<const T*>(p.scores_y) + at * p.num_keys;
-    route(routing, x, y, p.num_keys, p.num_experts_per_tok);
+    route(routing, p.scores_x + at * p.num_keys, p.scores_y + at * p.num_keys, p.num_keys, p.num_experts_per_tok);
     __syncthreads();
     const int n = threadIdx.x;
     if (n < p.num_experts_per_tok) {

@@ -225,10 +225,9 @@ __device__ __forceinline__ void softmax(Routing& r, int k) {
 
 // By all threads of the block: fills r.expert and r.weight, [k] each, for scores x and y, [K] each. They may be read
 // after the next barrier.
-template <class T>
-__device__ __forceinline__ void route(Routing& r, const T* x, const T* y, int num_keys, int k) {
+__device__ __forceinline__ void route(Routing& r, const float* x, const float* y, int num_keys, int k) {
     const int half = threadIdx.x / kMaxKeys, place = threadIdx.x % kMaxKeys;
-    r.key[half][place] = place < num_keys ? order_key(to_float((half == 0 ? x : y)[place])) : 0;
+    r.key[half][place] = place < num_keys ? order_key((half == 0 ? x : y)[place]) : 0;
     __syncthreads();
     sort_scores(r, num_keys);
     __syncthreads();

@@ -18,11 +18,10 @@ struct Routing {
 // The k best of x[a] + y[b]. The sums are float32, as PyTorch's are: which pair is best depends on their rounding.
 Routing route(const doge_cdmoe_params& p, int token, int routing_head) {
     const size_t place = (size_t(token) * p.num_routing_heads + routing_head) * p.num_keys;
-    const std::vector<float> x = read(p.dtype, p.scores_x, place, p.num_keys);
-    const std::vector<float> y = read(p.dtype, p.scores_y, place, p.num_keys);
+    const float *x = p.scores_x + place, *y = p.scores_y + place;
     std::vector<float> sums;
-    for (float of_x : x) {
-        std::transform(y.begin(), y.end(), std::back_inserter(sums), [of_x](float of_y) { return of_x + of_y; });
+    for (int a = 0; a < p.num_keys; ++a) {
+        std::transform(y, y + p.num_keys, std::back_inserter(sums), [&](float of_y) { return x[a] + of_y; });
     }
 
     Routing routing;

@@ -98,7 +98,7 @@ def varied_cases() -> Iterator[tuple[str, AttentionCase]]:
 def cdmoe_cases() -> Iterator[tuple[str, CdmoeCase]]:
     """Decode and prefill; the last as large as it gets."""
     for tokens in (1, 5, 16, 100):
-        for scores in ("usual", "levels"):
+        for scores in ("usual", "levels", "close"):
             case = CdmoeCase(tokens=tokens, hidden=256, keys=32, picks=16, scores=scores)
             yield f"tokens {tokens} scores {scores}", case
     yield (

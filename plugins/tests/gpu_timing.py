@@ -227,7 +227,7 @@ def cdmoe(library: KernelLibrary, tokens: int) -> Timing:
     case = CdmoeCase(tokens=tokens, hidden=1024, keys=128, picks=64, dtype=torch.float16)
     hidden, x, y, down, up = cdmoe_inputs(case, "cuda")
     tables = [(down, up), (down.clone(), up.clone()), (down.clone(), up.clone())]
-    grid = (x.float()[..., :, None] + y.float()[..., None, :]).flatten(-2)
+    grid = (x[..., :, None] + y[..., None, :]).flatten(-2)
     experts = grid.topk(case.picks).indices.unique().numel()
     bytes_moved = experts * case.hidden * 2 * 2
     copies = copies_for(bytes_moved, at_most=700)

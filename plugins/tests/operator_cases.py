@@ -157,7 +157,10 @@ class CdmoeCase:
 
 
 def cdmoe_inputs(case: CdmoeCase, device: str = "cpu") -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """hidden, scores_x, scores_y, down_embed, up_embed; scores "usual" or in few "levels", so that there are ties."""
+    """hidden, scores_x, scores_y, down_embed, up_embed.
+
+    Scores are float32: "usual", in few "levels", so that there are ties, or so "close" that 16 bits would make ties.
+    """
     generator = torch.Generator().manual_seed(case.seed)
 
     def normal(*shape: int) -> Tensor:
@@ -167,10 +170,12 @@ def cdmoe_inputs(case: CdmoeCase, device: str = "cpu") -> tuple[Tensor, Tensor, 
     x, y = normal(*shape), normal(*shape)
     if case.scores == "levels":
         x, y = x.round(), y.round()
+    elif case.scores == "close":
+        x, y = 1 + 1e-4 * x, 1 + 1e-4 * y
     experts = case.keys**2 + case.spare
     tables = normal(experts, case.hidden) / case.hidden**0.5, normal(experts, case.hidden)
-    hidden, x, y, down, up = (t.to(device, case.dtype) for t in (normal(1, case.tokens, case.hidden), x, y, *tables))
-    return hidden, x, y, down, up
+    hidden, down, up = (t.to(device, case.dtype) for t in (normal(1, case.tokens, case.hidden), *tables))
+    return hidden, x.to(device), y.to(device), down, up
 
 
 def expected_cdmoe(case: CdmoeCase, inputs: tuple[Tensor, ...]) -> Tensor:

@@ -267,7 +267,7 @@ def random_cdmoe(seed: int, dtype: torch.dtype) -> CdmoeCase:
         picks=draw.choice([1, keys, keys**2, draw.randint(1, keys**2)]),
         spare=draw.choice([0, 3]),
         weights_inside=draw.random() < 0.3,
-        scores=draw.choice(["usual", "levels"]),
+        scores=draw.choice(["usual", "levels", "close"]),
         dtype=dtype,
         seed=seed,
     )
@@ -298,6 +298,13 @@ def test_cdmoe_ranks_sums_as_float32_rounds_them(library):
     output = library.cdmoe(hidden, x, y, down, up, num_experts_per_tok=1)
     assert torch.equal(output, operators.cdmoe(hidden[None], x[None], y[None], down, up, 1)[0])
     torch.testing.assert_close(output, torch.nn.functional.silu(torch.full((1, 4), 4.0)))
+
+
+def test_cdmoe_takes_scores_in_float32_alone(library):
+    case = CdmoeCase(dtype=torch.float16)
+    hidden, x, y, *tables = cdmoe_inputs(case)
+    with pytest.raises(DogeExportError, match=r"scores_y is .* float16 on cpu; .* float32 on cpu is expected"):
+        library.cdmoe(hidden, x, y.half(), *tables, num_experts_per_tok=case.picks)
 
 
 def test_a_token_is_the_token_alone(library):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_ir as ir
 
-from doge_export.targets.half.kinds import DECIDING, FOLLOWING, KERNELS, NOT_REAL, PRODUCTS
+from doge_export.targets.half.kinds import DECIDING, EXTENTS, FOLLOWING, KERNELS, NOT_REAL, PRODUCTS
 
 FLOAT = ir.DataType.FLOAT
 Operator = tuple[str, str]
@@ -58,9 +58,13 @@ class Flow:
         return self._stored[value]
 
     def decides(self, value: ir.Value) -> bool:
-        """Whether all that reads a value is a decision, at once or in the end."""
-        readers = value.uses()
+        """Whether all that reads a value's numbers is a decision, at once or in the end."""
+        readers = [use for use in value.uses() if use.node.op_type not in EXTENTS]
         return bool(readers) and not value.is_graph_output() and all(self._decides_in(*use) for use in readers)
+
+    def serves_decision(self, node: ir.Node) -> bool:
+        """Whether anything that reads a node's results is a decision, or is only there for one."""
+        return any(self._decides_in(*use) for value in self.real_outputs(node) for use in value.uses())
 
     def _decides_in(self, node: ir.Node, place: int) -> bool:
         kernel = KERNELS.get(operator(node))

@@ -23,30 +23,40 @@ JOINING = {"Concat", "TensorScatter"}
 DECIDING = {("", name) for name in ("Softplus", "Exp", "TopK", "Less", "LessOrEqual", "Greater", "GreaterOrEqual")}
 """What a small difference may tip, or what makes a small difference a large one."""
 
-NOT_REAL = {
+EXTENTS = {"Shape", "Size"}
+"""What reads no number of a value."""
+
+NOT_REAL = EXTENTS | {
     "And", "ArgMax", "ArgMin", "Equal", "Greater", "GreaterOrEqual", "IsNaN", "Less", "LessOrEqual", "NonZero", "Not",
-    "Or", "Shape", "Size",
+    "Or",
 }  # fmt: skip
 """What gives integers or truth values of real numbers."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
-    """An operator that stores 16 bits and takes care of float32 inside; the places that are float32 all the same."""
+    """An operator that stores 16 bits and takes care of float32 inside.
+
+    Attributes:
+        wide_inputs: places that are float32 all the same; what comes there decides.
+        wide_outputs: the same of outputs.
+        serves_decisions: it is a float32 node where a decision reads its result, which is then not rounded.
+    """
 
     wide_inputs: tuple[int, ...] = ()
     wide_outputs: tuple[int, ...] = ()
+    serves_decisions: bool = False
 
 
 _ATTENTION = Kernel(wide_inputs=(3, 6), wide_outputs=(3,))
 KERNELS = {
     ("doge", "DynamicMaskAttention"): _ATTENTION,
     ("doge", "RatioMaskAttention"): _ATTENTION,
-    ("doge", "CDMoE"): Kernel(),
+    ("doge", "CDMoE"): Kernel(wide_inputs=(1, 2)),
     ("com.microsoft", "GroupQueryAttention"): Kernel(),
-    ("com.microsoft", "SkipSimplifiedLayerNormalization"): Kernel(wide_outputs=(1, 2)),
-    ("com.microsoft", "SimplifiedLayerNormalization"): Kernel(),
-    ("", "RMSNormalization"): Kernel(),
+    ("com.microsoft", "SkipSimplifiedLayerNormalization"): Kernel(wide_outputs=(1, 2), serves_decisions=True),
+    ("com.microsoft", "SimplifiedLayerNormalization"): Kernel(serves_decisions=True),
+    ("", "RMSNormalization"): Kernel(serves_decisions=True),
     ("", "Attention"): Kernel(),
 }
 """RMSNormalization is defined with its first stage, up to the multiplication by the weight, in float32 (stash_type)."""

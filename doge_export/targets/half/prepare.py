@@ -13,6 +13,7 @@ def prepare(model: ir.Model) -> None:
     """Rewrite `model` in place, for `HalfPrecision` and for whoever wants to look at its values in float32 first."""
     ir.passes.Sequential(
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        common.RemoveUnusedNodesPass(),  # left by a lowering; a value that one reads too would not only decide
         SeparateDeciding(),
         RelativeBias(),
         common.TopologicalSortPass(),

@@ -38,17 +38,20 @@ class Types:
     def reads_wide(self, node: ir.Node, place: int) -> bool:
         """Whether a node takes an input in float32."""
         kernel = KERNELS.get(operator(node))
-        return node in self._wide_nodes if kernel is None else place in kernel.wide_inputs
+        return node in self._wide_nodes or (kernel is not None and place in kernel.wide_inputs)
 
     def _decide(self, node: ir.Node) -> None:
         kernel = KERNELS.get(operator(node))
-        if kernel is not None:
-            self._wide.update(node.outputs[place] for place in kernel.wide_outputs if place < len(node.outputs))
-        elif self._is_wide_node(node):
+        if self._is_wide_node(node):
             self._wide_nodes.add(node)
             self._wide.update(self.flow.real_outputs(node))
+        elif kernel is not None:
+            self._wide.update(node.outputs[place] for place in kernel.wide_outputs if place < len(node.outputs))
 
     def _is_wide_node(self, node: ir.Node) -> bool:
+        kernel = KERNELS.get(operator(node))
+        if kernel is not None:
+            return kernel.serves_decisions and self.flow.serves_decision(node)
         if node.op_type == "CastLike":  # back to the type of activations, or to that of integers
             return not self.flow.real_outputs(node)
         if operator(node) not in FOLLOWING | PRODUCTS:

@@ -95,10 +95,10 @@ typedef struct {
     int32_t num_routing_heads;   /* R */
     int32_t num_experts_per_tok; /* k <= K * K */
     int32_t weights_inside;      /* 1: silu(product * weight), the first generation; 0: silu(product) * weight */
-    doge_dtype dtype;            /* of everything */
+    doge_dtype dtype;            /* of hidden, the tables and the output */
     const void* hidden;          /* [tokens, H] */
-    const void* scores_x;        /* [tokens, R, K] */
-    const void* scores_y;        /* [tokens, R, K] */
+    const float* scores_x;       /* [tokens, R, K] */
+    const float* scores_y;       /* [tokens, R, K] */
     const void* down_embed;      /* [E, H] */
     const void* up_embed;        /* [E, H] */
     void* output;                /* [tokens, H] */

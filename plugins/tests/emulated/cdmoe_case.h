@@ -50,12 +50,12 @@ class CdmoeCase {
   public:
     explicit CdmoeCase(CdmoeSizes sizes, Score score = normal_score, std::uint64_t seed = 1)
         : hidden(std::size_t(sizes.tokens) * sizes.hidden_size),
-          scores_x(std::size_t(sizes.tokens) * sizes.num_routing_heads * sizes.num_keys),
-          scores_y(scores_x.size()),
           down(std::size_t(sizes.num_experts) * sizes.hidden_size),
           up(down.size()),
           output(hidden.size()),
-          expected(hidden.size()) {
+          expected(hidden.size()),
+          scores_x(std::size_t(sizes.tokens) * sizes.num_routing_heads * sizes.num_keys),
+          scores_y(scores_x.size()) {
         Random random(seed);
         const float scale = 1 / std::sqrt(static_cast<float>(sizes.hidden_size));
         fill(hidden, [&] { return random.normal(); });
@@ -125,11 +125,12 @@ class CdmoeCase {
 
     std::string name;
     doge_cdmoe_params params{};
-    DeviceBuffer<T> hidden, scores_x, scores_y, down, up, output, expected;
+    DeviceBuffer<T> hidden, down, up, output, expected;
+    DeviceBuffer<float> scores_x, scores_y;
 
   private:
-    template <class Make>
-    static void fill(DeviceBuffer<T>& buffer, Make make) {
+    template <class Number, class Make>
+    static void fill(DeviceBuffer<Number>& buffer, Make make) {
         for (std::size_t i = 0; i < buffer.size(); ++i) buffer[i] = make();
     }
 };

@@ -78,7 +78,7 @@ std::vector<Routed> route(const std::vector<Scores>& tokens, int num_keys, int k
     p.num_experts_per_tok = k;
     p.scores_x = x.data();
     p.scores_y = y.data();
-    launch(cdmoe::cdmoe_route<float>, p.tokens, cdmoe::kThreads, sizeof(cdmoe::Routing), nullptr, p,
+    launch(cdmoe::cdmoe_route, p.tokens, cdmoe::kThreads, sizeof(cdmoe::Routing), nullptr, p,
            cdmoe::Picks{experts.data(), weights.data(), nullptr});
     std::vector<Routed> routed;
     for (std::size_t token = 0; token < tokens.size(); ++token) {

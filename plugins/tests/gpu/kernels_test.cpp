@@ -178,13 +178,14 @@ void test_cdmoe(int tokens, int hidden, int keys, int heads, int picks, bool ins
     p.weights_inside = inside;
     p.dtype = dtype;
     const Bytes states = normal(dtype, size_t(tokens) * hidden);
-    const Bytes x = normal(dtype, size_t(tokens) * heads * keys), y = normal(dtype, size_t(tokens) * heads * keys);
+    const size_t scores = size_t(tokens) * heads * keys;
+    const Bytes x = normal(DOGE_FLOAT32, scores), y = normal(DOGE_FLOAT32, scores);
     const size_t table = size_t(p.num_experts) * hidden;
     const Bytes down = normal(dtype, table), up = normal(dtype, table);
     Bytes expected(states.size(), 0xFF);
     p.hidden = states.data();
-    p.scores_x = x.data();
-    p.scores_y = y.data();
+    p.scores_x = reinterpret_cast<const float*>(x.data());
+    p.scores_y = reinterpret_cast<const float*>(y.data());
     p.down_embed = down.data();
     p.up_embed = up.data();
     p.output = expected.data();
@@ -195,8 +196,8 @@ void test_cdmoe(int tokens, int hidden, int keys, int heads, int picks, bool ins
     }
     const DeviceBytes d_states(states), d_x(x), d_y(y), d_down(down), d_up(up), d_output(Bytes(states.size(), 0xFF));
     p.hidden = d_states.as<void>();
-    p.scores_x = d_x.as<void>();
-    p.scores_y = d_y.as<void>();
+    p.scores_x = d_x.as<float>();
+    p.scores_y = d_y.as<float>();
     p.down_embed = d_down.as<void>();
     p.up_embed = d_up.as<void>();
     p.output = d_output.as<void>();

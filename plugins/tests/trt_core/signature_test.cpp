@@ -49,15 +49,17 @@ void formats() {
     }
     for (size_t index = 0; index < std::size(kReal); ++index) {
         const Type t = kReal[index], f32 = Type::float32, i32 = Type::int32;
-        const std::vector<Type> attention = {t, t, t, f32, t, t, f32, i32, i32, i32, t, t, t, f32, i32};
-        const std::vector<Tensor> seen = combinations(bounded->signature()).at(index);
-        for (size_t position = 0; position < attention.size(); ++position) {
-            CHECK_EQUAL(type_name(seen[position].type), std::string(type_name(attention[position])));
-            CHECK(seen[position].linear);
-        }
-        const std::vector<Tensor> same = combinations(cdmoe->signature()).at(index);
-        for (const Tensor& tensor : same) {
-            CHECK(tensor.type == t);
+        const std::pair<const Operator*, std::vector<Type>> expected[] = {
+            {bounded.get(), {t, t, t, f32, t, t, f32, i32, i32, i32, t, t, t, f32, i32}},
+            {cdmoe.get(), {t, f32, f32, t, t, t}},
+        };
+        for (const auto& [node, types] : expected) {
+            const std::vector<Tensor> seen = combinations(node->signature()).at(index);
+            CHECK_EQUAL(seen.size(), types.size());
+            for (size_t position = 0; position < types.size(); ++position) {
+                CHECK_EQUAL(type_name(seen[position].type), std::string(type_name(types[position])));
+                CHECK(seen[position].linear);
+            }
         }
     }
 }
@@ -88,6 +90,10 @@ void wrong_types() {
     CHECK_PROBLEM(with_type(3, Type::float16), "score is float16; float32 expected");
     CHECK_PROBLEM(with_type(7, Type::other), "past_lengths is an unsupported type; int32 expected");
     CHECK_PROBLEM(with_type(7, Type::int64), "past_lengths is int64; int32 expected");
+    const auto experts = made(make_cdmoe, cdmoe_values());
+    std::vector<Tensor> inputs = cdmoe_inputs({}, Type::float16);
+    inputs[2].type = Type::float16;
+    CHECK_PROBLEM(check_types(experts->signature(), inputs.data(), 5), "scores_y is float16; float32 expected");
 }
 
 void sizes() {

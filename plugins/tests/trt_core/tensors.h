@@ -64,8 +64,8 @@ inline std::vector<trt::Tensor> cdmoe_inputs(const CdmoeSizes& s, trt::Type type
     const trt::Shape table = shape({s.num_experts, s.hidden_size});
     return {
         {type, true, shape({s.batch, s.new_tokens, s.hidden_size})},
-        {type, true, routing},
-        {type, true, routing},
+        {trt::Type::float32, true, routing},
+        {trt::Type::float32, true, routing},
         {type, true, table},
         {type, true, table},
     };

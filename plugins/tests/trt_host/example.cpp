@@ -121,8 +121,8 @@ void run_cdmoe_reference(Example& e) {
     p.weights_inside = std::get<int32_t>(e.attributes[1].second);
     p.dtype = trt::dtype_of(e.type);
     p.hidden = e.input_data[0].data();
-    p.scores_x = e.input_data[1].data();
-    p.scores_y = e.input_data[2].data();
+    p.scores_x = at<float>(e.input_data[1]);
+    p.scores_y = at<float>(e.input_data[2]);
     p.down_embed = e.input_data[3].data();
     p.up_embed = e.input_data[4].data();
     p.output = e.expected[0].data();

@@ -16,8 +16,8 @@ enum Input { hidden, scores_x, scores_y, down_embed, up_embed };
 const Signature kTensors = {
     {
         {"hidden", Element::real, kHidden},
-        {"scores_x", Element::real, kRouting},
-        {"scores_y", Element::real, kRouting},
+        {"scores_x", Element::float32, kRouting},
+        {"scores_y", Element::float32, kRouting},
         {"down_embed", Element::real, kTable},
         {"up_embed", Element::real, kTable},
     },
@@ -52,8 +52,8 @@ public:
             void* stream) const override {
         doge_cdmoe_params p = params(sizes, type);
         p.hidden = inputs[hidden];
-        p.scores_x = inputs[scores_x];
-        p.scores_y = inputs[scores_y];
+        p.scores_x = static_cast<const float*>(inputs[scores_x]);
+        p.scores_y = static_cast<const float*>(inputs[scores_y]);
         p.down_embed = inputs[down_embed];
         p.up_embed = inputs[up_embed];
         p.output = outputs[0];

@@ -1,0 +1,33 @@
+"""Random decoders of every composition, and how their graphs are lowered and run."""
+
+from __future__ import annotations
+
+import numpy as np
+from compositions import BLINDING, COMPOSITIONS, MIXING
+
+from doge_export.runtime.canonical_decoder import CanonicalDecoder
+from doge_export.runtime.in_place_decoder import InPlaceDecoder
+from doge_export.runtime.portable_decoder import PortableDecoder
+from doge_export.targets import Traits
+
+LENGTH, VOCABULARY = 24, 96
+DECODERS = {"onnxruntime": InPlaceDecoder, "portable": PortableDecoder, "canonical": CanonicalDecoder}
+EVERY = COMPOSITIONS | BLINDING | MIXING
+CASES = [(name, target) for name in EVERY for target in DECODERS if target != "canonical" or name not in BLINDING]
+
+
+def traits(name):
+    """The kernel rotates every second composition, tables of angles rotate the others."""
+    static = list(EVERY).index(name) % 2 == 0 and EVERY[name].get("rotates_keys", True)
+    return Traits(whole_rows=name in BLINDING | MIXING, static_rope=static, max_length=32)
+
+
+def run(decoder, ids, mask=None, chunks=None):
+    """Logits [B, S, V] read in pieces."""
+    decoder.reset(len(ids))
+    parts, start = [], 0
+    for size in chunks or [ids.shape[1]]:
+        piece = slice(start, start + size)
+        parts.append(decoder.forward(ids[:, piece], None if mask is None else mask[:, piece]))
+        start += size
+    return np.concatenate(parts, axis=1)
