@@ -7,11 +7,8 @@
 //
 // Where present caches are other memory than past ones, copy_cache_kernel takes over the prefix.
 #include <algorithm>
-#include <mutex>
-#include <unordered_map>
 
 #include "attention_cache.cuh"
-#include "attention_counters.h"
 #include "attention_launch.h"
 #include "attention_threshold.cuh"
 
@@ -72,7 +69,7 @@ AttentionWorkspacePlan::AttentionWorkspacePlan(const doge_attention_params& p) {
     const std::size_t parts =
         std::min(std::max<std::size_t>(tiles, kMaxDecodeBlocks), tiles * blocks_of_64(p.capacity));
     const bool chosen_before = p.keep_window_size > 0 && p.new_tokens > 1;
-    counters = take(tiles * sizeof(unsigned));
+    tickets = take(tiles * sizeof(Ticket));
     sums = take(parts * kTileRows * sizeof(float2));
     outputs = take(parts * kTileRows * p.head_size * sizeof(float));
     thresholds = take(chosen_before ? batch * p.num_score_heads * tokens * sizeof(std::uint64_t) : 0);
@@ -81,21 +78,9 @@ AttentionWorkspacePlan::AttentionWorkspacePlan(const doge_attention_params& p) {
 
 AttentionWorkspace AttentionWorkspacePlan::at(void* memory) const {
     char* begin = static_cast<char*>(memory);
-    return {reinterpret_cast<unsigned*>(begin + counters), reinterpret_cast<float2*>(begin + sums),
+    return {reinterpret_cast<Ticket*>(begin + tickets), reinterpret_cast<float2*>(begin + sums),
             reinterpret_cast<float*>(begin + outputs), reinterpret_cast<std::uint64_t*>(begin + thresholds),
             reinterpret_cast<std::int32_t*>(begin + free_slots)};
-}
-
-int counter_page(const void* workspace) {
-    static std::mutex mutex;
-    static std::unordered_map<const void*, int> pages;
-    const std::lock_guard<std::mutex> lock(mutex);
-    const auto known = pages.find(workspace);
-    if (known != pages.end()) return known->second;
-    if (pages.size() == kCounterPages) return -1;
-    const int page = static_cast<int>(pages.size());
-    pages.emplace(workspace, page);
-    return page;
 }
 
 #ifdef DOGE_EMULATED

@@ -34,17 +34,11 @@ int for_head_size(int head_size, Run run) {
 template <class T>
 int launch_decode(const doge_attention_params& p, const AttentionWorkspace& workspace, cudaStream_t stream) {
     return for_head_size(p.head_size, [&](auto size) {
-        using Kernel = Decode<T, decltype(size)::value>;
+        using Kernel = DecodeBlock<T, decltype(size)::value>;
         const int splits = decode_splits(p, Kernel::kBlocks, Kernel::kSharedBytes);
         const dim3 grid(splits, p.num_kv_heads * decode_tiles(p), p.batch);
-        const int page = splits > 1 && grid.y * grid.z <= kCountersPerPage ? counter_page(workspace.counters) : -1;
-        if (splits > 1 && page < 0) {
-            const std::size_t bytes = sizeof(unsigned) * grid.y * grid.z;
-            const cudaError_t error = cudaMemsetAsync(workspace.counters, 0, bytes, stream);
-            if (error != cudaSuccess) return static_cast<int>(error);
-        }
         return static_cast<int>(launch(decode_kernel<T, decltype(size)::value>, grid, dim3(Kernel::kThreads),
-                                       Kernel::kSharedBytes, stream, p, workspace, page));
+                                       Kernel::kSharedBytes, stream, p, workspace));
     });
 }
 

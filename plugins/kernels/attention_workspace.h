@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "doge/operators.h"
+#include "tickets.cuh"
 
 namespace doge {
 
@@ -17,7 +18,7 @@ constexpr int kMaxDecodeBlocks = 512;  // at most so many blocks for the sake of
 constexpr int kMaxDecodeRows = 32;     // new tokens * group, beyond which a prompt is being read
 
 struct AttentionWorkspace {
-    unsigned* counters;         // [B, tiles, Hkv]: blocks of a decode launch that have ended (attention_counters.h)
+    Ticket* tickets;            // [B, tiles, Hkv]: which of the splits of a decode launch is the last
     float2* sums;               // [parts, 16]: largest logit, sum of the weights relative to it
     float* outputs;             // [parts, 16, D], relative to the largest logit
     std::uint64_t* thresholds;  // [B, Hs, S]: the order key of the worst key that a new token sees
@@ -26,7 +27,7 @@ struct AttentionWorkspace {
 
 // Where each part begins, in bytes, for the largest launch of these sizes.
 struct AttentionWorkspacePlan {
-    std::size_t counters = 0, sums = 0, outputs = 0, thresholds = 0, free_slots = 0, total = 0;
+    std::size_t tickets = 0, sums = 0, outputs = 0, thresholds = 0, free_slots = 0, total = 0;
 
     explicit AttentionWorkspacePlan(const doge_attention_params& params);
     AttentionWorkspace at(void* memory) const;

@@ -160,26 +160,6 @@ void every_schedule() {
     set_schedule({});
 }
 
-// A captured graph is replayed with the workspace as others left it; and a process may have any number of workspaces.
-void workspaces_as_others_left_them() {
-    AttentionCase c;
-    c.name = "decode again";
-    c.past_lengths = {300};
-    c.capacity = 320;
-    AttentionRun<__half> run(c);
-    constexpr int kWorkspaces = 300;
-    std::vector<std::unique_ptr<DeviceBuffer<char>>> workspaces;
-    for (int n = 0; n < kWorkspaces; ++n) workspaces.push_back(std::make_unique<DeviceBuffer<char>>(64 * 1024, 256));
-    for (int round = 0; round < 2; ++round) {
-        for (int n = 0; n < kWorkspaces; ++n) {
-            for (std::size_t at = 0; at < workspaces[n]->size(); ++at)
-                (*workspaces[n])[at] = static_cast<char>(at * 7 + n);
-            run.share_workspace(*workspaces[n]);
-            run.check(bar_of(c.dtype), "round " + std::to_string(round) + ", workspace " + std::to_string(n));
-        }
-    }
-}
-
 }  // namespace
 
 int main() {
@@ -191,6 +171,5 @@ int main() {
     separate_caches_and_padding_rows();
     bounded_cache();
     every_schedule();
-    workspaces_as_others_left_them();
     return failures();
 }
