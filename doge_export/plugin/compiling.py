@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import os
 import re
+import signal
 import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -52,14 +53,15 @@ def compile_plugin(
 
     Raises RunFailed where a compiler fails.
     """
-    log.parent.mkdir(parents=True, exist_ok=True)
+    for folder in (log.parent, tree):
+        folder.mkdir(parents=True, exist_ok=True)
     building = [str(toolchain.cmake.path), "--build", str(tree), "--parallel", str(jobs or os.cpu_count() or 1)]
     building += ["--target", *targets] if targets else []
     with log.open("w", encoding="utf-8") as out, console.progress("compiling the plugin", total=100) as advance:
         done = 0
         for command in (_configure_command(sources, tree, settings, toolchain), building):
             lines = []
-            with _running(command) as process:
+            with _running(command, tree) as process:
                 for line in process.stdout or ():
                     out.write(line)
                     lines.append(line)
@@ -103,18 +105,29 @@ def _configure_command(sources: Path, tree: Path, settings: Settings, toolchain:
 
 
 @contextlib.contextmanager
-def _running(command: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
-    """The command, both outputs in `stdout`; ended where the body is left early."""
+def _running(command: Sequence[str], temporary: Path) -> Iterator[subprocess.Popen[str]]:
+    """The command, both outputs in `stdout`; it and all that it started are ended where the body is left early.
+
+    They are a process group of their own: cmake passes no signal on, and waits for its compilers when it gets one.
+    What nvcc then leaves lies in the folder `temporary`.
+    """
     console.detail(" ".join(command))
     process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        process_group=0,
+        env={**os.environ, "TMPDIR": str(temporary)},
     )
     try:
         yield process
         process.wait()
     finally:
         if process.poll() is None:
-            process.terminate()
+            os.killpg(process.pid, signal.SIGTERM)
             process.wait()
         if process.stdout:
             process.stdout.close()

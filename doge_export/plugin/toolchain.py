@@ -114,7 +114,10 @@ def find_toolchain(
             "CUDA headers",
             None,
             _cuda_header_folders(nvcc_tool),
-            _header_version("cuda_runtime_api.h", r"define CUDART_VERSION +(\d+)"),
+            # 1000 times the major and 10 times the minor number
+            _header_version(
+                "cuda_runtime_api.h", *(rf"define CUDART_VERSION +{p}\b" for p in (r"(\d+)0\d0", r"\d+0(\d)0"))
+            ),
             "TensorRT's headers need them, so its plugin is left out; install the CUDA toolkit, or the headers alone "
             "(pip install nvidia-cuda-runtime)",
         ),

@@ -196,6 +196,13 @@ def test_headers_are_told_by_their_version(tmp_path, bare_machine):
         tools.find_toolchain(trt_include=tmp_path)
 
 
+@pytest.mark.parametrize(("defined", "told"), [(13000, "13.0"), (12080, "12.8"), (11080, "11.8")])
+def test_cuda_headers_are_told_by_their_version(tmp_path, bare_machine, monkeypatch, defined, told):
+    monkeypatch.setattr(tools, "_cuda_header_folders", lambda nvcc: [tmp_path])
+    (tmp_path / "cuda_runtime_api.h").write_text(f"#define CUDART_VERSION  {defined}\n")
+    assert tools.find_toolchain().cuda_headers.version == told
+
+
 @pytest.mark.parametrize("architectures", ["", "sm_89", "89,x"])
 def test_architectures_are_cmakes(toolchain, cache, architectures):
     result = run("build", "--cuda-archs", architectures)
