@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,11 +84,11 @@ def convert(
     import torch
     from safetensors.torch import save_file
 
-    from doge_export.checkpoint.source import exists, expanded
+    from doge_export.checkpoint.source import expanded, protected_by
     from doge_export.package import refuse_output, staged_folder
+    from doge_export.package.provenance import copy_companions
 
-    typed = expanded(model)
-    protected = [typed] if exists(typed) else []
+    protected = protected_by(model)
     refuse_output(Path(output), force=force, protected=protected)  # before any download
     log(f"reading {model}")
     checkpoint = open_checkpoint(
@@ -106,8 +105,7 @@ def convert(
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
         config = json.dumps(_todays_config(checkpoint, dtype), indent=2, sort_keys=True, ensure_ascii=False)
         (folder / "config.json").write_text(config + "\n", encoding="utf-8")
-        for file in checkpoint.tokenizer_files:
-            shutil.copyfile(file, folder / file.name)
+        copy_companions(checkpoint.tokenizer_files, folder)
     architecture = checkpoint.architecture
     return Conversion(expanded(output), architecture.generation, architecture.task, len(tensors), dtype)
 

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-import importlib.metadata
 import math
-import platform
-import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import doge_export
-from doge_export.console import log, progress
-from doge_export.errors import DogeExportError, RunFailed
+from doge_export.console import log
+from doge_export.errors import DogeExportError
 from doge_export.memory import peak_resident_bytes
 
 if TYPE_CHECKING:
+    import onnx_ir as ir
+
     from doge_export.checkpoint import Checkpoint
     from doge_export.checkpoint.architecture import Architecture, CdmoeRouting, Generation, MoeVariant, Task
     from doge_export.checkpoint.generation import RatioScope
@@ -155,6 +154,7 @@ def plan(model: str | Path, output: str | Path, **options: Unpack[Options]) -> P
     from doge_export.checkpoint import open_checkpoint
     from doge_export.checkpoint.generation import Assumptions
     from doge_export.checkpoint.naming import expected_tensors
+    from doge_export.checkpoint.source import protected_by
     from doge_export.package import refuse_output
     from doge_export.targets import TARGETS
 
@@ -169,7 +169,7 @@ def plan(model: str | Path, output: str | Path, **options: Unpack[Options]) -> P
         raise DogeExportError(f"unknown CDMoE routing {cdmoe_routing!r}; choose reference or per-token")
     assumed, _ = Assumptions.taken_from(given)
     # Before any download.
-    refuse_output(Path(output), force=given.get("force", False), protected=_protected(model))
+    refuse_output(Path(output), force=given.get("force", False), protected=protected_by(model))
     log(f"reading {model}")
     checkpoint = open_checkpoint(model, assumed=assumed, **{name: given[name] for name in _WHERE if name in given})
     architecture = checkpoint.architecture
@@ -233,9 +233,11 @@ def export(
         RunFailed: the export does not agree with PyTorch, or a quantised graph loses more than its limit; nothing is
             left at `output`.
     """
-    from doge_export.checkpoint.source import expanded
+    from doge_export.checkpoint.source import expanded, protected_by
     from doge_export.package import staged_folder, write_card, write_manifest
+    from doge_export.package.provenance import copy_companions, source_of, versions
     from doge_export.quantization.quantize import add_graphs
+    from doge_export.validation.gate import require_validation
     from doge_export.validation.report_path import report_path
 
     started = time.monotonic()
@@ -244,12 +246,12 @@ def export(
     planned = plan(model, output, **options)
     checkpoint = planned.checkpoint
     verdict, qualities = None, {}
-    with staged_folder(output, force=options.get("force", False), protected=_protected(model)) as folder:
+    with staged_folder(output, force=options.get("force", False), protected=protected_by(model)) as folder:
         graph = _write_graph(planned, folder)
-        _copy_companions(checkpoint, folder)
+        copy_companions(checkpoint.companions, folder)
         manifest = {
             "doge_export": doge_export.__version__,
-            "source": _source(checkpoint),
+            "source": source_of(checkpoint),
             "architecture": checkpoint.architecture.to_dict(),
             "task": checkpoint.architecture.task,
             "assumptions": checkpoint.assumed.to_dict(),
@@ -258,14 +260,14 @@ def export(
             "chunkable_length": planned.chunkable_length,
             "cdmoe_routing": planned.cdmoe_routing,
             "graphs": {GRAPH: graph},
-            "versions": _versions(),
+            "versions": versions(),
             "validation": {"skipped": "--no-validate"},
         }
         if validate:
             write_manifest(folder, manifest)
             gc.collect()  # traced programs are full of cycles, which would keep the weights through the validation
-            log("validating against PyTorch")
-            verdict = _validate(folder, checkpoint, report_file)
+            advice = "--report FILE shows more, --no-validate keeps the folder"
+            verdict = require_validation(folder, advice, report=report_file, checkpoint=checkpoint)
             manifest["validation"] = verdict.to_dict()
         if request is not None:
             write_manifest(folder, manifest)
@@ -307,74 +309,30 @@ def _checked_length(max_length: int | None, architecture: Architecture) -> int:
     return max_length
 
 
-def _protected(model: str | Path) -> list[Path]:
-    """A local checkpoint must not be deleted by replacing a folder around it."""
-    from doge_export.checkpoint.source import exists, expanded
-
-    folder = expanded(model)
-    return [folder] if exists(folder) else []
-
-
-def _write_graph(planned: Plan, folder: Path) -> dict[str, Any]:
-    """Trace, lower and write; every weight is freed on return. Gives the manifest's description of the graph."""
+def trace_plan(planned: Plan) -> ir.Model:
+    """The float32 graph of a plan, with the two operators as nodes of domain `doge`, before any lowering."""
     from doge_export.graph import trace
     from doge_export.model import MODULES
-    from doge_export.package.onnx_file import describe_graph, write_onnx
-    from doge_export.targets import lower
 
     log("tracing")
-    architecture = planned.architecture
-    module = MODULES[architecture.task].from_tensors(
-        architecture,
+    module = MODULES[planned.architecture.task].from_tensors(
+        planned.architecture,
         planned.checkpoint.tensors,
         planned.cdmoe_routing or "reference",
         planned.max_length,
     )
-    model = trace(module)
+    return trace(module)
+
+
+def _write_graph(planned: Plan, folder: Path) -> dict[str, Any]:
+    """Trace, lower and write; every weight is freed on return. Gives the manifest's description of the graph."""
+    from doge_export.package.onnx_file import describe_graph, write_onnx
+    from doge_export.targets import lower
+
+    model = trace_plan(planned)
     log(f"lowering for {planned.target.name}")
     lower(model, planned.target, planned.traits)
     log(f"writing {GRAPH}, {planned.bytes / 1e6:.1f} MB of weights")
     (folder / GRAPH).parent.mkdir()
     write_onnx(model, folder / GRAPH)
     return describe_graph(model)
-
-
-def _copy_companions(checkpoint: Checkpoint, folder: Path) -> None:
-    """The files that tools look for beside a model, unchanged."""
-    for file in [checkpoint.source.folder / "config.json", *checkpoint.tokenizer_files]:
-        # copyfile, not copy2: a hub cache holds links to read-only blobs.
-        shutil.copyfile(file, folder / file.name)
-
-
-def _source(checkpoint: Checkpoint) -> dict[str, Any]:
-    from doge_export.checkpoint.source import exists, expanded
-    from doge_export.package.manifest import fingerprint
-
-    source = checkpoint.source
-    typed = expanded(source.name)
-    files = [source.folder / "config.json", *checkpoint.tensors.files]
-    return {
-        "model": str(typed.resolve()) if exists(typed) else source.name,
-        "revision": source.revision,
-        "files": {file.relative_to(source.folder).as_posix(): fingerprint(file) for file in files},
-    }
-
-
-def _versions() -> dict[str, str]:
-    names = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime")
-    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in names}
-
-
-def _validate(folder: Path, checkpoint: Checkpoint, report: Path | None) -> Verdict:
-    from doge_export.validation import validate
-    from doge_export.validation.report import write_report
-
-    with progress("validating against PyTorch") as advance:
-        verdict = validate(folder, checkpoint=checkpoint, on_progress=lambda done, total, name: advance())
-    if report is not None:
-        write_report(verdict, report)
-    if not verdict.passed:
-        raise RunFailed(
-            f"{verdict.summary_line()}; nothing was written (--report FILE shows more, --no-validate keeps the folder)"
-        )
-    return verdict

@@ -10,6 +10,7 @@ import numpy as np
 
 from doge_export.benchmark.bench import Benchmark
 from doge_export.errors import DogeExportError
+from doge_export.outputs import check_file
 
 COLORS = ("#3b6fb6", "#d98218", "#3d8f5f", "#8a5bb0", "#c62828", "#5b6270")
 
@@ -37,8 +38,7 @@ def plot_path(file: str | Path) -> Path:
     file = Path(file)
     if file.suffix.lower() not in (".svg", ".png"):
         raise DogeExportError(f"--plot {file} ends in neither .svg nor .png, the formats it is drawn in")
-    if file.is_dir() or not file.parent.is_dir():
-        raise DogeExportError(f"--plot {file}: {'is a folder' if file.is_dir() else 'its folder does not exist'}")
+    check_file("--plot", file)
     return file
 
 

@@ -30,18 +30,11 @@ from doge_export.checkpoint.naming import (
     first_layer,
     stored_tensors,
 )
-from doge_export.checkpoint.source import Source, locate
+from doge_export.checkpoint.source import CONFIG, TOKENIZER_FILES, Source, locate
 from doge_export.checkpoint.tensors import Tensors, open_tensors
 from doge_export.errors import DogeExportError
 
 _UNTIED_BY_DEFAULT = ("G6b", "G7", "G8")  # transformers' DogeConfig; older code tied where a config did not say
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-    "generation_config.json",
-)
 
 
 @dataclass(frozen=True)
@@ -61,6 +54,11 @@ class Checkpoint:
     tensors: Tensors
     generation_config: dict[str, Any] | None
     tokenizer_files: list[Path]
+
+    @property
+    def companions(self) -> list[Path]:
+        """config.json and `tokenizer_files`."""
+        return [self.source.folder / CONFIG, *self.tokenizer_files]
 
 
 def open_checkpoint(

@@ -29,17 +29,11 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import logging as hub_logging
 
+from doge_export.checkpoint.source import COMPANIONS, INDEX
 from doge_export.errors import DogeExportError
 
-METADATA = [
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-]
-WEIGHTS = ["*.safetensors", "model.safetensors.index.json"]
+METADATA = [*COMPANIONS]
+WEIGHTS = ["*.safetensors", INDEX]
 
 # The base error of the HTTP library, whichever one this version of huggingface_hub is built on.
 _TransportError: type[Exception] = HfHubHTTPError.__bases__[0]

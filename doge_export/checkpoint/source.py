@@ -12,6 +12,16 @@ from doge_export.errors import DogeExportError
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+CONFIG = "config.json"
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "generation_config.json",
+)
+COMPANIONS = (CONFIG, *TOKENIZER_FILES)
+"""What tools look for beside a model; a package takes these files over unchanged."""
 
 _TRAINING_STATE = {"training_args.bin", "optimizer.pt", "scheduler.pt"}
 _PICKLED = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
@@ -57,6 +67,7 @@ def locate(
         if revision is not None:
             raise DogeExportError(f"{name!r} is a local folder: --revision is for hub ids only")
         names = _names(folder)
+        _refuse_export(name, folder, names)
         if weights:
             _require_safetensors(name, names)
         return Source(name, folder)
@@ -85,6 +96,17 @@ def expanded(path: str | Path) -> Path:
         return Path(path)
 
 
+def protected_by(model: str | Path) -> list[Path]:
+    """What a run that reads `model` must not delete, such as by replacing a folder around it; nothing of a hub id."""
+    path = expanded(model)
+    return [path] if exists(path) else []
+
+
+def companions(folder: Path) -> list[Path]:
+    """Those of COMPANIONS that are there."""
+    return [folder / name for name in COMPANIONS if (folder / name).is_file()]
+
+
 def _names(folder: Path) -> set[str]:
     try:
         return {file.name for file in folder.iterdir()}
@@ -110,9 +132,21 @@ def _require_hub_id(name: str, path: Path) -> None:
     if exists(path):
         raise DogeExportError(f"{name!r} is a file: give the folder that holds config.json and the safetensors files")
     if "/" not in name and re.fullmatch(r"[\w.-]+", name) and name.strip("."):
-        raise DogeExportError(f"there is no folder {name!r}: check the path; a hub id is owner/name")
+        raise DogeExportError(
+            f"there is no folder {name!r}: check the path; a hub id is owner/name; bundled are {', '.join(BUNDLED)}"
+        )
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name):
         raise DogeExportError(f"there is no folder {name!r}: check the path")
+
+
+def _refuse_export(name: str, folder: Path, files: set[str]) -> None:
+    from doge_export.package.manifest import MANIFEST_NAME, read_manifest
+
+    if MANIFEST_NAME in files and not {WEIGHTS, INDEX} & files:
+        made_from = read_manifest(folder)["source"]["model"]
+        raise DogeExportError(
+            f"{name!r} is an exported folder, not a checkpoint: give the one that it was made from, {made_from!r}"
+        )
 
 
 def _require_safetensors(name: str, files: Iterable[str]) -> None:

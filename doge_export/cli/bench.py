@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from doge_export.cli.options import PRECISIONS, json_option, threads_option
+from doge_export.cli.options import PATH, PRECISIONS, json_option, threads_option
 from doge_export.cli.render import columns, echo_json, size
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("folders", metavar="FOLDER...", type=click.Path(path_type=Path), nargs=-1, required=True)
+@click.argument("folders", metavar="FOLDER...", type=PATH, nargs=-1, required=True)
 @click.option(
     "--precision",
     type=click.Choice(PRECISIONS),
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Of which the median is shown.")
 @click.option(
     "--plot",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="FILE",
     help="Draw speed and latency against context, as .svg or .png. [contexts by default: 64, 128, 256...]",
 )

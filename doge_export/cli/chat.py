@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from doge_export import console
-from doge_export.cli.options import folder_argument, generation_options, precision_option, threads_option
+from doge_export.cli.options import folder_argument, generation_options, session_options
 from doge_export.cli.text import show
 from doge_export.errors import DogeExportError
 
@@ -30,8 +30,7 @@ Ctrl-C         stops an answer"""
 @folder_argument
 @click.option("--system", metavar="TEXT", help="System message that the conversation starts with.")
 @generation_options
-@precision_option
-@threads_option
+@session_options
 def command(
     folder: Path,
     system: str | None,

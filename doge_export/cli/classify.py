@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from doge_export import console
-from doge_export.cli.options import folder_argument, json_option, precision_option, texts_options, threads_option
+from doge_export.cli.options import folder_argument, json_option, session_options, texts_options
 from doge_export.cli.render import columns, echo_json
 from doge_export.cli.text import given_texts, one_line
 
@@ -17,8 +17,7 @@ from doge_export.cli.text import given_texts, one_line
 @folder_argument
 @texts_options
 @click.option("--top-k", type=click.IntRange(1), default=1, show_default=True, help="Labels of each text, best first.")
-@precision_option
-@threads_option
+@session_options
 @json_option
 def command(
     folder: Path,

@@ -8,16 +8,16 @@ from typing import Any
 
 import click
 
-from doge_export.cli.options import assumption_options, json_option, source_options
+from doge_export.cli.options import PATH, assumption_options, force_option, json_option, source_options
 from doge_export.cli.render import echo_json, size
 
 
 @click.command()
 @click.argument("model")
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("out", type=PATH)
 @assumption_options
 @source_options
-@click.option("--force", is_flag=True, help="Replace OUT when it is not empty.")
+@force_option
 @json_option
 def command(model: str, out: Path, as_json: bool, **options: Any) -> None:
     """Rewrite an older checkpoint for transformers.

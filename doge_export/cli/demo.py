@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from doge_export.cli.options import PATH
 from doge_export.cli.render import size
 from doge_export.cli.text import show
 
@@ -24,7 +25,7 @@ _MAX_LENGTH = 512
 
 @click.command()
 @click.option("--moe", is_flag=True, help="Take the bundled mixture of experts, doge-nano-moe, instead of doge-nano.")
-@click.option("--keep", type=click.Path(path_type=Path), metavar="FOLDER", help="Export to FOLDER and leave it there.")
+@click.option("--keep", type=PATH, metavar="FOLDER", help="Export to FOLDER and leave it there.")
 def command(moe: bool, keep: Path | None) -> None:
     """Run everything on a bundled model, offline.
 

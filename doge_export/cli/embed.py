@@ -8,10 +8,11 @@ from typing import Any
 import click
 
 from doge_export import console
-from doge_export.cli.options import folder_argument, json_option, precision_option, texts_options, threads_option
+from doge_export.cli.options import PATH, folder_argument, json_option, session_options, texts_options
 from doge_export.cli.render import echo_json
 from doge_export.cli.text import given_texts
 from doge_export.errors import DogeExportError
+from doge_export.outputs import check_file
 
 
 @click.command()
@@ -25,9 +26,8 @@ from doge_export.errors import DogeExportError
     help="Mean of a text's tokens, the last of them, or (with --json) each for itself.",
 )
 @click.option("--normalize", is_flag=True, help="Scale every vector to length 1.")
-@click.option("--output", type=click.Path(path_type=Path), metavar="FILE.npy", help="Write one float32 array [N, H].")
-@precision_option
-@threads_option
+@click.option("--output", type=PATH, metavar="FILE.npy", help="Write one float32 array [N, H].")
+@session_options
 @json_option
 def command(
     folder: Path,
@@ -78,5 +78,4 @@ def _check_output(output: Path, as_json: bool) -> None:
         raise click.UsageError("--json prints the vectors that --output writes; drop one of them.")
     if output.suffix != ".npy":
         raise DogeExportError(f"--output {output} does not end in .npy, the format it is written in")
-    if output.is_dir() or not output.parent.is_dir():
-        raise DogeExportError(f"--output {output}: {'is a folder' if output.is_dir() else 'its folder does not exist'}")
+    check_file("--output", output)

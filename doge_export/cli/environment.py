@@ -14,7 +14,8 @@ from typing import Any
 
 DISTRIBUTION = "doge-export"
 
-_REQUIREMENT = re.compile(r"""([\w.-]+)(?:\[[^\]]*\])?\s*([^;]*?)\s*(?:;.*extra\s*==\s*["']([\w-]+)["'].*)?""")
+_REQUIREMENT = re.compile(r"""([\w.-]+)(?:\[[^\]]*\])?\s*([^;]*?)\s*(?:;(.*)extra\s*==\s*["']([\w-]+)["'].*)?""")
+_CONDITION = re.compile(r"""(sys_platform|platform_machine)\s*==\s*["'](\w+)["']""")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,13 +34,15 @@ class Requirement:
 
 
 def requirements() -> list[Requirement]:
-    """All of them, by extra; none where this is not an installed package."""
+    """All that hold on this platform, by extra; none where this is not an installed package."""
     try:
         lines = importlib.metadata.requires(DISTRIBUTION) or []
     except importlib.metadata.PackageNotFoundError:
         return []
     matches = [match for match in map(_REQUIREMENT.fullmatch, lines) if match and match[1] != DISTRIBUTION]
-    found = [Requirement(match[1], match[2], match[3], _installed(match[1])) for match in matches]
+    found = [
+        Requirement(match[1], match[2], match[4], _installed(match[1])) for match in matches if _is_for_here(match[3])
+    ]
     exporting = {requirement.name for requirement in found if requirement.extra == "export"}
     # The metadata repeats what an extra takes over from `export`.
     return [item for item in found if item.extra in (None, "export") or item.name not in exporting]
@@ -88,6 +91,12 @@ def requirement_for(module: str) -> Requirement | None:
     """The requirement that brings a module of that name; None when none does."""
     name = module.partition(".")[0]
     return next((found for found in requirements() if found.name.replace("-", "_") == name), None)
+
+
+def _is_for_here(marker: str | None) -> bool:
+    """Whether a marker of our metadata holds on this machine: conditions joined by `and`."""
+    here = {"sys_platform": sys.platform, "platform_machine": platform.machine()}
+    return all(here[name] == value for name, value in _CONDITION.findall(marker or ""))
 
 
 def _providers() -> list[str]:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from doge_export.cli.options import folder_argument, json_option, precision_option, threads_option
+from doge_export.cli.options import PATH, folder_argument, json_option, session_options
 from doge_export.cli.render import columns, echo_json
-from doge_export.errors import DogeExportError
+from doge_export.outputs import check_file
 
 if TYPE_CHECKING:
     from doge_export.evaluation.choices import ChoicesScore
@@ -19,18 +19,17 @@ if TYPE_CHECKING:
 
 @click.command()
 @folder_argument
-@click.option("--text", type=click.Path(path_type=Path), metavar="FILE", help="Perplexity of this UTF-8 text.")
+@click.option("--text", type=PATH, metavar="FILE", help="Perplexity of this UTF-8 text.")
 @click.option("--window", type=int, metavar="N", help="Tokens seen at once. [default: as many as it holds, up to 2048]")
 @click.option("--stride", type=int, metavar="N", help="Tokens that the window moves by. [default: half of it]")
 @click.option(
     "--choices",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="FILE.jsonl",
     help='Multiple choice: lines of {"question", "choices", "answer": index or text, "context": optional}.',
 )
-@click.option("--details", type=click.Path(path_type=Path), metavar="FILE", help="Write a JSON line for each question.")
-@precision_option
-@threads_option
+@click.option("--details", type=PATH, metavar="FILE", help="Write a JSON line for each question.")
+@session_options
 @json_option
 def command(
     folder: Path,
@@ -63,10 +62,8 @@ def command(
         raise click.UsageError("--details is of --choices; give both.")
     if text is None and (window is not None or stride is not None):
         raise click.UsageError("--window and --stride are of --text; give it too.")
-    if details is not None and (details.is_dir() or not details.parent.is_dir()):
-        raise DogeExportError(
-            f"--details {details}: {'is a folder' if details.is_dir() else 'its folder does not exist'}"
-        )
+    if details is not None:
+        check_file("--details", details)
     content = None if text is None else read_text(text)
     questions = None if choices is None else read_questions(choices)
     session = load_as(Session, folder, purpose="eval", precision=precision, threads=threads)

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from doge_export import console
-from doge_export.cli.options import folder_argument, generation_options, json_option, precision_option, threads_option
+from doge_export.cli.options import folder_argument, generation_options, json_option, session_options
 from doge_export.cli.render import echo_json
 from doge_export.cli.text import read_stdin, show
 
@@ -23,8 +23,7 @@ from doge_export.cli.text import read_stdin, show
 @click.option("--chat", is_flag=True, help="Put the prompt into the chat template, as a user's message.")
 @click.option("--system", metavar="TEXT", help="System message before the prompt; implies --chat.")
 @click.option("--stream/--no-stream", default=True, help="Print the text as it comes, or at the end. [default: stream]")
-@precision_option
-@threads_option
+@session_options
 @json_option
 def command(
     folder: Path,
@@ -60,6 +59,9 @@ def command(
     seconds = time.perf_counter() - started
     if as_json:
         echo_json(dataclasses.asdict(generation))
+    if not generation.text and generation.finish_reason == "eos":
+        hint = "" if request is not text else "; --chat puts the prompt into the chat template"
+        console.log(f"the answer is empty: the model ended it at once{hint}")
     console.detail(
         f"{len(generation.prompt_token_ids)} tokens read, {len(generation.token_ids)} written in {seconds:.2f} s; "
         f"ended by {generation.finish_reason}"

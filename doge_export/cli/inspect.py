@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import click
 
-from doge_export.checkpoint.source import exists
 from doge_export.cli.options import assumption_options, json_option, source_options
 from doge_export.cli.render import columns, echo_json, named_values, size
-from doge_export.package import MANIFEST_NAME
+from doge_export.package import is_exported, validation_line
 
 
 @click.command()
@@ -27,8 +25,7 @@ def command(folder_or_model: str, as_json: bool, **options: Any) -> None:
     what `doge-export onnx` wrote, or a checkpoint (a folder or a hub id): then also which generation of Doge it is, by
     what evidence, and what its files leave open.
     """
-    exported = exists(Path(folder_or_model) / MANIFEST_NAME)
-    facts = _exported(folder_or_model) if exported else _checkpoint(folder_or_model, options)
+    facts = _exported(folder_or_model) if is_exported(folder_or_model) else _checkpoint(folder_or_model, options)
     if as_json:
         echo_json(facts)
         return
@@ -83,7 +80,7 @@ def _sections(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     sections.insert(1, ("export", columns(export)))
     for name, graph in facts["graphs"].items():
         sections += _graph_sections(name, graph)
-    return [*sections, ("validation", f"  {_validation(facts['validation'])}")]
+    return [*sections, ("validation", f"  {validation_line(facts)}")]
 
 
 def _graph_sections(name: str, graph: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -114,9 +111,3 @@ def _graph_sections(name: str, graph: Mapping[str, Any]) -> list[tuple[str, str]
 def _port(value: Mapping[str, Any]) -> tuple[str, str, str]:
     shape = ", ".join(map(str, value["shape"]))
     return value["name"], value["type"], f"[{shape}]{' optional' if value.get('optional') else ''}"
-
-
-def _validation(validation: Mapping[str, Any]) -> str:
-    if "skipped" in validation:
-        return f"not validated ({validation['skipped']})"
-    return str(validation.get("summary") or ("PASSED" if validation["passed"] else "FAILED"))

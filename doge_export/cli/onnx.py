@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Any
 
 import click
 
-from doge_export.cli.options import assumption_options, json_option, quantization_options, source_options
+from doge_export.cli.options import (
+    PATH,
+    assumption_options,
+    cdmoe_routing_option,
+    force_option,
+    json_option,
+    max_length_option,
+    quantization_options,
+    source_options,
+    validate_option,
+)
 from doge_export.cli.quantize import quality_lines
-from doge_export.cli.render import columns, echo_json, named_values, size
+from doge_export.cli.render import columns, echo_json, named_values, trial_lines, written_facts, written_lines
 from doge_export.console import log
 
 
 @click.command()
 @click.argument("model")
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("out", type=PATH)
 @click.option(
     "--target",
     type=click.Choice(["onnxruntime", "portable", "canonical"]),
@@ -26,25 +35,17 @@ from doge_export.console import log
     "two operators.",
 )
 @assumption_options
-@click.option(
-    "--max-length",
-    type=int,
-    metavar="N",
-    help="Tokens that prompt and answer may have together. [default: max_position_embeddings]",
-)
-@click.option(
-    "--cdmoe-routing",
-    type=click.Choice(["reference", "per-token"]),
+@max_length_option()
+@cdmoe_routing_option(
+    "How a mixture of experts chooses: as its published code does, mixing tokens, or each token for itself.",
     default="reference",
-    show_default=True,
-    help="How a mixture of experts chooses: as its published code does, mixing tokens, or each token for itself.",
 )
 @quantization_options
 @source_options
 @click.option("--trust-remote-code", is_flag=True, help="Refused: no code of a checkpoint is ever run.")
-@click.option("--force", is_flag=True, help="Replace OUT when it is not empty.")
-@click.option("--validate/--no-validate", default=True, help="Compare with PyTorch afterwards. [default: validate]")
-@click.option("--report", type=click.Path(path_type=Path), metavar="FILE.html", help="Write the comparison as a page.")
+@force_option
+@validate_option
+@click.option("--report", type=PATH, metavar="FILE.html", help="Write the comparison as a page.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done; write nothing.")
 @json_option
 def command(model: str, out: Path, dry_run: bool, as_json: bool, **options: Any) -> None:
@@ -54,7 +55,6 @@ def command(model: str, out: Path, dry_run: bool, as_json: bool, **options: Any)
     nothing and exits with 1.
     """
     from doge_export import pipeline
-    from doge_export.runtime.task_session import COMMANDS
 
     if options["report"] and not options["validate"]:
         raise click.UsageError("--report shows the comparison that --no-validate leaves out; drop one of them.")
@@ -65,17 +65,12 @@ def command(model: str, out: Path, dry_run: bool, as_json: bool, **options: Any)
         echo_json(plan) if as_json else click.echo(columns(named_values(plan), indent=0))
         return
     result = pipeline.export(model, out, **options)
-    bytes_written = sum(file["bytes"] for file in result.manifest["files"].values())
     if as_json:
-        passed = result.verdict.passed if result.verdict is not None else None
-        echo_json({"folder": str(out), "bytes": bytes_written, "passed": passed, "manifest": result.manifest})
+        echo_json(written_facts(out, result.manifest))
         return
-    click.echo(f"{out}  {size(bytes_written)} in {len(result.manifest['files'])} files")
-    click.echo("not validated (--no-validate)" if result.verdict is None else result.verdict.summary_line())
-    for line in quality_lines(result.manifest, result.qualities):
+    for line in (*written_lines(out, result.manifest), *quality_lines(result.manifest, result.qualities)):
         click.echo(line)
     if result.verdict is not None and result.verdict.reference.get("note"):
         log(f"note: {result.verdict.reference['note']}")
-    if "tokenizer.json" in result.manifest["files"]:
-        verb = COMMANDS[result.manifest["task"]]
-        click.echo(f'try: doge-export {verb} {shlex.quote(str(out))} "Hey how are you doing?"')
+    for line in trial_lines(out, result.manifest):
+        click.echo(line)

@@ -8,27 +8,54 @@ from typing import Any, TypeVar, get_args
 
 import click
 
-from doge_export.checkpoint.architecture import Generation, MoeVariant, Task
+from doge_export.checkpoint.architecture import CdmoeRouting, Generation, MoeVariant, Task
 from doge_export.checkpoint.generation import RatioScope
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+PATH = click.Path(path_type=Path)
+PRECISIONS = ["float32", "fp16", "int8", "int4"]
+
+folder_argument = click.argument("folder", type=PATH)
+"""FOLDER, an exported folder. Whether it is one is said by whoever opens it."""
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 threads_option = click.option(
     "--threads", type=int, metavar="N", help="CPU threads of onnxruntime. [default: as many as it finds best]"
 )
-PRECISIONS = ["float32", "fp16", "int8", "int4"]
-
-precision_option = click.option(
-    "--precision",
-    type=click.Choice(PRECISIONS),
-    help="Which of the folder's graphs to run. [default: float32 if it is there]",
+force_option = click.option("--force", is_flag=True, help="Replace OUT when it is not empty.")
+validate_option = click.option(
+    "--validate/--no-validate", default=True, help="Compare with PyTorch afterwards. [default: validate]"
 )
 
 
-def folder_argument(function: Function) -> Function:
-    """FOLDER, an exported folder. Whether it is one is said by whoever opens it."""
-    return click.argument("folder", type=click.Path(path_type=Path))(function)
+def max_length_option(note: str = "") -> Callable[[Function], Function]:
+    """How long a sequence may be; None leaves it to the checkpoint."""
+    return click.option(
+        "--max-length",
+        type=int,
+        metavar="N",
+        help=f"Tokens that prompt and answer may have together{note}. [default: max_position_embeddings]",
+    )
+
+
+def cdmoe_routing_option(help: str, default: CdmoeRouting | None = None) -> Callable[[Function], Function]:
+    """How a mixture of experts chooses; without a default it may be left open."""
+    return click.option(
+        "--cdmoe-routing", type=click.Choice(get_args(CdmoeRouting)), default=default, show_default=True, help=help
+    )
+
+
+def session_options(function: Function) -> Function:
+    """How a folder is opened: keywords of `load`."""
+    return _all(
+        click.option(
+            "--precision",
+            type=click.Choice(PRECISIONS),
+            help="Which of the folder's graphs to run. [default: float32 if it is there]",
+        ),
+        threads_option,
+    )(function)
 
 
 def source_options(function: Function) -> Function:
@@ -40,7 +67,7 @@ def source_options(function: Function) -> Function:
         ),
         click.option(
             "--cache-dir",
-            type=click.Path(path_type=Path),
+            type=PATH,
             metavar="DIR",
             help="Where downloads are kept. [default: that of huggingface_hub]",
         ),
@@ -54,6 +81,13 @@ def assumption_options(function: Function) -> Function:
         click.option(
             "--task", type=click.Choice(get_args(Task)), help="What to export. [default: what there is a head for]"
         ),
+        identity_options,
+    )(function)
+
+
+def identity_options(function: Function) -> Function:
+    """Which Doge the checkpoint is: `assumption_options` but the task."""
+    return _all(
         click.option(
             "--generation",
             type=click.Choice(get_args(Generation)),
@@ -108,9 +142,7 @@ def texts_options(function: Function) -> Function:
     """Many texts, read in batches: TEXT..., --file, --truncate, --batch-size."""
     return _all(
         click.argument("texts", metavar="[TEXT]...", nargs=-1),
-        click.option(
-            "--file", type=click.Path(path_type=Path), metavar="FILE", help="Read a text from each line of FILE."
-        ),
+        click.option("--file", type=PATH, metavar="FILE", help="Read a text from each line of FILE."),
         click.option("--truncate", is_flag=True, help="Cut texts that are too long, instead of refusing them."),
         click.option(
             "--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Texts in a run, at most."
@@ -154,13 +186,13 @@ def quantization_options(function: Function) -> Function:
         ),
         click.option(
             "--calibration",
-            type=click.Path(path_type=Path),
+            type=PATH,
             metavar="FILE",
             help="Text that shows what inputs and caches are like. [default: the float32 model writes it]",
         ),
         click.option(
             "--eval-text",
-            type=click.Path(path_type=Path),
+            type=PATH,
             metavar="FILE",
             help="Text to compare graphs on. [default: the float32 model writes it]",
         ),

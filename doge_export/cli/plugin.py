@@ -9,11 +9,9 @@ from typing import Any
 import click
 
 from doge_export.cli.group import logging_options
-from doge_export.cli.options import json_option
+from doge_export.cli.options import PATH, json_option
 from doge_export.cli.render import columns, echo_json
 from doge_export.console import log
-
-_PATH = click.Path(path_type=Path)
 
 
 @click.group()
@@ -22,9 +20,7 @@ def command() -> None:
 
 
 @command.command()
-@click.option(
-    "--output", type=_PATH, metavar="DIR", help="Copy the libraries there. [default: leave them in the cache]"
-)
+@click.option("--output", type=PATH, metavar="DIR", help="Copy the libraries there. [default: leave them in the cache]")
 @click.option("--force", is_flag=True, help="Replace DIR when it is not empty.")
 @click.option(
     "--cuda-archs",
@@ -33,7 +29,7 @@ def command() -> None:
     "80,86,89,90]",
 )
 @click.option("--no-cuda", is_flag=True, help="Leave the kernels out: the CPU reference alone.")
-@click.option("--trt-include", type=_PATH, metavar="DIR", help="Folder of TensorRT's NvInfer.h. [default: found]")
+@click.option("--trt-include", type=PATH, metavar="DIR", help="Folder of TensorRT's NvInfer.h. [default: found]")
 @click.option("--cmake", metavar="FILE", help="The cmake to use. [default: found]")
 @click.option("--cxx", metavar="FILE", help="The C++ compiler to use. [default: found]")
 @click.option("--nvcc", metavar="FILE", help="The CUDA compiler to use. [default: found]")

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from doge_export import console
-from doge_export.cli.options import folder_argument, json_option, source_options
+from doge_export.cli.options import PATH, folder_argument, json_option, source_options
 from doge_export.cli.render import echo_json
 
 
@@ -16,7 +16,7 @@ from doge_export.cli.render import echo_json
 @folder_argument
 @click.option("--model", metavar="MODEL", help="The checkpoint. [default: the one that FOLDER was exported from]")
 @source_options
-@click.option("--report", type=click.Path(path_type=Path), metavar="FILE.html", help="Write the comparison as a page.")
+@click.option("--report", type=PATH, metavar="FILE.html", help="Write the comparison as a page.")
 @json_option
 @click.pass_context
 def command(ctx: click.Context, folder: Path, report: Path | None, as_json: bool, **options: Any) -> None:

@@ -2,14 +2,25 @@
 
 from doge_export.package.atomic import refuse_output, staged_folder
 from doge_export.package.card import write_card
-from doge_export.package.manifest import MANIFEST_NAME, fingerprint, read_manifest, verify, verify_files, write_manifest
+from doge_export.package.manifest import (
+    MANIFEST_NAME,
+    fingerprint,
+    is_exported,
+    read_manifest,
+    validation_line,
+    verify,
+    verify_files,
+    write_manifest,
+)
 
 __all__ = [
     "MANIFEST_NAME",
     "fingerprint",
+    "is_exported",
     "read_manifest",
     "refuse_output",
     "staged_folder",
+    "validation_line",
     "verify",
     "verify_files",
     "write_card",

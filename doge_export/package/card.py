@@ -24,7 +24,7 @@ _WHAT = {
     "text-classification": "A Doge text classifier as an ONNX graph",
 }
 _COMMANDS = {
-    "text-generation": """doge-export generate out "Hey how are you doing?"
+    "text-generation": """doge-export generate out "Once upon a time"
 doge-export chat out""",
     "feature-extraction": """doge-export embed out "Hey how are you doing?" --normalize
 doge-export embed out --file texts.txt --output vectors.npy""",
@@ -32,7 +32,7 @@ doge-export embed out --file texts.txt --output vectors.npy""",
 doge-export classify out --file texts.txt --json""",
 }
 _CALLS = {
-    "text-generation": 'print(session.generate("Hey how are you doing?", max_new_tokens=100))',
+    "text-generation": 'print(session.generate("Once upon a time", max_new_tokens=100))',
     "feature-extraction": """vectors = session.embed(["Hey how are you doing?", "How do you do?"], normalize=True)
 print(vectors @ vectors.T)""",
     "text-classification": 'print(session.classify("Hey how are you doing?", top_k=3))',

@@ -47,6 +47,19 @@ def fingerprint(file: Path) -> dict[str, Any]:
         return {"sha256": digest, "bytes": stream.tell()}
 
 
+def validation_line(manifest: Mapping[str, Any]) -> str:
+    """What the validation said, in one line."""
+    validation = manifest["validation"]
+    if "skipped" in validation:
+        return f"not validated ({validation['skipped']})"
+    return str(validation.get("summary") or ("PASSED" if validation["passed"] else "FAILED"))
+
+
+def is_exported(folder: Path | str) -> bool:
+    """Whether there is a manifest, so that a folder is taken for an exported one and not for a checkpoint."""
+    return exists(Path(folder) / MANIFEST_NAME)
+
+
 def read_manifest(folder: Path | str) -> dict[str, Any]:
     """The manifest of an exported folder. Raises DogeExportError when there is none that this version reads."""
     folder = Path(folder)

@@ -119,6 +119,11 @@ def quantize(
     folder = Path(folder)
     request = Request.checked(precisions, max_kl, calibration, eval_text, float_cache)
     manifest = verify(folder)
+    if FLOAT32 not in manifest["graphs"]:
+        raise DogeExportError(
+            f"{folder} has no {FLOAT32} to quantise: it was made for {manifest['target']}; export the checkpoint with "
+            f"`doge-export onnx {manifest['source']['model']} OUT`"
+        )
     there = [precision.name for precision in request.precisions if precision.file in manifest["graphs"]]
     if there and not force:
         raise DogeExportError(f"{folder} has {', '.join(there)} already; make it anew with --force, or leave it out")
@@ -156,8 +161,6 @@ def add_graphs(folder: Path, manifest: dict[str, Any], request: Request) -> dict
     """
     from doge_export.quantization.whole import WholeTexts
 
-    if FLOAT32 not in manifest["graphs"]:
-        raise DogeExportError(f"{folder} has no {FLOAT32} to quantise; export the model again")
     request.check_target(manifest["target"])
     gc.collect()  # traced programs are full of cycles, which would keep their weights
     evaluation, calibration, ranges = _material(folder, request)

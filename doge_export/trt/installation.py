@@ -31,7 +31,7 @@ def require() -> tuple[ModuleType, ModuleType]:
     if missing:
         raise DogeExportError(
             f"engines need {' and '.join(missing)}, which this Python lacks: {_INSTALL}; `doge-export trt --dry-run` "
-            "needs neither"
+            "runs without"
         )
     assert trt is not None and runtime is not None
     if version(trt)[:2] < OLDEST:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-import shutil
 import time
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import doge_export
-from doge_export.console import log, progress
-from doge_export.errors import DogeExportError, RunFailed
+from doge_export.console import log
+from doge_export.errors import DogeExportError
 from doge_export.trt import installation, plugin_file
 from doge_export.trt.builder import Built, Settings, build_engine
+from doge_export.trt.card import write_card
 from doge_export.trt.device import Device
 from doge_export.trt.plugin_file import PluginFile
 from doge_export.trt.sidecar import ENGINE, ONNX, Sidecar, describe
@@ -76,14 +76,15 @@ def make_engine(
     Raises DogeExportError for what is missing here or asked wrongly, RunFailed where TensorRT refuses the build or the
     engine does not agree with PyTorch.
     """
-    from doge_export.checkpoint.source import exists, expanded
+    from doge_export.checkpoint.source import expanded, protected_by
     from doge_export.package import refuse_output, staged_folder, write_manifest
+    from doge_export.package.provenance import copy_companions
 
     started = time.monotonic()
     settings = settings or Settings()
     settings.check()
     trt, runtime = installation.require()
-    protected = [expanded(model)] if exists(expanded(model)) else []
+    protected = protected_by(model)
     refuse_output(Path(output), force=force, protected=protected)
     found = None if options.get("attention") == "native" else plugin_file.find_plugin(plugin)
     planned = plan(model, tensorrt_version=installation.version(trt)[:2], **options)
@@ -95,17 +96,15 @@ def make_engine(
         if not keep_onnx:
             for file in folder.glob(f"{ONNX}*"):
                 file.unlink()
-        for file in planned.origin.companions:
-            shutil.copyfile(file, folder / file.name)
-        manifest = manifest_of(planned, "--no-validate")
+        copy_companions(planned.origin.companions, folder)
+        manifest = manifest_of(planned, "--no-validate", tf32=settings.tf32)
         write_manifest(folder, manifest)
         if validate:
             gc.collect()
-            log("validating against PyTorch")
             verdict = _validate(folder)
             manifest["validation"] = verdict.to_dict()
         manifest["seconds"] = round(time.monotonic() - started, 1)
-        _write_card(folder, manifest, sidecar)
+        write_card(folder, manifest, sidecar)
         manifest = write_manifest(folder, manifest)
     return EngineResult(expanded(output), manifest, sidecar, verdict)
 
@@ -133,7 +132,7 @@ def plan_facts(planned: EnginePlan) -> dict[str, Any]:
             name: {tensor: [list(shape) for shape in shapes] for tensor, shapes in profile.items()}
             for name, profile in planned.profiles.items()
         },
-        "types": planned.types,
+        "typing": planned.typing,
         "findings": [str(finding) for finding in planned.findings],
         "trtexec": planned.trtexec(ONNX, ENGINE),
     }
@@ -146,12 +145,16 @@ def refuse_findings(planned: EnginePlan) -> None:
         raise DogeExportError(f"the graph is not one for TensorRT: {planned.findings[0]}{more}")
 
 
-def manifest_of(planned: EnginePlan, skipped: str) -> dict[str, Any]:
-    """The manifest of an engine's folder, not validated yet for the reason `skipped`."""
+def manifest_of(planned: EnginePlan, skipped: str, *, tf32: bool = False) -> dict[str, Any]:
+    """The manifest of an engine's folder, not validated yet for the reason `skipped`.
+
+    tf32: products of float32 take shorter factors; an engine in fp32 is then judged as one of that type.
+    """
     from doge_export.package.onnx_file import describe_graph
-    from doge_export.pipeline import _versions
+    from doge_export.package.provenance import versions
 
     origin = planned.origin
+    dtype = "tf32" if tf32 and planned.precision == "fp32" else DTYPES[planned.precision]
     return {
         "doge_export": doge_export.__version__,
         "source": origin.source,
@@ -162,8 +165,8 @@ def manifest_of(planned: EnginePlan, skipped: str) -> dict[str, Any]:
         "max_length": planned.max_length,
         "chunkable_length": origin.chunkable_length,
         "cdmoe_routing": origin.cdmoe_routing,
-        "graphs": {ENGINE: describe_graph(planned.graph, DTYPES[planned.precision])},
-        "versions": _versions(),
+        "graphs": {ENGINE: describe_graph(planned.graph, dtype) | {"typing": planned.typing}},
+        "versions": versions(),
         "validation": {"skipped": skipped},
     }
 
@@ -211,26 +214,21 @@ def write_engine(
 def _validate(folder: Path) -> Verdict:
     from doge_export.runtime.loading import load
     from doge_export.runtime.session import Session
-    from doge_export.validation import validate
+    from doge_export.validation.gate import require_validation
 
     session = load(folder)
     assert isinstance(session, Session)
     try:
-        with progress("validating against PyTorch") as advance:
-            verdict = validate(folder, session=session, on_progress=lambda done, total, name: advance())
+        return require_validation(folder, "--no-validate keeps the folder", session=session)
     finally:
         session.decoder.close()  # type: ignore[attr-defined]
-    if not verdict.passed:
-        raise RunFailed(f"{verdict.summary_line()}; nothing was written (--no-validate keeps the folder)")
-    return verdict
 
 
 def _checkpoint_of(model: str | Path) -> tuple[str | Path, dict[str, Any]]:
     """A checkpoint and what an export of it was told; an exported folder stands for its checkpoint."""
-    from doge_export.checkpoint.source import exists
-    from doge_export.package import MANIFEST_NAME, read_manifest
+    from doge_export.package import is_exported, read_manifest
 
-    if not exists(Path(model) / MANIFEST_NAME):
+    if not is_exported(model):
         return model, {}
     manifest = read_manifest(model)
     if manifest["target"] == "canonical":  # its graph is what engines start from
@@ -242,32 +240,3 @@ def _checkpoint_of(model: str | Path) -> tuple[str | Path, dict[str, Any]]:
         recorded["cdmoe_routing"] = manifest["cdmoe_routing"]
     assumed = {name: value for name, value in manifest["assumptions"].items() if name != "task"}
     return manifest["source"]["model"], recorded | assumed
-
-
-def _write_card(folder: Path, manifest: dict[str, Any], sidecar: Sidecar) -> None:
-    """README.md: what the folder is and where it runs."""
-    calls = (
-        f"It calls the plugin of doge-export ({sidecar.plugin['name']}): `doge-export plugin build`."
-        if (sidecar.plugin and not sidecar.plugin_embedded)
-        else "It needs no plugin."
-    )
-    verdict = manifest["validation"]
-    said = f"not validated ({verdict['skipped']})" if "skipped" in verdict else str(verdict.get("summary", "PASSED"))
-    name = Path(str(manifest["source"]["model"])).name
-    text = f"""# {name} as a TensorRT engine
-
-Made by doge-export {manifest["doge_export"]} from `{name}`: {sidecar.precision}, attention by {sidecar.attention}, up
-to {sidecar.max_batch} rows of {sidecar.max_length} tokens.
-
-- built by TensorRT {sidecar.tensorrt} on {sidecar.gpu}, compute capability
-  {".".join(map(str, sidecar.compute_capability))}; `--hw-compat {sidecar.hardware}`
-- {calls}
-- against PyTorch: {said}
-
-    pip install "doge-export[trt]"
-    doge-export generate out "Hey how are you doing?"
-    doge-export validate out
-
-`engine/engine.json` names inputs, outputs, profiles and caches; an engine holds code: open only one you trust.
-"""
-    (folder / "README.md").write_text(text, encoding="utf-8")

@@ -10,12 +10,8 @@ from typing import Any
 
 import onnx_ir as ir
 
-from doge_export.console import log
 from doge_export.errors import DogeExportError
 from doge_export.trt.plan import Origin
-
-_COMPANIONS = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
-               "special_tokens_map.json", "chat_template.jinja")  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,41 +29,37 @@ def open_model(model: str | Path, **options: Any) -> Traced:
     options: as `pipeline.plan` takes them, without target. Of an export only max_length may be given, and no more
     than it was made for. Raises DogeExportError for what is no language model, or has no operator in the plugin.
     """
-    from doge_export.package.manifest import MANIFEST_NAME
+    from doge_export.package import is_exported
 
     given = {name: value for name, value in options.items() if value is not None}
-    if (Path(model) / MANIFEST_NAME).is_file():
+    if is_exported(model):
         return _exported(Path(model), given)
     return _checkpoint(model, given)
 
 
 def _checkpoint(model: str | Path, options: dict[str, Any]) -> Traced:
-    from doge_export.graph import trace
-    from doge_export.model import MODULES
-    from doge_export.pipeline import Plan, _source, plan
+    from doge_export.package.provenance import source_of
+    from doge_export.pipeline import plan, trace_plan
 
     # Nothing is written there, but a plan wants an output that could be.
     nowhere = Path(tempfile.gettempdir()) / f"doge-export-{uuid.uuid4()}"
-    planned: Plan = plan(model, nowhere, **(options | {"target": "canonical"}))
-    architecture, checkpoint = planned.architecture, planned.checkpoint
-    _require_language_model(str(model), architecture.task)
-    log("tracing")
-    module = MODULES[architecture.task].from_tensors(
-        architecture, checkpoint.tensors, planned.cdmoe_routing or "reference", planned.max_length
-    )
+    planned = plan(model, nowhere, **(options | {"target": "canonical"}))
+    checkpoint = planned.checkpoint
+    _require_language_model(str(model), planned.architecture.task)
     origin = Origin(
         folder=checkpoint.source.folder,
-        companions=(checkpoint.source.folder / "config.json", *checkpoint.tokenizer_files),
-        source=_source(checkpoint),
+        companions=tuple(checkpoint.companions),
+        source=source_of(checkpoint),
         architecture=checkpoint.architecture.to_dict(),
         assumptions=checkpoint.assumed.to_dict(),
         cdmoe_routing=planned.cdmoe_routing,
         chunkable_length=planned.chunkable_length,
     )
-    return Traced(trace(module), planned.max_length, origin)
+    return Traced(trace_plan(planned), planned.max_length, origin)
 
 
 def _exported(folder: Path, options: dict[str, Any]) -> Traced:
+    from doge_export.checkpoint.source import companions
     from doge_export.package.manifest import read_manifest
     from doge_export.pipeline import GRAPH
 
@@ -91,7 +83,7 @@ def _exported(folder: Path, options: dict[str, Any]) -> Traced:
         )
     origin = Origin(
         folder=folder,
-        companions=tuple(folder / name for name in _COMPANIONS if (folder / name).is_file()),
+        companions=tuple(companions(folder)),
         source=manifest["source"],
         architecture=manifest["architecture"],
         assumptions=manifest["assumptions"],

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 PROVEN_GENERATIONS = ("G1", "G3b", "G4b", "G5")
 PROVEN_CDMOE = ("M0", "M1", "M6", "M7")
-"""What the files of tests/golden are of; `_is_proven` knows the rest."""
+"""What the files of tests/golden are of; `is_proven` knows the rest."""
 
 
-def _is_proven(architecture: Architecture) -> bool:
+def is_proven(architecture: Architecture) -> bool:
     """Whether a golden file is of this mechanism: language models, hard masks that hide nothing, ratios of all keys."""
     moe, ratio = architecture.moe, architecture.ratio_mask
     plain_fourth = architecture.generation == "G4b" and architecture.score == "none"  # is_causal
@@ -72,7 +72,7 @@ class ModuleOracle(Oracle):
             f"generation {mine} is not in transformers: judged by doge-export's own PyTorch module, which the export "
             "was traced from"
         )
-        if _is_proven(self.architecture):
+        if is_proven(self.architecture):
             note += "; tests/golden holds it against the answers of that generation's published code"
         else:
             note += ", written after that generation's published code but not held against its answers"

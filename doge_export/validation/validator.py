@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import importlib.metadata
 import time
 from collections.abc import Callable, Mapping
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from doge_export.errors import DogeExportError
+from doge_export.package.manifest import fingerprint
 from doge_export.validation.greedy import NAME as GREEDY
 from doge_export.validation.greedy import check_greedy
 from doge_export.validation.logits import check_logits
@@ -58,7 +58,7 @@ def validate(
         session = load(folder)
     manifest = session.manifest
     if checkpoint is None:
-        checkpoint = _open(manifest, model, revision, token=token, cache_dir=cache_dir, offline=offline)
+        checkpoint = open_recorded(manifest, model, revision, token=token, cache_dir=cache_dir, offline=offline)
     from doge_export.validation.oracle import load_oracle
 
     oracle = load_oracle(checkpoint, manifest.get("cdmoe_routing"))
@@ -109,7 +109,13 @@ def _planned(oracle: Oracle, session: Any, limits: Limits) -> list[tuple[str, Ca
     ]
 
 
-def _open(manifest: Mapping[str, Any], model: str | None, revision: str | None, **options: Any) -> Checkpoint:
+def open_recorded(
+    manifest: Mapping[str, Any], model: str | None = None, revision: str | None = None, **options: Any
+) -> Checkpoint:
+    """The checkpoint that a manifest names, or `model` in its place. Raises DogeExportError where it is not to be had.
+
+    options: as `open_checkpoint` takes them.
+    """
     from doge_export.checkpoint import open_checkpoint
     from doge_export.checkpoint.generation import Assumptions
 
@@ -135,10 +141,8 @@ def _changed_files(manifest: Mapping[str, Any], folder: Path) -> list[str]:
         path = folder / name
         if not path.is_file():
             changed.append(f"{name} (missing)")
-            continue
-        with path.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != entry["sha256"]:
-                changed.append(name)
+        elif fingerprint(path)["sha256"] != entry["sha256"]:
+            changed.append(name)
     return changed
 
 

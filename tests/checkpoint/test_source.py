@@ -15,7 +15,7 @@ from doge_export.errors import DogeExportError
     [
         ("", "no model given: name a folder or a hub id"),
         (" ", "no model given"),
-        ("nowhere", r"there is no folder 'nowhere': check the path; a hub id is owner/name"),
+        ("nowhere", r"there is no folder 'nowhere': check the path; a hub id is owner/name; bundled are doge-nano, "),
         ("./nowhere", r"there is no folder '\./nowhere': check the path$"),
         ("../nowhere", r"there is no folder '\.\./nowhere'"),
         ("~/nowhere", r"there is no folder '~/nowhere'"),
@@ -43,6 +43,13 @@ def test_refused(model, pattern, tmp_path, monkeypatch):
 def test_a_file_instead_of_its_folder(dense):
     with pytest.raises(DogeExportError, match=r"model\.safetensors' is a file: give the folder"):
         open_checkpoint(dense / "model.safetensors")
+
+
+def test_an_exported_folder_instead_of_its_checkpoint(nano_folder):
+    with pytest.raises(
+        DogeExportError, match=r"is an exported folder, not a checkpoint: give the one .* from, '.*nano'$"
+    ):
+        open_checkpoint(nano_folder)
 
 
 def test_a_folder_without_config(tmp_path):

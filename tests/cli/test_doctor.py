@@ -72,6 +72,25 @@ def test_versions(specifier, installed, met):
     assert Requirement("x", specifier, None, installed).met == met
 
 
+@pytest.mark.parametrize(
+    ("machine", "names"),
+    [(("linux", "x86_64"), ["a", "b", "d"]), (("win32", "AMD64"), ["a", "b", "c"]), (("darwin", "arm64"), ["a", "b"])],
+)
+def test_what_another_platform_needs_is_not_missing_here(monkeypatch, machine, names):
+    lines = [
+        "a>=1",
+        "b<2; extra == 'export'",
+        "c; (sys_platform == 'win32') and extra == 'export'",
+        "d>=3; (sys_platform == 'linux' and platform_machine == 'x86_64') and extra == 'test'",
+    ]
+    monkeypatch.setattr("importlib.metadata.requires", lambda name: lines)
+    monkeypatch.setattr("sys.platform", machine[0])
+    monkeypatch.setattr("platform.machine", lambda: machine[1])
+    found = {requirement.name: requirement for requirement in requirements()}
+    assert [*found] == names
+    assert (found["a"].extra, found["b"].extra, found["b"].specifier) == (None, "export", "<2")
+
+
 def test_every_requirement_can_be_judged():
     found = requirements()
     assert len(found) > 15

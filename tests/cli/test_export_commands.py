@@ -20,7 +20,8 @@ def test_onnx_writes_a_folder_and_says_how_to_use_it(run, model, tmp_path):
     folder, verdict, hint = result.stdout.splitlines()
     assert folder.startswith(f"{out}  ")
     assert verdict.startswith("PASSED")
-    assert hint == f"""try: doge-export generate '{out}' "Hey how are you doing?\""""
+    assert hint == f"""try: doge-export generate '{out}' "Once upon a time\""""
+    assert run("generate", out, "Once upon a time", "--max-new-tokens", 8).stdout.strip()
     assert "tracing" in result.stderr
     assert run("verify", out).exit_code == 0
     assert verdict in run("inspect", out).stdout

@@ -33,6 +33,17 @@ def test_only_the_new_text_is_printed(run, nano_folder, expected, option):
     assert (result.exit_code, result.stdout, result.stderr) == (0, f"{expected.text}\n", "")
 
 
+def test_an_empty_answer_is_told(run, nano_folder):
+    """The bundled model takes a question outside its template for the end of a text."""
+    result = run("generate", nano_folder, "Hey how are you doing?", "--greedy")
+    assert (result.exit_code, result.stdout) == (0, "\n")
+    assert result.stderr == (
+        "the answer is empty: the model ended it at once; --chat puts the prompt into the chat template\n"
+    )
+    assert run("generate", nano_folder, "Hey how are you doing?", "--greedy", "--chat").stderr == ""
+    assert run("generate", nano_folder, PROMPT, "--greedy", "--stop", ",").stderr == ""
+
+
 def test_prompt_from_stdin(run, nano_folder, expected):
     result = run("generate", nano_folder, "-", "--max-new-tokens", 20, "--greedy", stdin=f"{PROMPT}\n")
     assert result.stdout == f"{expected.text}\n"

@@ -4,6 +4,7 @@ import shutil
 import pytest
 
 from doge_export.assets import bundled
+from doge_export.package import read_manifest, write_manifest
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +76,18 @@ def test_not_an_exported_folder(run, tmp_path):
     result = run("quantize", tmp_path, "--quantize", "int8")
     assert result.exit_code == 2
     assert "is not an exported folder" in result.stderr
+
+
+def test_a_folder_without_a_float32_graph(run, copy):
+    """Such as that of an engine."""
+    graphs = {"engine/model.engine": read_manifest(copy)["graphs"]["onnx/model.onnx"]}
+    write_manifest(copy, {**read_manifest(copy), "target": "tensorrt", "graphs": graphs})
+    result = run("quantize", copy, "--quantize", "int8")
+    assert result.exit_code == 2
+    assert result.stderr.startswith(
+        f"doge-export: error: {copy} has no onnx/model.onnx to quantise: it was made for tensorrt; export"
+    )
+    assert [path.name for path in copy.parent.iterdir()] == [copy.name]
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,10 @@ from collections import Counter
 import numpy as np
 import onnx
 import onnx_ir as ir
-import onnxruntime
 import pytest
 import torch
 from doge_runs import ONNXRUNTIME, assert_equal_to_rounding, distinct_ids, left_padded, module_of, positions
+from one_thread import open_session
 from random_doge import CONFIG, MOE, random_model
 
 from doge_export.graph import trace
@@ -38,9 +38,7 @@ def traced(variant):
 
 @functools.cache
 def session(variant):
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    return onnxruntime.InferenceSession(traced(variant)[1].SerializeToString(), options)
+    return open_session(traced(variant)[1])
 
 
 def run(variant, ids, mask, position_ids, cache):

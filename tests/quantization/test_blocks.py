@@ -2,8 +2,8 @@
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime
 import pytest
+from one_thread import open_session
 from weight_graph import model_of
 
 from doge_export.quantization.rounding import fitted, nearest
@@ -39,10 +39,7 @@ def quantise(model, storage):
 
 
 def run(model, **feeds):
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    content = ir.to_proto(model).SerializeToString()
-    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"]).run(None, feeds)
+    return open_session(model).run(None, feeds)
 
 
 def whole(blocks):

@@ -115,14 +115,6 @@ class AttentionGraph:
         )
 
 
-def session(model: ir.Model) -> onnxruntime.InferenceSession:
-    """In onnxruntime on one thread."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString(), options)
-
-
 def run_in_place(model: onnxruntime.InferenceSession, feeds: dict[str, Any], past_scores: np.ndarray) -> list[Any]:
     """Run a graph of the onnxruntime target as its contract says: caches [B, Hkv, capacity, D] are bound as past and as
     present, the mask and the scores [B, width, 1, capacity] are buffers, lengths are inputs.

@@ -7,7 +7,8 @@ import functools
 import naive_operators
 import numpy as np
 import pytest
-from attention_graph import AttentionGraph, run_in_place, session
+from attention_graph import AttentionGraph, run_in_place
+from one_thread import open_session
 
 from doge_export.targets.passes.group_query_attention import GroupQueryAttention
 from doge_export.targets.passes.standard_attention import StandardAttention
@@ -35,7 +36,7 @@ def lowered(lowering, heads, score_heads, window):
 def lowered_session(lowering, graph):
     if LOWERINGS[lowering] is not None:
         LOWERINGS[lowering]()(graph.model)
-    return session(graph.model)
+    return open_session(graph.model)
 
 
 def run(lowering, graph, model, inputs):

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from attention_graph import session
+from one_thread import open_session
 
 from doge_export.graph import functions
 from doge_export.targets.lowering import constant
@@ -32,10 +32,10 @@ def graph_of(body, **weights):
 
 def apply(model, lowering, tolerance=0.0, **inputs):
     """Run before and after the pass on float32 inputs, compare every output; gives the operators afterwards."""
-    before = session(model).run(None, inputs)
+    before = open_session(model).run(None, inputs)
     lowering(model)
     onnx.checker.check_model(ir.to_proto(model))
-    after = session(model).run(None, inputs)
+    after = open_session(model).run(None, inputs)
     for found, expected in zip(after, before, strict=True):
         np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance)
     return Counter(node.op_type for node in model.graph)
@@ -153,9 +153,9 @@ def test_num_logits_to_keep_cuts_before_the_head(head):
         model.opset_imports["com.microsoft"] = 1
     x = normal(2, 5, 4)
     apply(model, NumLogitsToKeep(), x=x)
-    every = session(model).run(None, {"x": x})[0]
+    every = open_session(model).run(None, {"x": x})[0]
     for keep in (1, 2, 5, 7):
-        kept = session(model).run(None, {"x": x, "num_logits_to_keep": np.array(keep)})[0]
+        kept = open_session(model).run(None, {"x": x, "num_logits_to_keep": np.array(keep)})[0]
         np.testing.assert_allclose(kept, every[:, -keep:], rtol=0, atol=1e-6)
     (last,) = [node for node in model.graph if node.op_type == "Slice"]
     assert [use.node.op_type for use in last.outputs[0].uses()] == [head]

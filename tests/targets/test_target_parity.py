@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 
 import numpy as np
-import onnxruntime
+import one_thread
 import pytest
 import torch
 from attention_graph import run_in_place
@@ -37,10 +37,7 @@ def module_for(variant):
 
 @functools.cache
 def open_session(folder):
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(folder / "onnx" / "model.onnx", options)
+    return one_thread.open_session(folder / "onnx" / "model.onnx")
 
 
 def places(session, mask):

@@ -12,7 +12,7 @@ from task_checkpoints import changed, classifier
 from doge_export.checkpoint import open_checkpoint
 from doge_export.checkpoint.architecture import RatioMask
 from doge_export.checkpoint.generation import Assumptions
-from doge_export.validation.module_oracle import PROVEN_CDMOE, PROVEN_GENERATIONS, ModuleOracle, _is_proven
+from doge_export.validation.module_oracle import PROVEN_CDMOE, PROVEN_GENERATIONS, ModuleOracle, is_proven
 from doge_export.validation.oracle import in_transformers, load_oracle
 from doge_export.validation.plan import Limits, Run
 from doge_export.validation.transformers_oracle import TransformersOracle
@@ -131,8 +131,8 @@ def test_what_the_golden_files_do_not_cover_is_not_claimed(checkpoint):
 )
 def test_nor_mechanisms_of_a_covered_generation(changes):
     covered = open_checkpoint(GOLDEN / "g4b-additive").architecture
-    assert _is_proven(covered)
-    assert not _is_proven(dataclasses.replace(covered, **changes))
+    assert is_proven(covered)
+    assert not is_proven(dataclasses.replace(covered, **changes))
 
 
 def test_proven_is_what_there_are_golden_files_of():

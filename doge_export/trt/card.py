@@ -1,0 +1,38 @@
+"""README.md of an engine's folder: what it is, where it runs, and what was compared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from doge_export.package import validation_line
+from doge_export.trt.sidecar import Sidecar
+
+
+def write_card(folder: Path, manifest: Mapping[str, Any], sidecar: Sidecar) -> None:
+    """Writes README.md into `folder`; `manifest` has no need of "files"."""
+    calls = (
+        f"It calls the plugin of doge-export ({sidecar.plugin['name']}): `doge-export plugin build`."
+        if (sidecar.plugin and not sidecar.plugin_embedded)
+        else "It needs no plugin."
+    )
+    name = Path(str(manifest["source"]["model"])).name
+    text = f"""# {name} as a TensorRT engine
+
+Made by doge-export {manifest["doge_export"]} from `{name}`: {sidecar.precision}, attention by {sidecar.attention}, up
+to {sidecar.max_batch} rows of {sidecar.max_length} tokens.
+
+- built by TensorRT {sidecar.tensorrt} on {sidecar.gpu}, compute capability
+  {".".join(map(str, sidecar.compute_capability))}; `--hw-compat {sidecar.hardware}`
+- {calls}
+- against PyTorch: {validation_line(manifest)}
+
+    pip install "doge-export[trt]"
+    doge-export generate out "Once upon a time"
+    doge-export chat out
+    doge-export validate out
+
+`engine/engine.json` names inputs, outputs, profiles and caches; an engine holds code: open only one you trust.
+"""
+    (folder / "README.md").write_text(text, encoding="utf-8")
