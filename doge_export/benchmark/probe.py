@@ -42,10 +42,10 @@ def main(folder: str, threads: str, new_tokens: str, precision: str = "") -> Non
     loaded = time.perf_counter()
     decoder = session.decoder
     prompt = np.arange(min(16, decoder.max_length), dtype=np.int64)[None] % decoder.vocab_size
-    logits = decoder.forward(prompt, None, 1)
+    (prediction,) = decoder.predict(prompt)
     first = time.perf_counter()
     for _ in range(min(int(new_tokens), decoder.max_length - decoder.length)):
-        logits = decoder.forward(logits[:, -1].argmax(axis=-1)[:, None], None, 1)
+        (prediction,) = decoder.predict(np.array([[prediction.argmax()]]))
     answer = {
         "import_seconds": imported - start,
         "load_seconds": loaded - imported,

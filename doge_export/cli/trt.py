@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
-import shlex
+import importlib.util
 from pathlib import Path
 from typing import Any
 
 import click
 
-from doge_export.cli.options import json_option, source_options
-from doge_export.cli.render import columns, echo_json, named_values, size
-
-_PATH = click.Path(path_type=Path)
+from doge_export.cli.options import (
+    PATH,
+    cdmoe_routing_option,
+    force_option,
+    identity_options,
+    json_option,
+    max_length_option,
+    source_options,
+    validate_option,
+)
+from doge_export.cli.render import columns, echo_json, named_values, size, trial_lines, written_facts, written_lines
+from doge_export.errors import DogeExportError
+from doge_export.outputs import check_file, check_folder
 
 
 @click.command()
 @click.argument("model_or_folder", required=False)
-@click.argument("out", type=_PATH, required=False)
+@click.argument("out", type=PATH, required=False)
 @click.option(
     "--fp16", "precision", flag_value="fp16", default="fp16", help="16-bit weights and activations. [default]"
 )
 @click.option("--bf16", "precision", flag_value="bf16", help="The same with the range of float32 and fewer digits.")
-@click.option("--fp32", "precision", flag_value="fp32", help="32 bits everywhere; with --no-tf32 as exact as PyTorch.")
+@click.option("--fp32", "precision", flag_value="fp32", help="32 bits everywhere: as exact as PyTorch, but for --tf32.")
 @click.option(
     "--attention",
     type=click.Choice(["plugin", "native"]),
@@ -30,20 +39,27 @@ _PATH = click.Path(path_type=Path)
     help="By the plugin, or by TensorRT's own layers: those need no plugin and hold keep_window_size tokens at most.",
 )
 @click.option("--max-batch", type=click.IntRange(1), default=1, show_default=True, help="Rows at a time.")
-@click.option(
-    "--max-length",
-    type=int,
-    metavar="N",
-    help="Tokens that prompt and answer may have together; the caches are as long. [default: max_position_embeddings]",
+@max_length_option("; the caches are as long")
+@identity_options
+@cdmoe_routing_option(
+    "How a mixture of experts chooses, see `doge-export onnx`. [default: reference, or that of the export]"
 )
 @click.option(
-    "--cdmoe-routing",
-    type=click.Choice(["reference", "per-token"]),
-    help="How a mixture of experts chooses, see `doge-export onnx`. [default: reference, or that of the export]",
+    "--candidates",
+    type=click.IntRange(0, 3840),
+    default=64,
+    show_default=True,
+    metavar="N",
+    help="The best next tokens that a run hands out: greedy choice and top-k below N copy no logits to the host.",
+)
+@click.option(
+    "--calibrate/--no-calibrate",
+    default=True,
+    help="In fp16, look on texts first how large values get: float16 ends at 65504. [default: calibrate]",
 )
 @click.option("--opt-level", type=click.IntRange(0, 5), default=3, show_default=True, help="5 builds long, runs fast.")
 @click.option("--workspace-mib", type=click.IntRange(1), metavar="MIB", help="Scratch of layers. [default: all]")
-@click.option("--timing-cache", type=_PATH, metavar="FILE", help="Keep measurements there: the next build is short.")
+@click.option("--timing-cache", type=PATH, metavar="FILE", help="Keep measurements there: the next build is short.")
 @click.option(
     "--hw-compat",
     type=click.Choice(["none", "same", "ampere+"]),
@@ -53,14 +69,24 @@ _PATH = click.Path(path_type=Path)
 )
 @click.option("--version-compatible", is_flag=True, help="Let later TensorRT of the same major version run it.")
 @click.option("--embed-plugin", is_flag=True, help="Put the plugin into the engine; with --version-compatible.")
-@click.option("--no-tf32", is_flag=True, help="No 19-bit products of float32; for comparisons.")
-@click.option("--plugin", type=_PATH, metavar="FILE", help="The plugin. [default: DOGE_TRT_PLUGIN, or the one built]")
+@click.option(
+    "--tf32/--no-tf32",
+    default=False,
+    help="Let products of float32 take factors of 19 bits: --fp32 is faster then, and about as exact as --fp16. In 16 "
+    "bits only the scores of keys and experts are such products. [default: no-tf32]",
+)
+@click.option("--plugin", type=PATH, metavar="FILE", help="The plugin. [default: DOGE_TRT_PLUGIN, or the one built]")
 @click.option("--tensorrt", metavar="VERSION", help="With --dry-run: the TensorRT to plan for. [default: 11.4]")
 @click.option("--keep-onnx", is_flag=True, help="Leave the graph in OUT, for trtexec and polygraphy.")
-@click.option("--save-results", type=_PATH, metavar="DIR", help="Write inputs and answers there, for polygraphy.")
+@click.option(
+    "--save-results",
+    type=PATH,
+    metavar="DIR",
+    help="Write inputs and answers there, for polygraphy; with --keep-onnx those of onnxruntime, too.",
+)
 @source_options
-@click.option("--force", is_flag=True, help="Replace OUT when it is not empty.")
-@click.option("--validate/--no-validate", default=True, help="Compare with PyTorch afterwards. [default: validate]")
+@force_option
+@validate_option
 @click.option("--dry-run", is_flag=True, help="Check the graph and print the plan; needs neither TensorRT nor a GPU.")
 @click.option("--selftest", is_flag=True, help="Build and check engines of the bundled models here; write a report.")
 @json_option
@@ -76,6 +102,8 @@ def command(
     With --selftest, MODEL_OR_FOLDER is the report to write. [default: doge-export-trt-selftest.json]
     """
     if selftest:
+        if out is not None or dry_run:
+            raise click.UsageError("--selftest takes the name of its report and --plugin only.")
         _selftest(Path(model_or_folder or "doge-export-trt-selftest.json"), options, as_json)
         return
     if model_or_folder is None or (out is None and not dry_run):
@@ -83,9 +111,10 @@ def command(
     build = {name: options.pop(name) for name in ("force", "validate", "plugin", "keep_onnx", "save_results")}
     settings = {name: options.pop(name) for name in ("opt_level", "workspace_mib", "timing_cache")}
     settings |= {name: options.pop(name) for name in ("version_compatible", "embed_plugin")}
-    settings |= {"hardware": options.pop("hw_compat"), "tf32": not options.pop("no_tf32")}
+    settings |= {"hardware": options.pop("hw_compat"), "tf32": options.pop("tf32")}
     planned_for = options.pop("tensorrt")
     if dry_run:
+        _refuse_output(model_or_folder, out, build["force"])
         _dry_run(model_or_folder, planned_for, as_json, options)
         return
     if planned_for:
@@ -101,23 +130,32 @@ def _build(
     from doge_export.trt.make import make_engine
 
     save_results = build.pop("save_results")
+    if save_results is not None:
+        check_folder("--save-results", save_results)
+        if importlib.util.find_spec("polygraphy") is None:
+            raise DogeExportError('--save-results needs polygraphy: pip install "doge-export[trt]"')
+    if settings["timing_cache"] is not None:
+        check_file("--timing-cache", settings["timing_cache"])
     result = make_engine(model, out, settings=Settings(**settings), **build, **options)
     saved = []
     if save_results is not None:
         from doge_export.trt.compare import save
 
-        saved = [str(file) for file in save(out, save_results)]
-    written = sum(file["bytes"] for file in result.manifest["files"].values())
+        saved = save(out, save_results)
     if as_json:
-        passed = result.verdict.passed if result.verdict is not None else None
-        facts = {"folder": str(out), "bytes": written, "passed": passed, "engine": result.sidecar.to_dict()}
-        echo_json({**facts, "results": saved, "manifest": result.manifest})
+        echo_json(written_facts(out, result.manifest, engine=result.sidecar.to_dict(), results=saved))
         return
-    click.echo(f"{out}  {size(written)} in {len(result.manifest['files'])} files")
-    click.echo("not validated (--no-validate)" if result.verdict is None else result.verdict.summary_line())
-    for file in saved:
-        click.echo(file)
-    click.echo(f'try: doge-export generate {shlex.quote(str(out))} "Hey how are you doing?"')
+    for line in (*written_lines(out, result.manifest), *saved, *trial_lines(out, result.manifest)):
+        click.echo(line)
+
+
+def _refuse_output(model: str, out: Path | None, force: bool) -> None:
+    """What a build would refuse, said by its plan as well."""
+    from doge_export.checkpoint.source import protected_by
+    from doge_export.package import refuse_output
+
+    if out is not None:
+        refuse_output(out, force=force, protected=protected_by(model))
 
 
 def _dry_run(model: str, tensorrt: str | None, as_json: bool, options: dict[str, Any]) -> None:
@@ -138,16 +176,19 @@ def _plan_text(facts: dict[str, Any]) -> str:
         return not name.startswith(("past_key_values.", "present.")) or ".0." in name
 
     memory = {name: None if bytes_ is None else size(bytes_) for name, bytes_ in facts["memory"].items()}
-    shown = {name: value for name, value in facts.items() if name not in ("findings", "trtexec", "profiles", "types")}
+    shown = {name: value for name, value in facts.items() if name not in ("findings", "trtexec", "profiles", "typing")}
     ports = {side: {n: port for n, port in facts[side].items() if is_shown(n)} for side in ("inputs", "outputs")}
     profiles = {
         profile: {n: " ".join(map(str, three)) for n, three in shapes.items() if is_shown(n)}
         for profile, shapes in facts["profiles"].items()
     }
-    types = {kind: sum(counts.values()) for kind, counts in facts["types"].items()}
-    rows = named_values(shown | {"memory": memory, "nodes": types} | ports | {"profiles": profiles})
+    types = {kind: sum(counts.values()) for kind, counts in facts["typing"]["operators"].items()}
+    largest = {kind: f"{value['magnitude']:.4g}" for kind, value in facts["typing"]["largest"].items()}
+    rows = named_values(
+        shown | {"memory": memory} | ports | {"profiles": profiles, "nodes": types, "largest_values": largest}
+    )
     findings = [f"finding: {finding}" for finding in facts["findings"]] or ["no findings"]
-    return "\n".join([columns(rows, indent=0), facts["trtexec"], *findings])
+    return "\n".join([columns(rows, indent=0), "", facts["trtexec"], "", *findings])
 
 
 def _version(text: str) -> tuple[int, int]:

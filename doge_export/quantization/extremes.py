@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ def extremes_of(file: Path, texts: Texts) -> list[Extreme]:
     ]
 
 
-def by_operator(extremes: list[Extreme]) -> dict[str, dict[str, Any]]:
+def by_operator(extremes: Iterable[Extreme]) -> dict[str, dict[str, Any]]:
     """The largest of each kind of value, for the manifest."""
     best: dict[str, Extreme] = {}
     for extreme in extremes:

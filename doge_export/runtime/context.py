@@ -11,6 +11,7 @@ from doge_export.errors import DogeExportError
 
 if TYPE_CHECKING:
     from doge_export.runtime.decoder import Decoder
+    from doge_export.runtime.prediction import Prediction
 
 PREFILL_CHUNK = 512
 """Prompt tokens per run: bounds the memory of attention, which grows with chunk times length, at no cost in speed."""
@@ -35,8 +36,8 @@ class Context:
         self._ids = []
         self.decoder.reset(batch_size)
 
-    def read(self, rows: Sequence[Sequence[int]], reuse: bool = False) -> tuple[np.ndarray, int]:
-        """Reads left-padded prompts; gives float32 logits [B, 1, V] of the last token, and a turn for `append`.
+    def read(self, rows: Sequence[Sequence[int]], reuse: bool = False) -> tuple[list[Prediction], int]:
+        """Reads left-padded prompts; gives what comes next in each row, and a turn for `append`.
 
         With `reuse` (one row only), what the cache already holds of the prompt is kept and only the rest is read,
         unless reading in pieces would change the answer (`Decoder.chunkable_length`).
@@ -59,21 +60,21 @@ class Context:
         size = PREFILL_CHUNK if in_pieces else length
         for start in range(kept, length, size):
             chunk = slice(start, start + size)
-            logits = self.decoder.forward(input_ids[:, chunk], mask[:, chunk] if is_padded else None, 1)
+            predictions = self.decoder.predict(input_ids[:, chunk], mask[:, chunk] if is_padded else None)
             if len(rows) == 1 and in_pieces:
                 self._ids.extend(rows[0][chunk])
-        return logits, self._turn
+        return predictions, self._turn
 
-    def append(self, turn: int, tokens: np.ndarray) -> np.ndarray:
-        """Reads one more token of every row, int64 [B, 1]; float32 logits [B, 1, V]."""
+    def append(self, turn: int, tokens: np.ndarray) -> list[Prediction]:
+        """Reads one more token of every row, int64 [B, 1]; what comes next in each."""
         if turn != self._turn:
             raise DogeExportError(
                 "this answer was cut off by another one: a session generates one at a time, load a second session"
             )
-        logits = self.decoder.forward(tokens, None, 1)
+        predictions = self.decoder.predict(tokens)
         if len(tokens) == 1 and self._ids:
             self._ids.append(int(tokens[0, 0]))
-        return logits
+        return predictions
 
     def _common(self, ids: Sequence[int]) -> int:
         """How many first tokens of `ids` are in the cache; never all: the last one must be read for its logits."""

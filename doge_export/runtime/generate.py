@@ -10,6 +10,7 @@ import numpy as np
 
 from doge_export.runtime.context import Context
 from doge_export.runtime.generation_config import GenerationConfig
+from doge_export.runtime.prediction import Prediction
 from doge_export.runtime.sampling import Sampler
 from doge_export.runtime.streaming import StopStrings, open_detokenizer
 from doge_export.runtime.tokenizer import Tokenizer
@@ -58,9 +59,9 @@ class Row:
         self._detokenizer = None if tokenizer is None else open_detokenizer(tokenizer)
         self._stops = StopStrings(stops) if stops else None
 
-    def advance(self, scores: np.ndarray) -> str:
-        """Chooses the next token from logits float32 [V]; the new text that is safe to show, often empty."""
-        token = self._choose(scores)
+    def advance(self, prediction: Prediction) -> str:
+        """Chooses the next token; the new text that is safe to show, often empty."""
+        token = self._choose(prediction)
         self.token_ids.append(token)
         if token in self._eos:
             self.finish_reason = "eos"
@@ -88,18 +89,18 @@ class Row:
 
 def run(context: Context, rows: Sequence[Row], reuse: bool = False) -> Iterator[str]:
     """Generates until every row has ended. Yields the text of the first row as it becomes safe to show."""
-    logits, turn = context.read([row.prompt_token_ids for row in rows], reuse)
+    predictions, turn = context.read([row.prompt_token_ids for row in rows], reuse)
     tokens = np.zeros((len(rows), 1), np.int64)  # a row that has ended goes on reading id 0, which nobody looks at
     while True:
         for index, row in enumerate(rows):
             if row.finish_reason is None:
-                piece = row.advance(logits[index, -1])
+                piece = row.advance(predictions[index])
                 tokens[index, 0] = row.token_ids[-1]
                 if index == 0 and piece:
                     yield piece
         if all(row.finish_reason is not None for row in rows):
             return
-        logits = context.append(turn, tokens)
+        predictions = context.append(turn, tokens)
 
 
 class Stream(Iterator[str]):

@@ -12,7 +12,9 @@ import numpy as np
 import onnxruntime
 
 from doge_export.errors import DogeExportError
-from doge_export.runtime.decoder import Array, GraphDecoder, Limits
+from doge_export.runtime.graph_decoder import GraphDecoder
+from doge_export.runtime.prediction import Prediction, predictions
+from doge_export.runtime.progress import Array, Limits
 
 CPU = ("cpu", 0)
 
@@ -27,7 +29,6 @@ class InPlaceDecoder(GraphDecoder):
         self._layers = sum(name.startswith("past_key_values.") and name.endswith(".key") for name in self._shapes)
         self._score_width = self._shapes["past_scores"][1] if "past_scores" in self._shapes else 0
         self._takes_positions = "position_ids" in self._shapes
-        self._mixes_rows = limits.mixes_rows
         self.reset()
 
     def reset(self, batch_size: int = 1) -> None:
@@ -36,15 +37,20 @@ class InPlaceDecoder(GraphDecoder):
         if not hasattr(self, "_scores") or len(self._scores) != batch_size:
             self._allocate(batch_size)
 
-    def rewind(self, length: int) -> None:
-        """Forget every token from index `length` on."""
-        self._progress.rewind(length)
-
     def forward(self, input_ids: Array, attention_mask: Array | None = None, num_logits_to_keep: int = 0) -> Array:
         """See `Decoder.forward`."""
+        logits = self._run(input_ids, attention_mask, num_logits_to_keep)
+        return logits.copy() if logits is self._step_logits else logits
+
+    def predict(self, input_ids: Array, attention_mask: Array | None = None) -> list[Prediction]:
+        """See `Decoder.predict`: a step's logits are read where onnxruntime wrote them."""
+        return predictions(self._run(input_ids, attention_mask, 1))
+
+    def _run(self, input_ids: Array, attention_mask: Array | None, num_logits_to_keep: int) -> Array:
+        """As `forward`, in memory that a step writes anew."""
         self._progress.check(input_ids)
         past, new = self.length, input_ids.shape[1]
-        if self._mixes_rows and past and new > 1 and self.batch_size > 1:
+        if self._limits.mixes_rows and past and new > 1 and self.batch_size > 1:
             raise DogeExportError(
                 "a batch of an export with reference CDMoE routing must be read whole, then token by token, since its "
                 "rows route one another; read it in one piece, or export with --cdmoe-routing per-token"
@@ -113,7 +119,7 @@ class InPlaceDecoder(GraphDecoder):
         tokens.advance(past)
         self._session.run_with_iobinding(self._binding)
         self._scores[..., past] = self._step_scores[..., 0]
-        return self._step_logits.copy()
+        return self._step_logits
 
     def _chunk(self, row: slice, past: int, ids: Array, positions: Array, keep: int) -> Array:
         """Several new tokens: all rows of an empty cache at once, or one row behind its past.

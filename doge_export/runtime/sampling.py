@@ -12,9 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from doge_export.runtime.generation_config import GenerationConfig
-
-Candidates = tuple[np.ndarray, np.ndarray]
-"""Token ids int64 [n] and their scores float32 [n]."""
+from doge_export.runtime.prediction import Candidates, Prediction
 
 
 def penalise_repetition(scores: np.ndarray, seen: np.ndarray, penalty: float) -> np.ndarray:
@@ -62,9 +60,10 @@ def softmax(scores: np.ndarray) -> np.ndarray:
     return exponentials / exponentials.sum()
 
 
-def filtered(scores: np.ndarray, config: GenerationConfig) -> Candidates:
-    """What may be sampled from `scores` [V]: temperature, then every filter that `config` asks for."""
-    candidates = (np.arange(len(scores)), scores / np.float32(config.temperature))
+def filtered(prediction: Prediction, config: GenerationConfig) -> Candidates:
+    """What may be sampled: temperature, then every filter that `config` asks for."""
+    ids, logits = prediction.candidates(config.top_k)
+    candidates = (ids, logits / np.float32(config.temperature))
     if config.top_k > 0:
         candidates = keep_top_k(candidates, config.top_k)
     if config.top_p < 1:
@@ -84,22 +83,23 @@ class Sampler:
         self._seen_set = set(prompt_token_ids)
         self._is_argmax = not config.do_sample and config.repetition_penalty == 1
 
-    def __call__(self, scores: np.ndarray) -> int:
-        """The next token id from logits float32 [V]."""
+    def __call__(self, prediction: Prediction) -> int:
+        """The next token id."""
         if self._is_argmax:
-            return int(scores.argmax())
+            return prediction.argmax()
         config = self._config
         if config.repetition_penalty != 1:
-            scores = penalise_repetition(scores, self._seen, config.repetition_penalty)
-        token = int(scores.argmax()) if self._random is None else self._draw(scores)
+            penalised = penalise_repetition(prediction.logits(), self._seen, config.repetition_penalty)
+            prediction = Prediction(penalised)
+        token = prediction.argmax() if self._random is None else self._draw(prediction)
         if token not in self._seen_set:
             self._seen_set.add(token)
             self._seen = np.append(self._seen, token)
         return token
 
-    def _draw(self, scores: np.ndarray) -> int:
+    def _draw(self, prediction: Prediction) -> int:
         assert self._random is not None
-        ids, kept = filtered(scores, self._config)
+        ids, kept = filtered(prediction, self._config)
         cumulative = np.cumsum(softmax(kept), dtype=np.float64)
         index = np.searchsorted(cumulative, self._random.random() * cumulative[-1], side="right")
         return int(ids[min(index, len(ids) - 1)])

@@ -12,6 +12,7 @@ from onnx_ir.passes import common
 from doge_export.graph.tidy import tidy
 from doge_export.targets.half import HalfPrecision, prepare
 from doge_export.targets.half.flow import Flow
+from doge_export.targets.passes.candidates import Candidates
 from doge_export.targets.passes.fixed_capacity import FixedCapacity
 from doge_export.targets.passes.fold_scores import FoldScores
 from doge_export.targets.passes.inline_functions import InlineFunctions
@@ -35,11 +36,14 @@ IR_VERSIONS: dict[Attention, int] = {"plugin": 8, "native": 10}
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-    """What an engine's graph is to be: the type of its weights, who computes attention, slots of a cache row."""
+    """What an engine's graph is to be: the type of its weights, who computes attention, slots of a cache row, and how
+    many of the best next tokens it gives beside all logits.
+    """
 
     precision: Precision
     attention: Attention
     capacity: int
+    candidates: int = 0
 
 
 def lower_for_tensorrt(model: ir.Model, form: Form) -> None:
@@ -51,7 +55,7 @@ def lower_for_tensorrt(model: ir.Model, form: Form) -> None:
     else:
         for value in Flow(model.graph).reals:
             value.dtype = value.dtype or ir.DataType.FLOAT
-    _run(model, (RopeTables(form.capacity), WideRMSNorm()))
+    _run(model, (RopeTables(form.capacity), WideRMSNorm(), Candidates(form.candidates)))
     if form.attention == "plugin":
         PluginNodes()(model)
     model.opset_imports[""] = OPSETS[form.attention]

@@ -33,7 +33,8 @@ class Settings:
         hardware: which other GPUs may run the engine: "none", "same" (compute capability), "ampere+".
         version_compatible: later TensorRT of the same major version may run it.
         embed_plugin: put the plugin's library into the engine.
-        tf32: let float32 products be made of 19-bit numbers.
+        tf32: let float32 products be made of 19-bit factors. In a graph of 16 bits that would take from the scores of
+            keys and experts what they are float32 for.
     """
 
     opt_level: int = 3
@@ -42,7 +43,7 @@ class Settings:
     hardware: str = "none"
     version_compatible: bool = False
     embed_plugin: bool = False
-    tf32: bool = True
+    tf32: bool = False
 
     def check(self) -> None:
         """Raises DogeExportError where they do not fit together."""

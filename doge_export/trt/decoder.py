@@ -6,38 +6,32 @@ row has its own length, and what a shorter row's last run wrote behind it is wri
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from doge_export.errors import DogeExportError
-from doge_export.runtime.decoder import Array, Limits, Progress
+from doge_export.runtime.prediction import Candidates, Prediction, predictions
+from doge_export.runtime.progress import Array, CountingDecoder, Limits
 from doge_export.trt.engine import open_engine
 from doge_export.trt.runner import Runner
 
+ROUNDING = 1e-6
+"""Of a logit: what its division by a temperature may add or take, and more."""
 
-class EngineDecoder:
+
+class EngineDecoder(CountingDecoder):
     """See `runtime.decoder.Decoder`."""
 
     def __init__(self, runner: Runner, limits: Limits) -> None:
-        self._runner, self._limits = runner, limits
         sidecar = runner.sidecar
-        self.max_length, self.chunkable_length = limits.max_length, limits.chunkable_length
+        super().__init__(limits, int(sidecar.outputs["logits"].shape[-1]))
+        self._runner = runner
         self.max_batch, self._max_logits = sidecar.max_batch, sidecar.max_logits
-        self.vocab_size = int(sidecar.outputs["logits"].shape[-1])
         self._layers = sum(cache.past.endswith(".key") for cache in sidecar.caches)
-        self._progress = Progress(self.max_length, self.vocab_size)
-
-    @property
-    def batch_size(self) -> int:
-        """Rows now in the cache."""
-        return self._progress.batch_size
-
-    @property
-    def length(self) -> int:
-        """Tokens a row now has in the cache, padding included."""
-        return self._progress.length
 
     def reset(self, batch_size: int = 1) -> None:
         """Forget everything; what the caches hold is never read, since lengths start at 0."""
@@ -48,46 +42,53 @@ class EngineDecoder:
             )
         self._progress.reset(batch_size)
 
-    def rewind(self, length: int) -> None:
-        """Forget every token from index `length` on."""
-        self._progress.rewind(length)
-
     def forward(self, input_ids: Array, attention_mask: Array | None = None, num_logits_to_keep: int = 0) -> Array:
         """See `Decoder.forward`. A prompt longer than the engine reads at a time is read in pieces."""
-        self._progress.check(input_ids)
         new = input_ids.shape[1]
+        keep = min(num_logits_to_keep, new) or new
+        wanted = []
+        for rows, start in self._pieces(input_ids, attention_mask):
+            first = max(new - keep - start, 0)
+            size = rows.ids.shape[1]
+            # A run gives at most max_logits; the same tokens read again write the same keys to the same places.
+            for column in range(first, size, self._max_logits):
+                self._run(rows, rows.places[:, column : column + self._max_logits])
+                wanted.append(self._runner.buffers.logits())
+            if first >= size:  # none of its logits is wanted, and the engine gives one at least
+                self._run(rows, rows.places[:, -1:])
+        return wanted[0] if len(wanted) == 1 else np.concatenate(wanted, axis=1)
+
+    def predict(self, input_ids: Array, attention_mask: Array | None = None) -> list[Prediction]:
+        """See `Decoder.predict`. Of the logits only the best are copied to the host, until others are asked for."""
+        for rows, _ in self._pieces(input_ids, attention_mask):
+            self._run(rows, rows.places[:, -1:])
+        best = self._runner.buffers.best()
+        if best is None:
+            return predictions(self._runner.buffers.logits())
+        everything = functools.cache(self._runner.buffers.logits)
+        return [
+            BestTokens(tokens[-1], logits[-1], functools.partial(_row, everything, row))
+            for row, (tokens, logits) in enumerate(zip(*best, strict=True))
+        ]
+
+    def _pieces(self, input_ids: Array, attention_mask: Array | None) -> Iterator[tuple[_Packed, int]]:
+        """What the engine reads at a time, counted in before it runs, and the column that it begins at."""
+        self._progress.check(input_ids)
         if self._limits.mixes_rows and attention_mask is not None and not np.all(attention_mask):
             raise DogeExportError(
                 "a padded batch of an engine with reference CDMoE routing would be routed otherwise than by PyTorch: "
                 "give prompts of equal length or one at a time, or build it with --cdmoe-routing per-token"
             )
-        keep = min(num_logits_to_keep, new) or new
         longest = self._runner.buffers.longest
-        pieces = []
-        for start in range(0, new, longest):
-            end = min(start + longest, new)
-            mask = None if attention_mask is None else attention_mask[:, start:end]
-            pieces.append(self._piece(input_ids[:, start:end], mask, max(start, new - keep) - start))
-        wanted = [piece for piece in pieces if piece.shape[1]]
-        return wanted[0] if len(wanted) == 1 else np.concatenate(wanted, axis=1)
+        for start in range(0, input_ids.shape[1], longest):
+            piece = slice(start, start + longest)
+            ids, past = input_ids[:, piece], self._progress.tokens[:, 0]
+            mask, _ = self._progress.append(ids.shape[1], None if attention_mask is None else attention_mask[:, piece])
+            yield _pack(ids, mask.astype(bool), past), start
 
-    def _piece(self, ids: Array, attention_mask: Array | None, first: int) -> Array:
-        """Reads tokens [B, S]; logits of those from column `first` on, [B, S - first, V]."""
-        new = ids.shape[1]
-        past = self._progress.tokens[:, 0]
-        mask, _ = self._progress.append(new, attention_mask)
-        rows = _pack(ids, mask.astype(bool), past)
-        if first >= new:  # no logits are wanted, and the engine gives one at least
-            self._run(rows, rows.places[:, -1:])
-            return np.empty((len(ids), 0, self.vocab_size), np.float32)
-        # A run gives at most max_logits; the same tokens read again write the same keys to the same places.
-        spans = range(first, new, self._max_logits)
-        parts = [self._run(rows, rows.places[:, start : start + self._max_logits]) for start in spans]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
-
-    def _run(self, rows: _Packed, places: Array) -> Array:
+    def _run(self, rows: _Packed, places: Array) -> None:
         batch, new = rows.ids.shape
-        return self._runner.run(
+        self._runner.run(
             (batch, new, places.shape[1]),
             input_ids=rows.ids,
             past_lengths=rows.past,
@@ -119,6 +120,35 @@ class EngineDecoder:
     def close(self) -> None:
         """Gives the GPU's memory back."""
         self._runner.close()
+
+
+def _row(logits: Callable[[], Array], row: int) -> Array:
+    return logits()[row, -1]
+
+
+class BestTokens(Prediction):
+    """The best tokens of a row, [K] in any order, and a way to the logits of all."""
+
+    def __init__(self, tokens: Array, logits: Array, everything: Callable[[], Array]) -> None:
+        order = np.argsort(tokens)
+        self._tokens, self._best, self._everything = tokens[order].astype(np.int64), logits[order], everything
+
+    def logits(self) -> Array:
+        """float32 [V]."""
+        return self._everything()
+
+    def argmax(self) -> int:
+        """The lowest id among those of the highest logit."""
+        return int(self._tokens[self._best.argmax()])
+
+    def candidates(self, count: int) -> Candidates:
+        """See `Prediction.candidates`."""
+        if 0 < count < len(self._best):
+            edge = np.partition(self._best, -count)[-count]
+            if self._best.min() < edge - ROUNDING * abs(edge):  # what is not here is no better than the worst that is
+                return self._tokens, self._best
+        logits = self.logits()
+        return np.arange(len(logits)), logits
 
 
 class _Packed:

@@ -9,7 +9,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from doge_export.quantization.extremes import Extreme
+from doge_export.quantization.extremes import Extreme, by_operator
 from doge_export.targets.tensorrt import Attention, Precision
 
 Shape = tuple[int, ...]
@@ -132,6 +132,8 @@ class EnginePlan:
     and its outputs:
 
         logits                              float32 [batch, num_logits, V]
+        best_logits, best_tokens            float32 and int32 [batch, num_logits, candidates]: the highest logits, where
+                                            `candidates` is not 0
         present.{i}.key, .value, .score     as the past ones, and the same memory
 
     Attributes:
@@ -167,6 +169,17 @@ class EnginePlan:
     def capacity(self) -> int:
         """Tokens that a row of a cache holds."""
         return self.max_length
+
+    @property
+    def typing(self) -> dict[str, Any]:
+        """ "operators": as `types`; "largest": of `extremes`, the largest that each operator gave."""
+        return {"operators": self.types, "largest": by_operator(self.extremes)}
+
+    @property
+    def candidates(self) -> int:
+        """How many of the best next tokens a run gives beside all logits."""
+        best = self.outputs.get("best_tokens")
+        return int(best.shape[2]) if best else 0
 
     @property
     def needs_positions(self) -> bool:

@@ -11,6 +11,7 @@ from doge_export.console import log
 from doge_export.errors import DogeExportError
 from doge_export.quantization.extremes import Extreme
 from doge_export.targets.half import operators_by_type
+from doge_export.targets.lowering import extent, named
 from doge_export.targets.tensorrt import DTYPES, Attention, Form, Precision, lower_for_tensorrt
 from doge_export.trt.lint import lint
 from doge_export.trt.memory import memory_of
@@ -18,12 +19,15 @@ from doge_export.trt.operators import OLDEST, Version
 from doge_export.trt.origin import Traced, open_model
 from doge_export.trt.plan import DECODE, PREFILL, Binding, Cache, EnginePlan, Range, Shape
 from doge_export.trt.report import largest_values, overflows, texts_for
+from doge_export.trt.rules.layers import MOST_PICKS
 
 NEWEST: Version = (11, 4)
 NATIVE_SINCE: Version = (10, 15)
 """The first TensorRT with every layer that native attention is made of."""
 BEST_PREFILL = 512
 """Tokens of a prompt that the prefill profile is tuned for."""
+CANDIDATES = 64
+"""More than the 50 that transformers samples from by default."""
 
 
 def plan_engine(
@@ -34,8 +38,9 @@ def plan_engine(
     max_batch: int = 1,
     max_length: int | None = None,
     max_logits: int = 64,
+    candidates: int = CANDIDATES,
     tensorrt_version: Version = NEWEST,
-    calibrate: bool = False,
+    calibrate: bool = True,
     **options: Any,
 ) -> EnginePlan:
     """What an engine of `model` will be.
@@ -47,13 +52,16 @@ def plan_engine(
         max_batch: rows at once.
         max_length: tokens of a row, prompt and answer together; max_position_embeddings by default.
         max_logits: tokens of a row whose logits one run may give.
+        candidates: the best next tokens that every run gives beside all logits; 0: none. Greedy choice and top-k up to
+            their number (less where logits are equal there) copy only these to the host.
         tensorrt_version: that is to read the graph: (major, minor).
-        calibrate: run the graph on texts first and look how large the values get that float16 is to hold.
+        calibrate: in fp16, run the graph on texts first and look how large the values get that float16 is to hold: one
+            beyond its end is a finding.
         options: as `pipeline.plan` takes them: cdmoe_routing, revision...
 
     Raises DogeExportError for what no engine can be.
     """
-    _check(precision, attention, max_batch, max_logits, tensorrt_version)
+    _check(precision, attention, max_batch, max_logits, candidates, tensorrt_version)
     traced = open_model(model, max_length=max_length, **options)
     return plan_traced(
         traced,
@@ -61,6 +69,7 @@ def plan_engine(
         attention=attention,
         max_batch=max_batch,
         max_logits=max_logits,
+        candidates=candidates,
         tensorrt_version=tensorrt_version,
         calibrate=calibrate,
     )
@@ -73,6 +82,7 @@ def plan_traced(
     attention: Attention = "plugin",
     max_batch: int = 1,
     max_logits: int = 64,
+    candidates: int = CANDIDATES,
     tensorrt_version: Version = NEWEST,
     calibrate: bool = False,
 ) -> EnginePlan:
@@ -80,7 +90,8 @@ def plan_traced(
     graph, capacity = traced.graph, traced.max_length
     if attention == "native":
         _require_no_selection(graph, capacity)
-    form = Form(precision, attention, capacity)
+    candidates = min(candidates, extent(named(graph.graph.outputs, "logits")[0], 2))
+    form = Form(precision, attention, capacity, candidates)
     extremes = _extremes(traced, form) if calibrate and precision == "fp16" else ()
     log(f"lowering for TensorRT {_dotted(tensorrt_version)}")
     lower_for_tensorrt(graph, form)
@@ -115,7 +126,7 @@ def _extremes(traced: Traced, form: Form) -> tuple[Extreme, ...]:
     return largest_values(traced, form, texts_for(traced))
 
 
-def _check(precision: str, attention: str, max_batch: int, max_logits: int, version: Version) -> None:
+def _check(precision: str, attention: str, max_batch: int, max_logits: int, candidates: int, version: Version) -> None:
     if precision not in DTYPES:
         raise DogeExportError(f"unknown precision {precision!r}; choose {', '.join(DTYPES)}")
     if attention not in ("plugin", "native"):
@@ -123,6 +134,8 @@ def _check(precision: str, attention: str, max_batch: int, max_logits: int, vers
     for name, value in (("max batch", max_batch), ("max logits", max_logits)):
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise DogeExportError(f"{name} is {value!r}, expected 1 or more")
+    if not isinstance(candidates, int) or isinstance(candidates, bool) or not 0 <= candidates <= MOST_PICKS:
+        raise DogeExportError(f"candidates is {candidates!r}, expected 0 to {MOST_PICKS}, TensorRT's limit of TopK")
     if version < OLDEST:
         raise DogeExportError(f"TensorRT {_dotted(version)} is too old; {_dotted(OLDEST)} or newer expected")
     if attention == "native" and version < NATIVE_SINCE:

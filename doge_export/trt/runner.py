@@ -53,8 +53,8 @@ class Runner:
         """Whether steps of decoding are launched from a recorded graph."""
         return self._recorded is not None
 
-    def run(self, sizes: Sizes, **inputs: np.ndarray) -> np.ndarray:
-        """One run; logits float32 [batch, num_logits, V].
+    def run(self, sizes: Sizes, **inputs: np.ndarray) -> None:
+        """One run, to its end; `buffers` then hold the answers.
 
         sizes: of the run; with one new token it is a step of decoding, else a prompt's.
         inputs: every input that is no cache, by name, and any others.
@@ -67,7 +67,6 @@ class Runner:
         else:
             self._enqueue(profile)
         self._device.synchronize()
-        return self.buffers.logits()
 
     def _context(self, index: int, scratch: int) -> Any:
         """A context of that profile."""

@@ -17,8 +17,8 @@ import numpy as np
 import doge_export
 from doge_export.console import log
 from doge_export.errors import DogeExportError
+from doge_export.outputs import check_file
 from doge_export.trt import installation
-from doge_export.trt.builder import Settings
 from doge_export.trt.device import Device
 from doge_export.trt.make import EngineResult, make_engine
 
@@ -61,6 +61,7 @@ def selftest(report: Path, *, plugin: Path | None = None, engines: tuple[Engine,
     Writes what is returned to `report` as JSON: "machine" (versions, GPU), and "cases", each with "name", "ok", "said"
     (one line), "seconds" and, where it failed, "traceback". Raises DogeExportError where nothing can be tested at all.
     """
+    check_file("report", report)
     trt, runtime = installation.require()
     device = Device(runtime)
     facts = {
@@ -85,12 +86,11 @@ def selftest(report: Path, *, plugin: Path | None = None, engines: tuple[Engine,
 
 def _cases(engine: Engine, folder: Path, plugin: Path | None) -> Iterator[dict[str, Any]]:
     """The build, and where it succeeds all that can be done with it."""
-    settings = Settings(tf32=False)  # whose products the float32 bar does not allow
     built: list[EngineResult] = []
 
     def build() -> str:
         options = {"precision": engine.precision, "attention": engine.attention, "max_batch": 3, **engine.options}
-        built.append(make_engine(engine.model, folder, settings=settings, plugin=plugin, validate=False, **options))
+        built.append(make_engine(engine.model, folder, plugin=plugin, validate=False, **options))
         return f"{built[0].sidecar.plugin_layers} plugin layers, {built[0].sidecar.settings['seconds']} s"
 
     yield _case(f"{engine.name}: build", build)

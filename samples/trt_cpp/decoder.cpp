@@ -88,9 +88,10 @@ Decoder::~Decoder() { cudaStreamDestroy(stream_); }
 // One buffer for every tensor, of its size for one row, and one for each pair of past and present cache.
 void Decoder::allocate() {
     const nvinfer1::Dims ids = engine_->getProfileShape("input_ids", prefill, nvinfer1::OptProfileSelector::kMAX);
-    const nvinfer1::Dims logits = engine_->getTensorShape("logits");
+    const nvinfer1::Dims best = engine_->getTensorShape("best_tokens");
+    require(best.nbDims == 3, "the engine gives no best tokens: build it without --candidates 0");
+    candidates_ = best.d[2];
     max_length_ = static_cast<int32_t>(engine_->getTensorShape("past_key_values.0.key").d[2]);
-    vocab_size_ = static_cast<int32_t>(logits.d[logits.nbDims - 1]);
     for (int32_t index = 0; index < engine_->getNbIOTensors(); ++index) {
         const std::string name = engine_->getIOTensorName(index);
         if (starts_with(name, "present.")) {
@@ -100,7 +101,7 @@ void Decoder::allocate() {
         shape.d[0] = 1;
         for (int32_t axis = 1; axis < shape.nbDims; ++axis) {
             if (shape.d[axis] < 0) {
-                shape.d[axis] = name == "logits" || name == "logits_tokens" ? 1 : ids.d[1];
+                shape.d[axis] = name == "input_ids" || name == "position_ids" ? ids.d[1] : 1;
             }
         }
         const size_t bytes = elements(shape) * bytes_of(engine_->getTensorDataType(name.c_str()));
@@ -137,6 +138,10 @@ void Decoder::upload(const char* name, const std::vector<int32_t>& values) {
     }
 }
 
+void Decoder::download(const char* name, void* values, size_t bytes) {
+    check(cudaMemcpyAsync(values, buffers_.at(name)->data(), bytes, cudaMemcpyDeviceToHost, stream_));
+}
+
 int32_t Decoder::forward(const std::vector<int32_t>& tokens) {
     const auto new_tokens = static_cast<int32_t>(tokens.size());
     require(new_tokens > 0 && length_ + new_tokens <= max_length_, "too many tokens for this engine");
@@ -150,12 +155,13 @@ int32_t Decoder::forward(const std::vector<int32_t>& tokens) {
     upload("past_lengths", past);
     upload("logits_tokens", last);
     require(context.enqueueV3(stream_), "the engine did not run");
-    std::vector<float> logits(static_cast<size_t>(vocab_size_));
-    check(cudaMemcpyAsync(logits.data(), buffers_.at("logits")->data(), logits.size() * sizeof(float),
-                          cudaMemcpyDeviceToHost, stream_));
+    std::vector<float> logits(static_cast<size_t>(candidates_));
+    std::vector<int32_t> best(logits.size());
+    download("best_logits", logits.data(), logits.size() * sizeof(float));
+    download("best_tokens", best.data(), best.size() * sizeof(int32_t));
     check(cudaStreamSynchronize(stream_));
     length_ += new_tokens;
-    return static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+    return best[static_cast<size_t>(std::max_element(logits.begin(), logits.end()) - logits.begin())];
 }
 
 }  // namespace doge_sample

@@ -48,6 +48,7 @@ private:
     void allocate();
     void bind(nvinfer1::IExecutionContext& context, int32_t new_tokens);
     void upload(const char* name, const std::vector<int32_t>& values);
+    void download(const char* name, void* values, size_t bytes);
 
     // In this order, since an engine must go before its runtime, and contexts before their engine.
     Logger logger_;
@@ -58,7 +59,7 @@ private:
     cudaStream_t stream_ = nullptr;
     int32_t max_length_ = 0;
     int32_t length_ = 0;
-    int32_t vocab_size_ = 0;
+    int64_t candidates_ = 0;  // best tokens that a run gives: all that is copied to the host
 };
 
 }  // namespace doge_sample

@@ -11,6 +11,7 @@ import pytest
 
 from doge_export.errors import DogeExportError
 from doge_export.runtime.generation_config import GenerationConfig
+from doge_export.runtime.prediction import Prediction, predictions
 from doge_export.runtime.session import Session
 from doge_export.runtime.tokenizer import Tokenizer
 
@@ -116,6 +117,9 @@ class NumpyDecoder:
         logits = (hidden + weights @ hidden) @ self._head
         new = logits[:, -input_ids.shape[1] :]
         return new if num_logits_to_keep == 0 else new[:, -num_logits_to_keep:]
+
+    def predict(self, input_ids: np.ndarray, attention_mask: np.ndarray | None = None) -> list[Prediction]:
+        return predictions(self.forward(input_ids, attention_mask, 1))
 
 
 @pytest.fixture(scope="session")

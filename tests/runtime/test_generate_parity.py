@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from doge_export.runtime.generation_config import GenerationConfig
+from doge_export.runtime.prediction import predictions
 from doge_export.runtime.session import Session
 
 VOCAB_SIZE = 300
@@ -47,6 +48,9 @@ class TransformersDecoder:
         with torch.no_grad():
             logits = self._model(ids, attention_mask=mask, position_ids=positions, use_cache=False).logits
         return logits[:, -(num_logits_to_keep or input_ids.shape[1]) :].numpy()
+
+    def predict(self, input_ids, attention_mask=None):
+        return predictions(self.forward(input_ids, attention_mask, 1))
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from doge_export.runtime.generation_config import GenerationConfig
+from doge_export.runtime.prediction import Prediction
 from doge_export.runtime.sampling import Sampler, filtered, penalise_repetition, softmax
 
 VOCAB_SIZE = 2000
@@ -38,7 +39,7 @@ def transformers_scores(scores: np.ndarray, prompt: list[int], settings: Generat
 def our_scores(scores: np.ndarray, prompt: list[int], settings: GenerationConfig) -> np.ndarray:
     if settings.repetition_penalty != 1:
         scores = penalise_repetition(scores, np.unique(prompt), settings.repetition_penalty)
-    ids, kept = filtered(scores, settings)
+    ids, kept = filtered(Prediction(scores), settings)
     dense = np.full(VOCAB_SIZE, -np.inf, np.float32)
     dense[ids] = kept
     return dense
@@ -77,33 +78,33 @@ def test_what_may_be_sampled_equals_transformers(settings, spread):
 
 def test_equal_scores_at_the_edge_of_top_k_all_stay():
     scores = np.array([1, 3, 2, 2, 2, 0], np.float32)
-    ids, _ = filtered(scores, config(top_k=2))
+    ids, _ = filtered(Prediction(scores), config(top_k=2))
     assert ids.tolist() == [1, 2, 3, 4]
 
 
 def test_greedy_takes_the_lowest_of_equal_ids_as_torch_does():
     scores = np.zeros(100, np.float32)
     scores[[17, 60]] = 5
-    assert Sampler(GenerationConfig(), [], np.random.SeedSequence(0))(scores) == 17
+    assert Sampler(GenerationConfig(), [], np.random.SeedSequence(0))(Prediction(scores)) == 17
 
 
 def test_penalty_leaves_the_decoders_logits_alone():
     scores = np.array([1, -1], np.float32)
     sampler = Sampler(GenerationConfig(repetition_penalty=4.0), [0, 1], np.random.SeedSequence(0))
-    assert sampler(scores) == 0
+    assert sampler(Prediction(scores)) == 0
     assert scores.tolist() == [1, -1]
 
 
 def test_penalty_counts_new_tokens_once_and_only_the_seen():
     sampler = Sampler(GenerationConfig(repetition_penalty=2.0), [3], np.random.SeedSequence(0))
     scores = np.array([8, 7, 5, 12], np.float32)  # 3 was in the prompt: 12 / 2
-    assert [sampler(scores) for _ in range(4)] == [0, 1, 3, 3]
+    assert [sampler(Prediction(scores)) for _ in range(4)] == [0, 1, 3, 3]
 
 
 def test_drawn_frequencies_follow_the_probabilities():
     scores = np.log(np.array([0.5, 0.05, 0.3, 0.15], np.float32))
     sampler = Sampler(config(), [], np.random.SeedSequence(7))
-    drawn = np.bincount([sampler(scores) for _ in range(20_000)], minlength=4) / 20_000
+    drawn = np.bincount([sampler(Prediction(scores)) for _ in range(20_000)], minlength=4) / 20_000
     np.testing.assert_allclose(drawn, [0.5, 0.05, 0.3, 0.15], atol=0.015)  # four standard deviations
 
 
@@ -112,7 +113,7 @@ def test_a_seed_repeats_and_another_differs():
 
     def draw(seed):
         sampler = Sampler(config(), [], np.random.SeedSequence(seed))
-        return [sampler(scores) for _ in range(10)]
+        return [sampler(Prediction(scores)) for _ in range(10)]
 
     assert draw(1) == draw(1) != draw(2)
 
@@ -128,8 +129,8 @@ def test_a_seed_repeats_and_another_differs():
 def test_something_is_always_left_and_the_best_is_in_it(values, temperature, top_k, top_p, min_p):
     scores = np.array(values, np.float32)
     settings = config(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
-    ids, kept = filtered(scores, settings)
+    ids, kept = filtered(Prediction(scores), settings)
     assert len(ids) == len(set(ids.tolist())) >= 1
     assert scores[ids].max() == scores.max()
     np.testing.assert_allclose(softmax(kept).sum(), 1, rtol=1e-5)
-    assert Sampler(settings, [], np.random.SeedSequence(0))(scores) in ids
+    assert Sampler(settings, [], np.random.SeedSequence(0))(Prediction(scores)) in ids

@@ -44,10 +44,10 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
 def engine_folder(machine: Machine, tmp_path: Path) -> Callable[..., Path]:
     """Builds a toy engine on the machine; gives its folder."""
 
-    def build(**settings: object) -> Path:
+    def build(candidates: int = toy_engine.CANDIDATES, **settings: object) -> Path:
         folder = tmp_path / f"engine-{len([*tmp_path.iterdir()])}"
         folder.mkdir()
-        plan = toy_engine.toy_plan(tmp_path)
+        plan = toy_engine.toy_plan(tmp_path, candidates=candidates)
         write_engine(machine.trt, machine.cuda, plan, folder, machine.plugin, Settings(**settings))  # type: ignore[arg-type]
         toy_engine.finish(folder, plan)
         return folder

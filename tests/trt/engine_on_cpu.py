@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime
 import torch
 from compositions import BLINDING, COMPOSITIONS, MIXING, random_module
 from doge_runs import module_logits
+from one_thread import open_session
+from sixteen_bits import emulated
 
 from doge_export.checkpoint import open_checkpoint
 from doge_export.graph import trace
@@ -68,16 +69,18 @@ def plan_of(traced: Traced, **options: Any) -> EnginePlan:
 
 
 class EngineOnCpu:
-    """A growing batch of rows, each as long as it is."""
+    """A growing batch of rows, each as long as it is.
 
-    def __init__(self, plan: EnginePlan) -> None:
-        self.plan = plan
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level, options.intra_op_num_threads = 3, 1
+    is_rounded: execute it in float32, every value of 16 bits rounded to them; else as onnxruntime's CPU does.
+    """
+
+    def __init__(self, plan: EnginePlan, is_rounded: bool = False) -> None:
+        self.plan, self._is_rounded = plan, is_rounded
+        graph = emulated(runnable(plan.graph)) if is_rounded else runnable(plan.graph)
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "model.onnx"
-            write_onnx(runnable(plan.graph), file)
-            self._session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+            write_onnx(graph, file)
+            self._session = open_session(file)
         self._names = [value.name for value in self._session.get_outputs()]
         self.reset(1)
 
@@ -85,7 +88,10 @@ class EngineOnCpu:
         """Forget everything; slots that nothing was written to hold `fill`."""
         self.lengths = np.zeros(batch, np.int32)
         self.caches = {
-            cache.past: np.full((batch, *cache.shape[1:]), fill, cache.dtype.numpy()) for cache in self.plan.caches
+            cache.past: np.full(
+                (batch, *cache.shape[1:]), fill, np.float32 if self._is_rounded else cache.dtype.numpy()
+            )
+            for cache in self.plan.caches
         }
 
     def read(self, rows: Sequence[Sequence[int]], padding: int = 0, width: int = 0) -> list[np.ndarray]:

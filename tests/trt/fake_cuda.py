@@ -49,6 +49,7 @@ class FakeCuda:
         self.work: list[Callable[[], None]] = []
         self.captured: list[Callable[[], None]] | None = None
         self.graphs = 0
+        self.downloaded: list[int] = []
 
     def __getattr__(self, name: str) -> Any:
         if self.real is not None:
@@ -135,7 +136,13 @@ class FakeCuda:
 
     def _cudaMemcpyAsync(self, to: int, source: int, size: int, kind: Any, stream: int) -> None:
         self.at(to if kind.name == "cudaMemcpyHostToDevice" else source, size)
-        self.put(lambda: ctypes.memmove(to, source, size) and None)
+        comes_back = kind.name == "cudaMemcpyDeviceToHost"
+
+        def copy() -> None:
+            ctypes.memmove(to, source, size)
+            self.downloaded += [size] * comes_back
+
+        self.put(copy)
 
     def _cudaStreamBeginCapture(self, stream: int, mode: Any) -> None:
         self.captured = []

@@ -258,6 +258,8 @@ class FakeTensorRT:
                 raw = self.cuda.at(addresses[name], size).copy()
                 feeds[name] = raw.view(_NUMPY[dtype]).reshape(shapes[name])
         for name, array in execute(feeds).items():
+            if name not in ports:
+                continue
             array = np.ascontiguousarray(array)
             self.cuda.at(addresses[name], array.nbytes)[...] = array.view(np.uint8).reshape(-1)
 

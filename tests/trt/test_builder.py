@@ -28,7 +28,7 @@ def build(machine, tmp_path):
 def test_an_engine_has_both_profiles_in_order(build, machine, tmp_path):
     built = build()
     assert built.engine.startswith(b"FAKE")
-    assert (built.layers, built.plugin_layers) == (5, 2)
+    assert (built.layers, built.plugin_layers) == (7, 2)
     plan = toy_plan(tmp_path)
     assert machine.trt.profiles == [plan.profiles["prefill"], plan.profiles["decode"]]
 

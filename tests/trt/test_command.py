@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 from click.testing import CliRunner
 from onnxruntime_engine import make_execute
+from readme_lines import readme_lines
 
 from doge_export.cli import main
 from doge_export.errors import DogeExportError
-from doge_export.package.manifest import verify_files
+from doge_export.package.manifest import read_manifest, verify_files
+from doge_export.package.onnx_file import write_onnx
 from doge_export.runtime import load
 from doge_export.trt import installation, make
+from doge_export.trt.on_cpu import runnable
 from doge_export.trt.selftest import Engine, selftest
+from doge_export.validation.tolerance import FLOAT16
 
+SUBJECTS = ("engine", "pytorch", "onnxruntime")
 NANO = ("doge-nano", "--fp32", "--max-length", "80", "--max-batch", "2")
 
 
@@ -116,7 +126,12 @@ def test_an_engine_from_command_to_answer(machine, monkeypatch, tmp_path):
     done = run(*NANO, out, "--no-tf32", "--timing-cache", tmp_path / "cache", "--keep-onnx", "--save-results", results)
     assert done.exit_code == 0, done.stderr
     assert "PASSED" in done.stdout
-    assert {file.name for file in results.iterdir()} == {"inputs.json", "engine.json", "pytorch.json"}
+    answers = {"engine.json", "pytorch.json", "onnxruntime.json"}
+    assert {file.name for file in results.iterdir()} == {"inputs.json", *answers}
+    apart = re.findall(r"^(\w+), (\w+): logits apart by \S+ on average, (\S+) at most", done.stdout, re.MULTILINE)
+    assert {frozenset(pair) for *pair, _ in apart} == {*map(frozenset, itertools.combinations(SUBJECTS, 2))}
+    assert all(float(most) < 1e-4 for *_, most in apart)
+    assert [line for line in done.stdout.splitlines() if line.startswith("[")] == []  # polygraphy's log
     assert verify_files(out) == []
     names = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
     assert {"engine/model.engine", "engine/engine.json", "engine/model.onnx", "tokenizer.json", "README.md"} <= names
@@ -137,6 +152,7 @@ def test_an_engine_from_command_to_answer(machine, monkeypatch, tmp_path):
     text.write_text("Once upon a time, there was a little boy.")
     assert "perplexity" in doge("eval", out, "--text", text).lower()
     saved_results_can_be_read_by_polygraphy(results)
+    the_readmes_polygraphy_line_compares(out, results, tmp_path)
 
     taken = sum(map(len, machine.cuda.device.values()))
     session = load(out)
@@ -158,6 +174,42 @@ def saved_results_can_be_read_by_polygraphy(folder):
     assert [*together.keys()] == ["engine", "pytorch"]
     same = Comparator.compare_accuracy(together, compare_func=SimpleCompareFunc(atol=1e-3, rtol=1e-3))
     assert bool(same)
+
+
+def the_readmes_polygraphy_line_compares(out, results, folder):
+    """Run as it is written, but for the model: onnxruntime on the graph with function bodies stands for the engine."""
+    from polygraphy.comparator import RunResults
+
+    model = folder / "runnable.onnx"
+    write_onnx(runnable(ir.load(out / "engine/model.onnx")), model)
+    (line,) = readme_lines("polygraphy run")
+    words = shlex.split(line.replace("results/", f"{results}/"))[2:]
+    of_tensorrt = ["--model-type", "engine", "--trt", "--plugins"]
+    start = words.index(of_tensorrt[0])
+    assert words[start : start + 4] == of_tensorrt
+    words = [str(model), "--onnxrt", *words[start + 5 :]]
+    program = Path(sys.executable).parent / "polygraphy"
+    command = [str(program), "run", *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0 and "PASSED" in done.stdout, done.stdout + done.stderr
+    reference = RunResults.load(str(results / "pytorch.json"))
+    ((_, (answers,)),) = reference.items()
+    answers["logits"] = answers["logits"] + np.float32(0.1)
+    reference.save(str(results / "pytorch.json"))
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 1 and "FAILED" in done.stdout, done.stdout + done.stderr
+
+
+def test_tf32_is_asked_for_and_judged_by_its_own_bars(machine, tmp_path):
+    """Off else: in 16 bits it would round the scores of keys and experts, in 32 more than the bars allow."""
+    machine.trt.make_execute = make_execute
+    assert run(*NANO, tmp_path / "plain", "--no-validate").exit_code == 0
+    assert machine.trt.settings["flag.TF32"] is False
+    del machine.trt.settings["flag.TF32"]
+    assert run(*NANO, tmp_path / "out", "--tf32").exit_code == 0
+    assert "flag.TF32" not in machine.trt.settings
+    manifest = read_manifest(tmp_path / "out")
+    assert manifest["validation"]["tolerances"]["mean_kl"] == FLOAT16.mean_kl
 
 
 def test_a_failed_validation_writes_nothing(machine, tmp_path):

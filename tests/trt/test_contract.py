@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from fake_cuda import FakeCuda, real_cuda
 from fake_tensorrt import Fake, FakeTensorRT
+from readme_lines import readme_lines
 from signatures import check_call, overloads
 from tensorrt_on_cpu import import_tensorrt
 
@@ -23,7 +24,6 @@ import doge_export.trt
 from doge_export.trt.builder import _HARDWARE
 
 SOURCES = sorted(Path(doge_export.trt.__file__).parent.glob("*.py"))
-ROOT = Path(__file__).parents[2]
 
 
 def chains(name: str) -> set[tuple[str, ...]]:
@@ -105,17 +105,11 @@ def test_signatures_are_read_from_the_bindings():
         check_call(real, "x", real.IExecutionContext.set_input_shape, (1, (1, 2)))
 
 
-def commands(program: str) -> list[str]:
-    """Lines of the README that call it, continued lines joined."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
-    return re.findall(rf"^ *({program} .*)$", text, re.MULTILINE)
-
-
 def test_polygraphy_has_the_options_that_the_readme_uses():
     program = shutil.which("polygraphy", path=str(Path(sys.executable).parent))
     if program is None:
         pytest.skip("polygraphy is not installed")
-    lines = commands("polygraphy run")
+    lines = readme_lines("polygraphy run")
     assert lines
     done = subprocess.run([program, "run", "--help"], capture_output=True, text=True, check=True, timeout=60)
     for option in re.findall(r"(?<= )--[\w-]+", " ".join(lines)):

@@ -43,7 +43,8 @@ def test_memory_is_that_of_the_buffers_a_runtime_allocates(plan):
     shapes = {name: [sizes.get(x, x) for x in binding.shape] for name, binding in plan.buffers.items()}
     arrays = [np.zeros(shape, plan.buffers[name].dtype.numpy()) for name, shape in shapes.items()]
     assert plan.memory.io == sum(array.nbytes for array in arrays)
-    assert list(plan.buffers) == ["input_ids", "past_lengths", "logits_tokens", "logits"]
+    answers = ["logits", "best_logits", "best_tokens"]
+    assert list(plan.buffers) == ["input_ids", "past_lengths", "logits_tokens", *answers]
     tensors = [value.const_value for value in plan.graph.graph.initializers.values()]
     assert plan.memory.weights == sum(tensor.numpy().nbytes for tensor in tensors)
     assert plan.memory.total == plan.memory.weights + plan.memory.caches + plan.memory.io + (plan.memory.workspace or 0)
@@ -57,6 +58,26 @@ def test_a_run_stays_within_the_planned_shapes(plan):
         assert runner.outputs[cache.present].shape == cache.shape
         assert runner.outputs[cache.present].dtype == cache.dtype.numpy()
     assert runner.outputs["logits"].shape == (3, 3, 96)
+
+
+@pytest.mark.parametrize("attention", ["plugin", "native"])
+def test_the_best_tokens_are_those_of_the_logits(attention):
+    """Of every token whose logits are asked for; lower ids first among equals, as onnxruntime has it."""
+    plan = plan_of(random_traced("score by query head", CAPACITY)[1], attention=attention, candidates=7)
+    assert plan.candidates == 7 and plan.findings == ()
+    runner = EngineOnCpu(plan)
+    runner.read([[5, 1, 8, 2]])
+    logits, best, tokens = (runner.outputs[name] for name in ("logits", "best_logits", "best_tokens"))
+    assert tokens.dtype == np.int32 and best.dtype == np.float32
+    np.testing.assert_array_equal(tokens, np.argsort(-logits, axis=-1, kind="stable")[..., :7])
+    np.testing.assert_array_equal(best, np.take_along_axis(logits, tokens, axis=-1))
+
+
+def test_more_candidates_than_tokens_and_none(plan):
+    traced = random_traced("as today", CAPACITY)[1]
+    assert plan_of(traced, candidates=1000).candidates == 96
+    without = plan_of(traced, candidates=0)
+    assert without.candidates == 0 and [*without.buffers] == ["input_ids", "past_lengths", "logits_tokens", "logits"]
 
 
 def test_half_the_weights(plan):
@@ -97,6 +118,7 @@ def test_trtexec(plan):
         ({"attention": "fast"}, "unknown attention 'fast'; choose plugin or native"),
         ({"max_batch": 0}, "max batch is 0, expected 1 or more"),
         ({"max_logits": 0}, "max logits is 0, expected 1 or more"),
+        ({"candidates": 3841}, "candidates is 3841, expected 0 to 3840"),
         ({"tensorrt_version": (10, 8)}, "TensorRT 10.8 is too old; 10.9 or newer expected"),
         ({"attention": "native", "tensorrt_version": (10, 14)}, "TensorRT 10.14 lacks layers of native attention"),
         ({"max_length": 0}, "max length 0 is not a number of tokens"),

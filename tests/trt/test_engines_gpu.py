@@ -10,6 +10,7 @@ from doge_export.trt.selftest import ENGINES, selftest
 
 
 @pytest.mark.gpu
+@pytest.mark.trt
 @pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: engine.name)
 def test_an_engine_is_built_validated_and_timed(engine, tmp_path):
     try:

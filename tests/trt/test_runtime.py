@@ -10,13 +10,19 @@ import sys
 import numpy as np
 import pytest
 from fake_tensorrt import serialized
+from hypothesis import given
+from hypothesis import strategies as st
 from onnx import helper
-from toy_engine import LONGEST, MAX_BATCH, MAX_LENGTH, MAX_LOGITS, PAST, PRESENT, VOCAB, expected
+from toy_engine import CANDIDATES, LONGEST, MAX_BATCH, MAX_LENGTH, MAX_LOGITS, PAST, PRESENT, VOCAB, expected
 
 from doge_export.errors import DogeExportError, RunFailed
 from doge_export.package.manifest import read_manifest
 from doge_export.runtime.decoder import open_decoder
+from doge_export.runtime.generation_config import GenerationConfig
+from doge_export.runtime.prediction import Prediction
+from doge_export.runtime.sampling import filtered
 from doge_export.trt import plugin_file
+from doge_export.trt.decoder import BestTokens
 from doge_export.trt.sidecar import ENGINE, SIDECAR
 
 
@@ -83,6 +89,75 @@ def test_rows_of_different_lengths(decoder, chunks):
     np.testing.assert_array_equal(
         after[:, 0], [expected([text + [m]], 1)[0, 0] for text, m in zip(texts, (1, 2, 3), strict=True)]
     )
+
+
+BEST, ROWS = 512, 256
+"""Bytes that come back: ids and logits of a step's best tokens, and all logits of three rows; each aligned to 256."""
+
+
+def test_only_the_best_tokens_come_back(decoder, machine):
+    """From a prompt in pieces, from plain and from recorded steps; all logits are a copy more."""
+    text = rows([2 * LONGEST + 3])[0]
+    (prediction,) = decoder.predict(np.array([text]))
+    assert machine.cuda.downloaded == 3 * [BEST]
+    for _ in range(4):
+        text.append(prediction.argmax())
+        assert text[-1] == expected([text[:-1]], 1).argmax()
+        (prediction,) = decoder.predict(np.array([text[-1:]]))
+    assert machine.cuda.downloaded == 7 * [BEST]
+    np.testing.assert_array_equal(prediction.logits(), expected([text], 1)[0, 0])
+    assert machine.cuda.downloaded == [*7 * [BEST], ROWS]
+
+
+@pytest.mark.parametrize(
+    ("settings", "comes_back"),
+    [
+        ({"do_sample": False}, {BEST}),
+        ({"top_k": CANDIDATES - 1, "temperature": 0.5}, {BEST}),
+        ({"top_k": 2, "top_p": 0.8, "min_p": 0.1}, {BEST}),
+        ({"top_k": 0}, {BEST, ROWS}),
+        ({"top_k": VOCAB}, {BEST, ROWS}),
+        ({"do_sample": False, "repetition_penalty": 1.5}, {BEST, ROWS}),
+    ],
+)
+def test_what_comes_back_changes_no_answer(engine_folder, machine, settings, comes_back):
+    from doge_export.runtime import load
+
+    answers = []
+    for candidates in (CANDIDATES, 0):
+        session = load(engine_folder(candidates=candidates))
+        machine.cuda.downloaded.clear()
+        answers.append(session.generate([3, 1, 2], max_new_tokens=20, seed=1, eos_token_id=[], **settings).token_ids)
+        assert {*machine.cuda.downloaded} == (comes_back if candidates else {ROWS})
+    assert answers[0] == answers[1]
+
+
+def test_rows_that_ask_for_all_logits_share_one_copy(decoder, machine):
+    decoder.reset(2)
+    predictions = decoder.predict(np.array([[1, 2], [3, 4]]))
+    found = [prediction.logits() for prediction in predictions]
+    np.testing.assert_array_equal(found, expected([[1, 2], [3, 4]], 1)[:, 0])
+    assert machine.cuda.downloaded == [BEST, ROWS]
+
+
+@given(
+    levels=st.lists(st.integers(0, 6), min_size=12, max_size=12),
+    kept=st.integers(1, 12),
+    top_k=st.integers(0, 12),
+    temperature=st.floats(0.3, 3),
+    seed=st.integers(0, 2**32),
+)
+def test_the_best_tokens_are_enough(levels, kept, top_k, temperature, seed):
+    """The choice among the best is that among all, also where logits are equal; asked in any order."""
+    logits = np.array(levels, np.float32) / 3
+    draw = np.random.default_rng(seed)
+    mixed = draw.permutation(12)
+    best = draw.permutation(mixed[np.argsort(logits[mixed])][-kept:])
+    prediction = BestTokens(best.astype(np.int32), logits[best], lambda: logits)
+    config = GenerationConfig(do_sample=True, top_k=top_k, temperature=temperature)
+    for ours, plain in zip(filtered(prediction, config), filtered(Prediction(logits), config), strict=True):
+        np.testing.assert_array_equal(ours, plain)
+    assert logits[prediction.argmax()] == logits.max()
 
 
 def test_rewinding_forgets(decoder):

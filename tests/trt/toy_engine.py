@@ -16,7 +16,7 @@ from onnx import TensorProto, helper
 from doge_export.package.manifest import write_manifest
 from doge_export.trt.plan import Binding, Cache, EnginePlan, Memory, Origin
 
-VOCAB, LONGEST, MAX_LENGTH, MAX_BATCH, MAX_LOGITS = 11, 8, 32, 3, 4
+VOCAB, LONGEST, MAX_LENGTH, MAX_BATCH, MAX_LOGITS, CANDIDATES = 11, 8, 32, 3, 4, 5
 PAST, PRESENT = "past_key_values.0.key", "present.0.key"
 CACHES = {PAST: PRESENT, "past_key_values.0.value": "present.0.value"}
 """Keys are ids, values twice as much."""
@@ -56,20 +56,27 @@ def execute(feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
             end = length + int(token) + 1
             assert positions[row, token] == end - 1
             logits[row, k] = truth(present[row, 0, :end, 0].astype(int).tolist())
-    return {"logits": logits, **dict(zip(CACHES.values(), (present, values), strict=True))}
+    tokens = np.argsort(logits, axis=-1)[..., -CANDIDATES:]  # in no order that could be relied on
+    best = {"best_tokens": tokens.astype(np.int32), "best_logits": np.take_along_axis(logits, tokens, -1)}
+    return {"logits": logits, **best, **dict(zip(CACHES.values(), (present, values), strict=True))}
 
 
 def _binding(name: str, shape: tuple[int | str, ...], dtype: ir.DataType = ir.DataType.INT32) -> Binding:
     return Binding(name, dtype, shape)
 
 
-def toy_plan(folder: Path, plugin_nodes: int = 2, max_batch: int = MAX_BATCH) -> EnginePlan:
+def toy_plan(
+    folder: Path, plugin_nodes: int = 2, max_batch: int = MAX_BATCH, candidates: int = CANDIDATES
+) -> EnginePlan:
     """A plan whose graph is a chain of plugin nodes: nobody computes it, the recorder calls `execute`."""
     real = ir.DataType.FLOAT
     cache_shape: tuple[int | str, ...] = ("batch", 1, MAX_LENGTH, 1)
     inputs = {name: _binding(name, shape) for name, shape in INPUTS.items()}
     inputs |= {name: _binding(name, cache_shape, real) for name in CACHES}
     outputs = {"logits": _binding("logits", ("batch", "num_logits", VOCAB), real)}
+    if candidates:
+        shape = "batch", "num_logits", candidates
+        outputs |= {"best_logits": _binding("best_logits", shape, real), "best_tokens": _binding("best_tokens", shape)}
     outputs |= {name: _binding(name, cache_shape, real) for name in CACHES.values()}
 
     def ports(bindings: dict[str, Binding]) -> list[onnx.ValueInfoProto]:
@@ -80,7 +87,8 @@ def toy_plan(folder: Path, plugin_nodes: int = 2, max_batch: int = MAX_BATCH) ->
 
     names = [f"x{index}" for index in range(plugin_nodes)]
     nodes = [helper.make_node("DynamicMaskAttention", ["input_ids"], [name], domain="doge") for name in names]
-    nodes += [helper.make_node("Identity", ["x0" if names else "input_ids"], ["logits"])]
+    answers = [name for name in outputs if name not in CACHES.values()]
+    nodes += [helper.make_node("Identity", ["x0" if names else "input_ids"], [name]) for name in answers]
     nodes += [helper.make_node("Identity", [past], [present]) for past, present in CACHES.items()]
     graph = helper.make_graph(nodes, "toy", ports(inputs), ports(outputs))
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23), helper.make_opsetid("doge", 1)])

@@ -1,0 +1,70 @@
+"""Tensors that are copied between host and device at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from doge_export.trt.device import ALIGNMENT, Device
+from doge_export.trt.sidecar import Tensor, storage
+
+Sizes = Mapping[str, int]
+"""Of dynamic axes, by name."""
+
+
+class Block:
+    """Tensors close together in one piece of device memory, and their like in pinned memory of the host.
+
+    Allocated once, for the largest sizes; a run of smaller ones uses, and copies, the first bytes.
+
+    Attributes, for the sizes of the last `lay_out`:
+        addresses: on the device, by name.
+        views: on the host, by name; numpy arrays in `storage(dtype)`.
+    """
+
+    def __init__(self, device: Device, tensors: Mapping[str, Tensor], largest: Sizes) -> None:
+        self._device, self._tensors = device, tensors
+        size = self._offsets(largest)[1]
+        self._address = device.allocate(size) if tensors else 0
+        self._host = device.pinned(size) if tensors else np.empty(0, np.uint8)
+        self.lay_out(largest)
+
+    def lay_out(self, sizes: Sizes) -> None:
+        """Places every tensor for a run of these sizes."""
+        offsets, self._used = self._offsets(sizes)
+        self.addresses = {name: self._address + offset for name, offset in offsets.items()}
+        self.views: dict[str, np.ndarray] = {}
+        for name, offset in offsets.items():
+            tensor = self._tensors[name]
+            end = offset + nbytes(tensor, sizes)
+            self.views[name] = self._host[offset:end].view(storage(tensor.dtype)).reshape(shape_of(tensor, sizes))
+
+    def upload(self) -> None:
+        """Puts the copy to the device on its stream."""
+        if self._used:
+            self._device.upload(self._address, self._host[: self._used])
+
+    def download(self) -> None:
+        """Puts the copy to the host on the device's stream."""
+        if self._used:
+            self._device.download(self._host[: self._used], self._address)
+
+    def _offsets(self, sizes: Sizes) -> tuple[dict[str, int], int]:
+        """Of each tensor, and the bytes of all."""
+        offsets, end = {}, 0
+        for name, tensor in self._tensors.items():
+            offsets[name] = end
+            end += -(-nbytes(tensor, sizes) // ALIGNMENT) * ALIGNMENT
+        return offsets, end
+
+
+def shape_of(tensor: Tensor, sizes: Sizes) -> tuple[int, ...]:
+    """Where the dynamic axes have these sizes."""
+    return tuple(size if isinstance(size, int) else sizes[size] for size in tensor.shape)
+
+
+def nbytes(tensor: Tensor, sizes: Sizes) -> int:
+    """Where the dynamic axes have these sizes."""
+    return tensor.itemsize * math.prod(shape_of(tensor, sizes))
