@@ -90,7 +90,7 @@ class Row:
 def run(context: Context, rows: Sequence[Row], reuse: bool = False) -> Iterator[str]:
     """Generates until every row has ended. Yields the text of the first row as it becomes safe to show."""
     predictions, turn = context.read([row.prompt_token_ids for row in rows], reuse)
-    tokens = np.zeros((len(rows), 1), np.int64)  # a row that has ended goes on reading id 0, which nobody looks at
+    tokens = np.zeros((len(rows), 1), np.int64)  # a row that has ended goes on reading its last id, and nobody looks
     while True:
         for index, row in enumerate(rows):
             if row.finish_reason is None:

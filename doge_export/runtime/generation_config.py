@@ -42,13 +42,17 @@ class GenerationConfig:
     @classmethod
     def from_folder(cls, folder: Path) -> GenerationConfig:
         """Defaults of an exported folder: generation_config.json, else the eos token of config.json."""
-        values = read_json(folder / "generation_config.json")
+        file = folder / "generation_config.json"
+        values = read_json(file)
         if values.get("eos_token_id") is None:
             values["eos_token_id"] = read_json(folder / "config.json").get("eos_token_id")
         if values.get("temperature") == 0:  # as many published configs spell greedy
             values |= {"temperature": None, "do_sample": False}
         known = {field.name for field in dataclasses.fields(cls)} | {"eos_token_id"}
-        return cls()._replace({key: value for key, value in values.items() if key in known})
+        try:
+            return cls()._replace({key: value for key, value in values.items() if key in known})
+        except DogeExportError as error:
+            raise DogeExportError(f"{file}: {error}") from error
 
     def override(self, **values: Any) -> GenerationConfig:
         """These settings with `values` instead, where they are not None.

@@ -118,7 +118,8 @@ def need_tokenizer(tokenizer: Tokenizer | None) -> Tokenizer:
     """`tokenizer`, or DogeExportError when the folder has none."""
     if tokenizer is None:
         raise DogeExportError(
-            "this folder has no tokenizer.json (its checkpoint had none): use token ids instead of text"
+            "this folder has no tokenizer.json, since its checkpoint had none: export one that has, or from Python use "
+            "token ids instead of text"
         )
     return tokenizer
 

@@ -102,6 +102,9 @@ def test_a_broken_file_is_one_line(tmp_path):
     (tmp_path / "generation_config.json").write_text("[]")
     with pytest.raises(DogeExportError, match="expected an object"):
         GenerationConfig.from_folder(tmp_path)
+    (tmp_path / "generation_config.json").write_text('{"top_p": 7}')
+    with pytest.raises(DogeExportError, match=r"generation_config\.json: top_p is 7, expected"):
+        GenerationConfig.from_folder(tmp_path)
 
 
 def test_a_misspelt_setting_is_a_type_error():
