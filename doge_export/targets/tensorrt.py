@@ -58,8 +58,6 @@ def lower_for_tensorrt(model: ir.Model, form: Form) -> None:
     _run(model, (RopeTables(form.capacity), WideRMSNorm(), Candidates(form.candidates)))
     if form.attention == "plugin":
         PluginNodes()(model)
-    model.opset_imports[""] = OPSETS[form.attention]
-    model.ir_version = IR_VERSIONS[form.attention]
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     tidy(model)
     model.graph.sort()
@@ -77,6 +75,8 @@ def lower_in_float32(model: ir.Model, form: Form) -> None:
         passes = (FixedCapacity(form.capacity), NativeAttention(), RoutedExperts(), InlineFunctions())
     # Scores straight from the hidden states: through values rounded to 16 bits their exponentials would differ.
     _run(model, (FoldScores(repeats=False), *passes, WideResiduals(), TransposeWeights()))
+    model.opset_imports[""] = OPSETS[form.attention]
+    model.ir_version = IR_VERSIONS[form.attention]
     model.graph.sort()
 
 

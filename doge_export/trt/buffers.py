@@ -57,6 +57,7 @@ class Buffers:
     def fill(self, **values: np.ndarray) -> None:
         """Writes the inputs of the next run, on the host; those that the engine does not have are left out."""
         for name, view in self._inputs.views.items():
+            assert view.shape == values[name].shape, f"{name} was laid out as {view.shape}"
             view[...] = values[name]
 
     def upload(self) -> None:

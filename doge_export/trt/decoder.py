@@ -65,9 +65,9 @@ class EngineDecoder(CountingDecoder):
         best = self._runner.buffers.best()
         if best is None:
             return predictions(self._runner.buffers.logits())
-        everything = functools.cache(self._runner.buffers.logits)
+        everything = _AllLogits(self._runner)
         return [
-            BestTokens(tokens[-1], logits[-1], functools.partial(_row, everything, row))
+            BestTokens(tokens[-1], logits[-1], functools.partial(everything.row, row))
             for row, (tokens, logits) in enumerate(zip(*best, strict=True))
         ]
 
@@ -122,12 +122,24 @@ class EngineDecoder(CountingDecoder):
         self._runner.close()
 
 
-def _row(logits: Callable[[], Array], row: int) -> Array:
-    return logits()[row, -1]
+class _AllLogits:
+    """Those of a run's last tokens, copied to the host once, when the first row asks."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner, self._run = runner, runner.runs
+        self._copied: Array | None = None
+
+    def row(self, index: int) -> Array:
+        """float32 [V]. Raises RuntimeError where the engine has run again since."""
+        if self._copied is None:
+            if self._runner.runs != self._run:
+                raise RuntimeError("the engine has run again, and its logits are those of another token")
+            self._copied = self._runner.buffers.logits()[:, -1]
+        return self._copied[index]
 
 
 class BestTokens(Prediction):
-    """The best tokens of a row, [K] in any order, and a way to the logits of all."""
+    """The best tokens of a row, [K] in any order, and a way to the logits float32 [V] of all."""
 
     def __init__(self, tokens: Array, logits: Array, everything: Callable[[], Array]) -> None:
         order = np.argsort(tokens)
@@ -138,7 +150,9 @@ class BestTokens(Prediction):
         return self._everything()
 
     def argmax(self) -> int:
-        """The lowest id among those of the highest logit."""
+        """The lowest id among those of the highest logit; where K is 1, any of them."""
+        if len(self._best) > 1 and not self._best.min() < self._best.max():  # others may be as good; or not a number
+            return int(self.logits().argmax())
         return int(self._tokens[self._best.argmax()])
 
     def candidates(self, count: int) -> Candidates:

@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import ctypes
+import weakref
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from doge_export.errors import RunFailed
+from doge_export.errors import DogeExportError, RunFailed
 
 ALIGNMENT = 256
 """Bytes; what TensorRT asks of the addresses that it is given."""
 
 
 class Device:
-    """The current GPU and one stream, on which everything runs in order. What was allocated is freed by `close`.
+    """The current GPU and one stream, on which everything runs in order.
 
-    Raises RunFailed where CUDA reports an error.
+    What was allocated is freed by `close`, or when nobody holds the device any more. Raises RunFailed where CUDA
+    reports an error, DogeExportError after `close`.
     """
 
     def __init__(self, runtime: ModuleType) -> None:
         self._cuda = runtime
+        self._is_open = True
         self.stream = int(self._call("cudaStreamCreateWithFlags", runtime.cudaStreamNonBlocking))
         self._device_memory: list[int] = []
         self._host_memory: list[int] = []
+        self._release = weakref.finalize(self, _release, runtime, self.stream, self._device_memory, self._host_memory)
         self.allocated = 0
         """Bytes on the device."""
 
@@ -85,23 +89,34 @@ class Device:
         finally:
             self._call("cudaGraphDestroy", graph)
 
+    def require_open(self) -> None:
+        """Raises DogeExportError after `close`, when what was allocated must not be touched."""
+        if not self._is_open:
+            raise DogeExportError("this engine was closed; load its folder again")
+
     def close(self) -> None:
-        """Frees everything. Arrays of `pinned` must not be used any more."""
-        self.synchronize()
-        for address in self._device_memory:
-            self._call("cudaFree", address)
-        for address in self._host_memory:
-            self._call("cudaFreeHost", address)
-        self._call("cudaStreamDestroy", self.stream)
-        self._device_memory, self._host_memory, self.allocated = [], [], 0
+        """Frees everything, once. Arrays of `pinned` must not be used any more."""
+        self._release()
+        self._is_open, self.allocated = False, 0
 
     def _call(self, name: str, *arguments: Any) -> Any:
         """A function of the CUDA runtime; its one result, None where it has none."""
+        self.require_open()
         error, *results = getattr(self._cuda, name)(*arguments)
         if error != self._cuda.cudaError_t.cudaSuccess:
             advice = "; lower --max-batch or --max-length" if error.name == "cudaErrorMemoryAllocation" else ""
             raise RunFailed(f"CUDA reports {error.name} from {name}{advice}")
         return results[0] if results else None
+
+
+def _release(runtime: ModuleType, stream: int, device_memory: list[int], host_memory: list[int]) -> None:
+    """Whatever CUDA reports: there is nobody left who could do better."""
+    runtime.cudaStreamSynchronize(stream)
+    for address in device_memory:
+        runtime.cudaFree(address)
+    for address in host_memory:
+        runtime.cudaFreeHost(address)
+    runtime.cudaStreamDestroy(stream)
 
 
 class Recorded:

@@ -40,8 +40,10 @@ def require() -> tuple[ModuleType, ModuleType]:
         )
     problem = _no_gpu(runtime)
     if problem:
+        older = " of this cuda-python's CUDA or newer (an older driver: pip install 'cuda-python<13')"
+        driver = older if "InsufficientDriver" in problem else ""
         raise DogeExportError(
-            f"no NVIDIA GPU can be used here ({problem}): an engine is built and run on a GPU with its driver "
+            f"no NVIDIA GPU can be used here ({problem}): an engine is built and run on a GPU with its driver{driver} "
             "installed; `doge-export trt --dry-run` needs none"
         )
     return trt, runtime

@@ -58,6 +58,10 @@ def _checkpoint(model: str | Path, options: dict[str, Any]) -> Traced:
     return Traced(trace_plan(planned), planned.max_length, origin)
 
 
+_FETCHING = ("token", "cache_dir", "offline")
+"""Options of how a checkpoint is fetched, which change nothing where none is."""
+
+
 def _exported(folder: Path, options: dict[str, Any]) -> Traced:
     from doge_export.checkpoint.source import companions
     from doge_export.package.manifest import read_manifest
@@ -70,7 +74,7 @@ def _exported(folder: Path, options: dict[str, Any]) -> Traced:
             f"{folder} was exported for {manifest['target']}, and engines are made from target canonical: give the "
             f"checkpoint ({manifest['source']['model']}), or export it again with --target canonical"
         )
-    others = options.keys() - {"max_length"}
+    others = options.keys() - {"max_length", *_FETCHING}
     if others:
         raise DogeExportError(
             f"{folder} is an export, where {', '.join(sorted(others))} is decided: give the checkpoint"

@@ -6,6 +6,7 @@ single context would have to be switched back, and its graph recorded again, wit
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -25,9 +26,13 @@ Sizes = tuple[int, int, int]
 class Runner:
     """An opened engine with its memory.
 
+    The decode context only ever runs with the sizes that its graph was recorded with, at the addresses that follow from
+    them: so the graph stays valid whatever prompts run between.
+
     Attributes:
         buffers: what it is bound to.
         scratch_bytes: device memory of its layers.
+        runs: how often it ran.
     """
 
     def __init__(self, opened: OpenedEngine) -> None:
@@ -42,6 +47,7 @@ class Runner:
         self._shapes: dict[str, Sizes] = {}
         self._recorded: Recorded | None = None
         self._steps = 0
+        self.runs = 0
 
     @property
     def sidecar(self) -> Sidecar:
@@ -59,14 +65,18 @@ class Runner:
         sizes: of the run; with one new token it is a step of decoding, else a prompt's.
         inputs: every input that is no cache, by name, and any others.
         """
+        self._device.require_open()
         profile = "decode" if sizes[1:] == (1, 1) else "prefill"
+        self.runs += 1
         self._bind(profile, sizes)
         self.buffers.fill(**inputs)
-        if profile == "decode":
-            self._step()
-        else:
-            self._enqueue(profile)
-        self._device.synchronize()
+        try:
+            if profile == "decode":
+                self._step()
+            else:
+                self._enqueue(profile)
+        finally:  # after a Ctrl-C too: the next run writes into what this one may not have read yet
+            self._device.synchronize()
 
     def _context(self, index: int, scratch: int) -> Any:
         """A context of that profile."""
@@ -82,21 +92,25 @@ class Runner:
         """Tells a context where everything is and how large; nothing where that is what it knows."""
         if self._bound == (profile, sizes):
             return
+        self._bound = None  # an interruption must not leave a context that is taken for bound
         shapes = self.buffers.lay_out(*sizes)
         context = self._contexts[profile]
         for name, address in self.buffers.addresses.items():
             if not context.set_tensor_address(name, address):
                 raise self._failure(f"bind {name}")
-        if self._shapes.get(profile) != sizes:
+        if self._shapes.pop(profile, None) != sizes:
+            if profile == "decode":
+                self._forget()
             for name, shape in shapes.items():
                 if not context.set_input_shape(name, shape):
                     raise self._failure(f"take {name} of shape {list(shape)}")
-            missing = context.infer_shapes()
+            try:
+                missing = context.infer_shapes()
+            except RuntimeError as error:
+                raise self._failure("infer its shapes") from error
             if missing:
                 raise self._failure(f"run without the shapes of {', '.join(missing)}")
-            self._shapes[profile] = sizes
-            if profile == "decode":
-                self._forget()
+        self._shapes[profile] = sizes
         self._bound = profile, sizes
 
     def _step(self) -> None:
@@ -127,7 +141,8 @@ class Runner:
         return RunFailed(f"the engine could not {what}: {last_error(self._opened.logger)}")
 
     def close(self) -> None:
-        """Gives the device memory back. Nothing runs any more."""
+        """Gives the device memory back, the weights' too. Nothing runs any more."""
         self._forget()
         self._contexts.clear()
+        self._opened = dataclasses.replace(self._opened, engine=None, runtime=None)
         self._device.close()

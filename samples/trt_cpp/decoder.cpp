@@ -89,7 +89,7 @@ Decoder::~Decoder() { cudaStreamDestroy(stream_); }
 void Decoder::allocate() {
     const nvinfer1::Dims ids = engine_->getProfileShape("input_ids", prefill, nvinfer1::OptProfileSelector::kMAX);
     const nvinfer1::Dims best = engine_->getTensorShape("best_tokens");
-    require(best.nbDims == 3, "the engine gives no best tokens: build it without --candidates 0");
+    require(best.nbDims == 3 && best.d[2] > 0, "the engine gives no best tokens: build it without --candidates 0");
     candidates_ = best.d[2];
     max_length_ = static_cast<int32_t>(engine_->getTensorShape("past_key_values.0.key").d[2]);
     for (int32_t index = 0; index < engine_->getNbIOTensors(); ++index) {
@@ -111,6 +111,7 @@ void Decoder::allocate() {
             buffers_["present." + name.substr(past.size())] = buffers_[name];  // written in place
         }
     }
+    check(cudaDeviceSynchronize());  // the zeros are written on another stream than the engine's
 }
 
 void Decoder::bind(nvinfer1::IExecutionContext& context, int32_t new_tokens) {

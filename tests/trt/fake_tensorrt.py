@@ -18,7 +18,8 @@ from fake_cuda import FakeCuda
 from signatures import check_call
 
 _TYPES = {1: "FLOAT", 10: "HALF", 16: "BF16", 6: "INT32"}
-_NUMPY = {"FLOAT": np.dtype("float32"), "HALF": np.dtype("float16"), "INT32": np.dtype("int32")}
+_NUMPY = {name: np.dtype(known) for name, known in (("FLOAT", "f4"), ("HALF", "f2"), ("BF16", "u2"), ("INT32", "i4"))}
+"""bfloat16 as its 16 bits."""
 _FACTORIES = ("Builder", "OnnxParser", "Runtime")
 
 Execute = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
@@ -112,6 +113,7 @@ class FakeTensorRT:
         return self.network
 
     def Builder_create_builder_config(self, builder: Fake) -> Fake:
+        self.profiles = []
         return Fake(self, "IBuilderConfig")
 
     def Builder_create_optimization_profile(self, builder: Fake) -> Fake:

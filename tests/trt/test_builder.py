@@ -81,10 +81,10 @@ def test_every_setting_reaches_the_builder(build, machine, tmp_path):
     assert cache.read_bytes() == b"measured"
 
 
-def test_left_alone_nothing_is_set(build, machine):
+def test_left_alone_only_tf32_is_off(build, machine):
     build()
     named = {name for name in machine.trt.settings if not name.endswith(("progress_monitor", "optimization_level"))}
-    assert named == set()
+    assert named == {"flag.TF32"} and machine.trt.settings["flag.TF32"] is False
 
 
 def test_same_compute_capability(build, machine):

@@ -18,6 +18,7 @@ from click.testing import CliRunner
 from onnxruntime_engine import make_execute
 from readme_lines import readme_lines
 
+from doge_export import export
 from doge_export.cli import main
 from doge_export.errors import DogeExportError
 from doge_export.package.manifest import read_manifest, verify_files
@@ -25,7 +26,7 @@ from doge_export.package.onnx_file import write_onnx
 from doge_export.runtime import load
 from doge_export.trt import installation, make
 from doge_export.trt.on_cpu import runnable
-from doge_export.trt.selftest import Engine, selftest
+from doge_export.trt.selftest import ENGINES, Engine, selftest
 from doge_export.validation.tolerance import FLOAT16
 
 SUBJECTS = ("engine", "pytorch", "onnxruntime")
@@ -115,6 +116,24 @@ def test_a_plan_in_words():
     assert done.exit_code == 0, done.stderr
     assert "no findings" in done.stdout and "trtexec" in done.stdout
     assert "inputs.past_key_values.0.key" in done.stdout and "inputs.past_key_values.1.key" not in done.stdout
+
+
+def test_a_plan_with_native_attention_looks_at_its_values():
+    done = run("doge-nano", "--attention", "native", "--max-length", 64, "--dry-run", "--json")
+    assert done.exit_code == 0, done.stderr
+    facts = json.loads(done.stdout)
+    assert facts["plugin_nodes"] == 0 and 1 < facts["typing"]["largest"]["MatMul"]["magnitude"] < 65504
+
+
+def test_a_plan_of_an_export(tmp_path):
+    """Of target canonical, where the checkpoint may be gone; how one would be fetched does not matter."""
+    folder = tmp_path / "export"
+    export("doge-nano", folder, target="canonical", max_length=96, validate=False)
+    done = run(folder, "--dry-run", "--json", "--offline", "--max-length", 80)
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout)["max_length"] == 80
+    done = run(folder, "--dry-run", "--cdmoe-routing", "per-token")
+    assert done.exit_code == 2 and "is an export, where cdmoe_routing is decided" in done.stderr
 
 
 def test_an_engine_from_command_to_answer(machine, monkeypatch, tmp_path):
@@ -230,21 +249,33 @@ def test_a_failed_validation_writes_nothing(machine, tmp_path):
 
 
 def test_the_selftest_goes_on_and_reports(machine, tmp_path):
-    """One engine works; one cannot be built."""
+    """Two engines work; one between them cannot be built."""
     machine.trt.make_execute = make_execute
     engines = (
-        Engine("doge-nano", "fp16", options={"max_length": 70}),
-        Engine("doge-nano", "fp16", "native", {"max_length": 70}),
+        Engine("doge-nano", "bf16", options={"max_length": 70}),
+        Engine("doge-nano", "fp32", "native", {"max_length": 70}),
+        Engine("doge-nano", "fp16", "native", {"max_length": 64}),
     )
     report = tmp_path / "report.json"
     result = selftest(report, engines=engines)
     assert json.loads(report.read_text()) == json.loads(json.dumps(result))
-    cases = {case["name"].partition(": ")[2] + " " + case["name"].split()[2][:-1]: case for case in result["cases"]}
-    good = ["build plugin", "validate plugin", "generate plugin", "bench plugin"]
-    assert [name for name, case in cases.items() if case["ok"]] == good, result["cases"]
-    assert "keep_window_size 64" in cases["build native"]["said"]
+    said = {case["name"].removeprefix("doge-nano "): case["said"] for case in result["cases"] if not case["ok"]}
+    assert [*said] == ["fp32 native: build"], said
+    assert "keep_window_size 64" in said["fp32 native: build"]
+    for engine in ("bf16 plugin", "fp16 native"):
+        cases = [case["name"].partition(": ")[2] for case in result["cases"] if engine in case["name"]]
+        assert cases == ["build", "validate", "generate", "bench"]
     assert result["machine"]["gpu"] == "NVIDIA GeForce RTX 4090"
     assert not machine.cuda.device
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: engine.name)
+def test_all_engines_of_the_selftest(machine, tmp_path, engine):
+    machine.trt.make_execute = make_execute
+    result = selftest(tmp_path / "report.json", engines=(engine,))
+    assert [case["said"] for case in result["cases"] if not case["ok"]] == []
+    assert len(result["cases"]) == 4
 
 
 def test_the_selftest_needs_a_machine(monkeypatch, tmp_path):

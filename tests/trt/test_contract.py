@@ -67,7 +67,7 @@ def test_every_name_of_cuda_exists():
         pytest.skip("no cuda-python: pip install cuda-bindings")
     source = "".join(path.read_text(encoding="utf-8") for path in SOURCES)
     functions = {*re.findall(r'"(cuda[A-Z]\w+)"', source)} - {"cudaErrorMemoryAllocation"}
-    assert len(functions) > 15
+    assert len(functions) > 10
     for name in functions:
         assert callable(getattr(real, name))
     for parts in {*re.findall(r"(?:runtime|_cuda|attribute)\.(cuda\w+(?:\.cuda\w+)?)", source)}:
