@@ -15,5 +15,7 @@ def check_file(option: str, file: Path) -> None:
 
 def check_folder(option: str, folder: Path) -> None:
     """Raises DogeExportError, naming the option, where files cannot be written into that folder; it may be missing."""
-    if folder.exists() and not folder.is_dir():
-        raise DogeExportError(f"{option} {folder}: is a file; name a folder")
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        where = "" if nearest == folder else f"{nearest} "
+        raise DogeExportError(f"{option} {folder}: {where}is a file; name a folder")

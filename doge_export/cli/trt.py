@@ -183,12 +183,16 @@ def _plan_text(facts: dict[str, Any]) -> str:
         for profile, shapes in facts["profiles"].items()
     }
     types = {kind: sum(counts.values()) for kind, counts in facts["typing"]["operators"].items()}
-    largest = {kind: f"{value['magnitude']:.4g}" for kind, value in facts["typing"]["largest"].items()}
+    largest = {kind: _magnitude(value["magnitude"]) for kind, value in facts["typing"]["largest"].items()}
     rows = named_values(
         shown | {"memory": memory} | ports | {"profiles": profiles, "nodes": types, "largest_values": largest}
     )
     findings = [f"finding: {finding}" for finding in facts["findings"]] or ["no findings"]
     return "\n".join([columns(rows, indent=0), "", facts["trtexec"], "", *findings])
+
+
+def _magnitude(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.4g}"
 
 
 def _version(text: str) -> tuple[int, int]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,10 @@ _BOUNDED = {"Cos", "Max", "Sigmoid", "Sin", "Softmax"}
 
 @dataclasses.dataclass(frozen=True)
 class Extreme:
-    """The largest magnitude of a value: `operator` made it, `value` is its name in the graph."""
+    """The largest magnitude of a value: `operator` made it, `value` is its name in the graph.
+
+    Infinite where any of it is not a number.
+    """
 
     operator: str
     value: str
@@ -33,7 +37,7 @@ class Extreme:
 
     @property
     def overflows(self) -> bool:
-        """Whether float16 cannot hold it; what is not a number is held by nothing."""
+        """Whether float16 cannot hold it."""
         return not self.magnitude <= largest(ir.DataType.FLOAT16)
 
     def __str__(self) -> str:
@@ -52,7 +56,6 @@ def extremes_of(file: Path, texts: Texts) -> list[Extreme]:
         graph = WholeTexts(observed, packs=False)
         largest_seen = np.zeros(len(watched), np.float32)
         for ids in texts.rows:
-            # np.maximum keeps what is not a number.
             largest_seen = np.maximum(largest_seen, np.array(graph.run(ids, [*watched])))
     return [
         Extreme(operator, value, float(magnitude))
@@ -60,17 +63,34 @@ def extremes_of(file: Path, texts: Texts) -> list[Extreme]:
     ]
 
 
-def by_operator(extremes: Iterable[Extreme]) -> dict[str, dict[str, Any]]:
-    """The largest of each kind of value, for the manifest."""
-    best: dict[str, Extreme] = {}
+def worst(extremes: Sequence[Extreme]) -> list[Extreme]:
+    """The largest of each operator, the first among equals; in the order given."""
+
+    def size(extreme: Extreme) -> float:
+        return math.inf if math.isnan(extreme.magnitude) else extreme.magnitude
+
+    found: dict[str, Extreme] = {}
     for extreme in extremes:
-        if extreme.operator not in best or extreme.magnitude > best[extreme.operator].magnitude:
-            best[extreme.operator] = extreme
-    return {name: {"magnitude": best[name].magnitude, "value": best[name].value} for name in sorted(best)}
+        found[extreme.operator] = max(found.get(extreme.operator, extreme), extreme, key=size)
+    return [extreme for extreme in extremes if extreme is found[extreme.operator]]
+
+
+def by_operator(extremes: Sequence[Extreme]) -> dict[str, dict[str, Any]]:
+    """The largest of each operator, for the manifest: "value", and "magnitude", null where that is not finite."""
+    return {
+        extreme.operator: {
+            "magnitude": extreme.magnitude if math.isfinite(extreme.magnitude) else None,  # JSON has no infinity
+            "value": extreme.value,
+        }
+        for extreme in sorted(worst(extremes), key=lambda extreme: extreme.operator)
+    }
 
 
 def watch(model: ir.Model) -> Mapping[str, tuple[str, str]]:
-    """Outputs max |x|, float32 [], for every value worth a look: operator and name by the output's name."""
+    """Outputs max |x|, float32 [], for every value worth a look: operator and name by the output's name.
+
+    It is infinite where any x is not a number: onnxruntime's ReduceMax passes over a NaN among numbers.
+    """
     graph, watched = model.graph, {}
     for number, value in enumerate(half_values(model)):
         node = value.producer()
@@ -78,7 +98,9 @@ def watch(model: ir.Model) -> Mapping[str, tuple[str, str]]:
         if node is None or value.name is None or node.op_type in _UNCHANGED | _BOUNDED:
             continue
         tape = Tape()
-        flat = tape.op("Reshape", [tape.op("Abs", [value]), constant(graph, np.array([-1]))])
+        infinite = constant(graph, np.array(np.inf, np.float32))
+        size = tape.op("Where", [tape.op("IsNaN", [value]), infinite, tape.op("Abs", [value])])
+        flat = tape.op("Reshape", [size, constant(graph, np.array([-1]))])
         top = tape.op("ReduceMax", [flat], {"keepdims": 0})
         top.name, top.dtype, top.shape = f"extreme_{number}", ir.DataType.FLOAT, ir.Shape([])
         graph.extend(tape.nodes)

@@ -6,7 +6,7 @@ The rules are those of onnx-tensorrt's ModelImporter and onnxOpImporters; where 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import onnx_ir as ir
 
@@ -17,11 +17,15 @@ from doge_export.trt.plan import Finding
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-    """What a rule looks at: a model, the TensorRT that is to read it, and the creators in its registry."""
+    """What a rule looks at: a model, the TensorRT that is to read it, and the creators in its registry.
+
+    sizes: the dynamic axes at their largest, by name; empty where they are not known.
+    """
 
     model: ir.Model
     version: Version
     creators: tuple[Creator, ...]
+    sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     @property
     def nodes(self) -> list[ir.Node]:
@@ -55,9 +59,21 @@ def name_of(node: ir.Node) -> str:
     return f"{node.op_type} {node.name or (outputs[0] if outputs else '')}".strip()
 
 
-def lint(model: ir.Model, version: Version, creators: tuple[Creator, ...] | None = None) -> tuple[Finding, ...]:
-    """Every finding, rule by rule. creators: in the registry; by default those of our plugin."""
+def lint(
+    model: ir.Model,
+    version: Version,
+    creators: tuple[Creator, ...] | None = None,
+    sizes: Mapping[str, int] | None = None,
+) -> tuple[Finding, ...]:
+    """Every finding, rule by rule.
+
+    Args:
+        model: lowered.
+        version: of the TensorRT that is to read it.
+        creators: in the registry; by default those of our plugin.
+        sizes: the dynamic axes at their largest, by name: tensors are only counted where these are known.
+    """
     from doge_export.trt.rules import RULES
 
-    subject = Subject(model, version, packaged() if creators is None else creators)
+    subject = Subject(model, version, packaged() if creators is None else creators, sizes or {})
     return tuple(Finding(name, where, message) for name, rule in RULES.items() for where, message in rule(subject))

@@ -139,10 +139,10 @@ def plan_facts(planned: EnginePlan) -> dict[str, Any]:
 
 
 def refuse_findings(planned: EnginePlan) -> None:
-    """Raises DogeExportError with the first thing that the lint found, since TensorRT would refuse or misread it."""
+    """Raises DogeExportError with the plan's first finding: TensorRT would not build or not compute what was asked."""
     if planned.findings:
         more = f" (and {len(planned.findings) - 1} more, see --dry-run)" if len(planned.findings) > 1 else ""
-        raise DogeExportError(f"the graph is not one for TensorRT: {planned.findings[0]}{more}")
+        raise DogeExportError(f"no engine can be built of this: {planned.findings[0]}{more}")
 
 
 def manifest_of(planned: EnginePlan, skipped: str, *, tf32: bool = False) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from doge_export.plugin.build import KERNELS, cached_builds
 from doge_export.plugin.params import AttentionParams, CdmoeParams, Params
 from doge_export.targets.lowering import extent
-from doge_export.trt.plan import Binding, Cache, Memory
+from doge_export.trt.plan import MOST_ELEMENTS, Binding, Cache, Memory
 
 _DTYPES = {ir.DataType.FLOAT: 0, ir.DataType.FLOAT16: 1, ir.DataType.BFLOAT16: 2}
 """doge_dtype of plugins/include/doge/operators.h."""
@@ -48,23 +48,29 @@ def _workspace(model: ir.Model, sizes: dict[str, int], library: Path | None) -> 
     if not nodes:
         return 0
     kernels = _kernels(library)
-    if kernels is None:
+    # Kernels count tokens in 31 bits; beyond that the lint has something to say.
+    if kernels is None or sizes["batch"] * sizes["sequence"] > MOST_ELEMENTS:
         return None
-    # A step of decoding splits the keys over more blocks than a prompt needs.
-    lengths = {1, sizes["sequence"]}
-    return max(_asked(kernels, node, sizes["batch"], length) for node in _distinct(nodes) for length in lengths)
+    # The largest sizes ask for most: AttentionWorkspacePlan and cdmoe_plan.h count sums that grow with each of them.
+    return max(_asked(kernels, node, sizes["batch"], sizes["sequence"]) for node in _distinct(nodes))
 
 
 def _kernels(library: Path | None) -> ctypes.CDLL | None:
-    """A library with kernels, whatever GPU they are for; a build without any would say 0."""
+    """A library with kernels, whatever GPU they are for; a build without any would say 0.
+
+    One that does not load, as of another machine, is none.
+    """
     candidates = (
         [library]
         if library is not None
         else [Path(build["folder"]) / KERNELS for build in cached_builds() if KERNELS in build["libraries"]]
     )
     for candidate in candidates:
-        kernels = ctypes.CDLL(str(candidate))
-        kernels.doge_architectures.restype = ctypes.c_char_p
+        try:
+            kernels = ctypes.CDLL(str(candidate))
+            kernels.doge_architectures.restype = ctypes.c_char_p
+        except (OSError, AttributeError):
+            continue
         if kernels.doge_architectures():
             return kernels
     return None

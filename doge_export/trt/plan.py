@@ -20,6 +20,8 @@ PREFILL, DECODE = "prefill", "decode"
 """Profiles 0 and 1."""
 
 PLUGIN = "libdoge_trt_plugin.so"
+MOST_ELEMENTS = 2**31 - 1
+"""Of a tensor."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +70,7 @@ class Memory:
         caches: of all `EnginePlan.caches`.
         io: of every other input and output, at the largest shapes.
         workspace: the largest scratch that a plugin node asks for, since TensorRT lets nodes share it; 0 without
-            such nodes, None where no library with kernels is built that could tell.
+            such nodes, None where no library with kernels is built that could tell, or more tokens than they count.
 
     What lies between the layers is TensorRT's to decide; its engine tells (`device_memory_size_v2`, which includes
     `workspace`).
@@ -87,7 +89,10 @@ class Memory:
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """What TensorRT's parser would refuse or misread: `rule` is the rule's name, `where` a node or value."""
+    """Why no engine may be built: TensorRT would refuse or misread the graph, or float16 not hold its values.
+
+    `rule` is the rule's name, `where` a node or value.
+    """
 
     rule: str
     where: str
@@ -139,10 +144,11 @@ class EnginePlan:
     Attributes:
         graph: lowered, without functions, typed.
         inputs, outputs: all of the graph, caches included, by name.
-        profiles: PREFILL and DECODE, in the engine's order: input name -> (min, opt, max) for every input.
+        profiles: PREFILL and DECODE, in the engine's order: input name -> (min, opt, max) for every input. PREFILL's
+            longest `sequence` may be less than the capacity: longer prompts are then read in pieces.
         plugin_nodes: nodes of domain `doge`; as many layers of kind PLUGIN_V3 must come out of the parser.
         capacity: of a cache row; max_length.
-        findings: of the lint; an engine is only built where there is none.
+        findings: of the lint, and overflows seen on text; an engine is only built where there is none.
         types: how many nodes of each operator give which type.
         extremes: the largest magnitude seen of each value that float16 is to hold; empty where nobody looked.
     """
@@ -209,4 +215,5 @@ class EnginePlan:
     @property
     def largest_sizes(self) -> dict[str, int]:
         """The dynamic axes at their largest; `Binding.bytes` takes them."""
-        return {"batch": self.max_batch, "sequence": self.max_length, "num_logits": self.max_logits}
+        sequence = self.profiles[PREFILL]["input_ids"][2][1]
+        return {"batch": self.max_batch, "sequence": sequence, "num_logits": self.max_logits}

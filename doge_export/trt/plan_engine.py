@@ -10,6 +10,7 @@ import onnx_ir as ir
 from doge_export.console import log
 from doge_export.errors import DogeExportError
 from doge_export.quantization.extremes import Extreme
+from doge_export.runtime.context import PREFILL_CHUNK
 from doge_export.targets.half import operators_by_type
 from doge_export.targets.lowering import extent, named
 from doge_export.targets.tensorrt import DTYPES, Attention, Form, Precision, lower_for_tensorrt
@@ -24,8 +25,6 @@ from doge_export.trt.rules.layers import MOST_PICKS
 NEWEST: Version = (11, 4)
 NATIVE_SINCE: Version = (10, 15)
 """The first TensorRT with every layer that native attention is made of."""
-BEST_PREFILL = 512
-"""Tokens of a prompt that the prefill profile is tuned for."""
 CANDIDATES = 64
 """More than the 50 that transformers samples from by default."""
 
@@ -98,7 +97,7 @@ def plan_traced(
     inputs = {binding.name: binding for binding in map(_binding, graph.graph.inputs)}
     outputs = {binding.name: binding for binding in map(_binding, graph.graph.outputs)}
     max_logits = min(max_logits, capacity)
-    largest = {"batch": max_batch, "sequence": capacity, "num_logits": max_logits}
+    largest = {"batch": max_batch, "sequence": _longest(traced, max_logits), "num_logits": max_logits}
     caches = tuple(_cache(inputs[name], outputs, max_batch) for name in inputs if name.startswith("past_key_values."))
     return EnginePlan(
         graph=graph,
@@ -114,11 +113,19 @@ def plan_traced(
         profiles=_profiles(inputs, largest),
         plugin_nodes=sum(node.domain == "doge" for node in graph.graph),
         memory=memory_of(graph, inputs | outputs, caches, largest),
-        findings=(*lint(graph, tensorrt_version), *overflows(extremes)),
+        findings=(*lint(graph, tensorrt_version, sizes=largest), *overflows(extremes)),
         types=operators_by_type(graph),
         origin=traced.origin,
         extremes=extremes,
     )
+
+
+def _longest(traced: Traced, max_logits: int) -> int:
+    """Tokens of a row that one run reads at most: all that the caches hold, unless a prompt may be read in pieces."""
+    capacity = traced.max_length
+    if traced.origin.chunkable_length < capacity:
+        return capacity
+    return min(capacity, max(PREFILL_CHUNK, max_logits))
 
 
 def _extremes(traced: Traced, form: Form) -> tuple[Extreme, ...]:
@@ -171,7 +178,7 @@ def _cache(past: Binding, outputs: dict[str, Binding], max_batch: int) -> Cache:
 def _profiles(inputs: dict[str, Binding], largest: dict[str, int]) -> dict[str, dict[str, Range]]:
     smallest = {"batch": 1, "sequence": 1, "num_logits": 1}
     sizes = {
-        PREFILL: (smallest, smallest | {"sequence": min(BEST_PREFILL, largest["sequence"])}, largest),
+        PREFILL: (smallest, smallest | {"sequence": min(PREFILL_CHUNK, largest["sequence"])}, largest),
         DECODE: (smallest, smallest, smallest | {"batch": largest["batch"]}),
     }
 

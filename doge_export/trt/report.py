@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import onnx_ir as ir
 import onnxruntime
 
 from doge_export.package.onnx_file import write_onnx
-from doge_export.quantization.extremes import Extreme, watch
+from doge_export.quantization.extremes import Extreme, watch, worst
 from doge_export.quantization.texts import MESSAGES, STORIES, Texts
 from doge_export.runtime.tokenizer import Tokenizer
 from doge_export.targets.half import prepare
@@ -50,7 +51,6 @@ def largest_values(traced: Traced, form: Form, texts: Texts) -> tuple[Extreme, .
         session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     seen = np.zeros(len(watched), np.float32)
     for ids in texts.rows:
-        # np.maximum keeps what is not a number.
         seen = np.maximum(seen, np.array(session.run([*watched], _feeds(session, ids))))
     return tuple(
         Extreme(operator, name, float(magnitude))
@@ -59,12 +59,18 @@ def largest_values(traced: Traced, form: Form, texts: Texts) -> tuple[Extreme, .
 
 
 def overflows(extremes: tuple[Extreme, ...]) -> tuple[Finding, ...]:
-    """One for each value that float16 does not hold."""
+    """One for each operator that gives what float16 does not hold: its largest value, since overflows spread."""
     return tuple(
-        Finding("overflow", extreme.value, f"{extreme.operator} gave {extreme.magnitude:.4g}; float16 ends at 65504")
-        for extreme in extremes
+        Finding("overflow", f"{extreme.operator} {extreme.value}", _overflow(extreme.magnitude))
+        for extreme in worst(extremes)
         if extreme.overflows
     )
+
+
+def _overflow(magnitude: float) -> str:
+    if not math.isfinite(magnitude):
+        return "infinite or not a number on text, in float32 already: no precision holds this model; check its weights"
+    return f"reaches {magnitude:.4g} on text, and float16 ends at 65504: take --bf16 or --fp32"
 
 
 def _feeds(session: onnxruntime.InferenceSession, ids: np.ndarray) -> dict[str, np.ndarray]:

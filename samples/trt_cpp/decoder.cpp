@@ -91,6 +91,7 @@ void Decoder::allocate() {
     const nvinfer1::Dims best = engine_->getTensorShape("best_tokens");
     require(best.nbDims == 3 && best.d[2] > 0, "the engine gives no best tokens: build it without --candidates 0");
     candidates_ = best.d[2];
+    longest_ = static_cast<size_t>(ids.d[1]);
     max_length_ = static_cast<int32_t>(engine_->getTensorShape("past_key_values.0.key").d[2]);
     for (int32_t index = 0; index < engine_->getNbIOTensors(); ++index) {
         const std::string name = engine_->getIOTensorName(index);
@@ -144,8 +145,18 @@ void Decoder::download(const char* name, void* values, size_t bytes) {
 }
 
 int32_t Decoder::forward(const std::vector<int32_t>& tokens) {
+    const auto room = static_cast<size_t>(max_length_ - length_);
+    require(!tokens.empty() && tokens.size() <= room, "too many tokens for this engine");
+    int32_t next = 0;
+    for (size_t begin = 0; begin < tokens.size(); begin += longest_) {
+        const size_t end = std::min(begin + longest_, tokens.size());
+        next = run({tokens.data() + begin, tokens.data() + end});
+    }
+    return next;
+}
+
+int32_t Decoder::run(const std::vector<int32_t>& tokens) {
     const auto new_tokens = static_cast<int32_t>(tokens.size());
-    require(new_tokens > 0 && length_ + new_tokens <= max_length_, "too many tokens for this engine");
     nvinfer1::IExecutionContext& context = *contexts_[new_tokens == 1 ? decode : prefill];
     bind(context, new_tokens);
     std::vector<int32_t> positions(tokens.size());

@@ -46,6 +46,7 @@ private:
     enum Profile { prefill, decode };
 
     void allocate();
+    int32_t run(const std::vector<int32_t>& tokens);
     void bind(nvinfer1::IExecutionContext& context, int32_t new_tokens);
     void upload(const char* name, const std::vector<int32_t>& values);
     void download(const char* name, void* values, size_t bytes);
@@ -58,6 +59,7 @@ private:
     std::map<std::string, std::shared_ptr<DeviceBuffer>> buffers_;
     cudaStream_t stream_ = nullptr;
     int32_t max_length_ = 0;
+    size_t longest_ = 0;  // tokens that one run reads at most
     int32_t length_ = 0;
     int64_t candidates_ = 0;  // best tokens that a run gives: all that is copied to the host
 };

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shlex
 
@@ -14,6 +15,7 @@ from doge_export import DogeExportError, export
 from doge_export.assets import bundled
 from doge_export.trt import memory
 from doge_export.trt.fields import packaged
+from doge_export.trt.make import refuse_findings
 from doge_export.trt.plan_engine import plan_engine
 
 CAPACITY = 32
@@ -33,6 +35,34 @@ def test_profiles(plan):
     assert prefill["past_lengths"] == decode["past_lengths"] == ((1,), (1,), (3,))
     assert (prefill["logits_tokens"][2], decode["logits_tokens"][2]) == ((3, 5), (3, 1))
     assert prefill["past_key_values.1.score"] == ((1, 2, 32), (1, 2, 32), (3, 2, 32))
+
+
+@pytest.mark.parametrize(
+    ("capacity", "chunkable_length", "max_logits", "longest"),
+    [
+        (700, 700, 5, 512),
+        (700, 2048, 600, 600),
+        (700, 699, 5, 700),
+        (700, 0, 5, 700),
+        (400, 400, 5, 400),
+    ],
+)
+def test_a_run_reads_no_more_than_the_runtime_gives_it(capacity, chunkable_length, max_logits, longest):
+    """A prompt that may be read in pieces is read in pieces of 512; any other whole."""
+    traced = random_traced("as today", capacity)[1]
+    origin = dataclasses.replace(traced.origin, chunkable_length=chunkable_length)
+    plan = plan_of(dataclasses.replace(traced, origin=origin), max_batch=3, max_logits=max_logits)
+    assert plan.profiles["prefill"]["input_ids"] == ((1, 1), (1, min(512, capacity)), (3, longest))
+    assert plan.profiles["prefill"]["past_key_values.0.key"][2][2] == plan.capacity == capacity
+    assert plan.largest_sizes == {"batch": 3, "sequence": longest, "num_logits": max_logits}
+
+
+def test_more_rows_than_tensorrt_counts():
+    traced = random_traced("as today", CAPACITY)[1]
+    plan = plan_of(traced, max_batch=10**8)
+    assert {finding.rule for finding in plan.findings} == {"volume"} and plan.memory.workspace is None
+    with pytest.raises(DogeExportError, match=r"no engine can be built of this: .*: lower --max-batch .*and \d more"):
+        refuse_findings(plan)
 
 
 def test_memory_is_that_of_the_buffers_a_runtime_allocates(plan):
@@ -91,6 +121,13 @@ def test_without_kernels_the_workspace_is_not_known(plan, monkeypatch):
     assert memory.memory_of(plan.graph, plan.inputs | plan.outputs, plan.caches, sizes).workspace is None
     native = plan_of(random_traced("score by query head", CAPACITY)[1], attention="native")
     assert native.memory.workspace == 0
+
+
+def test_a_library_that_does_not_load_is_passed_over(plan, monkeypatch, tmp_path):
+    (tmp_path / memory.KERNELS).write_text("not a library")
+    monkeypatch.setattr(memory, "cached_builds", lambda: [{"folder": str(tmp_path), "libraries": [memory.KERNELS]}])
+    sizes = plan.largest_sizes
+    assert memory.memory_of(plan.graph, plan.inputs | plan.outputs, plan.caches, sizes).workspace is None
 
 
 def test_trtexec(plan):

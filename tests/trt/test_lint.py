@@ -20,6 +20,7 @@ ATTRIBUTES = {
     "plugin_namespace": "doge", "plugin_version": "1",
 }  # fmt: skip
 CACHE = ["batch", 2, 32, 16]
+SIZES = {"batch": 4, "sequence": 512, "num_logits": 64}
 
 
 def value(name, dtype, *shape):
@@ -136,6 +137,30 @@ def subgraph_with_a_node():
     return model_of([node], [condition, *given])
 
 
+def logits(vocab_size):
+    return standard("Identity", [value("logits", FLOAT, "batch", "num_logits", vocab_size)], opset=18)
+
+
+def product(width):
+    """Its result has a shape of other names, as in a traced graph."""
+    weight = ir.val("weight", const_value=ir.tensor(np.zeros((1, width), np.int8)))
+    model = standard("MatMul", [value("x", FLOAT, "batch", "sequence", 1), weight], opset=18, outputs=[])
+    model.graph[0].outputs[0].shape = ir.Shape(["s1", "s2", width])
+    return model
+
+
+def weights_of_attention(capacity):
+    """Of queries that are split into four heads."""
+    shape = ir.val("shape", const_value=ir.tensor(np.array([0, 0, 4, 16])))
+    source = value("x", HALF, "batch", "sequence", 64)
+    split = ir.node("Reshape", [source, shape])
+    query = ir.node("Transpose", split.outputs, {"perm": [0, 2, 1, 3]})
+    keys = [value(name, HALF, "batch", 2, capacity, 16) for name in ("key", "value")]
+    node = ir.node("Attention", [*query.outputs, *keys])
+    node.outputs[0].name = "out"
+    return model_of([split, query, node], [source, *keys], opset=24, ir_version=10)
+
+
 INT64 = ir.DataType.INT64
 BROKEN = [
     ("version", (8, 6), lambda: attention()),
@@ -182,6 +207,10 @@ BROKEN = [
     ("cache-in-place", (11, 4), lambda: scatter(value("past", HALF, "b", 2, "c", 16))),
     ("cache-in-place", (11, 4), lambda: scatter(mode="circular")),
     ("cache-in-place", (11, 4), lambda: scatter(axis=1)),
+    ("volume", (11, 4), lambda: logits(2**23)),
+    ("volume", (11, 4), lambda: product(2**20)),
+    ("volume", (11, 4), lambda: weights_of_attention(2**18)),
+    ("volume", (11, 4), lambda: scatter(value("past", HALF, "batch", 2, 2**24, 16))),
 ]  # fmt: skip
 
 
@@ -193,7 +222,7 @@ def one(op_type, attributes):
 
 @pytest.mark.parametrize(("rule", "version", "make"), BROKEN)
 def test_a_graph_that_breaks_it(rule, version, make):
-    assert {finding.rule for finding in lint(make(), version)} == {rule}
+    assert {finding.rule for finding in lint(make(), version, sizes=SIZES)} == {rule}
 
 
 def test_an_input_of_a_plugin_without_elements():
@@ -211,19 +240,41 @@ WHOLE = [
     lambda: attention(functions=[function("DynamicMaskAttention"), function("Else")]),
     lambda: bounded(),
     lambda: top_k(3840),
+    lambda: logits(2**23 - 1),
+    lambda: product(2**20 - 1),
 ]  # fmt: skip
-WHOLE_SINCE_10_15 = [lambda: masked(), lambda: masked(is_causal=0), lambda: scatter()]
+WHOLE_SINCE_10_15 = [
+    lambda: masked(),
+    lambda: masked(is_causal=0),
+    lambda: scatter(),
+    lambda: weights_of_attention(2**18 - 1),
+]
 
 
 @pytest.mark.parametrize("version", VERSIONS, ids=str)
 @pytest.mark.parametrize("make", WHOLE)
 def test_a_graph_that_breaks_none(make, version):
-    assert lint(make(), version) == ()
+    assert lint(make(), version, sizes=SIZES) == ()
 
 
 @pytest.mark.parametrize("make", WHOLE_SINCE_10_15)
 def test_a_graph_of_newer_layers_that_breaks_none(make):
-    assert lint(make(), (10, 15)) == ()
+    assert lint(make(), (10, 15), sizes=SIZES) == ()
+
+
+def test_what_to_lower_is_said():
+    def lower(model, sizes=SIZES):
+        return [str(finding).partition(": lower ")[2] for finding in lint(model, (11, 4), sizes=sizes)]
+
+    assert lower(logits(2**23)) == ["--max-batch or --max-logits [volume]"]
+    assert lower(product(2**20)) == ["--max-batch [volume]"]
+    assert lower(product(2**20), SIZES | {"sequence": 4096}) == ["--max-batch or --max-length [volume]"]
+    cache = value("past_key_values.0.key", HALF, "batch", 2, 2**24, 16)
+    assert lower(scatter(cache)) == ["--max-batch or --max-length [volume]"]
+
+
+def test_tensors_are_not_counted_where_sizes_are_not_known():
+    assert lint(product(2**20), (11, 4)) == ()
 
 
 def test_versions_differ_in_who_wins():

@@ -8,6 +8,7 @@ of the cases, nothing infinite.
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
 
 import numpy as np
@@ -23,6 +24,7 @@ from sixteen_bits import emulated
 from doge_export.assets import bundled
 from doge_export.quantization.texts import MESSAGES, STORIES
 from doge_export.runtime.tokenizer import Tokenizer
+from doge_export.trt.make import plan_facts
 
 KL, ARGMAX, BFLOAT16_ARGMAX = 1e-3, 0.995, 0.975
 """bfloat16 rounds eight times as much as float16, and its share of other best tokens is some four times as large."""
@@ -106,7 +108,30 @@ def test_the_largest_values_are_seen():
     norm.const_value = ir.tensor(norm.const_value.numpy() * np.float32(1e5), name=norm.name)
     findings = plan_of(dataclasses.replace(traced, graph=copy), calibrate=True).findings
     assert {finding.rule for finding in findings} == {"overflow"}
-    assert any("float16 ends at 65504" in str(finding) for finding in findings)
+    assert any("float16 ends at 65504: take --bf16 or --fp32" in str(finding) for finding in findings)
+    operators = [finding.where.split()[0] for finding in findings]
+    assert len(operators) == len(set(operators))
+
+
+def test_one_value_that_is_not_a_number_is_a_finding():
+    """Of 256 in a weight; and what is printed is JSON all the same."""
+    folder = bundled("doge-nano")
+    _, traced = stored_traced(folder, 128)
+    copy = ir.serde.deserialize_model(ir.serde.serialize_model(traced.graph))
+    norm = copy.graph.initializers["model.layers.3.post_attention_layernorm.weight"]
+    weight = norm.const_value.numpy().copy()
+    weight[200] = np.nan
+    norm.const_value = ir.tensor(weight, name=norm.name)
+    origin = dataclasses.replace(traced.origin, folder=folder)
+    plan = plan_of(dataclasses.replace(traced, graph=copy, origin=origin), calibrate=True)
+    assert {finding.rule for finding in plan.findings} == {"overflow"}
+    assert all("in float32 already" in str(finding) for finding in plan.findings)
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    facts = json.loads(json.dumps(plan_facts(plan)), parse_constant=refuse)
+    assert None in [value["magnitude"] for value in facts["typing"]["largest"].values()]
 
 
 def test_rounding_is_what_numpy_rounds():

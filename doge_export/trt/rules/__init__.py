@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from doge_export.trt.lint import Rule
-from doge_export.trt.rules import dispatch, files, interface, layers
+from doge_export.trt.rules import dispatch, files, interface, layers, volumes
 
 RULES: dict[str, Rule] = {
     "version": files.version,
@@ -26,4 +26,5 @@ RULES: dict[str, Rule] = {
     "top-k": layers.top_k,
     "attention": layers.attention,
     "cache-in-place": layers.cache_in_place,
+    "volume": volumes.volume,
 }
