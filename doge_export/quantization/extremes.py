@@ -40,8 +40,15 @@ class Extreme:
         """Whether float16 cannot hold it."""
         return not self.magnitude <= largest(ir.DataType.FLOAT16)
 
+    @property
+    def is_finite(self) -> bool:
+        """Whether float32 holds it."""
+        return math.isfinite(self.magnitude)
+
     def __str__(self) -> str:
-        return f"{self.magnitude:.4g} ({self.operator} {self.value})"
+        if not self.is_finite:
+            return f"{self.operator} {self.value} is infinite or not a number, in float32 already"
+        return f"{self.operator} {self.value} reaches {self.magnitude:.4g}, and float16 ends at 65504"
 
 
 def extremes_of(file: Path, texts: Texts) -> list[Extreme]:
@@ -79,7 +86,7 @@ def by_operator(extremes: Sequence[Extreme]) -> dict[str, dict[str, Any]]:
     """The largest of each operator, for the manifest: "value", and "magnitude", null where that is not finite."""
     return {
         extreme.operator: {
-            "magnitude": extreme.magnitude if math.isfinite(extreme.magnitude) else None,  # JSON has no infinity
+            "magnitude": extreme.magnitude if extreme.is_finite else None,  # JSON has no infinity
             "value": extreme.value,
         }
         for extreme in sorted(worst(extremes), key=lambda extreme: extreme.operator)

@@ -219,8 +219,7 @@ def _write_half(folder: Path, texts: Texts) -> dict[str, Any]:
     beyond = next((extreme for extreme in extremes if extreme.overflows), None)
     if beyond is not None:
         raise RunFailed(
-            f"fp16 cannot hold this model: on text, {beyond.operator} {beyond.value} reaches {beyond.magnitude:.4g}, "
-            "more than float16's 65504; nothing was written (int8 and int4 compute in float32)"
+            f"fp16 cannot hold this model: on text, {beyond}; nothing was written (int8 and int4 compute in float32)"
         )
     model = ir.load(folder / FLOAT32)
     prepare(model)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import tempfile
 from pathlib import Path
 
@@ -61,16 +60,14 @@ def largest_values(traced: Traced, form: Form, texts: Texts) -> tuple[Extreme, .
 def overflows(extremes: tuple[Extreme, ...]) -> tuple[Finding, ...]:
     """One for each operator that gives what float16 does not hold: its largest value, since overflows spread."""
     return tuple(
-        Finding("overflow", f"{extreme.operator} {extreme.value}", _overflow(extreme.magnitude))
+        Finding("overflow", extreme.value, f"on text, {extreme}: {_advice(extreme)}")
         for extreme in worst(extremes)
         if extreme.overflows
     )
 
 
-def _overflow(magnitude: float) -> str:
-    if not math.isfinite(magnitude):
-        return "infinite or not a number on text, in float32 already: no precision holds this model; check its weights"
-    return f"reaches {magnitude:.4g} on text, and float16 ends at 65504: take --bf16 or --fp32"
+def _advice(extreme: Extreme) -> str:
+    return "take --bf16 or --fp32" if extreme.is_finite else "no precision holds this model; check its weights"
 
 
 def _feeds(session: onnxruntime.InferenceSession, ids: np.ndarray) -> dict[str, np.ndarray]:
