@@ -65,9 +65,10 @@ FLOAT16 = Tolerance(logits=0.25, near_tie=0.0, near_tie_of_std=0.02, mean_kl=1e-
 by up to 0.1 standard deviations in a small mixture of experts (measured; without experts 0.007), so the bars that bite
 are those of all positions."""
 
-BFLOAT16 = Tolerance(logits=1.0, near_tie=0.0, near_tie_of_std=0.16, mean_kl=1e-2, strays=0.02)
-"""8 digits: eight times the rounding of float16, hence some eight times its bars, and squared in the divergence, whose
-mean was 1.5e-4 to 8e-4 with every value rounded (bundled models, 20M to 160M; tests/trt/test_numerics.py)."""
+BFLOAT16 = Tolerance(logits=1.0, near_tie=0.0, near_tie_of_std=0.16, mean_kl=3e-2, strays=0.02)
+"""8 digits: eight times the rounding of float16, hence some eight times its bars, and squared in the divergence. With
+every value rounded its mean was 1.5e-4 to 8e-4 on text and at real sizes (tests/trt/test_numerics.py), and 1.3e-2 where
+rounding changes which 64 keys out of 272 random ones are kept (doge-nano beyond its trained length)."""
 
 _BY_DTYPE = {"float32": FLOAT32, "tf32": FLOAT16, "fp16": FLOAT16, "bf16": BFLOAT16}
 

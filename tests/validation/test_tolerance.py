@@ -66,6 +66,7 @@ def test_folders_have_the_bars_of_their_precision():
         return tolerance_of({"target": target, "graphs": {"x": {"dtype": dtype}}})
 
     assert of("tensorrt", "fp16") == FLOAT16 and of("tensorrt", "bf16") == BFLOAT16
+    assert of("tensorrt", "tf32") == FLOAT16
     assert of("tensorrt", "float32") == of("onnxruntime", "float32") == FLOAT32
     assert "mean_kl" in FLOAT16.to_dict() and [*FLOAT32.to_dict()] == ["max_abs_over_std", "near_tie"]
     assert "0.25 of std" in str(FLOAT16) and str(FLOAT32).endswith("within 0.0001")
