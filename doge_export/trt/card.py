@@ -8,6 +8,7 @@ from typing import Any
 
 from doge_export.package import validation_line
 from doge_export.trt.sidecar import Sidecar
+from doge_export.trt.versions import dotted
 
 
 def write_card(folder: Path, manifest: Mapping[str, Any], sidecar: Sidecar) -> None:
@@ -24,7 +25,7 @@ Made by doge-export {manifest["doge_export"]} from `{name}`: {sidecar.precision}
 to {sidecar.max_batch} rows of {sidecar.max_length} tokens.
 
 - built by TensorRT {sidecar.tensorrt} on {sidecar.gpu}, compute capability
-  {".".join(map(str, sidecar.compute_capability))}; `--hw-compat {sidecar.hardware}`
+  {dotted(sidecar.compute_capability)}; `--hw-compat {sidecar.hardware}`
 - {calls}
 - against PyTorch: {validation_line(manifest)}
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -165,14 +165,16 @@ class BestTokens(Prediction):
         return np.arange(len(logits)), logits
 
 
-class _Packed:
+class _Packed(NamedTuple):
     """New tokens as the engine takes them: int32 ids, positions and places [B, S], past [B].
 
     `places[b, j]` is where the token of column j went; for padding any place.
     """
 
-    def __init__(self, ids: Array, positions: Array, places: Array, past: Array) -> None:
-        self.ids, self.positions, self.places, self.past = ids, positions, places, past
+    ids: Array
+    positions: Array
+    places: Array
+    past: Array
 
 
 def _pack(ids: Array, real: Array, past: Array) -> _Packed:

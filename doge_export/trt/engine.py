@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,6 +11,7 @@ from doge_export.errors import DogeExportError, RunFailed
 from doge_export.trt import installation, plugin_file
 from doge_export.trt.device import Device
 from doge_export.trt.sidecar import ENGINE, Sidecar, read_sidecar
+from doge_export.trt.versions import dotted, numbers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,13 +59,13 @@ def open_engine(folder: Path) -> OpenedEngine:
 
 def check_tensorrt(sidecar: Sidecar, trt: ModuleType) -> None:
     """Raises DogeExportError where the TensorRT that is here does not open such an engine."""
-    built, here = _numbers(sidecar.tensorrt), installation.version(trt)
+    built, here = numbers(sidecar.tensorrt), installation.version(trt)
     fits = built[0] == here[0] and here >= built if sidecar.version_compatible else built == here
     if not fits:
         other = " or a later one of its major version" if sidecar.version_compatible else ""
         raise DogeExportError(
             f"the engine was built by TensorRT {sidecar.tensorrt}, and TensorRT {trt.__version__} is here: install "
-            f"{sidecar.tensorrt}{other} (pip install tensorrt=={'.'.join(map(str, built))}), or build it again"
+            f"{sidecar.tensorrt}{other} (pip install tensorrt=={dotted(built)}), or build it again"
         )
 
 
@@ -77,8 +77,8 @@ def check_gpu(sidecar: Sidecar, device: Device) -> None:
         fits = device.name == sidecar.gpu
     if not fits:
         raise DogeExportError(
-            f"the engine was built on {sidecar.gpu} (compute capability {_dotted(built)}, --hw-compat "
-            f"{sidecar.hardware}), and here is {device.name} ({_dotted(here)}); build it again here"
+            f"the engine was built on {sidecar.gpu} (compute capability {dotted(built)}, --hw-compat "
+            f"{sidecar.hardware}), and here is {device.name} ({dotted(here)}); build it again here"
         )
 
 
@@ -99,11 +99,3 @@ def _check_interface(sidecar: Sidecar, trt: ModuleType, engine: Any) -> None:
                 f"{name} is {dtype} {list(shape)} in the engine, and {tensor.dtype} {list(known)} in engine.json; "
                 "build it again"
             )
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(number) for number in re.findall(r"\d+", version))
-
-
-def _dotted(version: tuple[int, ...]) -> str:
-    return ".".join(map(str, version))

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import importlib
-import re
 from types import ModuleType
 from typing import Any
 
 from doge_export import console
 from doge_export.errors import DogeExportError
-
-OLDEST = (10, 9)
-"""The first TensorRT whose parser and plugin interfaces the engines are made for."""
+from doge_export.trt.versions import OLDEST, dotted, numbers
 
 _INSTALL = 'pip install "doge-export[trt]"'
 
@@ -36,22 +33,22 @@ def require() -> tuple[ModuleType, ModuleType]:
     assert trt is not None and runtime is not None
     if version(trt)[:2] < OLDEST:
         raise DogeExportError(
-            f"TensorRT {trt.__version__} is here, {'.'.join(map(str, OLDEST))} or newer is needed: {_INSTALL} --upgrade"
+            f"TensorRT {trt.__version__} is here, {dotted(OLDEST)} or newer is needed: {_INSTALL} --upgrade"
         )
     problem = _no_gpu(runtime)
     if problem:
-        older = " of this cuda-python's CUDA or newer (an older driver: pip install 'cuda-python<13')"
+        older = ", no older than cuda-python's CUDA (for an older one: pip install 'cuda-python<13')"
         driver = older if "InsufficientDriver" in problem else ""
         raise DogeExportError(
-            f"no NVIDIA GPU can be used here ({problem}): an engine is built and run on a GPU with its driver{driver} "
-            "installed; `doge-export trt --dry-run` needs none"
+            f"no NVIDIA GPU can be used here ({problem}): an engine is built and run on a GPU with its driver "
+            f"installed{driver}; `doge-export trt --dry-run` needs none"
         )
     return trt, runtime
 
 
 def version(trt: ModuleType) -> tuple[int, ...]:
     """Of TensorRT: (11, 4, 0, 106)."""
-    return tuple(int(number) for number in re.findall(r"\d+", trt.__version__))
+    return numbers(trt.__version__)
 
 
 def make_logger(trt: ModuleType) -> Any:

@@ -18,6 +18,7 @@ from doge_export.trt.card import write_card
 from doge_export.trt.device import Device
 from doge_export.trt.plugin_file import PluginFile
 from doge_export.trt.sidecar import ENGINE, ONNX, Sidecar, describe
+from doge_export.trt.versions import dotted
 
 if TYPE_CHECKING:
     from doge_export.trt.plan import EnginePlan
@@ -120,7 +121,7 @@ def plan_facts(planned: EnginePlan) -> dict[str, Any]:
         "model": planned.origin.source["model"],
         "precision": planned.precision,
         "attention": planned.attention,
-        "tensorrt": ".".join(map(str, planned.tensorrt_version)),
+        "tensorrt": dotted(planned.tensorrt_version),
         "max_batch": planned.max_batch,
         "max_length": planned.max_length,
         "max_logits": planned.max_logits,

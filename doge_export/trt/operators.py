@@ -7,9 +7,6 @@ from __future__ import annotations
 
 Version = tuple[int, int]
 
-OLDEST: Version = (10, 9)
-"""The oldest TensorRT that engines are made for."""
-
 _FIRST = """
 Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh AveragePool BatchNormalization Cast CastLike Ceil Celu Clip
 Concat Constant ConstantOfShape Conv ConvTranspose Cos Cosh CumSum DeformConv DepthToSpace DequantizeLinear Div Dropout

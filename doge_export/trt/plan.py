@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import shlex
 from pathlib import Path
 from typing import Any
@@ -32,12 +33,13 @@ class Binding:
     dtype: ir.DataType
     shape: tuple[int | str, ...]
 
+    def at(self, sizes: dict[str, int]) -> Shape:
+        """Its shape where the dynamic axes have these sizes."""
+        return tuple(size if isinstance(size, int) else sizes[size] for size in self.shape)
+
     def bytes(self, sizes: dict[str, int]) -> int:
         """Of the buffer where the dynamic axes have these sizes."""
-        count = 1
-        for size in self.shape:
-            count *= size if isinstance(size, int) else sizes[size]
-        return int(count * self.dtype.itemsize)
+        return int(math.prod(self.at(sizes)) * self.dtype.itemsize)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,10 +57,7 @@ class Cache:
     @property
     def bytes(self) -> int:
         """Of its one buffer."""
-        count = 1
-        for size in self.shape:
-            count *= size
-        return int(count * self.dtype.itemsize)
+        return int(math.prod(self.shape) * self.dtype.itemsize)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,11 +16,12 @@ from doge_export.targets.lowering import extent, named
 from doge_export.targets.tensorrt import DTYPES, Attention, Form, Precision, lower_for_tensorrt
 from doge_export.trt.lint import lint
 from doge_export.trt.memory import memory_of
-from doge_export.trt.operators import OLDEST, Version
+from doge_export.trt.operators import Version
 from doge_export.trt.origin import Traced, open_model
-from doge_export.trt.plan import DECODE, PREFILL, Binding, Cache, EnginePlan, Range, Shape
+from doge_export.trt.plan import DECODE, PREFILL, Binding, Cache, EnginePlan, Range
 from doge_export.trt.report import largest_values, overflows, texts_for
 from doge_export.trt.rules.layers import MOST_PICKS
+from doge_export.trt.versions import OLDEST, dotted
 
 NEWEST: Version = (11, 4)
 NATIVE_SINCE: Version = (10, 15)
@@ -92,7 +93,7 @@ def plan_traced(
     candidates = min(candidates, extent(named(graph.graph.outputs, "logits")[0], 2))
     form = Form(precision, attention, capacity, candidates)
     extremes = _extremes(traced, form) if calibrate and precision == "fp16" else ()
-    log(f"lowering for TensorRT {_dotted(tensorrt_version)}")
+    log(f"lowering for TensorRT {dotted(tensorrt_version)}")
     lower_for_tensorrt(graph, form)
     inputs = {binding.name: binding for binding in map(_binding, graph.graph.inputs)}
     outputs = {binding.name: binding for binding in map(_binding, graph.graph.outputs)}
@@ -144,10 +145,10 @@ def _check(precision: str, attention: str, max_batch: int, max_logits: int, cand
     if not isinstance(candidates, int) or isinstance(candidates, bool) or not 0 <= candidates <= MOST_PICKS:
         raise DogeExportError(f"candidates is {candidates!r}, expected 0 to {MOST_PICKS}, TensorRT's limit of TopK")
     if version < OLDEST:
-        raise DogeExportError(f"TensorRT {_dotted(version)} is too old; {_dotted(OLDEST)} or newer expected")
+        raise DogeExportError(f"TensorRT {dotted(version)} is too old; {dotted(OLDEST)} or newer expected")
     if attention == "native" and version < NATIVE_SINCE:
         raise DogeExportError(
-            f"TensorRT {_dotted(version)} lacks layers of native attention; use {_dotted(NATIVE_SINCE)} or newer, or "
+            f"TensorRT {dotted(version)} lacks layers of native attention; use {dotted(NATIVE_SINCE)} or newer, or "
             "--attention plugin"
         )
 
@@ -182,17 +183,7 @@ def _profiles(inputs: dict[str, Binding], largest: dict[str, int]) -> dict[str, 
         DECODE: (smallest, smallest, smallest | {"batch": largest["batch"]}),
     }
 
-    def shape(binding: Binding, size: dict[str, int]) -> Shape:
-        return tuple(x if isinstance(x, int) else size[x] for x in binding.shape)
-
     return {
-        profile: {
-            name: (shape(binding, least), shape(binding, best), shape(binding, most))
-            for name, binding in inputs.items()
-        }
+        profile: {name: (binding.at(least), binding.at(best), binding.at(most)) for name, binding in inputs.items()}
         for profile, (least, best, most) in sizes.items()
     }
-
-
-def _dotted(version: Version) -> str:
-    return ".".join(map(str, version))

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from doge_export.trt.lint import Message, Subject
-from doge_export.trt.operators import OLDEST, newest_onnx
+from doge_export.trt.operators import newest_onnx
+from doge_export.trt.versions import OLDEST, dotted
 
 
 def version(subject: Subject) -> Iterator[Message]:
     """Older ones were never looked at, and differ."""
     if subject.version < OLDEST:
-        yield subject.tensorrt, f"too old; {OLDEST[0]}.{OLDEST[1]} or newer expected"
+        yield subject.tensorrt, f"too old; {dotted(OLDEST)} or newer expected"
 
 
 def opset(subject: Subject) -> Iterator[Message]:
