@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from doge_export.errors import DogeExportError, RunFailed
+from doge_export.version import __version__
 
 if TYPE_CHECKING:
     from doge_export.evaluation.choices import ChoicesScore as ChoicesScore
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
     from doge_export.evaluation.perplexity import TextScore as TextScore
     from doge_export.evaluation.perplexity import evaluate_text as evaluate_text
     from doge_export.package import verify as verify
-    from doge_export.pipeline import ExportResult as ExportResult
-    from doge_export.pipeline import export as export
+    from doge_export.pipeline.onnx import ExportResult as ExportResult
+    from doge_export.pipeline.onnx import export as export
     from doge_export.quantization.quantize import QuantizeResult as QuantizeResult
     from doge_export.quantization.quantize import quantize as quantize
     from doge_export.runtime import ClassificationSession as ClassificationSession
@@ -28,15 +29,13 @@ if TYPE_CHECKING:
     from doge_export.validation import Verdict as Verdict
     from doge_export.validation import validate as validate
 
-__version__ = "0.1.0"
-
 _HOME = {
     "ChoicesScore": "doge_export.evaluation.choices",
     "evaluate_choices": "doge_export.evaluation.choices",
     "TextScore": "doge_export.evaluation.perplexity",
     "evaluate_text": "doge_export.evaluation.perplexity",
-    "ExportResult": "doge_export.pipeline",
-    "export": "doge_export.pipeline",
+    "ExportResult": "doge_export.pipeline.onnx",
+    "export": "doge_export.pipeline.onnx",
     "verify": "doge_export.package",
     "QuantizeResult": "doge_export.quantization.quantize",
     "quantize": "doge_export.quantization.quantize",

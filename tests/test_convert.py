@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, DogeModel
 
 from doge_export.checkpoint import open_checkpoint
-from doge_export.checkpoint.generation import Assumptions
-from doge_export.convert import convert
+from doge_export.checkpoint.identify import Assumptions
 from doge_export.errors import DogeExportError
 from doge_export.model import MODULES
+from doge_export.pipeline.convert import convert
 
 IDS = torch.from_numpy(
     torch.randperm(160, generator=torch.Generator().manual_seed(3))[:80].view(2, 40).numpy()

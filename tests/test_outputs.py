@@ -7,7 +7,7 @@ import re
 import pytest
 
 from doge_export import DogeExportError
-from doge_export.outputs import check_file, check_folder
+from doge_export.paths import check_file, check_folder
 
 
 @pytest.mark.parametrize("name", ["a", "a/b/c", "."])

@@ -15,7 +15,7 @@ from random_doge import CONFIG, MOE, random_model
 import doge_export
 from doge_export import DogeExportError, RunFailed
 from doge_export.package import read_manifest, verify
-from doge_export.pipeline import GRAPH, export, plan
+from doge_export.pipeline.onnx import GRAPH, export, plan
 from doge_export.targets import TARGETS
 
 WINDOW, TRAINED = CONFIG["keep_window_size"], CONFIG["max_position_embeddings"]

@@ -120,7 +120,7 @@ def bench(
     if compare is not None:
         from doge_export.benchmark.reference import load_reference
         from doge_export.checkpoint import open_checkpoint
-        from doge_export.checkpoint.generation import Assumptions
+        from doge_export.checkpoint.identify import Assumptions
 
         manifest = sessions[0][1].manifest
         checkpoint = open_checkpoint(compare, assumed=Assumptions(**manifest.get("assumptions", {})))

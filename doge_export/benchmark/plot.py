@@ -10,7 +10,7 @@ import numpy as np
 
 from doge_export.benchmark.bench import Benchmark
 from doge_export.errors import DogeExportError
-from doge_export.outputs import check_file
+from doge_export.paths import check_file
 
 COLORS = ("#3b6fb6", "#d98218", "#3d8f5f", "#8a5bb0", "#c62828", "#5b6270")
 

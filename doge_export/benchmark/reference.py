@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from doge_export.benchmark.subject import Subject
-from doge_export.validation.oracle import in_transformers
+from doge_export.validation.references import in_transformers
 
 if TYPE_CHECKING:
     import torch

@@ -18,8 +18,8 @@ from doge_export.checkpoint.config import (
     parse_rotation,
     parse_sizes,
 )
-from doge_export.checkpoint.fields import read_object
-from doge_export.checkpoint.generation import NOTHING_ASSUMED, Assumptions, Identity, identify, is_for_classes
+from doge_export.checkpoint.files import CONFIG, TOKENIZER_FILES
+from doge_export.checkpoint.identify import NOTHING_ASSUMED, Assumptions, Identity, identify, is_for_classes
 from doge_export.checkpoint.labels import parse_labels
 from doge_export.checkpoint.layout import drop_inert, folded, relaid
 from doge_export.checkpoint.naming import (
@@ -30,9 +30,10 @@ from doge_export.checkpoint.naming import (
     first_layer,
     stored_tensors,
 )
-from doge_export.checkpoint.source import CONFIG, TOKENIZER_FILES, Source, locate
+from doge_export.checkpoint.source import Source, locate
 from doge_export.checkpoint.tensors import Tensors, open_tensors
 from doge_export.errors import DogeExportError
+from doge_export.json_file import read_object
 
 _UNTIED_BY_DEFAULT = ("G6b", "G7", "G8")  # transformers' DogeConfig; older code tied where a config did not say
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from doge_export.checkpoint.architecture import Architecture, InnerValues, Moe, MoeVariant, RatioMask, Rope, Task
 from doge_export.checkpoint.fields import REQUIRED, Fields, shown
-from doge_export.checkpoint.generation import G1A, NOTHING_ASSUMED, Assumptions, Identity, Shape, rotates_keys
+from doge_export.checkpoint.identify import G1A, NOTHING_ASSUMED, Assumptions, Identity, Shape, rotates_keys
 from doge_export.checkpoint.rope import parse_rope
 from doge_export.errors import DogeExportError
 

@@ -29,7 +29,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import logging as hub_logging
 
-from doge_export.checkpoint.source import COMPANIONS, INDEX
+from doge_export.checkpoint.files import COMPANIONS, INDEX
 from doge_export.errors import DogeExportError
 
 METADATA = [*COMPANIONS]

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 from doge_export.checkpoint.architecture import Architecture
-from doge_export.checkpoint.generation import Shape
+from doge_export.checkpoint.identify import Shape
 from doge_export.errors import DogeExportError
 
 EMBEDDING = "model.embed_tokens.weight"

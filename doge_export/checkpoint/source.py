@@ -8,20 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from doge_export.assets import BUNDLED, bundled
+from doge_export.checkpoint.files import INDEX, WEIGHTS
 from doge_export.errors import DogeExportError
-
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
-CONFIG = "config.json"
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-    "generation_config.json",
-)
-COMPANIONS = (CONFIG, *TOKENIZER_FILES)
-"""What tools look for beside a model; a package takes these files over unchanged."""
+from doge_export.json_file import read_object
+from doge_export.paths import EXPORTED, exists, expanded
 
 _TRAINING_STATE = {"training_args.bin", "optimizer.pt", "scheduler.pt"}
 _PICKLED = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
@@ -88,25 +78,6 @@ def locate(
     return Source(name, snapshot, snapshot.name)
 
 
-def expanded(path: str | Path) -> Path:
-    """The path with a leading ~ or ~user replaced by the home directory."""
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:  # ~name of a user who is not there: an ordinary name, then
-        return Path(path)
-
-
-def protected_by(model: str | Path) -> list[Path]:
-    """What a run that reads `model` must not delete, such as by replacing a folder around it; nothing of a hub id."""
-    path = expanded(model)
-    return [path] if exists(path) else []
-
-
-def companions(folder: Path) -> list[Path]:
-    """Those of COMPANIONS that are there."""
-    return [folder / name for name in COMPANIONS if (folder / name).is_file()]
-
-
 def _names(folder: Path) -> set[str]:
     try:
         return {file.name for file in folder.iterdir()}
@@ -114,14 +85,6 @@ def _names(folder: Path) -> set[str]:
         return set()
     except OSError as error:
         raise DogeExportError(f"{folder} cannot be read: {error.strerror}") from error
-
-
-def exists(path: Path) -> bool:
-    """Whether there is such a file or folder, for any name."""
-    try:
-        return path.exists()
-    except OSError:  # a name longer than the file system allows
-        return False
 
 
 def _require_hub_id(name: str, path: Path) -> None:
@@ -140,12 +103,12 @@ def _require_hub_id(name: str, path: Path) -> None:
 
 
 def _refuse_export(name: str, folder: Path, files: set[str]) -> None:
-    from doge_export.package.manifest import MANIFEST_NAME, read_manifest
-
-    if MANIFEST_NAME in files and not {WEIGHTS, INDEX} & files:
-        made_from = read_manifest(folder)["source"]["model"]
+    if EXPORTED in files and not {WEIGHTS, INDEX} & files:
+        source = read_object(folder / EXPORTED).get("source")
+        made_from = source.get("model") if isinstance(source, dict) else None
         raise DogeExportError(
-            f"{name!r} is an exported folder, not a checkpoint: give the one that it was made from, {made_from!r}"
+            f"{name!r} is an exported folder, not a checkpoint: give the one that it was made from"
+            + (f", {made_from!r}" if made_from else "")
         )
 
 

@@ -9,9 +9,10 @@ from pathlib import Path, PurePosixPath
 import torch
 from safetensors import SafetensorError, safe_open
 
-from doge_export.checkpoint.fields import read_object, shown
-from doge_export.checkpoint.source import INDEX, WEIGHTS
+from doge_export.checkpoint.fields import shown
+from doge_export.checkpoint.files import INDEX, WEIGHTS
 from doge_export.errors import DogeExportError
+from doge_export.json_file import read_object
 
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import click
 
-from doge_export import __version__
 from doge_export.cli.group import CommandFolder, logging_options
+from doge_export.version import __version__
 
 main = CommandFolder(
     "doge-export",

@@ -25,8 +25,8 @@ def command(model: str, out: Path, as_json: bool, **options: Any) -> None:
     MODEL is a folder or a hub id. OUT gets config.json, model.safetensors with today's names in the stored dtype, and
     the tokenizer's files. Only where transformers computes exactly the same; elsewhere the reasons are told.
     """
-    from doge_export.checkpoint.generation import Assumptions
-    from doge_export.convert import convert
+    from doge_export.checkpoint.identify import Assumptions
+    from doge_export.pipeline.convert import convert
 
     assumed, rest = Assumptions.taken_from(options)
     result = convert(model, out, assumed=assumed, **rest)

@@ -32,9 +32,9 @@ def command(moe: bool, keep: Path | None) -> None:
     Exports it, compares it with PyTorch, looks into the folder, continues a text, and chats.
     """
     from doge_export.package import verify
-    from doge_export.package.inspection import inspect_folder
-    from doge_export.pipeline import export
+    from doge_export.pipeline.onnx import export
     from doge_export.runtime import load
+    from doge_export.runtime.inspection import inspect_folder
 
     model = "doge-nano-moe" if moe else "doge-nano"
     with _output(keep) as folder:

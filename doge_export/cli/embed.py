@@ -12,7 +12,7 @@ from doge_export.cli.options import PATH, folder_argument, json_option, session_
 from doge_export.cli.render import echo_json
 from doge_export.cli.text import given_texts
 from doge_export.errors import DogeExportError
-from doge_export.outputs import check_file
+from doge_export.paths import check_file
 
 
 @click.command()

@@ -50,9 +50,9 @@ def requirements() -> list[Requirement]:
 
 def environment() -> dict[str, Any]:
     """Facts in JSON values: python, platform, cpus, extras, providers, bundled, missing ({extra: command})."""
-    from doge_export import __version__
     from doge_export.assets import BUNDLED, bundled
     from doge_export.errors import DogeExportError
+    from doge_export.version import __version__
 
     extras: dict[str, dict[str, Any]] = {}
     for requirement in requirements():

@@ -10,7 +10,7 @@ import click
 
 from doge_export.cli.options import PATH, folder_argument, json_option, session_options
 from doge_export.cli.render import columns, echo_json
-from doge_export.outputs import check_file
+from doge_export.paths import check_file
 
 if TYPE_CHECKING:
     from doge_export.evaluation.choices import ChoicesScore
@@ -49,9 +49,9 @@ def command(
     acc_bytes by that over characters and over bytes, exact_match by what greedy generation would write.
     """
     from doge_export.evaluation.choices import evaluate_choices
-    from doge_export.evaluation.files import read_text
     from doge_export.evaluation.perplexity import evaluate_text
     from doge_export.evaluation.questions import read_questions
+    from doge_export.paths import read_text
     from doge_export.runtime.graph import graph_file
     from doge_export.runtime.loading import load_as
     from doge_export.runtime.session import Session

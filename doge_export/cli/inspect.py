@@ -34,14 +34,14 @@ def command(folder_or_model: str, as_json: bool, **options: Any) -> None:
 
 
 def _exported(folder: str) -> dict[str, Any]:
-    from doge_export.package.inspection import inspect_folder
+    from doge_export.runtime.inspection import inspect_folder
 
     return inspect_folder(folder)
 
 
 def _checkpoint(model: str, options: Mapping[str, Any]) -> dict[str, Any]:
     from doge_export.checkpoint import open_checkpoint
-    from doge_export.checkpoint.generation import Assumptions
+    from doge_export.checkpoint.identify import Assumptions
 
     assumed, where = Assumptions.taken_from(options)
     checkpoint = open_checkpoint(model, assumed=assumed, **where)

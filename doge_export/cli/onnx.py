@@ -54,7 +54,7 @@ def command(model: str, out: Path, dry_run: bool, as_json: bool, **options: Any)
     MODEL is a folder or a hub id. The folder OUT appears when all is done, or not at all. A failed validation writes
     nothing and exits with 1.
     """
-    from doge_export import pipeline
+    from doge_export.pipeline import onnx as pipeline
 
     if options["report"] and not options["validate"]:
         raise click.UsageError("--report shows the comparison that --no-validate leaves out; drop one of them.")

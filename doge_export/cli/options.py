@@ -9,7 +9,7 @@ from typing import Any, TypeVar, get_args
 import click
 
 from doge_export.checkpoint.architecture import CdmoeRouting, Generation, MoeVariant, Task
-from doge_export.checkpoint.generation import RatioScope
+from doge_export.checkpoint.identify import RatioScope
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 

@@ -20,7 +20,7 @@ from doge_export.cli.options import (
 )
 from doge_export.cli.render import columns, echo_json, named_values, size, trial_lines, written_facts, written_lines
 from doge_export.errors import DogeExportError
-from doge_export.outputs import check_file, check_folder
+from doge_export.paths import check_file, check_folder
 
 
 @click.command()
@@ -139,7 +139,7 @@ def _build(
     result = make_engine(model, out, settings=Settings(**settings), **build, **options)
     saved = []
     if save_results is not None:
-        from doge_export.trt.compare import save
+        from doge_export.trt.polygraphy_files import save
 
         saved = save(out, save_results)
     if as_json:
@@ -151,8 +151,8 @@ def _build(
 
 def _refuse_output(model: str, out: Path | None, force: bool) -> None:
     """What a build would refuse, said by its plan as well."""
-    from doge_export.checkpoint.source import protected_by
     from doge_export.package import refuse_output
+    from doge_export.paths import protected_by
 
     if out is not None:
         refuse_output(out, force=force, protected=protected_by(model))

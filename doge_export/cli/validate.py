@@ -25,8 +25,8 @@ def command(ctx: click.Context, folder: Path, report: Path | None, as_json: bool
     Runs FOLDER and its checkpoint side by side; says PASSED with exit code 0, or FAILED with 1. The judge is
     transformers with eager attention in float32, or for generations it does not have our own PyTorch module.
     """
+    from doge_export.paths import report_path
     from doge_export.validation import validate
-    from doge_export.validation.report_path import report_path
 
     report = None if report is None else report_path(report)
     with console.progress("comparing with PyTorch") as advance:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from doge_export.errors import DogeExportError
-from doge_export.evaluation.files import read_text
+from doge_export.paths import read_text
 from doge_export.runtime.generation_config import is_integer
 
 

@@ -12,11 +12,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any, get_args
 
 from doge_export.checkpoint.architecture import Task
-from doge_export.checkpoint.generation import Assumptions
-from doge_export.checkpoint.source import exists
+from doge_export.checkpoint.identify import Assumptions
 from doge_export.errors import DogeExportError
+from doge_export.paths import EXPORTED, exists
 
-MANIFEST_NAME = "doge_export.json"
+MANIFEST_NAME = EXPORTED
 FORMAT = 1
 
 _SINCE_THEN = {"task": "text-generation", "assumptions": {}}

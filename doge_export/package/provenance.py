@@ -9,8 +9,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from doge_export.checkpoint.source import CONFIG, exists, expanded
+from doge_export.checkpoint.files import CONFIG
 from doge_export.package.manifest import fingerprint
+from doge_export.paths import exists, expanded
 
 if TYPE_CHECKING:
     from doge_export.checkpoint import Checkpoint

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from doge_export.quantization.texts import Texts
-from doge_export.runtime.decoder import Decoder
+from doge_export.runtime.decoders.decoder import Decoder
 
 Ranges = list[tuple[np.ndarray, np.ndarray]]
 """Largest magnitudes of keys and of values, each float32 [Hkv, D], layer by layer."""

@@ -212,8 +212,9 @@ def _write_half(folder: Path, texts: Texts) -> dict[str, Any]:
     import onnx_ir as ir
 
     from doge_export.package.onnx_file import describe_graph, write_onnx
-    from doge_export.quantization.extremes import by_operator, extremes_of
+    from doge_export.quantization.extremes import extremes_of
     from doge_export.targets.half import HalfPrecision, operators_by_type, prepare
+    from doge_export.targets.half.extremes import by_operator
 
     extremes = extremes_of(folder / FLOAT32, texts)
     beyond = next((extreme for extreme in extremes if extreme.overflows), None)
@@ -236,11 +237,11 @@ def _write_quantised(
     import onnx_ir as ir
 
     from doge_export.package.onnx_file import describe_graph, write_onnx
+    from doge_export.quantization.quantize_caches import QuantizeCaches
+    from doge_export.quantization.quantize_weights import ACCURACY_LEVEL, QuantizeWeights
     from doge_export.quantization.recipe import store
-    from doge_export.quantization.sites import sites_of
+    from doge_export.quantization.weights import sites_of
     from doge_export.targets.lowering import named
-    from doge_export.targets.passes.quantize_caches import QuantizeCaches
-    from doge_export.targets.passes.quantize_weights import ACCURACY_LEVEL, QuantizeWeights
 
     model = ir.load(folder / FLOAT32)
     sites = sites_of(model.graph)

@@ -29,11 +29,11 @@ import numpy as np
 
 from doge_export.quantization.blocks import Blocks
 from doge_export.quantization.gptq import gptq
-from doge_export.quantization.moments import moments_of
+from doge_export.quantization.input_moments import moments_of
 from doge_export.quantization.precision import INT8, Precision
 from doge_export.quantization.rounding import fitted, nearest
-from doge_export.quantization.sites import Site
 from doge_export.quantization.texts import Texts
+from doge_export.quantization.weights import Site
 
 SMALLEST = 2**12
 """Weights of a matrix below which it stays float32: those that make the scores, which enter an exponential."""

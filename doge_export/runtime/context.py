@@ -10,7 +10,7 @@ import numpy as np
 from doge_export.errors import DogeExportError
 
 if TYPE_CHECKING:
-    from doge_export.runtime.decoder import Decoder
+    from doge_export.runtime.decoders.decoder import Decoder
     from doge_export.runtime.prediction import Prediction
 
 PREFILL_CHUNK = 512

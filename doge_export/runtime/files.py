@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from doge_export.errors import DogeExportError
+from doge_export.json_file import read_object
 
 
 def read_json(file: Path) -> dict[str, Any]:
     """The object in `file`, empty where there is no such file. Raises DogeExportError when it is not a JSON object."""
-    if not file.is_file():
-        return {}
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DogeExportError(f"{file} is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise DogeExportError(f"{file} holds a JSON {type(value).__name__}, expected an object")
-    return value
+    return read_object(file) if file.is_file() else {}
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from doge_export.errors import DogeExportError
 from doge_export.package.manifest import read_manifest
 from doge_export.runtime.classification_session import ClassificationSession
-from doge_export.runtime.decoder import open_decoder
+from doge_export.runtime.decoders.decoder import open_decoder
 from doge_export.runtime.feature_session import FeatureSession
 from doge_export.runtime.generation_config import GenerationConfig, is_integer
 from doge_export.runtime.graph import graph_file, open_graph

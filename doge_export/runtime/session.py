@@ -18,7 +18,7 @@ from doge_export.runtime.task_session import TaskSession
 from doge_export.runtime.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from doge_export.runtime.decoder import Decoder
+    from doge_export.runtime.decoders.decoder import Decoder
 
 
 class Session(TaskSession):

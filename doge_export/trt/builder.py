@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from doge_export.console import detail, log, progress
 from doge_export.errors import DogeExportError, RunFailed
-from doge_export.trt import plugin_file
-from doge_export.trt.installation import last_error, make_logger
-from doge_export.trt.plugin_file import PluginFile
+from doge_export.runtime.engine import plugin_file
+from doge_export.runtime.engine.installation import last_error, make_logger
+from doge_export.runtime.engine.plugin_file import PluginFile
 
 if TYPE_CHECKING:
-    from doge_export.trt.plan import EnginePlan
+    from doge_export.trt.engine_plan import EnginePlan
 
 _HARDWARE = {"same": "SAME_COMPUTE_CAPABILITY", "ampere+": "AMPERE_PLUS"}
 

@@ -9,23 +9,26 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-import doge_export
 from doge_export.console import log
 from doge_export.errors import DogeExportError
-from doge_export.trt import installation, plugin_file
+from doge_export.runtime.engine import installation, plugin_file
+from doge_export.runtime.engine.device import Device
+from doge_export.runtime.engine.plugin_file import PluginFile
+from doge_export.runtime.engine.sidecar import ENGINE, ONNX, CachePair, Sidecar, Tensor
+from doge_export.runtime.engine.versions import dotted
 from doge_export.trt.builder import Built, Settings, build_engine
 from doge_export.trt.card import write_card
-from doge_export.trt.device import Device
-from doge_export.trt.plugin_file import PluginFile
-from doge_export.trt.sidecar import ENGINE, ONNX, Sidecar, describe
-from doge_export.trt.versions import dotted
+from doge_export.version import __version__
 
 if TYPE_CHECKING:
-    from doge_export.trt.plan import EnginePlan
+    from doge_export.trt.engine_plan import EnginePlan
     from doge_export.validation import Verdict
 
 DTYPES = {"fp16": "fp16", "bf16": "bf16", "fp32": "float32"}
 """What manifests call the precisions."""
+
+_TYPES = {"FLOAT": "float32", "FLOAT16": "float16", "BFLOAT16": "bfloat16", "INT32": "int32"}
+"""What the sidecar calls the types of an engine's inputs and outputs."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,9 +80,9 @@ def make_engine(
     Raises DogeExportError for what is missing here or asked wrongly, RunFailed where TensorRT refuses the build or the
     engine does not agree with PyTorch.
     """
-    from doge_export.checkpoint.source import expanded, protected_by
     from doge_export.package import refuse_output, staged_folder, write_manifest
     from doge_export.package.provenance import copy_companions
+    from doge_export.paths import expanded, protected_by
 
     started = time.monotonic()
     settings = settings or Settings()
@@ -157,7 +160,7 @@ def manifest_of(planned: EnginePlan, skipped: str, *, tf32: bool = False) -> dic
     origin = planned.origin
     dtype = "tf32" if tf32 and planned.precision == "fp32" else DTYPES[planned.precision]
     return {
-        "doge_export": doge_export.__version__,
+        "doge_export": __version__,
         "source": origin.source,
         "architecture": origin.architecture,
         "task": "text-generation",
@@ -241,3 +244,23 @@ def _checkpoint_of(model: str | Path) -> tuple[str | Path, dict[str, Any]]:
         recorded["cdmoe_routing"] = manifest["cdmoe_routing"]
     assumed = {name: value for name, value in manifest["assumptions"].items() if name != "task"}
     return manifest["source"]["model"], recorded | assumed
+
+
+def describe(plan: EnginePlan, **built: Any) -> Sidecar:
+    """The sidecar of an engine of this plan; `built` are the fields that only the builder knows."""
+
+    def tensor(binding: Any) -> Tensor:
+        return Tensor(_TYPES[binding.dtype.name], tuple(binding.shape))
+
+    return Sidecar(
+        precision=plan.precision,
+        attention=plan.attention,
+        max_batch=plan.max_batch,
+        max_length=plan.max_length,
+        max_logits=plan.max_logits,
+        inputs={name: tensor(binding) for name, binding in plan.inputs.items()},
+        outputs={name: tensor(binding) for name, binding in plan.outputs.items()},
+        profiles={name: dict(shapes) for name, shapes in plan.profiles.items()},
+        caches=tuple(CachePair(c.past, c.present, _TYPES[c.dtype.name], tuple(c.shape)) for c in plan.caches),
+        **built,
+    )

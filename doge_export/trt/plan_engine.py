@@ -9,19 +9,19 @@ import onnx_ir as ir
 
 from doge_export.console import log
 from doge_export.errors import DogeExportError
-from doge_export.quantization.extremes import Extreme
 from doge_export.runtime.context import PREFILL_CHUNK
+from doge_export.runtime.engine.versions import OLDEST, dotted
 from doge_export.targets.half import operators_by_type
+from doge_export.targets.half.extremes import Extreme
 from doge_export.targets.lowering import extent, named
 from doge_export.targets.tensorrt import DTYPES, Attention, Form, Precision, lower_for_tensorrt
+from doge_export.trt.engine_plan import DECODE, PREFILL, Binding, Cache, EnginePlan, Range
+from doge_export.trt.largest_values import largest_values, overflows, texts_for
 from doge_export.trt.lint import lint
 from doge_export.trt.memory import memory_of
 from doge_export.trt.operators import Version
-from doge_export.trt.origin import Traced, open_model
-from doge_export.trt.plan import DECODE, PREFILL, Binding, Cache, EnginePlan, Range
-from doge_export.trt.report import largest_values, overflows, texts_for
 from doge_export.trt.rules.layers import MOST_PICKS
-from doge_export.trt.versions import OLDEST, dotted
+from doge_export.trt.traced import Traced, open_model
 
 NEWEST: Version = (11, 4)
 NATIVE_SINCE: Version = (10, 15)

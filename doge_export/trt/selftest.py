@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
-import doge_export
 from doge_export.console import log
 from doge_export.errors import DogeExportError
-from doge_export.outputs import check_file
-from doge_export.trt import installation
-from doge_export.trt.device import Device
+from doge_export.paths import check_file
+from doge_export.runtime.engine import installation
+from doge_export.runtime.engine.device import Device
 from doge_export.trt.make import EngineResult, make_engine
+from doge_export.version import __version__
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +65,7 @@ def selftest(report: Path, *, plugin: Path | None = None, engines: tuple[Engine,
     trt, runtime = installation.require()
     device = Device(runtime)
     facts = {
-        "doge_export": doge_export.__version__,
+        "doge_export": __version__,
         "tensorrt": trt.__version__,
         "gpu": device.name,
         "compute_capability": list(device.compute_capability),

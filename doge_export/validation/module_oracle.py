@@ -64,7 +64,7 @@ class ModuleOracle(Oracle):
 
     def describe(self) -> dict[str, str]:
         """See `Oracle`."""
-        import doge_export
+        from doge_export.version import __version__
 
         generation, moe = self.architecture.generation, self.architecture.moe
         mine = generation if moe is None else f"{generation} with experts {moe.variant}"
@@ -76,7 +76,7 @@ class ModuleOracle(Oracle):
             note += "; tests/golden holds it against the answers of that generation's published code"
         else:
             note += ", written after that generation's published code but not held against its answers"
-        return {"library": "doge-export", "version": doge_export.__version__, "note": note}
+        return {"library": "doge-export", "version": __version__, "note": note}
 
     def run(
         self, input_ids: np.ndarray, attention_mask: np.ndarray, chunks: Sequence[int], *, noise: int | None = None

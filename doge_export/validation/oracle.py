@@ -16,10 +16,7 @@ if TYPE_CHECKING:
     import torch
 
     from doge_export.checkpoint import Checkpoint
-    from doge_export.checkpoint.architecture import Architecture, CdmoeRouting
 
-IN_TRANSFORMERS = ("G6b", "G7")
-"""Generations whose tensors and maths are those of transformers' Doge; G6b calls itself doge2."""
 
 NOISY_RUNS = 2
 """Runs that `Oracle.sensitivity` compares; one may by chance move a position little."""
@@ -99,25 +96,6 @@ class Oracle(abc.ABC):
         if self._noise is None:
             return None
         return embeddings * (1 + 2**-23 * torch.randn(embeddings.shape, generator=self._noise))
-
-
-def in_transformers(architecture: Architecture) -> bool:
-    """Whether transformers computes what this checkpoint was trained with; its experts are routed as M7."""
-    return architecture.generation in IN_TRANSFORMERS and (architecture.moe is None or architecture.moe.variant == "M7")
-
-
-def load_oracle(checkpoint: Checkpoint, cdmoe_routing: CdmoeRouting | None) -> Oracle:
-    """The reference of a checkpoint for graphs with this routing of experts (None where they mix no tokens).
-
-    Raises DogeExportError where transformers judges and is missing, too old, or does not take the checkpoint whole.
-    """
-    if in_transformers(checkpoint.architecture):
-        from doge_export.validation.transformers_oracle import TransformersOracle
-
-        return TransformersOracle(checkpoint, cdmoe_routing or "reference")
-    from doge_export.validation.module_oracle import ModuleOracle
-
-    return ModuleOracle(checkpoint, cdmoe_routing or "reference")
 
 
 def broadcast(answers: np.ndarray, tokens: int) -> np.ndarray:

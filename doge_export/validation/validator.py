@@ -59,7 +59,7 @@ def validate(
     manifest = session.manifest
     if checkpoint is None:
         checkpoint = open_recorded(manifest, model, revision, token=token, cache_dir=cache_dir, offline=offline)
-    from doge_export.validation.oracle import load_oracle
+    from doge_export.validation.references import load_oracle
 
     oracle = load_oracle(checkpoint, manifest.get("cdmoe_routing"))
     limits = dataclasses.replace(
@@ -117,7 +117,7 @@ def open_recorded(
     options: as `open_checkpoint` takes them.
     """
     from doge_export.checkpoint import open_checkpoint
-    from doge_export.checkpoint.generation import Assumptions
+    from doge_export.checkpoint.identify import Assumptions
 
     # Opened as for the export: what was assumed then, and for the same task.
     assumed = Assumptions(**{**manifest.get("assumptions", {}), "task": manifest.get("task")})

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from doge_export.checkpoint import Checkpoint, open_checkpoint
-from doge_export.checkpoint.generation import Assumptions
+from doge_export.checkpoint.identify import Assumptions
 from doge_export.errors import DogeExportError, RunFailed
 
 ALL = ["G1", "G2-early", "G2", "G3a", "G3b", "G4a", "G4b", "G5", "G6a", "G6b", "G7", "G8"]

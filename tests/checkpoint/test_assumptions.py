@@ -6,7 +6,7 @@ import pytest
 from generations import ALL, opened, refused
 from older_doge import older_doge
 
-from doge_export.checkpoint.generation import Assumptions
+from doge_export.checkpoint.identify import Assumptions
 from doge_export.errors import DogeExportError
 
 

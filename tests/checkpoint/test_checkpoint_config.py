@@ -7,7 +7,7 @@ from checkpoint_files import SIZES
 
 from doge_export.checkpoint import Moe, Rope, open_checkpoint
 from doge_export.checkpoint import config as reading
-from doge_export.checkpoint.generation import Identity
+from doge_export.checkpoint.identify import Identity
 from doge_export.errors import DogeExportError
 
 CONFIG = {"model_type": "doge", **SIZES}

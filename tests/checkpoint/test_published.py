@@ -10,7 +10,7 @@ from older_doge import PUBLISHED, make_checkpoint, published, spelling
 
 from doge_export.checkpoint import open_checkpoint
 from doge_export.checkpoint.config import parse_sizes
-from doge_export.checkpoint.generation import identify
+from doge_export.checkpoint.identify import identify
 
 PAIRS = [(name, generation) for name, generations in PUBLISHED.items() for generation in generations]
 # Millions of parameters as the model cards and recipes say them.

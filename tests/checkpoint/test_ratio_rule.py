@@ -14,7 +14,7 @@ import torch
 from older_doge import older_doge
 
 from doge_export.checkpoint import open_checkpoint
-from doge_export.checkpoint.generation import Assumptions
+from doge_export.checkpoint.identify import Assumptions
 from doge_export.model.operators import NEG, ratio_mask_attention
 
 HEADS, KV_HEADS, SIZE, KEEP = 4, 2, 16, 20

@@ -7,7 +7,7 @@ import torch
 from generations import opened, refused
 from older_doge import older_config, older_doge, spelling
 
-from doge_export.checkpoint.generation import identify
+from doge_export.checkpoint.identify import identify
 
 
 class TestWithoutGroups:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from doge_export.checkpoint import open_checkpoint
-from doge_export.checkpoint.source import companions, protected_by
+from doge_export.checkpoint.files import companions
 from doge_export.package.provenance import copy_companions, source_of
+from doge_export.paths import protected_by
 
 
 def test_copies_of_links_to_read_only_files_are_files_that_can_be_written(tmp_path):

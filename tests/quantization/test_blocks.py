@@ -6,10 +6,10 @@ import pytest
 from one_thread import open_session
 from weight_graph import model_of
 
+from doge_export.quantization import quantize_weights
+from doge_export.quantization.quantize_weights import QuantizeWeights
 from doge_export.quantization.rounding import fitted, nearest
-from doge_export.quantization.sites import sites_of
-from doge_export.targets.passes import quantize_weights
-from doge_export.targets.passes.quantize_weights import QuantizeWeights
+from doge_export.quantization.weights import sites_of
 
 ROWS, WIDTH = 40, 256
 KINDS = [(8, 128), (8, 64), (4, 32), (4, 64), (4, 16)]

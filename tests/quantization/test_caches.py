@@ -10,12 +10,12 @@ from doge_export.quantization import quantize as module
 from doge_export.quantization.caches import cache_ranges
 from doge_export.quantization.quality import measure
 from doge_export.quantization.quantize import quantize
+from doge_export.quantization.quantize_caches import HEADROOM, QuantizeCaches
 from doge_export.quantization.texts import Texts, texts_for
 from doge_export.quantization.whole import WholeTexts
-from doge_export.runtime.decoder import Limits
+from doge_export.runtime.decoders.decoder import Limits
+from doge_export.runtime.decoders.in_place import InPlaceDecoder
 from doge_export.runtime.graph import open_graph
-from doge_export.runtime.in_place_decoder import InPlaceDecoder
-from doge_export.targets.passes.quantize_caches import HEADROOM, QuantizeCaches
 
 PROMPT = "Once upon a time, there was a little cat named Tom. Tom liked to"
 

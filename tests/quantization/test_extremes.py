@@ -10,7 +10,7 @@ import pytest
 from one_thread import open_session
 
 from doge_export.package.onnx_file import write_onnx
-from doge_export.quantization.extremes import Extreme, by_operator, watch, worst
+from doge_export.targets.half.extremes import Extreme, by_operator, watch, worst
 
 
 @pytest.fixture(scope="module")

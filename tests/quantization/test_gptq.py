@@ -4,12 +4,12 @@ import pytest
 from weight_graph import model_of
 
 from doge_export.quantization.gptq import gptq
-from doge_export.quantization.moments import moments_of
+from doge_export.quantization.input_moments import moments_of
 from doge_export.quantization.precision import INT4
 from doge_export.quantization.recipe import SENSITIVE, Stored, _calibrated, relative_error
 from doge_export.quantization.rounding import fitted
-from doge_export.quantization.sites import sites_of
 from doge_export.quantization.texts import Texts
+from doge_export.quantization.weights import sites_of
 from doge_export.quantization.whole import WholeTexts
 
 

@@ -15,9 +15,10 @@ from doge_export.assets import bundled
 from doge_export.package import verify_files
 from doge_export.package.onnx_file import write_onnx
 from doge_export.quantization import texts as texts_module
-from doge_export.quantization.extremes import by_operator, extremes_of
+from doge_export.quantization.extremes import extremes_of
 from doge_export.quantization.quantize import quantize
 from doge_export.quantization.texts import Texts
+from doge_export.targets.half.extremes import by_operator
 
 FILE = "onnx/model_fp16.onnx"
 GOLDEN = Path(__file__).parents[1] / "golden"

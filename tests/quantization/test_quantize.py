@@ -50,9 +50,9 @@ class TestBundled:
     def test_four_bits_are_better_than_rounding(self, quantised, texts, name, target, tmp_path):
         """Half the divergence of the file that is rounded to the nearest."""
         from doge_export.package.onnx_file import write_onnx
+        from doge_export.quantization.quantize_weights import QuantizeWeights
         from doge_export.quantization.rounding import nearest
-        from doge_export.quantization.sites import sites_of
-        from doge_export.targets.passes.quantize_weights import QuantizeWeights
+        from doge_export.quantization.weights import sites_of
 
         result = quantised(name, target)
         model = ir.load(result.folder / "onnx/model.onnx")

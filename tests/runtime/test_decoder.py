@@ -20,7 +20,7 @@ from doge_runs import (
 from random_doge import CONFIG, MAX_LENGTH, MOE, random_model
 
 from doge_export.errors import DogeExportError
-from doge_export.runtime.decoder import open_decoder
+from doge_export.runtime.decoders.decoder import open_decoder
 
 VOCAB, TRAINED = CONFIG["vocab_size"], CONFIG["max_position_embeddings"]
 TARGETS = ["onnxruntime", "portable", "canonical"]

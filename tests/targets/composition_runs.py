@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from compositions import BLINDING, COMPOSITIONS, MIXING
 
-from doge_export.runtime.canonical_decoder import CanonicalDecoder
-from doge_export.runtime.in_place_decoder import InPlaceDecoder
-from doge_export.runtime.portable_decoder import PortableDecoder
+from doge_export.runtime.decoders.canonical import CanonicalDecoder
+from doge_export.runtime.decoders.growing import PortableDecoder
+from doge_export.runtime.decoders.in_place import InPlaceDecoder
 from doge_export.targets import Traits
 
 LENGTH, VOCABULARY = 24, 96

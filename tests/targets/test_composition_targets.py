@@ -9,7 +9,7 @@ from doge_runs import ONNXRUNTIME, assert_equal_to_rounding, distinct_ids, left_
 from one_thread import open_session
 
 from doge_export.graph import trace
-from doge_export.runtime.decoder import Limits
+from doge_export.runtime.decoders.decoder import Limits
 from doge_export.targets import TARGETS, lower
 
 

@@ -14,7 +14,7 @@ from doge_runs import distinct_ids
 from one_thread import open_session
 
 from doge_export.graph import trace
-from doge_export.runtime.decoder import Limits
+from doge_export.runtime.decoders.decoder import Limits
 from doge_export.targets import TARGETS, lower
 from doge_export.targets.half import HalfPrecision, prepare
 from doge_export.targets.tensorrt import Form, lower_for_tensorrt

@@ -17,7 +17,7 @@ from one_thread import open_session
 from onnx.reference import ReferenceEvaluator
 
 from doge_export.graph import trace
-from doge_export.runtime.decoder import Limits
+from doge_export.runtime.decoders.decoder import Limits
 from doge_export.targets import TARGETS, lower
 from doge_export.targets.half import HalfPrecision, half_values, largest, prepare
 from doge_export.targets.half.types import Types

@@ -12,10 +12,10 @@ from fake_cuda import FakeCuda
 from fake_tensorrt import FakeTensorRT
 from tensorrt_on_cpu import import_tensorrt
 
-from doge_export.trt import installation, plugin_file
+from doge_export.runtime.engine import installation, plugin_file
+from doge_export.runtime.engine.plugin_file import PluginFile
 from doge_export.trt.builder import Settings
 from doge_export.trt.make import write_engine
-from doge_export.trt.plugin_file import PluginFile
 
 
 @dataclasses.dataclass

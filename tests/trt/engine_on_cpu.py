@@ -22,10 +22,10 @@ from doge_export.checkpoint import open_checkpoint
 from doge_export.graph import trace
 from doge_export.model import DogeForExport
 from doge_export.package.onnx_file import write_onnx
+from doge_export.trt.engine_plan import EnginePlan, Origin
 from doge_export.trt.on_cpu import runnable
-from doge_export.trt.origin import Traced
-from doge_export.trt.plan import EnginePlan, Origin
 from doge_export.trt.plan_engine import plan_traced
+from doge_export.trt.traced import Traced
 
 EVERY = COMPOSITIONS | BLINDING | MIXING
 NOWHERE = Origin(Path(), (), {"model": "random", "revision": None}, {}, {}, None, 0)

@@ -10,7 +10,7 @@ from toy_engine import toy_plan
 from doge_export.errors import DogeExportError, RunFailed
 from doge_export.package.onnx_file import write_onnx
 from doge_export.plugin.build import TENSORRT_PLUGIN
-from doge_export.trt import plugin_file
+from doge_export.runtime.engine import plugin_file
 from doge_export.trt.builder import Settings, build_engine, make_monitor
 
 

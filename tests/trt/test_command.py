@@ -24,7 +24,8 @@ from doge_export.errors import DogeExportError
 from doge_export.package.manifest import read_manifest, verify_files
 from doge_export.package.onnx_file import write_onnx
 from doge_export.runtime import load
-from doge_export.trt import installation, make
+from doge_export.runtime.engine import installation
+from doge_export.trt import make
 from doge_export.trt.on_cpu import runnable
 from doge_export.trt.selftest import ENGINES, Engine, selftest
 from doge_export.validation.tolerance import FLOAT16

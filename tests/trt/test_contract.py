@@ -20,10 +20,11 @@ from readme_lines import readme_lines
 from signatures import check_call, overloads
 from tensorrt_on_cpu import import_tensorrt
 
-import doge_export.trt
+import doge_export
 from doge_export.trt.builder import _HARDWARE
 
-SOURCES = sorted(Path(doge_export.trt.__file__).parent.glob("*.py"))
+PACKAGE = Path(doge_export.__file__).parent
+SOURCES = sorted(file for folder in ("trt", "runtime/engine") for file in (PACKAGE / folder).glob("*.py"))
 
 
 def chains(name: str) -> set[tuple[str, ...]]:

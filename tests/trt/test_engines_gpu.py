@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from doge_export.errors import DogeExportError
-from doge_export.trt import installation, plugin_file
+from doge_export.runtime.engine import installation, plugin_file
 from doge_export.trt.selftest import ENGINES, selftest
 
 

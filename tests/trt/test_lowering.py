@@ -15,7 +15,7 @@ from engine_on_cpu import EVERY, NOWHERE, EngineOnCpu, dtype_of, plan_of, random
 from doge_export import DogeExportError
 from doge_export.checkpoint.architecture import Rope
 from doge_export.graph import trace
-from doge_export.trt.origin import Traced
+from doge_export.trt.traced import Traced
 
 CAPACITY, LENGTH, VOCABULARY = 32, 24, 96
 IDS = distinct_ids(3, LENGTH, VOCABULARY)

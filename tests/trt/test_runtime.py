@@ -19,13 +19,13 @@ from toy_engine import CANDIDATES, LONGEST, MAX_BATCH, MAX_LENGTH, MAX_LOGITS, P
 
 from doge_export.errors import DogeExportError, RunFailed
 from doge_export.package.manifest import read_manifest
-from doge_export.runtime.decoder import open_decoder
+from doge_export.runtime.decoders.decoder import open_decoder
+from doge_export.runtime.engine import plugin_file
+from doge_export.runtime.engine.decoder import BestTokens
+from doge_export.runtime.engine.sidecar import ENGINE, SIDECAR
 from doge_export.runtime.generation_config import GenerationConfig
 from doge_export.runtime.prediction import Prediction
 from doge_export.runtime.sampling import filtered
-from doge_export.trt import plugin_file
-from doge_export.trt.decoder import BestTokens
-from doge_export.trt.sidecar import ENGINE, SIDECAR
 
 
 @pytest.fixture

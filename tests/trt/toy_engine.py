@@ -14,7 +14,7 @@ import onnx_ir as ir
 from onnx import TensorProto, helper
 
 from doge_export.package.manifest import write_manifest
-from doge_export.trt.plan import Binding, Cache, EnginePlan, Memory, Origin
+from doge_export.trt.engine_plan import Binding, Cache, EnginePlan, Memory, Origin
 
 VOCAB, LONGEST, MAX_LENGTH, MAX_BATCH, MAX_LOGITS, CANDIDATES = 11, 8, 32, 3, 4, 5
 PAST, PRESENT = "past_key_values.0.key", "present.0.key"

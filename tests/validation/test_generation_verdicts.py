@@ -14,7 +14,7 @@ from validation_subjects import ModelSession
 
 from doge_export import export
 from doge_export.checkpoint import open_checkpoint
-from doge_export.checkpoint.generation import Assumptions
+from doge_export.checkpoint.identify import Assumptions
 from doge_export.model import DogeForExport
 from doge_export.validation import validate
 

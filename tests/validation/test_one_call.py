@@ -14,7 +14,7 @@ from task_checkpoints import changed, classifier
 
 from doge_export import export
 from doge_export.checkpoint import open_checkpoint
-from doge_export.checkpoint.generation import Assumptions
+from doge_export.checkpoint.identify import Assumptions
 from doge_export.model import MODULES
 from doge_export.validation import validate
 from doge_export.validation.report import render_html

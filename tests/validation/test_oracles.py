@@ -11,10 +11,10 @@ from task_checkpoints import changed, classifier
 
 from doge_export.checkpoint import open_checkpoint
 from doge_export.checkpoint.architecture import RatioMask
-from doge_export.checkpoint.generation import Assumptions
+from doge_export.checkpoint.identify import Assumptions
 from doge_export.validation.module_oracle import PROVEN_CDMOE, PROVEN_GENERATIONS, ModuleOracle, is_proven
-from doge_export.validation.oracle import in_transformers, load_oracle
 from doge_export.validation.plan import Limits, Run
+from doge_export.validation.references import in_transformers, load_oracle
 from doge_export.validation.transformers_oracle import TransformersOracle
 
 GOLDEN = Path(__file__).parents[1] / "golden"

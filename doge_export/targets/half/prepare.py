@@ -6,7 +6,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from doge_export.targets.half.attention_bias import RelativeBias
-from doge_export.targets.half.separate import SeparateDeciding
+from doge_export.targets.half.split_projections import SeparateDeciding
 
 
 def prepare(model: ir.Model) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from doge_export.trt.lint import Rule
 from doge_export.trt.rules import dispatch, files, interface, layers, volumes
+from doge_export.trt.rules.subject import Rule
 
 RULES: dict[str, Rule] = {
     "version": files.version,

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import onnx_ir as ir
 
 from doge_export.trt.fields import Creator
-from doge_export.trt.lint import Message, Subject, is_custom, name_of
 from doge_export.trt.operators import importers
+from doge_export.trt.rules.subject import Message, Subject, is_custom, name_of
 
 EXPLICIT_SINCE = (10, 15)
 """Since then plugin_namespace on a node puts its plugin before everything else, and nothing else does."""

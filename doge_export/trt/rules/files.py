@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from doge_export.trt.lint import Message, Subject
+from doge_export.runtime.engine.versions import OLDEST, dotted
 from doge_export.trt.operators import newest_onnx
-from doge_export.trt.versions import OLDEST, dotted
+from doge_export.trt.rules.subject import Message, Subject
 
 
 def version(subject: Subject) -> Iterator[Message]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import onnx_ir as ir
 
 from doge_export.trt.fields import Tensor
-from doge_export.trt.lint import Message, Subject, name_of
+from doge_export.trt.rules.subject import Message, Subject, name_of
 
 _PARSERS_OWN = {"plugin_namespace", "plugin_version", "tensorrt_plugin_shape_input_indices", "aot"}
 _INT32 = range(-(2**31), 2**31)

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
-from doge_export.trt.lint import Message, Subject, is_custom, name_of
 from doge_export.trt.operators import IMPORTERS, importers
+from doge_export.trt.rules.subject import Message, Subject, is_custom, name_of
 
 MOST_PICKS = 3840
 """Of TopK."""

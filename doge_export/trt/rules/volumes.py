@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import onnx_ir as ir
 
 from doge_export.runtime.context import PREFILL_CHUNK
-from doge_export.trt.lint import Message, Subject, is_custom, name_of
-from doge_export.trt.plan import MOST_ELEMENTS
+from doge_export.trt.engine_plan import MOST_ELEMENTS
+from doge_export.trt.rules.subject import Message, Subject, is_custom, name_of
 
 _Shape = tuple[int | str, ...]
 """Sizes, and the names of dynamic axes."""

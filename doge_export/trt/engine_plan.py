@@ -10,7 +10,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from doge_export.quantization.extremes import Extreme, by_operator
+from doge_export.targets.half.extremes import Extreme, by_operator
 from doge_export.targets.tensorrt import Attention, Precision
 
 Shape = tuple[int, ...]

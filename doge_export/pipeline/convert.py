@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from doge_export.checkpoint import Rope, open_checkpoint
 from doge_export.checkpoint.architecture import TRANSFORMERS_CLASSES
-from doge_export.checkpoint.generation import NOTHING_ASSUMED, Assumptions
+from doge_export.checkpoint.identify import NOTHING_ASSUMED, Assumptions
 from doge_export.console import log
 from doge_export.errors import DogeExportError
 
@@ -84,9 +84,9 @@ def convert(
     import torch
     from safetensors.torch import save_file
 
-    from doge_export.checkpoint.source import expanded, protected_by
     from doge_export.package import refuse_output, staged_folder
     from doge_export.package.provenance import copy_companions
+    from doge_export.paths import expanded, protected_by
 
     protected = protected_by(model)
     refuse_output(Path(output), force=force, protected=protected)  # before any download

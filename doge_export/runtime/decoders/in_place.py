@@ -12,9 +12,9 @@ import numpy as np
 import onnxruntime
 
 from doge_export.errors import DogeExportError
-from doge_export.runtime.graph_decoder import GraphDecoder
+from doge_export.runtime.decoders.graph_decoder import GraphDecoder
+from doge_export.runtime.decoders.progress import Array, Limits
 from doge_export.runtime.prediction import Prediction, predictions
-from doge_export.runtime.progress import Array, Limits
 
 CPU = ("cpu", 0)
 

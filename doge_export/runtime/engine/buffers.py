@@ -9,9 +9,9 @@ import math
 
 import numpy as np
 
-from doge_export.trt.block import Block
-from doge_export.trt.device import Device
-from doge_export.trt.sidecar import CachePair, Sidecar, as_float32, storage
+from doge_export.runtime.engine.block import Block
+from doge_export.runtime.engine.device import Device
+from doge_export.runtime.engine.sidecar import CachePair, Sidecar, as_float32, storage
 
 LOGITS = "logits"
 BEST = ("best_tokens", "best_logits")

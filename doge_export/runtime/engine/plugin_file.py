@@ -76,7 +76,7 @@ def register(trt: ModuleType, plugin: PluginFile) -> None:
 
     Raises DogeExportError where TensorRT does not take it, or has one of another library already.
     """
-    from doge_export.trt.installation import version
+    from doge_export.runtime.engine.installation import version
 
     here = version(trt)
     if plugin.tensorrt[0] != here[0]:

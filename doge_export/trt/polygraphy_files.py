@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from doge_export.errors import DogeExportError
-from doge_export.trt.sidecar import ONNX, Sidecar, storage
+from doge_export.runtime.engine.sidecar import ONNX, Sidecar, storage
 
 if TYPE_CHECKING:
     from doge_export.checkpoint import Checkpoint
@@ -50,10 +50,10 @@ def save(
         from polygraphy.logger import G_LOGGER
     except ImportError as error:
         raise DogeExportError('polygraphy is not installed: pip install "doge-export[trt]"') from error
+    from doge_export.runtime.engine.sidecar import read_sidecar
     from doge_export.runtime.loading import load_as
     from doge_export.runtime.session import Session
-    from doge_export.trt.sidecar import read_sidecar
-    from doge_export.validation.oracle import load_oracle
+    from doge_export.validation.references import load_oracle
     from doge_export.validation.validator import open_recorded
 
     sidecar = read_sidecar(folder)

@@ -6,8 +6,8 @@ import numpy as np
 import onnxruntime
 from onnxruntime import OrtValue
 
-from doge_export.runtime.graph_decoder import GraphDecoder
-from doge_export.runtime.progress import Array, Limits
+from doge_export.runtime.decoders.graph_decoder import GraphDecoder
+from doge_export.runtime.decoders.progress import Array, Limits
 
 
 class PortableDecoder(GraphDecoder):

@@ -10,17 +10,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
-import doge_export
 from doge_export.console import log
 from doge_export.errors import DogeExportError
 from doge_export.memory import peak_resident_bytes
+from doge_export.version import __version__
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
     from doge_export.checkpoint import Checkpoint
     from doge_export.checkpoint.architecture import Architecture, CdmoeRouting, Generation, MoeVariant, Task
-    from doge_export.checkpoint.generation import RatioScope
+    from doge_export.checkpoint.identify import RatioScope
     from doge_export.quantization.quality import Quality
     from doge_export.quantization.quantize import Request
     from doge_export.targets import Target, Traits
@@ -152,10 +152,10 @@ _WHERE = ("revision", "token", "cache_dir", "offline", "trust_remote_code")
 def plan(model: str | Path, output: str | Path, **options: Unpack[Options]) -> Plan:
     """What `export` would do with these arguments. Reads the checkpoint and writes nothing; raises as `export` does."""
     from doge_export.checkpoint import open_checkpoint
-    from doge_export.checkpoint.generation import Assumptions
+    from doge_export.checkpoint.identify import Assumptions
     from doge_export.checkpoint.naming import expected_tensors
-    from doge_export.checkpoint.source import protected_by
     from doge_export.package import refuse_output
+    from doge_export.paths import protected_by
     from doge_export.targets import TARGETS
 
     given: dict[str, Any] = dict(options)
@@ -233,12 +233,11 @@ def export(
         RunFailed: the export does not agree with PyTorch, or a quantised graph loses more than its limit; nothing is
             left at `output`.
     """
-    from doge_export.checkpoint.source import expanded, protected_by
     from doge_export.package import staged_folder, write_card, write_manifest
     from doge_export.package.provenance import copy_companions, source_of, versions
+    from doge_export.paths import expanded, protected_by, report_path
     from doge_export.quantization.quantize import add_graphs
     from doge_export.validation.gate import require_validation
-    from doge_export.validation.report_path import report_path
 
     started = time.monotonic()
     request = _request([*quantize, *dtype], max_kl, calibration, eval_text, float_cache, options.get("target"))
@@ -250,7 +249,7 @@ def export(
         graph = _write_graph(planned, folder)
         copy_companions(checkpoint.companions, folder)
         manifest = {
-            "doge_export": doge_export.__version__,
+            "doge_export": __version__,
             "source": source_of(checkpoint),
             "architecture": checkpoint.architecture.to_dict(),
             "task": checkpoint.architecture.task,

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from doge_export.errors import DogeExportError
+from doge_export.runtime.decoders.progress import Array, CountingDecoder, Limits
+from doge_export.runtime.engine.open_engine import open_engine
+from doge_export.runtime.engine.runner import Runner
 from doge_export.runtime.prediction import Candidates, Prediction, predictions
-from doge_export.runtime.progress import Array, CountingDecoder, Limits
-from doge_export.trt.engine import open_engine
-from doge_export.trt.runner import Runner
 
 ROUNDING = 1e-6
 """Of a logit: what its division by a temperature may add or take, and more."""

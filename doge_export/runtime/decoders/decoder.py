@@ -12,9 +12,9 @@ from typing import Any, Protocol
 import onnxruntime
 
 from doge_export.errors import DogeExportError
+from doge_export.runtime.decoders.progress import Array, Limits
 from doge_export.runtime.graph import graph_file, open_graph
 from doge_export.runtime.prediction import Prediction
-from doge_export.runtime.progress import Array, Limits
 
 
 class Decoder(Protocol):
@@ -84,9 +84,9 @@ def open_decoder(
 
     An engine (target "tensorrt") has one precision, and is asked for neither threads nor providers.
     """
-    from doge_export.runtime.canonical_decoder import CanonicalDecoder
-    from doge_export.runtime.in_place_decoder import InPlaceDecoder
-    from doge_export.runtime.portable_decoder import PortableDecoder
+    from doge_export.runtime.decoders.canonical import CanonicalDecoder
+    from doge_export.runtime.decoders.growing import PortableDecoder
+    from doge_export.runtime.decoders.in_place import InPlaceDecoder
 
     kinds: dict[Any, Callable[[onnxruntime.InferenceSession, Limits], Decoder]] = {
         "onnxruntime": InPlaceDecoder,
@@ -96,7 +96,7 @@ def open_decoder(
     target = manifest.get("target")
     file = graph_file(folder, manifest, precision)
     if target == "tensorrt":
-        from doge_export.trt.decoder import open_engine_decoder
+        from doge_export.runtime.engine.decoder import open_engine_decoder
 
         return open_engine_decoder(folder, manifest)
     if target not in kinds:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import onnxruntime
 
+from doge_export.runtime.decoders.progress import CountingDecoder, Limits
 from doge_export.runtime.graph import CACHE_TYPES
-from doge_export.runtime.progress import CountingDecoder, Limits
 
 
 class GraphDecoder(CountingDecoder):

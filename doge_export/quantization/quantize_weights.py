@@ -19,7 +19,7 @@ import onnx_ir as ir
 from onnx_ir.tape import Tape
 
 from doge_export.quantization.blocks import Blocks
-from doge_export.quantization.sites import Site
+from doge_export.quantization.weights import Site
 from doge_export.targets.lowering import constant, replace
 
 ACCURACY_LEVEL = 4

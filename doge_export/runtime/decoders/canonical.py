@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from doge_export.runtime.portable_decoder import PortableDecoder
-from doge_export.runtime.progress import Array
+from doge_export.runtime.decoders.growing import PortableDecoder
+from doge_export.runtime.decoders.progress import Array
 
 
 class CanonicalDecoder(PortableDecoder):

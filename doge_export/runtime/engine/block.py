@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from doge_export.trt.device import ALIGNMENT, Device
-from doge_export.trt.sidecar import Tensor, storage
+from doge_export.runtime.engine.device import ALIGNMENT, Device
+from doge_export.runtime.engine.sidecar import Tensor, storage
 
 Sizes = Mapping[str, int]
 """Of dynamic axes, by name."""

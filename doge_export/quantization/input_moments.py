@@ -11,8 +11,8 @@ import onnx_ir as ir
 from onnx_ir.tape import Tape
 
 from doge_export.package.onnx_file import write_onnx
-from doge_export.quantization.sites import sites_of
 from doge_export.quantization.texts import Texts
+from doge_export.quantization.weights import sites_of
 from doge_export.quantization.whole import WholeTexts
 from doge_export.targets.lowering import constant
 

@@ -11,7 +11,7 @@ from typing import Any
 import onnx_ir as ir
 
 from doge_export.errors import DogeExportError
-from doge_export.trt.plan import Origin
+from doge_export.trt.engine_plan import Origin
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +39,7 @@ def open_model(model: str | Path, **options: Any) -> Traced:
 
 def _checkpoint(model: str | Path, options: dict[str, Any]) -> Traced:
     from doge_export.package.provenance import source_of
-    from doge_export.pipeline import plan, trace_plan
+    from doge_export.pipeline.onnx import plan, trace_plan
 
     # Nothing is written there, but a plan wants an output that could be.
     nowhere = Path(tempfile.gettempdir()) / f"doge-export-{uuid.uuid4()}"
@@ -63,9 +63,9 @@ _FETCHING = ("token", "cache_dir", "offline")
 
 
 def _exported(folder: Path, options: dict[str, Any]) -> Traced:
-    from doge_export.checkpoint.source import companions
+    from doge_export.checkpoint.files import companions
     from doge_export.package.manifest import read_manifest
-    from doge_export.pipeline import GRAPH
+    from doge_export.pipeline.onnx import GRAPH
 
     manifest = read_manifest(folder)
     _require_language_model(str(folder), manifest["task"])

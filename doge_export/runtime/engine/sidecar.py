@@ -6,14 +6,11 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from doge_export.errors import DogeExportError
-
-if TYPE_CHECKING:
-    from doge_export.trt.plan import EnginePlan
 
 ENGINE = "engine/model.engine"
 SIDECAR = "engine/engine.json"
@@ -21,10 +18,6 @@ ONNX = "engine/model.onnx"
 """Names in a folder; the last only where the graph is kept."""
 
 FORMAT = 1
-HARDWARE = ("none", "same", "ampere+")
-"""GPUs that an engine runs on: the kind it was built on, those of its compute capability, those from Ampere on."""
-
-_TYPES = {"FLOAT": "float32", "FLOAT16": "float16", "BFLOAT16": "bfloat16", "INT32": "int32"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +57,8 @@ class Sidecar:
         profiles: "prefill" and "decode", in the engine's order: input -> (min, opt, max) shapes.
         caches: what is bound in place.
         tensorrt: the version that built it. compute_capability, gpu: of the GPU it was built on.
-        hardware: of `HARDWARE`. version_compatible: later TensorRT of the same major version run it too.
+        hardware: which GPUs it runs on: "none" the kind it was built on, "same" those of its compute capability,
+            "ampere+" those from Ampere on. version_compatible: later TensorRT of the same major version run it too.
         plugin: name, sha256, schema of the plugin it calls; None where it calls none. plugin_embedded: it is in the
             engine. plugin_layers: how many layers call it.
         settings: what else the builder was told. onnx: sha256 and bytes of the graph it was built from.
@@ -99,26 +93,6 @@ class Sidecar:
     def write(self, folder: Path) -> None:
         """Into the folder of the engine."""
         (folder / SIDECAR).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
-
-
-def describe(plan: EnginePlan, **built: Any) -> Sidecar:
-    """The sidecar of an engine of this plan; `built` are the fields that only the builder knows."""
-
-    def tensor(binding: Any) -> Tensor:
-        return Tensor(_TYPES[binding.dtype.name], tuple(binding.shape))
-
-    return Sidecar(
-        precision=plan.precision,
-        attention=plan.attention,
-        max_batch=plan.max_batch,
-        max_length=plan.max_length,
-        max_logits=plan.max_logits,
-        inputs={name: tensor(binding) for name, binding in plan.inputs.items()},
-        outputs={name: tensor(binding) for name, binding in plan.outputs.items()},
-        profiles={name: dict(shapes) for name, shapes in plan.profiles.items()},
-        caches=tuple(CachePair(c.past, c.present, _TYPES[c.dtype.name], tuple(c.shape)) for c in plan.caches),
-        **built,
-    )
 
 
 def read_sidecar(folder: Path) -> Sidecar:

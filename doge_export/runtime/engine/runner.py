@@ -13,11 +13,11 @@ import numpy as np
 
 from doge_export.console import detail
 from doge_export.errors import RunFailed
-from doge_export.trt.buffers import Buffers
-from doge_export.trt.device import Recorded
-from doge_export.trt.engine import OpenedEngine
-from doge_export.trt.installation import last_error
-from doge_export.trt.sidecar import Sidecar
+from doge_export.runtime.engine.buffers import Buffers
+from doge_export.runtime.engine.device import Recorded
+from doge_export.runtime.engine.installation import last_error
+from doge_export.runtime.engine.open_engine import OpenedEngine
+from doge_export.runtime.engine.sidecar import Sidecar
 
 Sizes = tuple[int, int, int]
 """Rows, new tokens of each, logits of each."""

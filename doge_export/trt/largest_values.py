@@ -10,14 +10,14 @@ import onnx_ir as ir
 import onnxruntime
 
 from doge_export.package.onnx_file import write_onnx
-from doge_export.quantization.extremes import Extreme, watch, worst
 from doge_export.quantization.texts import MESSAGES, STORIES, Texts
 from doge_export.runtime.tokenizer import Tokenizer
 from doge_export.targets.half import prepare
+from doge_export.targets.half.extremes import Extreme, watch, worst
 from doge_export.targets.tensorrt import Form, lower_in_float32
+from doge_export.trt.engine_plan import Finding
 from doge_export.trt.on_cpu import runnable
-from doge_export.trt.origin import Traced
-from doge_export.trt.plan import Finding
+from doge_export.trt.traced import Traced
 
 ROW = 192
 """Tokens of a text at most."""

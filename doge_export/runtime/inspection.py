@@ -47,7 +47,7 @@ def _interface(file: Path) -> dict[str, Any]:
 
 def _engine_interface(file: Path) -> dict[str, Any]:
     """As the file beside an engine has it, which needs no GPU; and under "engine" where it came from and runs."""
-    from doge_export.trt.sidecar import read_sidecar
+    from doge_export.runtime.engine.sidecar import read_sidecar
 
     facts = read_sidecar(file.parents[1]).to_dict()
     ports = {
