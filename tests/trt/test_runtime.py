@@ -368,7 +368,7 @@ def test_no_memory_says_what_to_lower(folder, machine):
 
 def test_an_engine_runs_where_nothing_of_the_export_is_installed():
     program = (
-        "import sys, doge_export.trt.decoder; "
+        "import sys, doge_export.runtime.engine.decoder; "
         "print(sorted({'torch', 'transformers', 'onnx', 'onnx_ir', 'onnxscript', 'polygraphy'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
