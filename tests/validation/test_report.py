@@ -1,13 +1,19 @@
+import dataclasses
+import itertools
 import re
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
+from matplotlib.text import Text
 from random_doge import MAX_LENGTH
-from validation_subjects import TorchSession
+from validation_subjects import ModelSession, TorchSession
 
 from doge_export.errors import DogeExportError
-from doge_export.validation import CheckResult, Verdict, validate
+from doge_export.validation import CheckResult, Verdict, plots, validate
+from doge_export.validation.compare import compare, concatenate
 from doge_export.validation.report import render_html, write_report
+from doge_export.validation.tolerance import BFLOAT16
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}
 
@@ -42,6 +48,8 @@ def verdicts(checkpoint):
         "passed": TorchSession(checkpoint(), max_length=20),
         "failed": TorchSession(checkpoint(), max_length=MAX_LENGTH, causal=False),
         "nan": TorchSession(checkpoint(), max_length=MAX_LENGTH, spoil=nan),
+        # Rounds differently, as an export does.
+        "rounded": ModelSession(checkpoint(), max_length=MAX_LENGTH),
     }
     return {name: validate("folder", session=session) for name, session in sessions.items()}
 
@@ -104,3 +112,84 @@ def test_a_report_that_cannot_be_written_is_one_line(verdicts, tmp_path):
     with pytest.raises(DogeExportError, match=r"cannot be written"):
         write_report(verdicts["passed"], tmp_path / "folder")
     assert [entry.name for entry in tmp_path.iterdir()] == ["folder"]
+
+
+@pytest.fixture
+def drawn_texts(monkeypatch):
+    """The texts that are drawn from now on, by figure: what each says, and its box."""
+    figures, draw = {}, Text.draw
+
+    def recorded(self, renderer, *args, **kwargs):
+        draw(self, renderer, *args, **kwargs)
+        if self.get_visible() and self.get_text():
+            # The last drawing of a text counts: the layout draws it before it is in its place.
+            box = Text.get_window_extent(self, renderer)
+            figures.setdefault(self.get_figure(root=True), {})[self] = (self.get_text(), box)
+
+    monkeypatch.setattr(Text, "draw", recorded)
+    return figures
+
+
+def assert_readable(figures, count):
+    assert len(figures) == count
+    for figure, texts in figures.items():
+        for said, box in texts.values():
+            assert box.x0 >= 0 and box.y0 >= 0, said
+            assert box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1, said
+        for (said, box), (other, other_box) in itertools.combinations(texts.values(), 2):
+            assert not box.overlaps(other_box), (said, other)
+
+
+@pytest.mark.parametrize("name", ["failed", "nan", "rounded"])
+def test_no_text_of_a_plot_is_cut_off_or_overlaps_another(verdicts, drawn_texts, name):
+    html = render_html(verdicts[name])
+    assert_readable(drawn_texts, html.count("<svg"))
+    wanted = {"Difference at each position", "Largest difference of each check", "position in the sequence"}
+    assert wanted <= {said for texts in drawn_texts.values() for said, _ in texts.values()}
+
+
+@pytest.mark.parametrize(
+    ("noise", "length"), [(0.0, 64), (0.0, 1), (1e-13, 2), (1e-6, 64), (1e-6, 2100), (3e-2, 96), (1e4, 1), (1e4, 64)]
+)
+@pytest.mark.parametrize("ranked", [True, False])
+def test_plots_are_readable_whatever_is_compared(drawn_texts, noise, ranked, length):
+    random = np.random.default_rng(0)
+    ids = np.arange(length)[None]
+
+    def run(label, lost=()):
+        reference = random.normal(size=(1, length, 50))
+        reference[:, ::7, 1] = reference[:, ::7, 0] = 5  # near ties
+        subject = reference + noise * random.normal(size=reference.shape)
+        subject[:, lost] = np.nan
+        return compare(reference, subject, np.ones_like(ids, bool), ids, label=label, ranked=ranked, tolerance=BFLOAT16)
+
+    runs = [run("one call"), run("prefill and steps", lost=[-1]), run("step by step"), run("teacher-forced")]
+    comparison = concatenate(runs)
+    plots.by_position("all", comparison)
+    plots.by_position("one run", runs[0])
+    check = CheckResult("beyond keep_window_size", "", False, comparison.metrics(), comparison=comparison)
+    finite = dataclasses.replace(check, metrics=runs[0].metrics(), comparison=runs[0], passed=runs[0].passed)
+    plots.overview([check, finite])
+    plots.overview([])
+    assert_readable(drawn_texts, 4)
+
+
+def test_unranked_report_has_no_columns_of_ranks(verdicts):
+    (check, *_) = verdicts["rounded"].checks
+    comparison = dataclasses.replace(check.comparison, ranked=False)
+    bare = dataclasses.replace(check, comparison=comparison, metrics=comparison.metrics())
+    with_ranks, without = (
+        "".join(Page(render_html(dataclasses.replace(verdicts["rounded"], checks=(shown,)))).text)
+        for shown in (check, bare)
+    )
+    for word in ("argmax", "near ties", "KL"):
+        assert word in with_ranks and word not in without
+
+
+@pytest.mark.parametrize("name", ["nan", "rounded"])
+def test_every_row_of_the_table_fills_every_column(verdicts, name):
+    html = render_html(verdicts[name])
+    table = html[html.index("<tbody>") : html.index("</tbody>")]
+    head = html[html.index("<thead>") : html.index("</thead>")]
+    columns = head.count("<th ") - head.count("colspan")
+    assert {row.count("<td") for row in table.split("<tr>")[1:]} == {columns}
