@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from doge_export.package import verify as verify
     from doge_export.pipeline.onnx import ExportResult as ExportResult
     from doge_export.pipeline.onnx import export as export
-    from doge_export.quantization.quantize import QuantizeResult as QuantizeResult
-    from doge_export.quantization.quantize import quantize as quantize
+    from doge_export.pipeline.quantize import QuantizeResult as QuantizeResult
+    from doge_export.pipeline.quantize import quantize as quantize
     from doge_export.runtime import ClassificationSession as ClassificationSession
     from doge_export.runtime import FeatureSession as FeatureSession
     from doge_export.runtime import Generation as Generation
@@ -37,8 +37,8 @@ _HOME = {
     "ExportResult": "doge_export.pipeline.onnx",
     "export": "doge_export.pipeline.onnx",
     "verify": "doge_export.package",
-    "QuantizeResult": "doge_export.quantization.quantize",
-    "quantize": "doge_export.quantization.quantize",
+    "QuantizeResult": "doge_export.pipeline.quantize",
+    "quantize": "doge_export.pipeline.quantize",
     "ClassificationSession": "doge_export.runtime",
     "FeatureSession": "doge_export.runtime",
     "Generation": "doge_export.runtime",

@@ -15,7 +15,10 @@ from random_doge import CONFIG, MOE, random_model
 import doge_export
 from doge_export import DogeExportError, RunFailed
 from doge_export.package import read_manifest, verify
-from doge_export.pipeline.onnx import GRAPH, export, plan
+from doge_export.package.manifest import MODEL
+from doge_export.pipeline.folder import OutputFolder
+from doge_export.pipeline.onnx import export
+from doge_export.pipeline.plan import plan
 from doge_export.targets import TARGETS
 
 WINDOW, TRAINED = CONFIG["keep_window_size"], CONFIG["max_position_embeddings"]
@@ -66,12 +69,18 @@ def spoiled(monkeypatch):
     monkeypatch.setitem(TARGETS, "onnxruntime", wrong)
 
 
+def dry_run(model, output, **options):
+    """As `--dry-run` does."""
+    OutputFolder.checked(output, reads=model)
+    return plan(model, **options)
+
+
 def parameters(**changes):
     return sum(parameter.numel() for parameter in random_model(num_hidden_layers=1, **changes).parameters())
 
 
 def test_plan_reads_and_writes_nothing(tiny, tmp_path):
-    planned = plan(tiny, tmp_path / "out", target="portable", max_length=WINDOW + 1)
+    planned = plan(tiny, target="portable", max_length=WINDOW + 1)
     assert list(tmp_path.iterdir()) == []
     facts = json.loads(json.dumps(planned.to_dict()))
     assert (
@@ -79,7 +88,6 @@ def test_plan_reads_and_writes_nothing(tiny, tmp_path):
         >= {
             "model": str(tiny),
             "revision": None,
-            "output": str(tmp_path / "out"),
             "target": "portable",
             "max_length": WINDOW + 1,
             "cdmoe_routing": None,
@@ -103,7 +111,7 @@ def test_plan_reads_and_writes_nothing(tiny, tmp_path):
     ],
 )
 def test_max_length_decides_the_mechanisms(tiny, tmp_path, max_length, selects, scales, chunkable):
-    planned = plan(tiny, tmp_path / "out", max_length=max_length)
+    planned = plan(tiny, max_length=max_length)
     assert planned.max_length == (TRAINED if max_length is None else max_length)
     assert (planned.key_selection, planned.rope_scaling) == (selects, scales)
     assert planned.chunkable_length == chunkable
@@ -111,13 +119,13 @@ def test_max_length_decides_the_mechanisms(tiny, tmp_path, max_length, selects, 
 
 @pytest.mark.parametrize(("routing", "chunkable"), [("reference", 0), ("per-token", TRAINED)])
 def test_routing_is_recorded_for_a_mixture_of_experts(tiny_moe, tmp_path, routing, chunkable):
-    planned = plan(tiny_moe, tmp_path / "out", cdmoe_routing=routing)
+    planned = plan(tiny_moe, cdmoe_routing=routing)
     assert planned.cdmoe_routing == routing
     assert planned.chunkable_length == chunkable
     assert planned.parameters == parameters(**MOE)
 
 
-@pytest.mark.parametrize("run", [plan, export])
+@pytest.mark.parametrize("run", [dry_run, export])
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -129,6 +137,10 @@ def test_routing_is_recorded_for_a_mixture_of_experts(tiny_moe, tmp_path, routin
         ({"target": "abacus"}, "unknown target 'abacus'; choose one of onnxruntime, portable"),
         ({"cdmoe_routing": "random"}, "unknown CDMoE routing 'random'; choose reference or per-token"),
         ({"trust_remote_code": True}, "never run"),
+        ({"precisions": ["int3"]}, "cannot quantise to int3; choose int8 or int4 or fp16"),
+        ({"precisions": ["int8"], "calibration": "/nowhere"}, "text /nowhere is not a file"),
+        ({"precisions": ["int8"], "target": "canonical"}, "quantised by the compiler"),
+        ({"max_kl": 1.0}, "but no precision; add --precision int8"),
     ],
 )
 def test_impossible_requests(tiny, tmp_path, run, arguments, message):
@@ -139,7 +151,7 @@ def test_impossible_requests(tiny, tmp_path, run, arguments, message):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("run", [plan, export])
+@pytest.mark.parametrize("run", [dry_run, export])
 def test_the_output_is_looked_at_first(tmp_path, run):
     """Before the checkpoint, so that no download is in vain: here there is none to be read."""
     (tmp_path / "file").write_text("mine")
@@ -150,7 +162,7 @@ def test_the_output_is_looked_at_first(tmp_path, run):
     assert (tmp_path / "file").read_text() == "mine"
 
 
-@pytest.mark.parametrize("run", [plan, export])
+@pytest.mark.parametrize("run", [dry_run, export])
 def test_a_missing_checkpoint(tmp_path, run):
     with pytest.raises(DogeExportError, match="no checkpoint"):
         run(tmp_path / "no checkpoint", tmp_path / "out", offline=True)
@@ -176,35 +188,36 @@ def test_the_files(written, tiny):
     folder, result = written
     files = {path.relative_to(folder / "out").as_posix() for path in (folder / "out").rglob("*") if path.is_file()}
     assert files == {"README.md", "config.json", "generation_config.json", "doge_export.json", "onnx/model.onnx"}
-    assert set(result.manifest["files"]) == files - {"doge_export.json"}
+    assert set(result.manifest.files) == files - {"doge_export.json"}
     for name in ("config.json", "generation_config.json"):
         assert (folder / "out" / name).read_bytes() == (tiny / name).read_bytes()
 
 
-def test_the_manifest(written, tiny, tmp_path):
+def test_the_manifest(written, tiny):
     _, result = written
     manifest = result.manifest
-    planned = plan(tiny, tmp_path / "out")
-    assert manifest["format"] == 1
-    assert manifest["doge_export"] == doge_export.__version__
-    assert manifest["source"]["model"] == str(tiny.resolve())
-    assert set(manifest["source"]["files"]) == {"config.json", "model.safetensors"}
-    assert manifest["source"]["files"]["config.json"]["bytes"] == (tiny / "config.json").stat().st_size
-    assert manifest["architecture"] == json.loads(json.dumps(planned.checkpoint.architecture.to_dict()))
-    assert (manifest["target"], manifest["max_length"], manifest["cdmoe_routing"]) == ("onnxruntime", TRAINED, None)
-    assert manifest["chunkable_length"] == planned.chunkable_length
-    graph = manifest["graphs"][GRAPH]
-    assert (graph["dtype"], graph["ir_version"], graph["opset"][""]) == ("float32", 10, 23)
-    assert graph["nodes"] == sum(graph["operators"].values()) > 10
-    assert graph["operators"]["com.microsoft.GroupQueryAttention"] == 1
-    assert set(manifest["versions"]) >= {"python", "torch", "transformers", "onnx", "onnxruntime"}
-    assert manifest["validation"] == result.verdict.to_dict()
-    assert manifest["seconds"] > 0
+    planned = plan(tiny)
+    assert manifest.format == 1
+    assert manifest.doge_export == doge_export.__version__
+    assert manifest.source.model == str(tiny.resolve())
+    assert set(manifest.source.files) == {"config.json", "model.safetensors"}
+    assert manifest.source.files["config.json"].bytes == (tiny / "config.json").stat().st_size
+    assert manifest.architecture == json.loads(json.dumps(planned.checkpoint.architecture.to_dict()))
+    assert (manifest.target, manifest.max_length, manifest.cdmoe_routing) == ("onnxruntime", TRAINED, None)
+    assert manifest.chunkable_length == planned.chunkable_length
+    graph = manifest.graphs[MODEL]
+    assert (graph.precision, graph.ir_version, graph.opset[""]) == ("fp32", 10, 23)
+    assert graph.interface == "in-place"
+    assert graph.nodes == sum(graph.operators.values()) > 10
+    assert graph.operators["com.microsoft.GroupQueryAttention"] == 1
+    assert set(manifest.versions) >= {"python", "torch", "transformers", "onnx", "onnxruntime"}
+    assert manifest.validation == result.verdict.to_dict()
+    assert manifest.seconds > 0
 
 
 def test_peak_memory_is_recorded(written):
     """In bytes: of a process with torch in it."""
-    peak = written[1].manifest["peak_memory_bytes"]
+    peak = written[1].manifest.peak_memory_bytes
     assert 50e6 < peak < 100e9
     assert isinstance(peak, int)
 
@@ -219,7 +232,7 @@ def test_without_validation(tiny, tmp_path):
     result = export(str(tiny), str(tmp_path / "deep" / "out"), max_length=8, validate=False)
     assert result.verdict is None
     assert result.folder == tmp_path / "deep" / "out"
-    assert read_manifest(result.folder)["validation"] == {"skipped": "--no-validate"}
+    assert read_manifest(result.folder).validation == {"skipped": "--no-validate"}
 
 
 def test_force_replaces_everything(tiny, tmp_path):
@@ -262,7 +275,7 @@ def test_paths_below_home(tiny, tmp_path, monkeypatch):
     shutil.copytree(tiny, tmp_path / "model")
     result = export("~/model", Path("~/out"), max_length=8, validate=False)
     assert result.folder == tmp_path / "out"
-    assert read_manifest(result.folder)["source"]["model"] == str((tmp_path / "model").resolve())
+    assert read_manifest(result.folder).source.model == str((tmp_path / "model").resolve())
     with pytest.raises(DogeExportError, match="which is being read"):
         export("~/model", "~/model", force=True)
     assert (tmp_path / "model" / "model.safetensors").exists()
@@ -293,7 +306,7 @@ GOLDEN = Path(__file__).parent / "golden"
 
 def test_the_canonical_graph_has_the_two_operators_and_their_bodies(tmp_path):
     export(GOLDEN / "g4b-moe-m1", tmp_path / "out", target="canonical", validate=False)
-    model = ir.load(tmp_path / "out" / GRAPH)
+    model = ir.load(tmp_path / "out" / MODEL)
     assert {node.op_type for node in model.graph if node.domain == "doge"} == {"DynamicMaskAttention", "CDMoE"}
     assert {name for _, name, _ in model.functions} == {"DynamicMaskAttention", "CDMoE"}
 
@@ -308,17 +321,22 @@ def test_notes_of_what_the_files_leave_open_are_printed(tmp_path, capsys):
     export(GOLDEN / "g4b-moe-m7", tmp_path / "out", validate=False)
     assert "M7 is assumed (--cdmoe)" in capsys.readouterr().err
     manifest = export(GOLDEN / "g4b-moe-m7", tmp_path / "other", cdmoe="M6", validate=False).manifest
-    assert manifest["assumptions"] == {"cdmoe": "M6"}
-    assert manifest["architecture"]["moe"]["variant"] == "M6"
+    assert manifest.assumptions == {"cdmoe": "M6"}
+    assert manifest.architecture["moe"]["variant"] == "M6"
     assert "is assumed" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("options", [{"generation": "G5"}, {"cdmoe": "M1"}, {"task": "text-classification"}])
 def test_assumptions_that_the_tensors_rule_out(options, tmp_path):
     with pytest.raises(DogeExportError, match=f"--{next(iter(options))}"):
-        plan(GOLDEN / "g4b-moe-m7", tmp_path / "out", **options)
+        plan(GOLDEN / "g4b-moe-m7", **options)
 
 
 def test_an_unknown_option_is_a_mistake_of_the_program(tmp_path):
     with pytest.raises(TypeError, match="unknown options: quantise"):
         export(GOLDEN / "g5-topk", tmp_path / "out", quantise=True)
+
+
+def test_old_names_of_options_are_refused_with_the_new_one(tiny):
+    with pytest.raises(TypeError, match="unknown options: quantize; quantize is called precisions"):
+        plan(tiny, quantize=["int8"])

@@ -120,11 +120,10 @@ def bench(
     if compare is not None:
         from doge_export.benchmark.reference import load_reference
         from doge_export.checkpoint import open_checkpoint
-        from doge_export.checkpoint.identify import Assumptions
 
         manifest = sessions[0][1].manifest
-        checkpoint = open_checkpoint(compare, assumed=Assumptions(**manifest.get("assumptions", {})))
-        reference = load_reference(checkpoint, manifest["cdmoe_routing"], threads)
+        checkpoint = open_checkpoint(compare, assumed=manifest.assumed)
+        reference = load_reference(checkpoint, manifest.cdmoe_routing, threads)
         settings["compared_with"] = reference.description
         described[reference.name] = {"checkpoint": str(compare), "description": reference.description}
         baseline = reference.name
@@ -139,7 +138,7 @@ def contexts_to_plot(folders: Sequence[str | Path]) -> list[int]:
     """Contexts that show a curve: 64 and its doubles, as far as all folders hold them."""
     from doge_export.package.manifest import read_manifest
 
-    longest = min(read_manifest(folder)["max_length"] for folder in folders)
+    longest = min(read_manifest(folder).max_length for folder in folders)
     return [length for length in (64 << doubling for doubling in range(32)) if length + STEPS <= longest] or [
         longest // 2
     ]
@@ -161,10 +160,10 @@ def _described(session: Session, precision: str | None) -> dict[str, Any]:
     """With the bytes of the graph that runs, its external data included."""
     manifest = session.manifest
     graph = graph_file(session.folder, manifest, precision)
-    parts = (file["bytes"] for name, file in manifest["files"].items() if name in (graph, f"{graph}_data"))
+    parts = (file.bytes for name, file in manifest.files.items() if name in (graph, f"{graph}_data"))
     return {
         "folder": str(session.folder),
-        "precision": manifest["graphs"][graph]["dtype"],
+        "precision": manifest.graphs[graph].precision,
         "file_bytes": sum(parts),
     }
 

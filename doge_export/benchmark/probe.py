@@ -32,13 +32,12 @@ def main(folder: str, threads: str, new_tokens: str, precision: str = "") -> Non
     import onnxruntime  # noqa: F401
     import tokenizers  # noqa: F401
 
-    import doge_export
-    import doge_export.runtime.loading
+    from doge_export.runtime import Session, load
 
     imported = time.perf_counter()
     base = peak_resident_bytes()
-    session = doge_export.load(folder, precision=precision or None, threads=int(threads) or None)
-    assert isinstance(session, doge_export.Session)
+    session = load(folder, precision=precision or None, threads=int(threads) or None)
+    assert isinstance(session, Session)
     loaded = time.perf_counter()
     decoder = session.decoder
     prompt = np.arange(min(16, decoder.max_length), dtype=np.int64)[None] % decoder.vocab_size

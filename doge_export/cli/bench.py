@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from doge_export.cli.options import PATH, PRECISIONS, json_option, threads_option
+from doge_export.cli.options import PATH, PRECISION, json_option, threads_option
 from doge_export.cli.render import columns, echo_json, size
 
 if TYPE_CHECKING:
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 @click.argument("folders", metavar="FOLDER...", type=PATH, nargs=-1, required=True)
 @click.option(
     "--precision",
-    type=click.Choice(PRECISIONS),
+    type=PRECISION,
     multiple=True,
-    help="Which of each folder's graphs; may be given several times. [default: float32 if it is there]",
+    help="Which of each folder's graphs; may be given several times. [default: fp32 if it is there]",
 )
 @click.option(
     "--compare",

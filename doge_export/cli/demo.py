@@ -53,7 +53,7 @@ def command(moe: bool, keep: Path | None) -> None:
             click.echo(f"{name}: {graph['nodes']} nodes, inputs {inputs}, …")
 
         _step(3, "compare every file with the manifest")
-        click.echo(f"{len(verify(folder)['files'])} files, all as written")
+        click.echo(f"{len(verify(folder).files)} files, all as written")
 
         session = load(folder)
         _step(4, f"continue a text, with onnxruntime and without torch: {_PROMPT!r}")

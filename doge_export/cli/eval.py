@@ -67,8 +67,8 @@ def command(
     content = None if text is None else read_text(text)
     questions = None if choices is None else read_questions(choices)
     session = load_as(Session, folder, purpose="eval", precision=precision, threads=threads)
-    graph = session.manifest["graphs"][graph_file(folder, session.manifest, precision)]
-    results: dict[str, Any] = {"folder": str(folder), "precision": graph["dtype"]}
+    graph = session.manifest.graphs[graph_file(folder, session.manifest, precision)]
+    results: dict[str, Any] = {"folder": str(folder), "precision": graph.precision}
     if content is not None:
         results["text"] = evaluate_text(session, content, window=window, stride=stride)
     if questions is not None:

@@ -10,7 +10,7 @@ import click
 
 from doge_export.cli.options import assumption_options, json_option, source_options
 from doge_export.cli.render import columns, echo_json, named_values, size
-from doge_export.package import is_exported, validation_line
+from doge_export.package import Manifest, is_exported, validation_line
 
 
 @click.command()
@@ -80,13 +80,13 @@ def _sections(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     sections.insert(1, ("export", columns(export)))
     for name, graph in facts["graphs"].items():
         sections += _graph_sections(name, graph)
-    return [*sections, ("validation", f"  {validation_line(facts)}")]
+    return [*sections, ("validation", f"  {validation_line(Manifest.from_dict(facts))}")]
 
 
 def _graph_sections(name: str, graph: Mapping[str, Any]) -> list[tuple[str, str]]:
     opset = ", ".join(f"{domain or 'ai.onnx'} {version}" for domain, version in graph["opset"].items())
     facts = [
-        ("dtype", graph["dtype"]),
+        ("precision", graph["precision"]),
         ("opset", opset),
         ("IR version", graph["ir_version"]),
         ("nodes", graph["nodes"]),

@@ -54,17 +54,21 @@ def command(model: str, out: Path, dry_run: bool, as_json: bool, **options: Any)
     MODEL is a folder or a hub id. The folder OUT appears when all is done, or not at all. A failed validation writes
     nothing and exits with 1.
     """
-    from doge_export.pipeline import onnx as pipeline
+    from doge_export.pipeline.folder import OutputFolder
+    from doge_export.pipeline.onnx import export
+    from doge_export.pipeline.plan import plan
 
     if options["report"] and not options["validate"]:
         raise click.UsageError("--report shows the comparison that --no-validate leaves out; drop one of them.")
     if dry_run:
-        for name in ("validate", "report", "quantize", "dtype", "max_kl", "calibration", "eval_text", "float_cache"):
+        force = options.pop("force")
+        for name in ("validate", "report"):
             del options[name]
-        plan = pipeline.plan(model, out, **options).to_dict()
-        echo_json(plan) if as_json else click.echo(columns(named_values(plan), indent=0))
+        OutputFolder.checked(out, force=force, reads=model)
+        facts = {"output": str(out), **plan(model, **options).to_dict()}
+        echo_json(facts) if as_json else click.echo(columns(named_values(facts), indent=0))
         return
-    result = pipeline.export(model, out, **options)
+    result = export(model, out, **options)
     if as_json:
         echo_json(written_facts(out, result.manifest))
         return

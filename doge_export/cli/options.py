@@ -10,11 +10,36 @@ import click
 
 from doge_export.checkpoint.architecture import CdmoeRouting, Generation, MoeVariant, Task
 from doge_export.checkpoint.identify import RatioScope
+from doge_export.precision import RENAMED, Precision
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 PATH = click.Path(path_type=Path)
-PRECISIONS = ["float32", "fp16", "int8", "int4"]
+
+
+class PrecisionChoice(click.Choice[str]):
+    """A choice of precisions; a spelling that was taken before is refused with the new one."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the precision, or fail with what to write instead."""
+        if value in RENAMED:
+            self.fail(f"{value!r} is called {RENAMED[value]}.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+PRECISION = PrecisionChoice(get_args(Precision))
+"""Which of a folder's graphs or engines."""
+
+
+def _renamed_option(name: str) -> Callable[[Function], Function]:
+    """An option of before, which is refused with the new one."""
+
+    def refuse(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
+        if value is not None:
+            raise click.UsageError(f"{name} is called --precision: write --precision {RENAMED.get(value, value)}.", ctx)
+
+    return click.option(name, hidden=True, expose_value=False, callback=refuse)
+
 
 folder_argument = click.argument("folder", type=PATH)
 """FOLDER, an exported folder. Whether it is one is said by whoever opens it."""
@@ -51,8 +76,8 @@ def session_options(function: Function) -> Function:
     return _all(
         click.option(
             "--precision",
-            type=click.Choice(PRECISIONS),
-            help="Which of the folder's graphs to run. [default: float32 if it is there]",
+            type=PRECISION,
+            help="Which of the folder's graphs to run. [default: fp32 if it is there]",
         ),
         threads_option,
     )(function)
@@ -165,36 +190,33 @@ def quantization_options(function: Function) -> Function:
     """Which precisions to make, and what they may lose."""
     return _all(
         click.option(
-            "--quantize",
-            type=click.Choice(["int8", "int4"]),
+            "--precision",
+            "precisions",
+            type=PrecisionChoice(["int8", "int4", "fp16"]),
             multiple=True,
-            help="Write a graph with weights of so many bits. May be given several times.",
+            help="Add a graph with weights of 8 or 4 bits, or with weights, activations and caches of 16 bits for GPUs "
+            "and browsers. May be given several times.",
         ),
-        click.option(
-            "--dtype",
-            type=click.Choice(["fp16"]),
-            multiple=True,
-            help="Write a graph with weights, activations and caches of 16 bits, for GPUs and browsers; on a CPU int8 "
-            "is smaller and faster.",
-        ),
+        _renamed_option("--quantize"),
+        _renamed_option("--dtype"),
         click.option(
             "--max-kl",
             type=float,
             metavar="NATS",
-            help="Mean KL divergence from the float32 graph that is allowed. "
+            help="Mean KL divergence from the fp32 graph that is allowed. "
             "[default: 0.01 for int8, 0.15 for int4, 0.001 for fp16]",
         ),
         click.option(
             "--calibration",
             type=PATH,
             metavar="FILE",
-            help="Text that shows what inputs and caches are like. [default: the float32 model writes it]",
+            help="Text that shows what inputs and caches are like. [default: the fp32 model writes it]",
         ),
         click.option(
             "--eval-text",
             type=PATH,
             metavar="FILE",
-            help="Text to compare graphs on. [default: the float32 model writes it]",
+            help="Text to compare graphs on. [default: the fp32 model writes it]",
         ),
         click.option(
             "--float-cache",

@@ -1,14 +1,18 @@
-"""`doge-export quantize`: smaller graphs beside the float32 one."""
+"""`doge-export quantize`: smaller graphs beside the fp32 one."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from doge_export.cli.options import folder_argument, json_option, quantization_options
 from doge_export.cli.render import echo_json, size
+
+if TYPE_CHECKING:
+    from doge_export.package import Manifest
+    from doge_export.quantization.quality import Quality
 
 
 @click.command()
@@ -16,29 +20,29 @@ from doge_export.cli.render import echo_json, size
 @quantization_options
 @click.option("--force", is_flag=True, help="Make graphs anew that are there already.")
 @json_option
-def command(folder: Path, quantize: tuple[str, ...], dtype: tuple[str, ...], as_json: bool, **options: Any) -> None:
+def command(folder: Path, precisions: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Add graphs of 8, 4 or 16 bits.
 
-    FOLDER is what `doge-export onnx` wrote; its float32 graph is enough. Each new graph is compared with it on text
+    FOLDER is what `doge-export onnx` wrote; its fp32 graph is enough. Each new graph is compared with it on text
     that it was not made with. One that loses more than the limit fails the command with exit code 1, and FOLDER stays
     as it was.
     """
-    from doge_export.quantization.quantize import quantize as add
+    from doge_export.pipeline.quantize import quantize
 
-    if not quantize and not dtype:
-        raise click.UsageError("say what to add: --quantize int8, --quantize int4, --dtype fp16.")
-    result = add(folder, [*quantize, *dtype], **options)
+    if not precisions:
+        raise click.UsageError("say what to add: --precision int8, --precision int4 or --precision fp16.")
+    result = quantize(folder, precisions, **options)
     if as_json:
-        graphs = {name: result.manifest["graphs"][name] for name in result.qualities}
-        echo_json({"folder": str(folder), "graphs": graphs, "manifest": result.manifest})
+        manifest = result.manifest.to_dict()
+        graphs = {name: manifest["graphs"][name] for name in result.qualities}
+        echo_json({"folder": str(folder), "graphs": graphs, "manifest": manifest})
         return
     for line in quality_lines(result.manifest, result.qualities):
         click.echo(line)
 
 
-def quality_lines(manifest: dict[str, Any], qualities: dict[str, Any]) -> list[str]:
+def quality_lines(manifest: Manifest, qualities: dict[str, Quality]) -> list[str]:
     """A line for each new graph: its size and its losses."""
     return [
-        f"{name}  {size(manifest['files'][name]['bytes'])}  {quality.summary_line()}"
-        for name, quality in qualities.items()
+        f"{name}  {size(manifest.files[name].bytes)}  {quality.summary_line()}" for name, quality in qualities.items()
     ]

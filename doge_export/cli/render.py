@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from doge_export.package import validation_line
+from doge_export.package import Manifest, validation_line
 
 
 def echo_json(value: Any, indent: int | None = 2) -> None:
@@ -47,27 +47,27 @@ def named_values(values: Mapping[str, Any]) -> list[tuple[str, str]]:
     return lines
 
 
-def written_facts(folder: Path, manifest: Mapping[str, Any], **others: Any) -> dict[str, Any]:
+def written_facts(folder: Path, manifest: Manifest, **others: Any) -> dict[str, Any]:
     """A folder that a command wrote, for --json; `others` go before the manifest."""
-    facts = {"folder": str(folder), "bytes": _bytes_in(manifest), "passed": manifest["validation"].get("passed")}
-    return {**facts, **others, "manifest": manifest}
+    facts = {"folder": str(folder), "bytes": _bytes_in(manifest), "passed": manifest.passed}
+    return {**facts, **others, "manifest": manifest.to_dict()}
 
 
-def written_lines(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
+def written_lines(folder: Path, manifest: Manifest) -> list[str]:
     """A folder that a command wrote: its size, and what the validation said."""
-    return [f"{folder}  {size(_bytes_in(manifest))} in {len(manifest['files'])} files", validation_line(manifest)]
+    return [f"{folder}  {size(_bytes_in(manifest))} in {len(manifest.files)} files", validation_line(manifest)]
 
 
-def trial_lines(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
+def trial_lines(folder: Path, manifest: Manifest) -> list[str]:
     """A command to try the folder with; none without a tokenizer, which those for text need."""
     from doge_export.runtime.task_session import COMMANDS
 
-    if "tokenizer.json" not in manifest["files"]:
+    if "tokenizer.json" not in manifest.files:
         return []
     # A text to be continued: a question outside a chat template may end the text at once.
-    text = "Once upon a time" if manifest["task"] == "text-generation" else "Hey how are you doing?"
-    return [f'try: doge-export {COMMANDS[manifest["task"]]} {shlex.quote(str(folder))} "{text}"']
+    text = "Once upon a time" if manifest.task == "text-generation" else "Hey how are you doing?"
+    return [f'try: doge-export {COMMANDS[manifest.task]} {shlex.quote(str(folder))} "{text}"']
 
 
-def _bytes_in(manifest: Mapping[str, Any]) -> int:
-    return sum(file["bytes"] for file in manifest["files"].values())
+def _bytes_in(manifest: Manifest) -> int:
+    return sum(file.bytes for file in manifest.files.values())

@@ -28,4 +28,4 @@ def command(folder: Path, as_json: bool) -> None:
             raise DogeExportError(f"{folder} differs from its manifest: {problems[0]}")
         return
     manifest = verify(folder)
-    click.echo(f"{folder}: {len(manifest['files'])} files, all as the manifest says")
+    click.echo(f"{folder}: {len(manifest.files)} files, all as the manifest says")

@@ -2,19 +2,23 @@
 
 from doge_export.package.atomic import refuse_output, staged_folder
 from doge_export.package.card import write_card
+from doge_export.package.fingerprint import Fingerprint, fingerprint
 from doge_export.package.manifest import (
-    MANIFEST_NAME,
-    fingerprint,
+    GraphEntry,
+    Manifest,
+    SourceEntry,
     is_exported,
     read_manifest,
     validation_line,
-    verify,
-    verify_files,
     write_manifest,
 )
+from doge_export.package.verify import verify, verify_files
 
 __all__ = [
-    "MANIFEST_NAME",
+    "Fingerprint",
+    "GraphEntry",
+    "Manifest",
+    "SourceEntry",
     "fingerprint",
     "is_exported",
     "read_manifest",

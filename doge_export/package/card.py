@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+
+from doge_export.package.manifest import GraphEntry, Manifest, SourceEntry
 
 _RUNS_ON = {
     "onnxruntime": "onnxruntime, through doge-export: the key/value cache is one buffer per layer, written in place.",
@@ -50,38 +50,34 @@ _ROUTING = {
 }
 
 
-def write_card(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Writes README.md into `folder`. `manifest` follows the schema of manifest.py; "files" is not needed."""
+def write_card(folder: Path, manifest: Manifest) -> None:
+    """Writes README.md into `folder`. `manifest.files` may be empty."""
     sections = [_header(manifest), _about(manifest), _usage(manifest), _parity(manifest), _limits(manifest)]
-    if any("quality" in graph for graph in manifest["graphs"].values()):
+    if any(graph.quality for graph in manifest.graphs.values()):
         sections.insert(-1, _quality(manifest))
     (folder / "README.md").write_text("\n\n".join(sections) + "\n", encoding="utf-8")
 
 
-def _is_hub_id(source: Mapping[str, Any]) -> bool:
-    return source.get("revision") is not None
+def _is_hub_id(source: SourceEntry) -> bool:
+    return source.revision is not None
 
 
-def _title(source: Mapping[str, Any]) -> str:
+def _title(source: SourceEntry) -> str:
     # A local path is the business of whoever exported; its last part is the name of the model.
-    name = str(source["model"])
+    name = source.model
     return name if _is_hub_id(source) else (Path(name).name or "Doge")
 
 
-def _task(manifest: Mapping[str, Any]) -> str:
-    return str(manifest.get("task", "text-generation"))
-
-
-def _header(manifest: Mapping[str, Any]) -> str:
-    source = manifest["source"]
+def _header(manifest: Manifest) -> str:
+    source = manifest.source
     lines = ["---"]
-    if source.get("license"):
-        lines.append(f"license: {json.dumps(source['license'])}")
+    if source.license:
+        lines.append(f"license: {json.dumps(source.license)}")
     if _is_hub_id(source):
         # "quantized" is what the hub calls every conversion of a model, of any precision
-        lines += [f"base_model: {json.dumps(source['model'])}", "base_model_relation: quantized"]
+        lines += [f"base_model: {json.dumps(source.model)}", "base_model_relation: quantized"]
     lines += [
-        f"pipeline_tag: {_task(manifest)}",
+        f"pipeline_tag: {manifest.task}",
         "library_name: onnxruntime",
         "tags:",
         *(f"- {tag}" for tag in ("onnx", "onnxruntime", "doge")),
@@ -90,11 +86,11 @@ def _header(manifest: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _about(manifest: Mapping[str, Any]) -> str:
-    source, versions = manifest["source"], manifest.get("versions", {})
-    made = ", ".join(f"{name} {version}" for name, version in versions.items())
-    origin = f"`{source['model']}`, revision `{source['revision']}`" if _is_hub_id(source) else "a local folder"
-    architecture = manifest["architecture"]
+def _about(manifest: Manifest) -> str:
+    source = manifest.source
+    made = ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
+    origin = f"`{source.model}`, revision `{source.revision}`" if _is_hub_id(source) else "a local folder"
+    architecture = manifest.architecture
     shape = (
         f"{architecture['num_hidden_layers']} layers, hidden size {architecture['hidden_size']}, "
         f"{architecture['num_attention_heads']} heads over {architecture['num_key_value_heads']} key/value heads, "
@@ -104,34 +100,34 @@ def _about(manifest: Mapping[str, Any]) -> str:
         moe = architecture["moe"]
         shape += f", {moe['num_experts']} experts of which {moe['num_experts_per_tok']} a token"
     graphs = [
-        f"| `{name}` | {graph['dtype']} | {_opset(graph)} | {graph['ir_version']} | {graph['nodes']} |"
-        for name, graph in manifest["graphs"].items()
+        f"| `{name}` | {graph.precision} | {_opset(graph)} | {graph.ir_version} | {graph.nodes} |"
+        for name, graph in manifest.graphs.items()
     ]
     return "\n".join(
         [
             f"# {_title(source)} as ONNX",
             "",
-            f"{_WHAT[_task(manifest)]}: {shape}.",
+            f"{_WHAT[manifest.task]}: {shape}.",
             "",
             f"- exported from {origin}",
-            f"- by doge-export {manifest['doge_export']}" + (f" ({made})" if made else ""),
+            f"- by doge-export {manifest.doge_export}" + (f" ({made})" if made else ""),
             *_identity(manifest),
             "",
-            "| file | dtype | opset | IR | nodes |",
+            "| file | precision | opset | IR | nodes |",
             "|---|---|---|---|---|",
             *graphs,
         ]
     )
 
 
-def _identity(manifest: Mapping[str, Any]) -> list[str]:
+def _identity(manifest: Manifest) -> list[str]:
     """Which Doge it is, and what of that was said by whoever exported it."""
-    architecture, lines = manifest["architecture"], []
+    architecture, lines = manifest.architecture, []
     if architecture.get("generation"):
         moe = architecture.get("moe") or {}
         experts = f", mixture of experts {moe['variant']}" if moe.get("variant") else ""
         lines.append(f"- generation {architecture['generation']} of Doge{experts}")
-    said = {name: value for name, value in manifest.get("assumptions", {}).items() if name != "task"}
+    said = {name: value for name, value in manifest.assumptions.items() if name != "task"}
     if said:
         pairs = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in said.items())
         lines.append(f"- said when it was exported, since the files of the checkpoint leave it open: {pairs}")
@@ -140,42 +136,42 @@ def _identity(manifest: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _opset(graph: Mapping[str, Any]) -> str:
-    return ", ".join(f"{domain or 'ai.onnx'} {version}" for domain, version in graph["opset"].items())
+def _opset(graph: GraphEntry) -> str:
+    return ", ".join(f"{domain or 'ai.onnx'} {version}" for domain, version in graph.opset.items())
 
 
-def _usage(manifest: Mapping[str, Any]) -> str:
+def _usage(manifest: Manifest) -> str:
     return f"""## Run it
 
 With this folder as `out`:
 
 ```
 pip install doge-export
-{_COMMANDS[_task(manifest)]}
+{_COMMANDS[manifest.task]}
 ```
 
 ```python
 import doge_export
 
 session = doge_export.load("out")
-{_CALLS[_task(manifest)]}
+{_CALLS[manifest.task]}
 ```"""
 
 
-def _parity(manifest: Mapping[str, Any]) -> str:
-    validation = manifest.get("validation") or {"skipped": "no validation is recorded"}
+def _parity(manifest: Manifest) -> str:
+    validation = manifest.validation
     lines = ["## Equal to PyTorch?", ""]
-    if "skipped" in validation:
+    if manifest.skipped is not None:
         lines.append(
-            f"**Not validated** ({validation['skipped']}). `doge-export validate out --model MODEL` compares this "
+            f"**Not validated** ({manifest.skipped}). `doge-export validate out --model MODEL` compares this "
             "folder with its checkpoint."
         )
         return "\n".join(lines)
     reference = validation.get("reference", {})
-    compared = "hidden states" if _task(manifest) == "feature-extraction" else "logits"
+    compared = "hidden states" if manifest.task == "feature-extraction" else "logits"
     judge = " ".join(str(reference[key]) for key in ("library", "version", "attention", "dtype") if reference.get(key))
     lines += [
-        f"**{'PASSED' if validation['passed'] else 'FAILED'}** against {judge}. Differences are those of the "
+        f"**{'PASSED' if manifest.passed else 'FAILED'}** against {judge}. Differences are those of the "
         f"{compared}, also in standard deviations of the reference's {compared}.",
         "",
         "| check | result | max difference | of std | same argmax | KL |",
@@ -198,13 +194,13 @@ def _parity(manifest: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _quality(manifest: Mapping[str, Any]) -> str:
+def _quality(manifest: Manifest) -> str:
     """What each quantised graph lost."""
-    graphs = {name: graph for name, graph in manifest["graphs"].items() if "quality" in graph}
-    hidden = _task(manifest) == "feature-extraction"
-    first = next(iter(graphs.values()))["quality"]
+    graphs = {name: (graph, graph.quality) for name, graph in manifest.graphs.items() if graph.quality}
+    hidden = manifest.task == "feature-extraction"
+    first = next(quality for _, quality in graphs.values())
     what = "1 - cosine of the hidden states" if hidden else "KL divergence of the next token, in nats"
-    if _task(manifest) == "text-classification":
+    if manifest.task == "text-classification":
         what = "KL divergence of the classes, in nats"
     lines = [
         "## Fewer bits",
@@ -214,8 +210,7 @@ def _quality(manifest: Mapping[str, Any]) -> str:
         f"| file | {'1 - cosine' if hidden else 'KL'}, mean | 99 % | limit | same argmax | perplexity |",
         "|---|---|---|---|---|---|",
     ]
-    for name, graph in graphs.items():
-        quality = graph["quality"]
+    for name, (_, quality) in graphs.items():
         agreement, ratio = quality["argmax_agreement"], quality["perplexity_ratio"]
         cells = [
             f"`{name}`",
@@ -226,25 +221,25 @@ def _quality(manifest: Mapping[str, Any]) -> str:
             "" if ratio is None else f"{ratio - 1:+.2%}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", *(f"- `{name}`: {_how(graph)}" for name, graph in graphs.items())]
-    if manifest["target"] == "portable" and any("quantization" in graph for graph in graphs.values()):
+    lines += ["", *(f"- `{name}`: {_how(graph)}" for name, (graph, _) in graphs.items())]
+    if manifest.target == "portable" and any(graph.quantization for graph, _ in graphs.values()):
         lines += [
             "",
             "Beside standard operators the quantised ones have MatMulNBits and GatherBlockQuantized of com.microsoft.",
         ]
-    precisions = " or ".join(f"`{graph['dtype']}`" for graph in graphs.values())
+    precisions = " or ".join(f"`{graph.precision}`" for graph, _ in graphs.values())
     return "\n".join([*lines, "", f"`--precision` of the commands and `precision` of `load` choose {precisions}."])
 
 
-def _how(graph: Mapping[str, Any]) -> str:
-    if "typing" in graph:
-        largest = max(graph["typing"]["largest"].values(), key=lambda extreme: extreme["magnitude"])
+def _how(graph: GraphEntry) -> str:
+    if graph.typing:
+        largest = max(graph.typing["largest"].values(), key=lambda extreme: extreme["magnitude"])
         return (
             "weights, activations and the key/value cache in float16; float32 inside norms, softmax, angles and "
             "scores; logits are given as float32. The largest float16 value on that text is "
             f"{largest['magnitude']:.4g}, of 65504. For GPUs and browsers: on a CPU int8 is smaller and faster"
         )
-    quantization = graph["quantization"]
+    quantization = graph.quantization or {}
     method = {"nearest": "rounded to the nearest", "gptq": "GPTQ"}[quantization["method"]]
     text = f"weights of {quantization['bits']} bits, {quantization['block']} to a scale, {method}"
     if quantization.get("cache") == "int8":
@@ -260,17 +255,17 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.1e}"
 
 
-def _limits(manifest: Mapping[str, Any]) -> str:
-    whole = ", prompt and answer together" if _task(manifest) == "text-generation" else " in a text"
+def _limits(manifest: Manifest) -> str:
+    whole = ", prompt and answer together" if manifest.task == "text-generation" else " in a text"
     lines = [
         "## Limits",
         "",
-        f"- At most {manifest['max_length']} tokens{whole}. A longer one is refused.",
-        f"- Target `{manifest['target']}`: {_RUNS_ON.get(manifest['target'], 'see the documentation of doge-export.')}",
+        f"- At most {manifest.max_length} tokens{whole}. A longer one is refused.",
+        f"- Target `{manifest.target}`: {_RUNS_ON.get(manifest.target, 'see the documentation of doge-export.')}",
     ]
-    if manifest.get("cdmoe_routing"):
-        lines.append(f"- Expert routing {_ROUTING[manifest['cdmoe_routing']]}")
-    elif manifest.get("chunkable_length") == 0:
+    if manifest.cdmoe_routing:
+        lines.append(f"- Expert routing {_ROUTING[manifest.cdmoe_routing]}")
+    elif manifest.chunkable_length == 0:
         lines.append(
             "- In this generation a token may see no key at all, and then attends evenly to whatever is read with it: "
             "its answer depends on padding and on how a text is cut into pieces. doge-export reads texts whole."

@@ -1,96 +1,239 @@
-"""`doge_export.json`: where a folder came from, what is in it, and the sha256 of every file."""
+"""`doge_export.json`: where a folder came from, what is in it, and the sha256 of every file.
+
+Format 1, 28 November 2026: a reader ignores fields that it does not know, so a newer doge-export may add some without a
+new format number; it must raise the number when a reader that ignores the new field would answer wrongly.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 import reprlib
 from collections.abc import Callable, Mapping
-from pathlib import Path, PurePosixPath
-from typing import Any, get_args
+from pathlib import Path
+from typing import Any, Literal, Self, get_args
 
-from doge_export.checkpoint.architecture import Task
+from doge_export.checkpoint.architecture import CdmoeRouting, Task
 from doge_export.checkpoint.identify import Assumptions
 from doge_export.errors import DogeExportError
+from doge_export.package.fingerprint import Fingerprint, fingerprint_all
 from doge_export.paths import EXPORTED, exists
 
-MANIFEST_NAME = EXPORTED
 FORMAT = 1
+MODEL = "onnx/model.onnx"
+"""The fp32 graph of an export, which is always there."""
 
-_SINCE_THEN = {"task": "text-generation", "assumptions": {}}
-"""What a folder without these keys is: they came after the first folders of this format were written."""
+Interface = Literal["one-call", "in-place", "growing", "growing-scores", "engine"]
+"""How a graph is fed; `runtime.loading` has a session or decoder for each.
 
-_ASSUMED = {field.name for field in dataclasses.fields(Assumptions)}
+    one-call: no cache; a text goes in whole.
+    in-place: keys and values are written into one buffer bound as past and as present.
+    growing: keys and values go in and come out longer, under the names of the ecosystem.
+    growing-scores: the same, and so do the scores of the cached keys.
+    engine: a TensorRT engine with `engine.json` beside it.
+"""
 
-# What git, the hub's client and the macOS Finder leave in a downloaded folder; nothing of it is ever loaded.
-_NOT_OURS = {".git", ".gitattributes", ".cache", ".DS_Store"}
 
+@dataclasses.dataclass(frozen=True)
+class SourceEntry:
+    """The checkpoint that a folder was made from.
 
-def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """Writes `manifest` with a "files" entry for every other file of `folder`, and returns what was written.
-
-    "files" is {relative path with slashes: {"sha256": hex, "bytes": int}}.
+    Attributes:
+        model: hub id, or absolute path of a local folder.
+        revision: full commit sha of a hub repository; None for a local folder.
+        files: the files that were read, by name inside the checkpoint.
+        license: of the checkpoint, as the hub writes it; None where it is not known.
     """
-    files = {name: fingerprint(folder / name) for name in sorted(_names_in(folder))}
-    complete = {"format": FORMAT, **manifest, "files": files}
-    text = json.dumps(complete, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    (folder / MANIFEST_NAME).write_text(text + "\n", encoding="utf-8")
+
+    model: str
+    revision: str | None
+    files: Mapping[str, Fingerprint] = dataclasses.field(default_factory=dict)
+    license: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class GraphEntry:
+    """One graph or engine of a folder.
+
+    Attributes:
+        precision: a `doge_export.precision.Precision`, or "tf32" for an engine whose float32 products take factors of
+            19 bits.
+        interface: how the graph is fed.
+        opset: version of each operator domain.
+        ir_version: version of the ONNX file format.
+        nodes: number of nodes of the main graph.
+        operators: number of nodes by operator.
+        quality: what the graph lost against the fp32 one, see `quantization.quality.Quality`.
+        quantization: how its weights are stored.
+        typing: which operators compute in which type, and the largest values seen in 16 bits.
+        seconds: time that making it took.
+    """
+
+    precision: str
+    interface: Interface
+    opset: Mapping[str, int]
+    ir_version: int
+    nodes: int
+    operators: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    quality: Mapping[str, Any] | None = None
+    quantization: Mapping[str, Any] | None = None
+    typing: Mapping[str, Any] | None = None
+    seconds: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """The content of doge_export.json. The defaults are those of folders written before a field existed.
+
+    Attributes:
+        doge_export: version that wrote the folder.
+        source: the checkpoint.
+        architecture: JSON values of `checkpoint.Architecture`.
+        target: name of a target of `doge_export.targets`, or "tensorrt".
+        max_length: tokens that a row may hold, prompt and answer together.
+        chunkable_length: length up to which a prompt gives the same logits when it is read in pieces.
+        cdmoe_routing: "reference" or "per-token"; None for a model whose experts mix no tokens.
+        graphs: graphs or engines by file name.
+        validation: JSON values of the `validation.Verdict`, or {"skipped": reason}.
+        task: what the folder was exported for.
+        assumptions: what the user said of the checkpoint, see `checkpoint.identify.Assumptions`.
+        versions: of Python and of the libraries that made the folder.
+        seconds: time that the run took.
+        peak_memory_bytes: largest resident memory of the run.
+        files: every other file of the folder, by name with slashes; filled in by `write_manifest`.
+        format: version of this schema.
+    """
+
+    doge_export: str
+    source: SourceEntry
+    architecture: Mapping[str, Any]
+    target: str
+    max_length: int
+    chunkable_length: int
+    cdmoe_routing: CdmoeRouting | None
+    graphs: Mapping[str, GraphEntry]
+    validation: Mapping[str, Any]
+    task: Task = "text-generation"
+    assumptions: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    seconds: float | None = None
+    peak_memory_bytes: int | None = None
+    files: Mapping[str, Fingerprint] = dataclasses.field(default_factory=dict)
+    format: int = FORMAT
+
+    @property
+    def passed(self) -> bool | None:
+        """The verdict of the validation; None where it was skipped."""
+        return self.validation.get("passed")
+
+    @property
+    def skipped(self) -> str | None:
+        """Why the folder was not validated; None where it was."""
+        return self.validation.get("skipped")
+
+    @property
+    def assumed(self) -> Assumptions:
+        """What the user said of the checkpoint."""
+        return Assumptions(**self.assumptions)  # type: ignore[arg-type]
+
+    def graph_of(self, precision: str) -> str | None:
+        """The name of the first graph in `precision`; None where there is none."""
+        return next((name for name, graph in self.graphs.items() if graph.precision == precision), None)
+
+    def with_graph(self, name: str, graph: GraphEntry) -> Manifest:
+        """Return a copy that also holds `graph`."""
+        return dataclasses.replace(self, graphs={**self.graphs, name: graph})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values; fields without a value are left out, but for those that null says something of."""
+        values = dataclasses.asdict(self)
+        values["graphs"] = {name: _given(graph) for name, graph in values["graphs"].items()}
+        if values["source"]["license"] is None:
+            del values["source"]["license"]
+        return {**_given(values), "cdmoe_routing": self.cdmoe_routing}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Read what `to_dict` gives, checked by `check` before."""
+        known = _known(cls, values)
+        source = _known(SourceEntry, known["source"])
+        source["files"] = _fingerprints(source.get("files", {}))
+        known["source"] = SourceEntry(**source)
+        known["graphs"] = {name: GraphEntry(**_known(GraphEntry, graph)) for name, graph in known["graphs"].items()}
+        known["files"] = _fingerprints(known["files"])
+        return cls(**known)
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
+    """Write `manifest` with the fingerprint of every other file of `folder`, and return what was written."""
+    complete = dataclasses.replace(manifest, files=fingerprint_all(folder))
+    text = json.dumps(complete.to_dict(), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    (folder / EXPORTED).write_text(text + "\n", encoding="utf-8")
     return complete
 
 
-def fingerprint(file: Path) -> dict[str, Any]:
-    """{"sha256": hex, "bytes": int} of a file, read in pieces."""
-    with file.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        return {"sha256": digest, "bytes": stream.tell()}
-
-
-def validation_line(manifest: Mapping[str, Any]) -> str:
-    """What the validation said, in one line."""
-    validation = manifest["validation"]
-    if "skipped" in validation:
-        return f"not validated ({validation['skipped']})"
-    return str(validation.get("summary") or ("PASSED" if validation["passed"] else "FAILED"))
-
-
 def is_exported(folder: Path | str) -> bool:
-    """Whether there is a manifest, so that a folder is taken for an exported one and not for a checkpoint."""
-    return exists(Path(folder) / MANIFEST_NAME)
+    """Return whether `folder` holds a manifest, so that it is taken for an exported folder and not a checkpoint."""
+    return exists(Path(folder) / EXPORTED)
 
 
-def read_manifest(folder: Path | str) -> dict[str, Any]:
-    """The manifest of an exported folder. Raises DogeExportError when there is none that this version reads."""
+def read_manifest(folder: Path | str) -> Manifest:
+    """Read the manifest of an exported folder.
+
+    Raises:
+        DogeExportError: there is no manifest that this version reads.
+    """
     folder = Path(folder)
-    file = folder / MANIFEST_NAME
+    file = folder / EXPORTED
     if not exists(folder):
         raise DogeExportError(f"folder {folder} does not exist; `doge-export onnx MODEL {folder}` would write it")
     if not folder.is_dir():
         raise DogeExportError(f"{folder} is a file; name the folder that `doge-export onnx` wrote")
     try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
+        values = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise DogeExportError(
-            f"{folder} has no {MANIFEST_NAME}, so it is not an exported folder; `doge-export onnx MODEL OUT` writes one"
+            f"{folder} has no {EXPORTED}, so it is not an exported folder; `doge-export onnx MODEL OUT` writes one"
         ) from error
     except OSError as error:
         raise DogeExportError(f"cannot read {file}: {os.strerror(error.errno or 0).lower()}") from error
     except ValueError as error:
         raise DogeExportError(f"{file} is not JSON ({error}); export the model again") from error
-    if not isinstance(manifest, dict):
+    if not isinstance(values, dict):
         raise DogeExportError(f"{file} is not a manifest of doge-export; export the model again")
-    manifest = {**_SINCE_THEN, **manifest}
-    _check(manifest, file)
-    return manifest
+    _check(values, file)
+    return Manifest.from_dict(values)
 
 
-def _check(manifest: dict[str, Any], file: Path) -> None:
-    """Raises DogeExportError unless `manifest` has every value that a reader relies on."""
+def validation_line(manifest: Manifest) -> str:
+    """Return the result of the validation in one line."""
+    if manifest.skipped is not None:
+        return f"not validated ({manifest.skipped})"
+    return str(manifest.validation.get("summary") or ("PASSED" if manifest.passed else "FAILED"))
+
+
+def _given(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _known(of: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of the fields that this version knows; see the docstring of this module for the others."""
+    return {field.name: values[field.name] for field in dataclasses.fields(of) if field.name in values}
+
+
+def _fingerprints(values: Mapping[str, Any]) -> dict[str, Fingerprint]:
+    return {name: Fingerprint(**_known(Fingerprint, value)) for name, value in values.items()}
+
+
+def _check(values: Mapping[str, Any], file: Path) -> None:
+    """Refuse a manifest that lacks a value, or holds one of another kind than readers rely on."""
     for key, (is_valid, expected) in _VALUES.items():
-        if key not in manifest:
+        if key not in values:
+            if key in _DEFAULTED:
+                continue
             raise DogeExportError(f"{file} lacks {key}, expected {expected}; export the model again")
-        value = manifest[key]
+        value = values[key]
         if not is_valid(value):
             raise DogeExportError(
                 f"{file}: {key} is {reprlib.repr(value)}, expected {expected}; export the model again"
@@ -105,38 +248,54 @@ def _is_count(value: Any, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
+
+
+def _is_fingerprints(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(entry, dict) and isinstance(entry.get("sha256"), str) and _is_count(entry.get("bytes"), 0)
+        for entry in value.values()
+    )
+
+
+def _is_source(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and isinstance(value.get("model"), str)
+        and "revision" in value
+        and isinstance(value["revision"], str | None)
+        and _is_fingerprints(value.get("files", {}))
+    )
 
 
 def _is_graph(value: Any) -> bool:
     return (
         isinstance(value, dict)
+        and isinstance(value.get("precision"), str)
+        and isinstance(value.get("interface"), str)
         and isinstance(value.get("opset"), dict)
-        and {"dtype", "ir_version", "nodes"} <= {*value}
+        and {"ir_version", "nodes"} <= {*value}
     )
 
 
-def _is_fingerprint(value: Any) -> bool:
-    return isinstance(value, dict) and isinstance(value.get("sha256"), str) and _is_count(value.get("bytes"), 0)
-
+_ASSUMED = {field.name for field in dataclasses.fields(Assumptions)}
+_DEFAULTED = {"task", "assumptions", "versions", "seconds", "peak_memory_bytes"}
+"""Fields that older folders lack."""
 
 # In the order in which they are looked at: the format says whether the others can be understood.
 _VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "format": (lambda value: _is_count(value, 1), "a number from 1"),
     "doge_export": (lambda value: isinstance(value, str), "a version"),
-    "source": (
-        lambda value: isinstance(value, dict) and isinstance(value.get("model"), str) and "revision" in value,
-        'an object with a "model" and a "revision"',
-    ),
+    "source": (_is_source, 'an object with a "model", a "revision" and the sha256 and bytes of its "files"'),
     "architecture": (lambda value: isinstance(value, dict), "an object"),
     "graphs": (
         lambda value: isinstance(value, dict) and all(map(_is_graph, value.values())),
-        "an object with the dtype, opset, ir_version and nodes of each graph",
+        "an object with the precision, interface, opset, ir_version and nodes of each graph",
     ),
     "task": (lambda value: value in get_args(Task), f"one of {', '.join(get_args(Task))}"),
     "assumptions": (
-        lambda value: isinstance(value, dict) and value.keys() <= _ASSUMED and all(map(_is_text, value.values())),
+        lambda value: _is_texts(value) and value.keys() <= _ASSUMED,
         f"an object with texts for some of {', '.join(sorted(_ASSUMED))}",
     ),
     "target": (lambda value: isinstance(value, str), "the name of a target"),
@@ -147,67 +306,6 @@ _VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda value: isinstance(value, dict) and bool({"skipped", "passed"} & {*value}),
         'an object with "passed" or "skipped"',
     ),
-    "files": (
-        lambda value: isinstance(value, dict) and all(map(_is_fingerprint, value.values())),
-        "an object with the sha256 and bytes of each file",
-    ),
+    "versions": (_is_texts, "an object with texts"),
+    "files": (_is_fingerprints, "an object with the sha256 and bytes of each file"),
 }
-
-
-def verify_files(folder: Path | str) -> list[str]:
-    """Compares every file with the manifest. Returns one sentence a difference, empty when there is none.
-
-    Differences are missing, changed and unexpected files, symbolic links, and names that leave the folder. The
-    manifest itself carries no signature: this finds damage and edits, not a forger who rewrites the manifest too.
-    """
-    folder = Path(folder)
-    recorded: dict[str, Any] = read_manifest(folder)["files"]
-    present = _names_in(folder)
-    problems = []
-    for name, expected in sorted(recorded.items()):
-        if not _stays_inside(name):
-            problems.append(f"{name}: the manifest names a file outside the folder")
-        elif name not in present:
-            problems.append(f"{name}: missing")
-        elif _passes_link(folder, name):
-            problems.append(f"{name}: a symbolic link where a file was written")
-        else:
-            found = fingerprint(folder / name)
-            if found["sha256"] != expected["sha256"]:
-                problems.append(
-                    f"{name}: changed (sha256 {found['sha256'][:12]}…, {found['bytes']} bytes; "
-                    f"the manifest says {expected['sha256'][:12]}…, {expected['bytes']} bytes)"
-                )
-    problems += [f"{name}: unexpected, not in the manifest" for name in sorted(present - set(recorded))]
-    return problems
-
-
-def verify(folder: Path | str) -> dict[str, Any]:
-    """The manifest of a folder whose files are all as it says. Raises DogeExportError naming the first that is not."""
-    problems = verify_files(folder)
-    if problems:
-        others = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise DogeExportError(f"{folder} differs from its manifest: {problems[0]}{others}; export or download it again")
-    return read_manifest(folder)
-
-
-def _names_in(folder: Path) -> set[str]:
-    """Relative names of all files but the manifest. Links count as files and are not followed."""
-    names = set()
-    for parent, folders, files in os.walk(folder):
-        here = Path(parent)
-        linked = [name for name in folders if (here / name).is_symlink()]
-        if here == folder:
-            folders[:] = [name for name in folders if name not in _NOT_OURS]
-        names |= {(here / name).relative_to(folder).as_posix() for name in [*files, *linked]}
-    return {name for name in names if name != MANIFEST_NAME and name not in _NOT_OURS}
-
-
-def _stays_inside(name: str) -> bool:
-    path = PurePosixPath(name)
-    return bool(name) and not path.is_absolute() and ".." not in path.parts and "\\" not in name and ":" not in name
-
-
-def _passes_link(folder: Path, name: str) -> bool:
-    path = folder / name
-    return any(part.is_symlink() for part in (path, *path.parents) if part.is_relative_to(folder) and part != folder)

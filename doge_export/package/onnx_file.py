@@ -13,7 +13,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from doge_export.package.manifest import GraphEntry, Interface
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -58,16 +60,17 @@ def write_onnx(model: ir.Model, file: Path) -> None:
             stream.write(tensor.tobytes())
 
 
-def describe_graph(model: ir.Model, dtype: str = "float32") -> dict[str, Any]:
-    """What the manifest says of a graph. dtype: of its weights."""
+def describe_graph(model: ir.Model, precision: str, interface: Interface) -> GraphEntry:
+    """Describe a graph for the manifest."""
     operators = Counter(node.op_type if not node.domain else f"{node.domain}.{node.op_type}" for node in model.graph)
-    return {
-        "dtype": dtype,
-        "opset": dict(model.opset_imports),
-        "ir_version": model.ir_version,
-        "nodes": operators.total(),
-        "operators": dict(sorted(operators.items())),
-    }
+    return GraphEntry(
+        precision=precision,
+        interface=interface,
+        opset=dict(model.opset_imports),
+        ir_version=model.ir_version,
+        nodes=operators.total(),
+        operators=dict(sorted(operators.items())),
+    )
 
 
 def _tag(field: int, length: int) -> bytes:

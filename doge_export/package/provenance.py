@@ -1,4 +1,4 @@
-"""What a folder was made from and with: files taken over from the checkpoint, and entries of the manifest."""
+"""The provenance of a folder: the checkpoint and its companion files, and the libraries that made it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import platform
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from doge_export.checkpoint.files import CONFIG
-from doge_export.package.manifest import fingerprint
+from doge_export.package.fingerprint import fingerprint
+from doge_export.package.manifest import SourceEntry
 from doge_export.paths import exists, expanded
 
 if TYPE_CHECKING:
@@ -18,25 +19,25 @@ if TYPE_CHECKING:
 
 
 def copy_companions(files: Iterable[Path], folder: Path) -> None:
-    """The files that tools look for beside a model, unchanged, into `folder`."""
+    """Copy the files that tools look for beside a model into `folder`, unchanged."""
     for file in files:
         # copyfile, not copy2: a hub cache holds links to read-only blobs.
         shutil.copyfile(file, folder / file.name)
 
 
-def source_of(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The manifest's "source": the model's hub id or absolute path, its revision, and the files that were read."""
+def source_of(checkpoint: Checkpoint) -> SourceEntry:
+    """Describe a checkpoint for the manifest."""
     source = checkpoint.source
     typed = expanded(source.name)
     files = [source.folder / CONFIG, *checkpoint.tensors.files]
-    return {
-        "model": str(typed.resolve()) if exists(typed) else source.name,
-        "revision": source.revision,
-        "files": {file.relative_to(source.folder).as_posix(): fingerprint(file) for file in files},
-    }
+    return SourceEntry(
+        model=str(typed.resolve()) if exists(typed) else source.name,
+        revision=source.revision,
+        files={file.relative_to(source.folder).as_posix(): fingerprint(file) for file in files},
+    )
 
 
 def versions() -> dict[str, str]:
-    """The manifest's "versions": of Python and of the libraries that make an export."""
+    """Return the versions of Python and of the libraries that make an export."""
     names = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime")
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in names}

@@ -18,6 +18,7 @@ from doge_export.checkpoint.architecture import TRANSFORMERS_CLASSES
 from doge_export.checkpoint.identify import NOTHING_ASSUMED, Assumptions
 from doge_export.console import log
 from doge_export.errors import DogeExportError
+from doge_export.pipeline.folder import OutputFolder
 
 if TYPE_CHECKING:
     import torch
@@ -84,12 +85,7 @@ def convert(
     import torch
     from safetensors.torch import save_file
 
-    from doge_export.package import refuse_output, staged_folder
-    from doge_export.package.provenance import copy_companions
-    from doge_export.paths import expanded, protected_by
-
-    protected = protected_by(model)
-    refuse_output(Path(output), force=force, protected=protected)  # before any download
+    folder = OutputFolder.checked(output, force=force, reads=model)
     log(f"reading {model}")
     checkpoint = open_checkpoint(
         model, revision=revision, token=token, cache_dir=cache_dir, offline=offline, assumed=assumed
@@ -100,14 +96,14 @@ def convert(
     tensors = dict(_todays_tensors(checkpoint))
     widest = functools.reduce(torch.promote_types, (tensor.dtype for tensor in tensors.values()))
     dtype = str(widest).removeprefix("torch.")
-    with staged_folder(output, force=force, protected=protected) as folder:
+    with folder.draft() as draft:
         log(f"writing {len(tensors)} tensors")
-        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+        save_file(tensors, draft.folder / "model.safetensors", metadata={"format": "pt"})
         config = json.dumps(_todays_config(checkpoint, dtype), indent=2, sort_keys=True, ensure_ascii=False)
-        (folder / "config.json").write_text(config + "\n", encoding="utf-8")
-        copy_companions(checkpoint.tokenizer_files, folder)
+        (draft.folder / "config.json").write_text(config + "\n", encoding="utf-8")
+        draft.take_over(checkpoint.tokenizer_files)
     architecture = checkpoint.architecture
-    return Conversion(expanded(output), architecture.generation, architecture.task, len(tensors), dtype)
+    return Conversion(draft.output, architecture.generation, architecture.task, len(tensors), dtype)
 
 
 def _refuse(checkpoint: Checkpoint) -> None:

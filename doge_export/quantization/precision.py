@@ -1,4 +1,4 @@
-"""The precisions that a folder may hold a model in."""
+"""The reduced precisions that a folder may hold a model in beside fp32."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import dataclasses
 
 
 @dataclasses.dataclass(frozen=True)
-class Precision:
-    """Attributes:
-    name: as on the command line and in a graph's "dtype".
-    bits: of a weight; with 16 of activations and caches too.
-    block: weights to a scale; 0 where they have none.
-    file: where other tools look for it.
-    max_kl: what the mean KL divergence from the float32 file may be.
+class ReducedPrecision:
+    """One form of a graph in fewer bits.
+
+    Attributes:
+        name: a `doge_export.precision.Precision`.
+        bits: of a weight; with 16, of activations and caches too.
+        block: weights to a scale; 0 where they have none.
+        file: where other tools look for it.
+        max_kl: mean KL divergence from the fp32 file that it may have, in nats.
     """
 
     name: str
@@ -22,7 +24,7 @@ class Precision:
     max_kl: float
 
 
-INT8 = Precision("int8", 8, 128, "onnx/model_int8.onnx", 0.01)
-INT4 = Precision("int4", 4, 128, "onnx/model_q4.onnx", 0.15)
-FP16 = Precision("fp16", 16, 0, "onnx/model_fp16.onnx", 0.001)
+INT8 = ReducedPrecision("int8", 8, 128, "onnx/model_int8.onnx", 0.01)
+INT4 = ReducedPrecision("int4", 4, 128, "onnx/model_q4.onnx", 0.15)
+FP16 = ReducedPrecision("fp16", 16, 0, "onnx/model_fp16.onnx", 0.001)
 REDUCED = {precision.name: precision for precision in (INT8, INT4, FP16)}

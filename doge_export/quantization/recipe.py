@@ -30,7 +30,7 @@ import numpy as np
 from doge_export.quantization.blocks import Blocks
 from doge_export.quantization.gptq import gptq
 from doge_export.quantization.input_moments import moments_of
-from doge_export.quantization.precision import INT8, Precision
+from doge_export.quantization.precision import INT8, ReducedPrecision
 from doge_export.quantization.rounding import fitted, nearest
 from doge_export.quantization.texts import Texts
 from doge_export.quantization.weights import Site
@@ -59,7 +59,7 @@ class Stored:
         return self.pieces[site.name]
 
 
-def store(sites: Iterable[Site], precision: Precision, file: Path, calibration: Texts | None) -> Stored:
+def store(sites: Iterable[Site], precision: ReducedPrecision, file: Path, calibration: Texts | None) -> Stored:
     """Codes for every site. file: the float32 graph, run on `calibration` where the precision asks for it."""
     by_name = {site.name: site for site in sites}
     stored = Stored({}, {})
@@ -80,7 +80,7 @@ def store(sites: Iterable[Site], precision: Precision, file: Path, calibration: 
     return stored
 
 
-def _block(precision: Precision, width: int) -> int | None:
+def _block(precision: ReducedPrecision, width: int) -> int | None:
     """Weights to a scale in rows of that width; None where no block fits."""
     return next((block for block in BLOCKS if block <= precision.block and width % block == 0), None)
 
@@ -92,7 +92,7 @@ def _keep(stored: Stored, site: Site) -> None:
     stored.exceptions[site.name] = {"dtype": "float32", "why": why}
 
 
-def _calibrated(stored: Stored, site: Site, precision: Precision, moments: np.ndarray) -> None:
+def _calibrated(stored: Stored, site: Site, precision: ReducedPrecision, moments: np.ndarray) -> None:
     """GPTQ, part by part of a joined weight; neighbours of the same kind are stored together."""
     weight, width = site.weight(), site.shape[1]
     block = _block(precision, width)

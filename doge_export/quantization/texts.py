@@ -109,7 +109,7 @@ def _generated(purpose: Purpose, session: Session, length: int) -> Texts:
 
 def _random(purpose: Purpose, session: TaskSession, length: int) -> Texts:
     generator = np.random.default_rng(0 if purpose == "calibration" else 1000)
-    vocabulary = int(session.manifest["architecture"]["vocab_size"])
+    vocabulary = int(session.manifest.architecture["vocab_size"])
     count = max(1, TOKENS[purpose] // 2 // length)
     return Texts("random token ids", tuple(generator.integers(0, vocabulary, (count, length), dtype=np.int64)))
 

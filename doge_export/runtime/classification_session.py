@@ -10,6 +10,7 @@ import numpy as np
 import onnxruntime
 
 from doge_export.errors import DogeExportError
+from doge_export.package.manifest import Manifest
 from doge_export.runtime.files import read_json
 from doge_export.runtime.generation_config import is_integer
 from doge_export.runtime.prompts import is_single_text
@@ -41,15 +42,15 @@ class ClassificationSession(SinglePassSession):
         self,
         graph: onnxruntime.InferenceSession,
         tokenizer: Tokenizer | None,
-        manifest: dict[str, Any],
+        manifest: Manifest,
         folder: Path,
     ) -> None:
         super().__init__(graph, tokenizer, manifest, folder)
-        labels = manifest["architecture"].get("labels")
+        labels = manifest.architecture.get("labels")
         if not isinstance(labels, list) or not labels or not all(isinstance(label, str) for label in labels):
             raise DogeExportError(f"{folder / 'doge_export.json'} names no labels; export the model again")
         self.labels: tuple[str, ...] = tuple(labels)
-        self._judges_before_padding = bool(manifest["architecture"].get("first_pad_pooling"))
+        self._judges_before_padding = bool(manifest.architecture.get("first_pad_pooling"))
         problem = read_json(folder / "config.json").get("problem_type")
         self.function_to_apply: ScoreFunction = _function_for(problem, len(self.labels))
 

@@ -91,7 +91,7 @@ class FeatureSession(SinglePassSession):
         found = self._each(texts, vectors, truncate, batch_size, on_progress)
         if pooling == "none":
             return found
-        return np.array(found, np.float32).reshape(-1, self.manifest["architecture"]["hidden_size"])
+        return np.array(found, np.float32).reshape(-1, self.manifest.architecture["hidden_size"])
 
 
 def _normalized(vectors: np.ndarray) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ import numpy as np
 import onnxruntime
 
 from doge_export.errors import DogeExportError
+from doge_export.package.manifest import MODEL, Manifest
+from doge_export.precision import RENAMED
 from doge_export.runtime.threads import thread_count
 
 _known = onnxruntime.capi.onnxruntime_pybind11_state
@@ -22,44 +24,49 @@ DAMAGED = (
     _known.Fail,
     UnicodeDecodeError,
 )
-"""What onnxruntime raises for a file that is no graph, or no longer the one that was written."""
+"""Errors that onnxruntime raises for a file that is no graph, or no longer the one that was written."""
 
-
-FLOAT32 = "onnx/model.onnx"
 CACHE_TYPES: dict[str, type[np.generic]] = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
     "tensor(int8)": np.int8,
 }
-"""What onnxruntime calls the types that caches may have."""
+"""Types that caches may have, by onnxruntime's name."""
 
 
-def graph_file(folder: Path, manifest: Mapping[str, Any], precision: str | None = None) -> str:
-    """The graph of that precision, as the manifest names it; by default the float32 one, else the first.
+def graph_file(folder: Path, manifest: Manifest, precision: str | None = None) -> str:
+    """Return the name of the graph in `precision`; by default the fp32 one, else the first.
 
-    Raises DogeExportError where the folder has none.
+    Raises:
+        DogeExportError: the folder has none.
     """
-    graphs: Mapping[str, Any] = manifest.get("graphs", {})
-    by_dtype = {described["dtype"]: name for name, described in reversed([*graphs.items()])}
     if precision is None:
-        return by_dtype.get("float32") or next(iter(graphs), FLOAT32)
-    if precision not in by_dtype:
-        has = ", ".join(described["dtype"] for described in graphs.values()) or "none"
+        return manifest.graph_of("fp32") or next(iter(manifest.graphs), MODEL)
+    if precision in RENAMED:
+        raise DogeExportError(f"precision {precision} is called {RENAMED[precision]}; write that")
+    found = manifest.graph_of(precision)
+    if found is None:
+        has = ", ".join(graph.precision for graph in manifest.graphs.values()) or "none"
         raise DogeExportError(
             f"{folder} has no {precision} graph (it has {has}); "
-            f"`doge-export quantize {folder} {'--dtype' if precision == 'fp16' else '--quantize'} {precision}` adds it"
+            f"`doge-export quantize {folder} --precision {precision}` adds it"
         )
-    return by_dtype[precision]
+    return found
 
 
 def open_graph(
-    folder: Path, name: str = FLOAT32, *, threads: int | None = None, providers: Sequence[Any] | None = None
+    folder: Path, name: str = MODEL, *, threads: int | None = None, providers: Sequence[Any] | None = None
 ) -> onnxruntime.InferenceSession:
-    """The graph of that name in `folder`, ready to run.
+    """Open the graph of that name in `folder`.
 
-    threads: of onnxruntime; by default what suits a graph of that size, at most one for each physical core.
-    providers: onnxruntime's execution providers, CPU by default.
-    Raises DogeExportError when there is no such graph, it is damaged, or a provider is not there.
+    Args:
+        folder: an exported folder.
+        name: of the graph, as in the manifest.
+        threads: of onnxruntime; by default what suits a graph of that size, at most one for each physical core.
+        providers: onnxruntime's execution providers; the CPU by default.
+
+    Raises:
+        DogeExportError: there is no such graph, it is damaged, or a provider is not there.
     """
     file = folder / name
     if not file.is_file():

@@ -10,21 +10,24 @@ from doge_export.package.manifest import read_manifest
 
 
 def inspect_folder(folder: Path | str) -> dict[str, Any]:
-    """A folder in JSON values: the manifest, and with each graph its "inputs" and "outputs".
+    """Describe a folder in JSON values: the manifest, and the "inputs" and "outputs" of each graph.
 
-    Those are lists of {"name", "type", "shape"}, dynamic axes by name, as onnxruntime sees them; an input that need not
-    be fed has "optional": True.
+    Inputs and outputs are lists of {"name", "type", "shape"}, dynamic axes by name, as onnxruntime sees them; an input
+    that need not be fed has "optional": True.
 
-    Raises DogeExportError when `folder` is not an exported folder or a graph does not load.
+    Raises:
+        DogeExportError: `folder` is not an exported folder, or a graph does not load.
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
-    interface = _engine_interface if manifest["target"] == "tensorrt" else _interface
-    graphs = {name: {**recorded, **interface(folder / name)} for name, recorded in manifest["graphs"].items()}
-    return {**manifest, "folder": str(folder), "graphs": graphs}
+    facts = manifest.to_dict()
+    for name, graph in manifest.graphs.items():
+        ports = _engine_ports if graph.interface == "engine" else _graph_ports
+        facts["graphs"][name] |= ports(folder / name)
+    return {**facts, "folder": str(folder)}
 
 
-def _interface(file: Path) -> dict[str, Any]:
+def _graph_ports(file: Path) -> dict[str, Any]:
     import onnxruntime
     from onnxruntime.capi.onnxruntime_pybind11_state import NoSuchFile
 
@@ -45,8 +48,8 @@ def _interface(file: Path) -> dict[str, Any]:
     }
 
 
-def _engine_interface(file: Path) -> dict[str, Any]:
-    """As the file beside an engine has it, which needs no GPU; and under "engine" where it came from and runs."""
+def _engine_ports(file: Path) -> dict[str, Any]:
+    """Read the file beside an engine, which needs no GPU; "engine" says what it was built by and where it runs."""
     from doge_export.runtime.engine.sidecar import read_sidecar
 
     facts = read_sidecar(file.parents[1]).to_dict()

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import onnxruntime
+
 from doge_export.errors import DogeExportError
-from doge_export.package.manifest import read_manifest
+from doge_export.package.manifest import Manifest, read_manifest
 from doge_export.runtime.classification_session import ClassificationSession
-from doge_export.runtime.decoders.decoder import open_decoder
+from doge_export.runtime.decoders.decoder import Decoder, SequenceLimits
+from doge_export.runtime.decoders.growing import GrowingDecoder, GrowingScoresDecoder
+from doge_export.runtime.decoders.in_place import InPlaceDecoder
 from doge_export.runtime.feature_session import FeatureSession
 from doge_export.runtime.generation_config import GenerationConfig, is_integer
 from doge_export.runtime.graph import graph_file, open_graph
@@ -19,6 +23,12 @@ from doge_export.runtime.tokenizer import Tokenizer
 
 Kind = TypeVar("Kind", bound=TaskSession)
 
+_DECODERS: dict[str, Callable[[onnxruntime.InferenceSession, SequenceLimits], Decoder]] = {
+    "in-place": InPlaceDecoder,
+    "growing": GrowingDecoder,
+    "growing-scores": GrowingScoresDecoder,
+}
+
 
 def load(
     folder: str | Path,
@@ -27,12 +37,17 @@ def load(
     threads: int | None = None,
     providers: str | Sequence[Any] | None = None,
 ) -> Session | FeatureSession | ClassificationSession:
-    """Opens a folder that `doge-export onnx` wrote: the session of the task it was exported for.
+    """Open a folder that `doge-export onnx` or `doge-export trt` wrote: the session of the task it was exported for.
 
-    precision: "float32", "int8"...: which of the folder's graphs; by default float32 where it is there, else the first.
-    threads: CPU threads of onnxruntime, by default as many as it finds best.
-    providers: execution providers of onnxruntime in order of preference, or the name of one.
-    Raises DogeExportError when `folder` is not such a folder or has no graph of that precision.
+    Args:
+        folder: an exported folder.
+        precision: "fp32", "fp16", "int8" or "int4": which of the folder's graphs; by default fp32 where it is there,
+            else the first.
+        threads: CPU threads of onnxruntime; by default as many as suit the graph's size.
+        providers: execution providers of onnxruntime in order of preference, or the name of one.
+
+    Raises:
+        DogeExportError: `folder` is not an exported folder, or has no graph of that precision.
     """
     if threads is not None and (not is_integer(threads) or threads < 1):
         raise DogeExportError(f"threads is {threads!r}, expected 1 or more")
@@ -44,9 +59,9 @@ def load(
         "providers": [providers] if isinstance(providers, str) else providers,
     }
     graph = graph_file(folder, manifest, precision)
-    if manifest["task"] == FeatureSession.task:
+    if manifest.task == FeatureSession.task:
         return FeatureSession(open_graph(folder, graph, **where), tokenizer, manifest, folder)
-    if manifest["task"] == ClassificationSession.task:
+    if manifest.task == ClassificationSession.task:
         return ClassificationSession(open_graph(folder, graph, **where), tokenizer, manifest, folder)
     generation_config = GenerationConfig.from_folder(folder)
     return Session(
@@ -57,13 +72,57 @@ def load(
 def load_as(
     kind: type[Kind], folder: str | Path, *, purpose: str, precision: str | None = None, threads: int | None = None
 ) -> Kind:
-    """The session of `folder`, which must be of this kind. Raises DogeExportError, before loading, where it is not.
+    """Open `folder`, whose session must be of `kind`.
 
-    purpose: what needs it, for the message.
+    Args:
+        kind: class of the session.
+        folder: an exported folder.
+        purpose: what needs the session, for the message.
+        precision, threads: see `load`.
+
+    Raises:
+        DogeExportError: as `load`; WrongTask, before anything is loaded, where the folder is for another task.
     """
-    task = read_manifest(folder)["task"]
+    task = read_manifest(folder).task
     if task != kind.task:
         raise WrongTask(Path(folder), task, purpose, kind.task)
     session = load(folder, precision=precision, threads=threads)
-    assert isinstance(session, kind)
+    if not isinstance(session, kind):
+        raise TypeError(f"{folder} was loaded as {type(session).__name__}, expected {kind.__name__}")
     return session
+
+
+def open_decoder(
+    folder: Path,
+    manifest: Manifest,
+    *,
+    precision: str | None = None,
+    threads: int | None = None,
+    providers: Sequence[Any] | None = None,
+) -> Decoder:
+    """Open the decoder that a graph's recorded interface asks for.
+
+    An engine has one precision, and takes neither threads nor providers.
+
+    Args:
+        folder: an exported folder of task text-generation.
+        manifest: its manifest.
+        precision, threads, providers: see `load`.
+
+    Raises:
+        DogeExportError: as `load`.
+    """
+    name = graph_file(folder, manifest, precision)
+    graph = manifest.graphs.get(name)
+    limits = SequenceLimits.of(manifest)
+    if graph is not None and graph.interface == "engine":
+        from doge_export.runtime.engine.decoder import open_engine_decoder
+
+        return open_engine_decoder(folder, limits)
+    if graph is not None and graph.interface not in _DECODERS:
+        raise DogeExportError(
+            f"{folder} has a graph of interface {graph.interface!r}; this version runs {', '.join(_DECODERS)}, engine: "
+            "install a newer doge-export"
+        )
+    session = open_graph(folder, name, threads=threads, providers=providers)
+    return _DECODERS[graph.interface if graph else "in-place"](session, limits)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from doge_export.errors import DogeExportError
+from doge_export.package.manifest import Manifest
 from doge_export.runtime.chat import Chat
 from doge_export.runtime.context import Context
 from doge_export.runtime.generate import Generation, Row, Stream, run
@@ -30,7 +31,7 @@ class Session(TaskSession):
         self,
         decoder: Decoder,
         tokenizer: Tokenizer | None,
-        manifest: dict[str, Any],
+        manifest: Manifest,
         generation_config: GenerationConfig,
         folder: Path,
     ) -> None:
@@ -102,6 +103,10 @@ class Session(TaskSession):
         """A stream that reads only what the cache does not hold of `token_ids` from the answer before: for chats."""
         rows, _ = self._rows(token_ids, **settings)
         return Stream(self._context, rows[0], reuse=True)
+
+    def close(self) -> None:
+        """Close the decoder."""
+        self.decoder.close()
 
     def reset(self) -> None:
         """Empties the cache, for whoever goes on with `decoder` itself. An answer being streamed cannot go on."""

@@ -10,6 +10,7 @@ import numpy as np
 import onnxruntime
 
 from doge_export.errors import DogeExportError
+from doge_export.package.manifest import Manifest
 from doge_export.runtime.files import damage_of
 from doge_export.runtime.generation_config import is_integer
 from doge_export.runtime.prompts import any_mask, id_matrix, text_rows
@@ -30,13 +31,13 @@ class SinglePassSession(TaskSession):
         self,
         graph: onnxruntime.InferenceSession,
         tokenizer: Tokenizer | None,
-        manifest: dict[str, Any],
+        manifest: Manifest,
         folder: Path,
     ) -> None:
         super().__init__(folder, manifest, tokenizer)
         self._graph = graph
         with damage_of(folder / "doge_export.json"):
-            architecture = manifest["architecture"]
+            architecture = manifest.architecture
             self._vocab_size = int(architecture["vocab_size"])
             pad = architecture.get("pad_token_id")
             self._padding = 0 if pad is None else int(pad)
@@ -97,7 +98,7 @@ class SinglePassSession(TaskSession):
 
         So it does beyond the chunkable length: for reference CDMoE routing, scaled RoPE and tokens that see no key.
         """
-        return len(row) > self.manifest["chunkable_length"]
+        return len(row) > self.manifest.chunkable_length
 
     def _run(self, rows: Sequence[Sequence[int]]) -> Iterator[np.ndarray]:
         """The graph's output for each row."""

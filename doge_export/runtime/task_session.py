@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from doge_export.checkpoint.architecture import Task
 from doge_export.errors import DogeExportError
+from doge_export.package.manifest import Manifest
 from doge_export.runtime.tokenizer import Tokenizer
 
 COMMANDS: dict[Task, str] = {
@@ -37,18 +38,18 @@ class WrongTask(DogeExportError, AttributeError):
 
 
 class TaskSession:
-    """An exported folder, opened.
+    """An exported folder, opened; a context manager that closes it.
 
     Attributes:
         task: what the folder was exported for.
         folder: where it is.
-        manifest: content of its doge_export.json.
+        manifest: of the folder.
         tokenizer: None where the folder has none.
     """
 
     task: ClassVar[Task]
 
-    def __init__(self, folder: Path, manifest: dict[str, Any], tokenizer: Tokenizer | None) -> None:
+    def __init__(self, folder: Path, manifest: Manifest, tokenizer: Tokenizer | None) -> None:
         self.folder = folder
         self.manifest = manifest
         self.tokenizer = tokenizer
@@ -56,8 +57,16 @@ class TaskSession:
     @property
     def max_length(self) -> int:
         """Tokens a row may hold."""
-        length: int = self.manifest["max_length"]
-        return length
+        return self.manifest.max_length
+
+    def close(self) -> None:
+        """Give back what the garbage collector does not know of, such as the memory of a GPU; nothing runs any more."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     def __getattr__(self, name: str) -> Any:
         if name in _NEEDS:

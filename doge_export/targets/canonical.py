@@ -12,4 +12,5 @@ CANONICAL = Target(
     summary="for compilers with a plugin: nodes of domain doge, each with a function body of standard ops",
     passes=lambda traits: (),
     keeps_operators=True,
+    interface="growing-scores",
 )

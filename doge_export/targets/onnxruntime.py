@@ -29,4 +29,5 @@ ONNXRUNTIME = Target(
         SkipNorm(),
         *([NumLogitsToKeep()] if traits.cached else []),
     ),
+    interface="in-place",
 )

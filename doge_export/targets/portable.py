@@ -24,4 +24,5 @@ PORTABLE = Target(
         TransposeWeights(),
         *([NumLogitsToKeep()] if traits.cached else []),
     ),
+    interface="growing",
 )

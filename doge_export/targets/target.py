@@ -35,6 +35,7 @@ class Target:
         ir_version: of the ONNX file format; onnx's own default is newer than runtimes read.
         summary: one line for help and model cards.
         passes: the lowering of a model with such traits.
+        interface: how a language model's graph is fed, see `package.manifest.Interface`.
         keeps_operators: nodes of domain `doge` stay, for a plugin that knows the two operators and no other.
     """
 
@@ -43,4 +44,5 @@ class Target:
     ir_version: int
     summary: str
     passes: Callable[[Traits], Sequence[ir.passes.InPlacePass]]
+    interface: str
     keeps_operators: bool = False

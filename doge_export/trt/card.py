@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from doge_export.package import validation_line
+from doge_export.package import Manifest, validation_line
 from doge_export.runtime.engine.sidecar import Sidecar
 from doge_export.runtime.engine.versions import dotted
 
 
-def write_card(folder: Path, manifest: Mapping[str, Any], sidecar: Sidecar) -> None:
-    """Writes README.md into `folder`; `manifest` has no need of "files"."""
+def write_card(folder: Path, manifest: Manifest, sidecar: Sidecar) -> None:
+    """Writes README.md into `folder`; `manifest.files` may be empty."""
     calls = (
         f"It calls the plugin of doge-export ({sidecar.plugin['name']}): `doge-export plugin build`."
         if (sidecar.plugin and not sidecar.plugin_embedded)
         else "It needs no plugin."
     )
-    name = Path(str(manifest["source"]["model"])).name
+    name = Path(manifest.source.model).name
     text = f"""# {name} as a TensorRT engine
 
-Made by doge-export {manifest["doge_export"]} from `{name}`: {sidecar.precision}, attention by {sidecar.attention}, up
+Made by doge-export {manifest.doge_export} from `{name}`: {sidecar.precision}, attention by {sidecar.attention}, up
 to {sidecar.max_batch} rows of {sidecar.max_length} tokens.
 
 - built by TensorRT {sidecar.tensorrt} on {sidecar.gpu}, compute capability

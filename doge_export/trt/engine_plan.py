@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
 
+from doge_export.checkpoint.architecture import CdmoeRouting
+from doge_export.package.manifest import SourceEntry
 from doge_export.targets.half.extremes import Extreme, by_operator
 from doge_export.targets.tensorrt import Attention, Precision
 
@@ -111,10 +114,10 @@ class Origin:
 
     folder: Path
     companions: tuple[Path, ...]
-    source: dict[str, Any]
-    architecture: dict[str, Any]
-    assumptions: dict[str, Any]
-    cdmoe_routing: str | None
+    source: SourceEntry
+    architecture: Mapping[str, Any]
+    assumptions: Mapping[str, str]
+    cdmoe_routing: CdmoeRouting | None
     chunkable_length: int
 
 

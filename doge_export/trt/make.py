@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 import gc
 import time
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from doge_export.console import log
 from doge_export.errors import DogeExportError
+from doge_export.package.manifest import Manifest
+from doge_export.pipeline.folder import Draft, OutputFolder
 from doge_export.runtime.engine import installation, plugin_file
 from doge_export.runtime.engine.device import Device
 from doge_export.runtime.engine.plugin_file import PluginFile
@@ -24,9 +27,6 @@ if TYPE_CHECKING:
     from doge_export.trt.engine_plan import EnginePlan
     from doge_export.validation import Verdict
 
-DTYPES = {"fp16": "fp16", "bf16": "bf16", "fp32": "float32"}
-"""What manifests call the precisions."""
-
 _TYPES = {"FLOAT": "float32", "FLOAT16": "float16", "BFLOAT16": "bfloat16", "INT32": "int32"}
 """What the sidecar calls the types of an engine's inputs and outputs."""
 
@@ -36,7 +36,7 @@ class EngineResult:
     """What was written. `verdict` is None where validation was not asked for."""
 
     folder: Path
-    manifest: dict[str, Any]
+    manifest: Manifest
     sidecar: Sidecar
     verdict: Verdict | None
 
@@ -80,37 +80,29 @@ def make_engine(
     Raises DogeExportError for what is missing here or asked wrongly, RunFailed where TensorRT refuses the build or the
     engine does not agree with PyTorch.
     """
-    from doge_export.package import refuse_output, staged_folder, write_manifest
-    from doge_export.package.provenance import copy_companions
-    from doge_export.paths import expanded, protected_by
-
     started = time.monotonic()
     settings = settings or Settings()
     settings.check()
     trt, runtime = installation.require()
-    protected = protected_by(model)
-    refuse_output(Path(output), force=force, protected=protected)
+    output_folder = OutputFolder.checked(output, force=force, reads=model)
     found = None if options.get("attention") == "native" else plugin_file.find_plugin(plugin)
     planned = plan(model, tensorrt_version=installation.version(trt)[:2], **options)
     refuse_findings(planned)
     found = found if planned.plugin_nodes else None
     verdict = None
-    with staged_folder(output, force=force, protected=protected) as folder:
-        sidecar = write_engine(trt, runtime, planned, folder, found, settings)
+    with output_folder.draft() as draft:
+        sidecar = write_engine(trt, runtime, planned, draft.folder, found, settings)
         if not keep_onnx:
-            for file in folder.glob(f"{ONNX}*"):
+            for file in draft.folder.glob(f"{ONNX}*"):
                 file.unlink()
-        copy_companions(planned.origin.companions, folder)
-        manifest = manifest_of(planned, "--no-validate", tf32=settings.tf32)
-        write_manifest(folder, manifest)
+        draft.take_over(planned.origin.companions)
+        draft.describe(manifest_of(planned, "--no-validate", tf32=settings.tf32))
         if validate:
             gc.collect()
-            verdict = _validate(folder)
-            manifest["validation"] = verdict.to_dict()
-        manifest["seconds"] = round(time.monotonic() - started, 1)
-        write_card(folder, manifest, sidecar)
-        manifest = write_manifest(folder, manifest)
-    return EngineResult(expanded(output), manifest, sidecar, verdict)
+            verdict = _validate(draft)
+        draft.record_run(started)
+        manifest = draft.finish(partial(write_card, sidecar=sidecar))
+    return EngineResult(draft.output, manifest, sidecar, verdict)
 
 
 def plan_facts(planned: EnginePlan) -> dict[str, Any]:
@@ -121,7 +113,7 @@ def plan_facts(planned: EnginePlan) -> dict[str, Any]:
         return {name: f"{port.dtype.name} [{', '.join(map(str, port.shape))}]" for name, port in bindings.items()}
 
     return {
-        "model": planned.origin.source["model"],
+        "model": planned.origin.source.model,
         "precision": planned.precision,
         "attention": planned.attention,
         "tensorrt": dotted(planned.tensorrt_version),
@@ -149,7 +141,7 @@ def refuse_findings(planned: EnginePlan) -> None:
         raise DogeExportError(f"no engine can be built of this: {planned.findings[0]}{more}")
 
 
-def manifest_of(planned: EnginePlan, skipped: str, *, tf32: bool = False) -> dict[str, Any]:
+def manifest_of(planned: EnginePlan, skipped: str, *, tf32: bool = False) -> Manifest:
     """The manifest of an engine's folder, not validated yet for the reason `skipped`.
 
     tf32: products of float32 take shorter factors; an engine in fp32 is then judged as one of that type.
@@ -158,21 +150,22 @@ def manifest_of(planned: EnginePlan, skipped: str, *, tf32: bool = False) -> dic
     from doge_export.package.provenance import versions
 
     origin = planned.origin
-    dtype = "tf32" if tf32 and planned.precision == "fp32" else DTYPES[planned.precision]
-    return {
-        "doge_export": __version__,
-        "source": origin.source,
-        "architecture": origin.architecture,
-        "task": "text-generation",
-        "assumptions": origin.assumptions,
-        "target": "tensorrt",
-        "max_length": planned.max_length,
-        "chunkable_length": origin.chunkable_length,
-        "cdmoe_routing": origin.cdmoe_routing,
-        "graphs": {ENGINE: describe_graph(planned.graph, dtype) | {"typing": planned.typing}},
-        "versions": versions(),
-        "validation": {"skipped": skipped},
-    }
+    precision = "tf32" if tf32 and planned.precision == "fp32" else planned.precision
+    entry = dataclasses.replace(describe_graph(planned.graph, precision, "engine"), typing=planned.typing)
+    return Manifest(
+        doge_export=__version__,
+        source=origin.source,
+        architecture=origin.architecture,
+        task="text-generation",
+        assumptions=origin.assumptions,
+        target="tensorrt",
+        max_length=planned.max_length,
+        chunkable_length=origin.chunkable_length,
+        cdmoe_routing=origin.cdmoe_routing,
+        graphs={ENGINE: entry},
+        versions=versions(),
+        validation={"skipped": skipped},
+    )
 
 
 def write_engine(
@@ -184,7 +177,7 @@ def write_engine(
     settings: Settings,
 ) -> Sidecar:
     """The graph, its engine and the sidecar."""
-    from doge_export.package.manifest import fingerprint
+    from doge_export.package.fingerprint import fingerprint
     from doge_export.package.onnx_file import write_onnx
 
     onnx = folder / ONNX
@@ -207,7 +200,7 @@ def write_engine(
             plugin_embedded=plugin is not None and settings.embed_plugin,
             plugin_layers=built.plugin_layers,
             settings=settings.to_dict() | {"seconds": round(built.seconds, 1), "layers": built.layers},
-            onnx=fingerprint(onnx),
+            onnx=dataclasses.asdict(fingerprint(onnx)),
         )
     finally:
         device.close()
@@ -215,17 +208,11 @@ def write_engine(
     return sidecar
 
 
-def _validate(folder: Path) -> Verdict:
+def _validate(draft: Draft) -> Verdict:
     from doge_export.runtime.loading import load
-    from doge_export.runtime.session import Session
-    from doge_export.validation.gate import require_validation
 
-    session = load(folder)
-    assert isinstance(session, Session)
-    try:
-        return require_validation(folder, "--no-validate keeps the folder", session=session)
-    finally:
-        session.decoder.close()  # type: ignore[attr-defined]
+    with load(draft.folder) as session:
+        return draft.validate("--no-validate keeps the folder", session=session)
 
 
 def _checkpoint_of(model: str | Path) -> tuple[str | Path, dict[str, Any]]:
@@ -235,15 +222,15 @@ def _checkpoint_of(model: str | Path) -> tuple[str | Path, dict[str, Any]]:
     if not is_exported(model):
         return model, {}
     manifest = read_manifest(model)
-    if manifest["target"] == "canonical":  # its graph is what engines start from
+    if manifest.target == "canonical":  # its graph is what engines start from
         return model, {}
-    if manifest["task"] != "text-generation":
-        raise DogeExportError(f"{model} was exported for {manifest['task']}; engines are made for text-generation")
-    recorded = {"max_length": manifest["max_length"], "revision": manifest["source"]["revision"]}
-    if manifest["cdmoe_routing"]:
-        recorded["cdmoe_routing"] = manifest["cdmoe_routing"]
-    assumed = {name: value for name, value in manifest["assumptions"].items() if name != "task"}
-    return manifest["source"]["model"], recorded | assumed
+    if manifest.task != "text-generation":
+        raise DogeExportError(f"{model} was exported for {manifest.task}; engines are made for text-generation")
+    recorded: dict[str, Any] = {"max_length": manifest.max_length, "revision": manifest.source.revision}
+    if manifest.cdmoe_routing:
+        recorded["cdmoe_routing"] = manifest.cdmoe_routing
+    assumed = {name: value for name, value in manifest.assumptions.items() if name != "task"}
+    return manifest.source.model, recorded | assumed
 
 
 def describe(plan: EnginePlan, **built: Any) -> Sidecar:

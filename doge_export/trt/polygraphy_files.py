@@ -62,14 +62,14 @@ def save(
     checkpoint = checkpoint or open_recorded(manifest)
     length = min(TOKENS, sidecar.max_length, sidecar.max_logits)
     ids = np.random.default_rng(0).integers(opened.decoder.vocab_size, size=(1, length))
-    oracle = load_oracle(checkpoint, manifest["cdmoe_routing"])
+    oracle = load_oracle(checkpoint, manifest.cdmoe_routing)
     feeds = feed(sidecar, ids)
     answers = {
         "engine": opened.logits(ids),
         "pytorch": oracle.run(ids, np.ones_like(ids), (length,)).logits.astype(np.float32),
     }
     if session is None:
-        opened.decoder.close()  # type: ignore[attr-defined]  # an engine's
+        opened.close()
     if (folder / ONNX).is_file() and sidecar.precision != "bf16":
         answers["onnxruntime"] = _in_onnxruntime(folder / ONNX, feeds)
     output.mkdir(parents=True, exist_ok=True)

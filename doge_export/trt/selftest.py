@@ -121,11 +121,8 @@ def _validated(folder: Path) -> str:
     from doge_export.errors import RunFailed
     from doge_export.validation import validate
 
-    session = _session(folder)
-    try:
+    with _session(folder) as session:
         verdict = validate(folder, session=session)
-    finally:
-        session.decoder.close()
     if not verdict.passed:
         raise RunFailed(verdict.summary_line())
     return verdict.summary_line()
@@ -135,14 +132,11 @@ def _generated(folder: Path) -> str:
     """A batch of prompts of different lengths gives what each gives alone."""
     from doge_export.errors import RunFailed
 
-    session = _session(folder)
-    try:
+    with _session(folder) as session:
         prompts = ["Once upon a time", "There was a little", "One day"]
         settings: dict[str, Any] = {"max_new_tokens": 24, "do_sample": False, "eos_token_id": []}
         alone = [session.generate(prompt, **settings) for prompt in prompts]
         together = session.generate(prompts, **settings)
-    finally:
-        session.decoder.close()
     same = sum(a.token_ids == b.token_ids for a, b in zip(alone, together, strict=True))
     if same < len(prompts) - 1:  # in 16 bits a near tie may fall the other way
         raise RunFailed(f"{same} of {len(prompts)} prompts give in a batch what they give alone: {together[0].text!r}")
@@ -153,9 +147,8 @@ def _timed(folder: Path) -> str:
     """Tokens a second of steps, and that they came from a recorded graph."""
     from doge_export.errors import RunFailed
 
-    session = _session(folder)
-    decoder = session.decoder
-    try:
+    with _session(folder) as session:
+        decoder = session.decoder
         steps = min(40, decoder.max_length - 20)
         decoder.forward(np.ones((1, 16), np.int64), None, 1)
         token = np.ones((1, 1), np.int64)
@@ -166,8 +159,6 @@ def _timed(folder: Path) -> str:
             decoder.forward(token, None, 1)
         rate = steps / (time.perf_counter() - started)
         recorded = decoder.recorded
-    finally:
-        decoder.close()
     if not recorded:
         raise RunFailed(f"{rate:.0f} tokens a second, but decoding was not recorded in a CUDA graph")
     return f"{rate:.0f} tokens a second"

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +37,9 @@ def open_model(model: str | Path, **options: Any) -> Traced:
 
 def _checkpoint(model: str | Path, options: dict[str, Any]) -> Traced:
     from doge_export.package.provenance import source_of
-    from doge_export.pipeline.onnx import plan, trace_plan
+    from doge_export.pipeline.plan import plan, trace_plan
 
-    # Nothing is written there, but a plan wants an output that could be.
-    nowhere = Path(tempfile.gettempdir()) / f"doge-export-{uuid.uuid4()}"
-    planned = plan(model, nowhere, **(options | {"target": "canonical"}))
+    planned = plan(model, **(options | {"target": "canonical"}))
     checkpoint = planned.checkpoint
     _require_language_model(str(model), planned.architecture.task)
     origin = Origin(
@@ -64,22 +60,21 @@ _FETCHING = ("token", "cache_dir", "offline")
 
 def _exported(folder: Path, options: dict[str, Any]) -> Traced:
     from doge_export.checkpoint.files import companions
-    from doge_export.package.manifest import read_manifest
-    from doge_export.pipeline.onnx import GRAPH
+    from doge_export.package.manifest import MODEL, read_manifest
 
     manifest = read_manifest(folder)
-    _require_language_model(str(folder), manifest["task"])
-    if manifest["target"] != "canonical" or GRAPH not in manifest["graphs"]:
+    _require_language_model(str(folder), manifest.task)
+    if manifest.target != "canonical" or MODEL not in manifest.graphs:
         raise DogeExportError(
-            f"{folder} was exported for {manifest['target']}, and engines are made from target canonical: give the "
-            f"checkpoint ({manifest['source']['model']}), or export it again with --target canonical"
+            f"{folder} was exported for {manifest.target}, and engines are made from target canonical: give the "
+            f"checkpoint ({manifest.source.model}), or export it again with --target canonical"
         )
     others = options.keys() - {"max_length", *_FETCHING}
     if others:
         raise DogeExportError(
             f"{folder} is an export, where {', '.join(sorted(others))} is decided: give the checkpoint"
         )
-    longest = manifest["max_length"]
+    longest = manifest.max_length
     max_length = options.get("max_length", longest)
     if not 1 <= max_length <= longest:
         raise DogeExportError(
@@ -88,13 +83,13 @@ def _exported(folder: Path, options: dict[str, Any]) -> Traced:
     origin = Origin(
         folder=folder,
         companions=tuple(companions(folder)),
-        source=manifest["source"],
-        architecture=manifest["architecture"],
-        assumptions=manifest["assumptions"],
-        cdmoe_routing=manifest["cdmoe_routing"],
-        chunkable_length=min(manifest["chunkable_length"], max_length),
+        source=manifest.source,
+        architecture=manifest.architecture,
+        assumptions=manifest.assumptions,
+        cdmoe_routing=manifest.cdmoe_routing,
+        chunkable_length=min(manifest.chunkable_length, max_length),
     )
-    return Traced(ir.load(folder / GRAPH), max_length, origin)
+    return Traced(ir.load(folder / MODEL), max_length, origin)
 
 
 def _require_language_model(name: str, task: str) -> None:

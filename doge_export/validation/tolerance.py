@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
-from typing import Any
+
+from doge_export.package.manifest import Manifest
 
 LOGITS_TOLERANCE = 2e-4
 """Largest difference of a logit in float32 that passes, in standard deviations of the reference's logits."""
@@ -70,11 +70,11 @@ BFLOAT16 = Tolerance(logits=1.0, near_tie=0.0, near_tie_of_std=0.16, mean_kl=3e-
 every value rounded its mean was 1.5e-4 to 8e-4 on text and at real sizes (tests/trt/test_numerics.py), and 1.3e-2 where
 rounding changes which 64 keys out of 272 random ones are kept (doge-nano beyond its trained length)."""
 
-_BY_DTYPE = {"float32": FLOAT32, "tf32": FLOAT16, "fp16": FLOAT16, "bf16": BFLOAT16}
+_BY_PRECISION = {"fp32": FLOAT32, "tf32": FLOAT16, "fp16": FLOAT16, "bf16": BFLOAT16}
 
 
-def tolerance_of(manifest: Mapping[str, Any]) -> Tolerance:
+def tolerance_of(manifest: Manifest) -> Tolerance:
     """Of the folder's engine, by its precision; graphs of onnxruntime are proven in float32 (`quantize` has limits)."""
-    if manifest.get("target") != "tensorrt":
+    if manifest.target != "tensorrt":
         return FLOAT32
-    return _BY_DTYPE[next(iter(manifest["graphs"].values()))["dtype"]]
+    return _BY_PRECISION[next(iter(manifest.graphs.values())).precision]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from doge_export.errors import DogeExportError
-from doge_export.package.manifest import fingerprint
+from doge_export.package.fingerprint import fingerprint
+from doge_export.package.manifest import Manifest
 from doge_export.validation.greedy import NAME as GREEDY
 from doge_export.validation.greedy import check_greedy
 from doge_export.validation.logits import check_logits
@@ -51,20 +52,20 @@ def validate(
     Returns a Verdict; a failed check is a Verdict that has not passed, not an error. Raises DogeExportError where the
     folder, the checkpoint or transformers cannot be read.
     """
+    from doge_export.runtime import Session, load
+
     started = time.perf_counter()
     if session is None:
-        from doge_export.runtime import load
-
         session = load(folder)
     manifest = session.manifest
     if checkpoint is None:
         checkpoint = open_recorded(manifest, model, revision, token=token, cache_dir=cache_dir, offline=offline)
     from doge_export.validation.references import load_oracle
 
-    oracle = load_oracle(checkpoint, manifest.get("cdmoe_routing"))
+    oracle = load_oracle(checkpoint, manifest.cdmoe_routing)
     limits = dataclasses.replace(
-        Limits.of(checkpoint, session.max_length, manifest.get("cdmoe_routing")),
-        max_batch=getattr(getattr(session, "decoder", None), "max_batch", None),
+        Limits.of(checkpoint, session.max_length, manifest.cdmoe_routing),
+        max_batch=session.decoder.max_batch if isinstance(session, Session) else None,
         tolerance=tolerance_of(manifest),
     )
     planned = _planned(oracle, session, limits)
@@ -110,23 +111,22 @@ def _planned(oracle: Oracle, session: Any, limits: Limits) -> list[tuple[str, Ca
 
 
 def open_recorded(
-    manifest: Mapping[str, Any], model: str | None = None, revision: str | None = None, **options: Any
+    manifest: Manifest, model: str | None = None, revision: str | None = None, **options: Any
 ) -> Checkpoint:
     """The checkpoint that a manifest names, or `model` in its place. Raises DogeExportError where it is not to be had.
 
     options: as `open_checkpoint` takes them.
     """
     from doge_export.checkpoint import open_checkpoint
-    from doge_export.checkpoint.identify import Assumptions
 
     # Opened as for the export: what was assumed then, and for the same task.
-    assumed = Assumptions(**{**manifest.get("assumptions", {}), "task": manifest.get("task")})
+    assumed = dataclasses.replace(manifest.assumed, task=manifest.task)
     if model is not None:
         return open_checkpoint(model, revision=revision, assumed=assumed, **options)
-    recorded = manifest["source"]
+    recorded = manifest.source
     try:
-        revision = revision or recorded.get("revision")
-        return open_checkpoint(recorded["model"], revision=revision, assumed=assumed, **options)
+        revision = revision or recorded.revision
+        return open_checkpoint(recorded.model, revision=revision, assumed=assumed, **options)
     except DogeExportError as error:
         raise DogeExportError(
             f"the checkpoint this folder was exported from is not to be had ({error}): "
@@ -134,21 +134,20 @@ def open_recorded(
         ) from error
 
 
-def _changed_files(manifest: Mapping[str, Any], folder: Path) -> list[str]:
+def _changed_files(manifest: Manifest, folder: Path) -> list[str]:
     """Names of the recorded source files that `folder` holds with another content, or not at all."""
     changed = []
-    for name, entry in manifest["source"].get("files", {}).items():
+    for name, entry in manifest.source.files.items():
         path = folder / name
         if not path.is_file():
             changed.append(f"{name} (missing)")
-        elif fingerprint(path)["sha256"] != entry["sha256"]:
+        elif fingerprint(path).sha256 != entry.sha256:
             changed.append(name)
     return changed
 
 
 def _subject(session: Any) -> dict[str, Any]:
     manifest = session.manifest
-    files = manifest.get("files", {})
     versions = {}
     for library in ("onnxruntime", "onnxruntime-gpu"):
         try:
@@ -156,10 +155,12 @@ def _subject(session: Any) -> dict[str, Any]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return {
-        "target": manifest.get("target"),
-        "task": manifest.get("task", "text-generation"),
+        "target": manifest.target,
+        "task": manifest.task,
         "max_length": session.max_length,
-        "cdmoe_routing": manifest.get("cdmoe_routing"),
-        "files": {name: entry["sha256"] for name, entry in files.items() if name.startswith(("onnx/", "engine/"))},
+        "cdmoe_routing": manifest.cdmoe_routing,
+        "files": {
+            name: entry.sha256 for name, entry in manifest.files.items() if name.startswith(("onnx/", "engine/"))
+        },
         "runtime": versions,
     }

@@ -17,14 +17,14 @@ from doge_export import export
 from doge_export.benchmark.bench import bench
 from doge_export.package import read_manifest
 
-PRECISIONS = ("float32", "int8", "int4")
+PRECISIONS = ("fp32", "int8", "int4")
 SHORT, LONG = 64, 1536
 """Contexts whose decoding is compared."""
 
 GGUF = {
-    "20M": {"float32": 52.5, "int8": 13.9, "int4": 9.6},
-    "60M": {"float32": 218, "int8": 58, "int4": 35},
-    "320M": {"float32": 1342, "int8": 357, "int4": 198},
+    "20M": {"fp32": 52.5, "int8": 13.9, "int4": 9.6},
+    "60M": {"fp32": 218, "int8": 58, "int4": 35},
+    "320M": {"fp32": 1342, "int8": 357, "int4": 198},
 }
 """MB of a Llama of the same shape as llama.cpp writes it: F32, Q8_0, Q4_0."""
 
@@ -41,8 +41,8 @@ def measured(size: str, folder: Path, threads: int, rounds: int) -> dict[str, An
         make(size, checkpoint)
     if not out.exists():
         # What random weights lose says nothing of trained ones, so no limit is set.
-        export(checkpoint, out, validate=False, quantize=PRECISIONS[1:], max_kl=1e9)
-    contexts = [length for length in (SHORT, LONG) if length + 32 <= read_manifest(out)["max_length"]]
+        export(checkpoint, out, validate=False, precisions=PRECISIONS[1:], max_kl=1e9)
+    contexts = [length for length in (SHORT, LONG) if length + 32 <= read_manifest(out).max_length]
     result = bench(out, precision=PRECISIONS, compare=checkpoint, threads=threads, context=contexts, rounds=rounds)
     return result.to_dict()
 

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -62,7 +63,7 @@ def test_folders_side_by_side_are_compared_with_the_first(nano_folder, nano_moe_
     for name, folder in ((first, nano_folder), (second, nano_moe_folder)):
         assert result.subjects[name] == {
             "folder": name,
-            "precision": "float32",
+            "precision": "fp32",
             "file_bytes": (folder / "onnx/model.onnx").stat().st_size,
         }
 
@@ -74,15 +75,15 @@ def two_precisions(nano_folder, tmp_path):
     shutil.copytree(nano_folder, folder)
     shutil.copy(folder / "onnx/model.onnx", folder / "onnx/model_int8.onnx")
     manifest = read_manifest(folder)
-    manifest["graphs"]["onnx/model_int8.onnx"] = {**manifest["graphs"]["onnx/model.onnx"], "dtype": "int8"}
-    write_manifest(folder, {key: value for key, value in manifest.items() if key not in ("files", "format")})
+    other = dataclasses.replace(manifest.graphs["onnx/model.onnx"], precision="int8")
+    write_manifest(folder, manifest.with_graph("onnx/model_int8.onnx", other))
     return folder
 
 
 def test_precisions_side_by_side(two_precisions, nano_folder):
-    result = bench(two_precisions, precision=["int8", "float32"], **QUICK)
-    assert list(result.rates) == ["int8", "float32"] and result.baseline == "int8"
-    assert [subject["precision"] for subject in result.subjects.values()] == ["int8", "float32"]
+    result = bench(two_precisions, precision=["int8", "fp32"], **QUICK)
+    assert list(result.rates) == ["int8", "fp32"] and result.baseline == "int8"
+    assert [subject["precision"] for subject in result.subjects.values()] == ["int8", "fp32"]
     (two_precisions / "onnx/model.onnx").unlink()  # only int8 is asked for, here and in the process of its own
     result = bench([two_precisions], precision=["int8"], compare=bundled("doge-nano"), **QUICK)
     assert list(result.rates) == ["int8", "transformers"]

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import shutil
 
@@ -21,7 +22,7 @@ def copy(nano_folder, tmp_path):
 
 
 def test_quantize_adds_a_graph_and_says_what_it_lost(run, copy, text):
-    result = run("quantize", copy, "--quantize", "int8", "--eval-text", text, "--max-kl", 0.1)
+    result = run("quantize", copy, "--precision", "int8", "--eval-text", text, "--max-kl", 0.1)
     assert result.exit_code == 0, result.stderr
     (line,) = result.stdout.splitlines()
     assert line.startswith("onnx/model_int8.onnx  2.")
@@ -39,7 +40,7 @@ def test_quantize_adds_a_graph_and_says_what_it_lost(run, copy, text):
 
 
 def test_quantize_json(run, copy, text):
-    result = run("quantize", copy, "--quantize", "int8", "--eval-text", text, "--max-kl", 0.1, "--json", "-q")
+    result = run("quantize", copy, "--precision", "int8", "--eval-text", text, "--max-kl", 0.1, "--json", "-q")
     assert result.stderr == ""
     facts = json.loads(result.stdout)
     assert facts["graphs"]["onnx/model_int8.onnx"]["quality"]["text"] == "text.txt"
@@ -47,7 +48,7 @@ def test_quantize_json(run, copy, text):
 
 
 def test_a_limit_that_is_exceeded_fails_the_command(run, copy, text):
-    result = run("quantize", copy, "--quantize", "int8", "--eval-text", text, "--max-kl", "0")
+    result = run("quantize", copy, "--precision", "int8", "--eval-text", text, "--max-kl", "0")
     assert result.exit_code == 1
     assert result.stdout == ""
     assert "int8 loses too much" in result.stderr
@@ -57,12 +58,12 @@ def test_a_limit_that_is_exceeded_fails_the_command(run, copy, text):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "say what to add: --quantize int8, --quantize int4, --dtype fp16."),
-        (["--dtype", "fp8"], "'fp8' is not"),
-        (["--quantize", "int3"], "'int3' is not one of"),
-        (["--quantize", "int8", "--max-kl", "-1"], "max KL is -1.0"),
-        (["--quantize", "int8", "--eval-text", "nowhere"], "nowhere is not a file"),
-        (["--quantize", "int4", "--calibration", "nowhere"], "nowhere is not a file"),
+        ([], "say what to add: --precision int8, --precision int4 or --precision fp16."),
+        (["--precision", "fp8"], "'fp8' is not"),
+        (["--precision", "int3"], "'int3' is not one of"),
+        (["--precision", "int8", "--max-kl", "-1"], "max KL is -1.0"),
+        (["--precision", "int8", "--eval-text", "nowhere"], "nowhere is not a file"),
+        (["--precision", "int4", "--calibration", "nowhere"], "nowhere is not a file"),
     ],
 )
 def test_bad_requests(run, nano_folder, options, message):
@@ -73,16 +74,16 @@ def test_bad_requests(run, nano_folder, options, message):
 
 
 def test_not_an_exported_folder(run, tmp_path):
-    result = run("quantize", tmp_path, "--quantize", "int8")
+    result = run("quantize", tmp_path, "--precision", "int8")
     assert result.exit_code == 2
     assert "is not an exported folder" in result.stderr
 
 
 def test_a_folder_without_a_float32_graph(run, copy):
     """Such as that of an engine."""
-    graphs = {"engine/model.engine": read_manifest(copy)["graphs"]["onnx/model.onnx"]}
-    write_manifest(copy, {**read_manifest(copy), "target": "tensorrt", "graphs": graphs})
-    result = run("quantize", copy, "--quantize", "int8")
+    graphs = {"engine/model.engine": read_manifest(copy).graphs["onnx/model.onnx"]}
+    write_manifest(copy, dataclasses.replace(read_manifest(copy), target="tensorrt", graphs=graphs))
+    result = run("quantize", copy, "--precision", "int8")
     assert result.exit_code == 2
     assert result.stderr.startswith(
         f"doge-export: error: {copy} has no onnx/model.onnx to quantise: it was made for tensorrt; export"
@@ -93,8 +94,8 @@ def test_a_folder_without_a_float32_graph(run, copy):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--max-kl", "0.1"], "add --quantize int8"),
-        (["--quantize", "int8", "--target", "canonical"], "quantised by the compiler"),
+        (["--max-kl", "0.1"], "add --precision int8"),
+        (["--precision", "int8", "--target", "canonical"], "quantised by the compiler"),
     ],
 )
 def test_onnx_refuses_before_it_reads(run, tmp_path, options, message):
@@ -105,7 +106,7 @@ def test_onnx_refuses_before_it_reads(run, tmp_path, options, message):
 
 
 def test_fp16_beside_float32(run, nano_folder, copy, text):
-    result = run("quantize", copy, "--dtype", "fp16", "--eval-text", text)
+    result = run("quantize", copy, "--precision", "fp16", "--eval-text", text)
     assert result.exit_code == 0, result.stderr
     (line,) = result.stdout.splitlines()
     assert line.startswith("onnx/model_fp16.onnx  3.")

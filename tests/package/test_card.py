@@ -2,7 +2,7 @@ import copy
 
 import pytest
 
-from doge_export.package import write_card
+from doge_export.package import Manifest, write_card
 
 MANIFEST = {
     "format": 1,
@@ -20,8 +20,16 @@ MANIFEST = {
     "max_length": 2048,
     "cdmoe_routing": None,
     "graphs": {
-        "onnx/model.onnx": {"dtype": "float32", "opset": {"": 21, "com.microsoft": 1}, "ir_version": 10, "nodes": 345}
+        "onnx/model.onnx": {
+            "precision": "fp32",
+            "interface": "in-place",
+            "opset": {"": 21, "com.microsoft": 1},
+            "ir_version": 10,
+            "nodes": 345,
+        }
     },
+    "chunkable_length": 2048,
+    "files": {},
     "versions": {"python": "3.12.1", "torch": "2.13.0"},
     "validation": {
         "passed": True,
@@ -43,12 +51,18 @@ MANIFEST = {
 }
 
 
+def manifest(**changes):
+    """MANIFEST with some entries changed; None takes one out."""
+    values = {**copy.deepcopy(MANIFEST), **changes}
+    return Manifest.from_dict({name: value for name, value in values.items() if value is not ...})
+
+
 @pytest.fixture
 def card(tmp_path):
     """Writes the card of MANIFEST with some entries changed and returns it."""
 
     def write(**changes):
-        write_card(tmp_path, {**copy.deepcopy(MANIFEST), **changes})
+        write_card(tmp_path, manifest(**changes))
         return (tmp_path / "README.md").read_text(encoding="utf-8")
 
     return write
@@ -86,7 +100,7 @@ def test_hub_model_is_named_with_its_full_revision(card):
     assert "# SmallDoge/Doge-20M-Instruct as ONNX\n" in text
     assert f"- exported from `SmallDoge/Doge-20M-Instruct`, revision `{'a' * 40}`" in text
     assert "- by doge-export 0.1.0 (python 3.12.1, torch 2.13.0)" in text
-    assert "| `onnx/model.onnx` | float32 | ai.onnx 21, com.microsoft 1 | 10 | 345 |" in text
+    assert "| `onnx/model.onnx` | fp32 | ai.onnx 21, com.microsoft 1 | 10 | 345 |" in text
 
 
 def test_local_folder_keeps_its_path_to_itself(card):
@@ -111,7 +125,7 @@ def test_failure_is_said(card):
     assert "**FAILED** against" in card(validation={**MANIFEST["validation"], "passed": False})
 
 
-@pytest.mark.parametrize("validation", [{"skipped": "--no-validate"}, None])
+@pytest.mark.parametrize("validation", [{"skipped": "--no-validate"}, {"skipped": "a reason"}])
 def test_missing_validation_is_said(card, validation):
     text = card(validation=validation)
     assert "**Not validated**" in text

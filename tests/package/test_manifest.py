@@ -2,28 +2,10 @@ import hashlib
 import json
 
 import pytest
+from manifests import minimal_manifest
 
 from doge_export.errors import DogeExportError
-from doge_export.package import read_manifest, verify, verify_files, write_manifest
-
-
-def minimal_manifest(**changes):
-    """Everything that a reader relies on, but for what `write_manifest` adds."""
-    graph = {"dtype": "float32", "opset": {"": 21}, "ir_version": 10, "nodes": 1}
-    return {
-        "doge_export": "0.1.0",
-        "source": {"model": "owner/doge", "revision": None},
-        "architecture": {},
-        "task": "text-generation",
-        "assumptions": {},
-        "graphs": {"onnx/model.onnx": graph},
-        "target": "portable",
-        "max_length": 64,
-        "chunkable_length": 0,
-        "cdmoe_routing": None,
-        "validation": {"skipped": "--no-validate"},
-        **changes,
-    }
+from doge_export.package import Fingerprint, Manifest, read_manifest, verify, verify_files, write_manifest
 
 
 @pytest.fixture
@@ -44,11 +26,11 @@ def edit(folder, **changes):
 
 def test_every_file_is_hashed(folder):
     manifest = read_manifest(folder)
-    assert manifest["format"] == 1
-    assert manifest["doge_export"] == "0.1.0"
-    assert manifest["files"] == {
-        "config.json": {"sha256": hashlib.sha256(b"{}").hexdigest(), "bytes": 2},
-        "onnx/model.onnx": {"sha256": hashlib.sha256(bytes(range(256)) * 1000).hexdigest(), "bytes": 256000},
+    assert manifest.format == 1
+    assert manifest.doge_export == "0.1.0"
+    assert manifest.files == {
+        "config.json": Fingerprint(hashlib.sha256(b"{}").hexdigest(), 2),
+        "onnx/model.onnx": Fingerprint(hashlib.sha256(bytes(range(256)) * 1000).hexdigest(), 256000),
     }
     assert verify_files(folder) == []
     assert verify(folder) == manifest
@@ -114,7 +96,7 @@ def test_links_are_refused(folder, tmp_path):
 @pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "onnx/../../secret", "a\\b", "C:x", ""])
 def test_names_that_leave_the_folder_are_refused(folder, name):
     (folder.parent / "secret").write_text("x")
-    files = read_manifest(folder)["files"]
+    files = json.loads((folder / "doge_export.json").read_text())["files"]
     edit(folder, files={**files, name: {"sha256": hashlib.sha256(b"x").hexdigest(), "bytes": 1}})
     assert verify_files(folder) == [f"{name}: the manifest names a file outside the folder"]
 
@@ -135,7 +117,7 @@ def test_unreadable_manifest(folder, content, message):
         read_manifest(folder)
 
 
-MANIFEST_KEYS = [*minimal_manifest(), "format", "files"]
+MANIFEST_KEYS = [key for key in minimal_manifest().to_dict() if key not in ("versions", "seconds", "peak_memory_bytes")]
 
 
 @pytest.mark.parametrize("key", [key for key in MANIFEST_KEYS if key not in ("task", "assumptions")])
@@ -159,6 +141,10 @@ def test_a_missing_value_is_one_line(folder, key):
         ("source", {"model": 3, "revision": None}),
         ("graphs", {"onnx/model.onnx": None}),
         ("graphs", {"onnx/model.onnx": {"opset": {}}}),
+        ("graphs", {"onnx/model.onnx": {"dtype": "float32", "opset": {"": 21}, "ir_version": 10, "nodes": 1}}),
+        ("versions", {"python": 3}),
+        ("source", {"model": "x", "revision": 3}),
+        ("source", {"model": "x", "revision": None, "files": {"a": "0"}}),
         ("task", "translation"),
         ("assumptions", []),
         ("assumptions", {"generation": "G4a", "colour": "red"}),
@@ -183,7 +169,7 @@ def test_a_wrong_value_is_one_line(folder, key, value):
 @pytest.mark.parametrize("task", ["text-generation", "feature-extraction", "text-classification"])
 def test_every_task_is_read(folder, task):
     edit(folder, task=task)
-    assert read_manifest(folder)["task"] == task
+    assert read_manifest(folder).task == task
 
 
 def test_folders_from_before_there_were_tasks_hold_language_models(folder):
@@ -191,14 +177,16 @@ def test_folders_from_before_there_were_tasks_hold_language_models(folder):
     manifest = json.loads(file.read_text())
     del manifest["task"], manifest["assumptions"]
     file.write_text(json.dumps(manifest))
-    assert read_manifest(folder) == {**manifest, "task": "text-generation", "assumptions": {}}
+    read = read_manifest(folder)
+    assert (read.task, read.assumptions) == ("text-generation", {})
+    assert read.to_dict() == {**manifest, "task": "text-generation", "assumptions": {}}
     assert verify_files(folder) == []
 
 
 @pytest.mark.parametrize("routing", [None, "reference", "per-token"])
 def test_every_routing_is_read(folder, routing):
     edit(folder, cdmoe_routing=routing)
-    assert read_manifest(folder)["cdmoe_routing"] == routing
+    assert read_manifest(folder).cdmoe_routing == routing
 
 
 def test_a_name_that_no_folder_can_have(tmp_path):
@@ -218,4 +206,19 @@ def test_no_manifest(folder, tmp_path):
 
 def test_numbers_that_are_not_json_are_a_bug(folder):
     with pytest.raises(ValueError, match="JSON compliant"):
-        write_manifest(folder, {"seconds": float("nan")})
+        write_manifest(folder, minimal_manifest(seconds=float("nan")))
+
+
+def test_fields_of_a_newer_version_are_ignored(folder):
+    """Of the manifest, of its source, of a graph and of a file's fingerprint."""
+    before = read_manifest(folder)
+    values = json.loads((folder / "doge_export.json").read_text())
+    for part in (values, values["source"], values["graphs"]["onnx/model.onnx"], values["files"]["config.json"]):
+        part["colour"] = "red"
+    (folder / "doge_export.json").write_text(json.dumps(values))
+    assert read_manifest(folder) == before
+
+
+def test_what_is_written_is_what_is_read(folder):
+    manifest = read_manifest(folder)
+    assert Manifest.from_dict(json.loads(json.dumps(manifest.to_dict()))) == manifest

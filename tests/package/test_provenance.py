@@ -29,11 +29,11 @@ def test_the_source_is_a_whole_path_and_names_what_was_read(checkpoint, monkeypa
     folder = checkpoint(num_hidden_layers=1)
     monkeypatch.chdir(folder.parent)
     source = source_of(open_checkpoint(folder.name))
-    assert (source["model"], source["revision"]) == (str(folder.resolve()), None)
-    assert {name: entry["bytes"] for name, entry in source["files"].items()} == {
+    assert (source.model, source.revision) == (str(folder.resolve()), None)
+    assert {name: entry.bytes for name, entry in source.files.items()} == {
         name: (folder / name).stat().st_size for name in ("config.json", "model.safetensors")
     }
-    assert source_of(open_checkpoint("doge-nano"))["model"] == "doge-nano"
+    assert source_of(open_checkpoint("doge-nano")).model == "doge-nano"
 
 
 def test_what_is_read_is_protected(tmp_path, monkeypatch):

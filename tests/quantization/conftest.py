@@ -10,7 +10,7 @@ import pytest
 
 from doge_export import export
 from doge_export.assets import bundled
-from doge_export.quantization.quantize import QuantizeResult, quantize
+from doge_export.pipeline.quantize import QuantizeResult, quantize
 
 SAMPLE = Path(__file__).parents[2] / "samples" / "train_nano"
 NAMES = ("doge-nano", "doge-nano-moe")

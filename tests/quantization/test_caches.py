@@ -6,14 +6,14 @@ import pytest
 
 from doge_export import load
 from doge_export.package.onnx_file import write_onnx
+from doge_export.pipeline.quantize import quantize
 from doge_export.quantization import quantize as module
 from doge_export.quantization.caches import cache_ranges
 from doge_export.quantization.quality import measure
-from doge_export.quantization.quantize import quantize
 from doge_export.quantization.quantize_caches import HEADROOM, QuantizeCaches
 from doge_export.quantization.texts import Texts, texts_for
 from doge_export.quantization.whole import WholeTexts
-from doge_export.runtime.decoders.decoder import Limits
+from doge_export.runtime.decoders.decoder import SequenceLimits
 from doge_export.runtime.decoders.in_place import InPlaceDecoder
 from doge_export.runtime.graph import open_graph
 
@@ -32,7 +32,7 @@ def only_caches(quantised, texts, tmp_path_factory):
 
     def make(name):
         if name not in files:
-            session = load(quantised(name, "onnxruntime").folder, precision="float32")
+            session = load(quantised(name, "onnxruntime").folder, precision="fp32")
             ranges = cache_ranges(session.decoder, texts_for("calibration", session, texts["calibration"]))
             model = ir.load(session.folder / "onnx/model.onnx")
             QuantizeCaches(ranges)(model)
@@ -46,7 +46,7 @@ def only_caches(quantised, texts, tmp_path_factory):
 @pytest.fixture
 def subject(quantised, only_caches):
     file, manifest = only_caches("doge-nano"), quantised("doge-nano", "onnxruntime").manifest
-    return InPlaceDecoder(open_graph(file.parent, file.name), Limits.of(manifest))
+    return InPlaceDecoder(open_graph(file.parent, file.name), SequenceLimits.of(manifest))
 
 
 def decoder(result, precision="int8"):
@@ -64,7 +64,7 @@ def test_caches_are_stored_in_eight_bits(quantised, ids):
         subject = decoder(quantised("doge-nano", "onnxruntime"), precision)
         subject.forward(ids)
         assert {cache.dtype for layer in subject.cache_snapshot() for cache in layer} == {np.dtype(np.int8)}
-    described = quantised("doge-nano", "onnxruntime").manifest["graphs"]["onnx/model_int8.onnx"]["quantization"]
+    described = quantised("doge-nano", "onnxruntime").manifest.graphs["onnx/model_int8.onnx"].quantization
     assert described["cache"] == "int8"
     assert described["calibration"]["tokens"] > 500
 
@@ -74,12 +74,12 @@ def test_other_tools_cache_in_float32(quantised, ids):
     subject = decoder(result)
     subject.forward(ids)
     assert subject.cache_snapshot()[0][0].dtype == np.float32
-    assert result.manifest["graphs"]["onnx/model_int8.onnx"]["quantization"]["cache"] == "float32"
+    assert result.manifest.graphs["onnx/model_int8.onnx"].quantization["cache"] == "fp32"
 
 
 def test_float_cache(copy, texts):
     result = quantize(copy, ["int8"], float_cache=True, **texts)
-    assert result.manifest["graphs"]["onnx/model_int8.onnx"]["quantization"]["cache"] == "float32"
+    assert result.manifest.graphs["onnx/model_int8.onnx"].quantization["cache"] == "fp32"
     model = ir.load(copy / "onnx/model_int8.onnx")
     assert all(
         value.dtype == ir.DataType.FLOAT for value in model.graph.inputs if value.name.endswith((".key", ".value"))
@@ -106,7 +106,7 @@ def test_what_the_caches_alone_cost(quantised, only_caches, texts, name):
 
 
 def test_ranges_are_the_largest_of_all_texts(quantised, ids):
-    session = load(quantised("doge-nano", "onnxruntime").folder, precision="float32")
+    session = load(quantised("doge-nano", "onnxruntime").folder, precision="fp32")
     other = ids[:, ::-1].copy()
     ranges = cache_ranges(session.decoder, Texts("two", (ids[0], other[0])))
     for layer, (key, value) in enumerate(ranges):
@@ -123,7 +123,7 @@ def test_ranges_are_the_largest_of_all_texts(quantised, ids):
 def test_what_is_stored_is_the_nearest_code(quantised, ids):
     """The first layer, where nothing that was rounded before has a part in it."""
     result = quantised("doge-nano", "onnxruntime")
-    exact, rounded = decoder(result, "float32"), decoder(result)
+    exact, rounded = decoder(result, "fp32"), decoder(result)
     model = ir.load(result.folder / "onnx/model_int8.onnx")
     exact.forward(ids)
     rounded.forward(ids)
@@ -176,7 +176,7 @@ def test_rewind(subject, ids):
 def test_a_channel_that_is_always_zero(quantised, ids, tmp_path):
     """Its scale must not be: what a later text puts there would be divided by it."""
     folder = quantised("doge-nano", "onnxruntime").folder
-    session = load(folder, precision="float32")
+    session = load(folder, precision="fp32")
     ranges = cache_ranges(session.decoder, Texts("one", (ids[0],)))
     ranges[0][0][0, 3] = 0
     model = ir.load(folder / "onnx/model.onnx")

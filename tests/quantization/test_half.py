@@ -1,4 +1,4 @@
-"""`--dtype fp16`: a graph in 16 bits beside the float32 one, measured, and refused where float16 ends."""
+"""`--precision fp16`: a graph in 16 bits beside the float32 one, measured, and refused where float16 ends."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from doge_export import DogeExportError, RunFailed, export, load
 from doge_export.assets import bundled
 from doge_export.package import verify_files
 from doge_export.package.onnx_file import write_onnx
+from doge_export.pipeline.quantize import quantize
 from doge_export.quantization import texts as texts_module
 from doge_export.quantization.extremes import extremes_of
-from doge_export.quantization.quantize import quantize
 from doge_export.quantization.texts import Texts
 from doge_export.targets.half.extremes import by_operator
 
@@ -47,7 +47,7 @@ def folders(nano_folder, nano_moe_folder, tmp_path_factory):
                 shutil.copytree(there[name], out)
                 made[name, target] = quantize(out, ["fp16"])
             else:
-                made[name, target] = export(bundled(name), out, target=target, validate=False, dtype=["fp16"])
+                made[name, target] = export(bundled(name), out, target=target, validate=False, precisions=["fp16"])
         return made[name, target]
 
     return make
@@ -58,13 +58,13 @@ def test_bundled(folders, name, target):
     """Far below the limit, half as large, in 16 bits where other tools look, and said everywhere."""
     result = folders(name, target)
     assert verify_files(result.folder) == []
-    graph, quality = result.manifest["graphs"][FILE], result.qualities[FILE]
-    assert graph["dtype"] == "fp16" and graph["quality"] == quality.to_dict()
+    graph, quality = result.manifest.graphs[FILE], result.qualities[FILE]
+    assert graph.precision == "fp16" and graph.quality == quality.to_dict()
     assert quality.limit == 0.001 and 0 < quality.kl_mean < 1e-4
     assert quality.argmax_agreement > 0.995 and abs(quality.perplexity_ratio - 1) < 1e-3
-    assert graph["typing"]["operators"]["float16"]["MatMul"] > 10
-    assert all(0 < extreme["magnitude"] < 1000 for extreme in graph["typing"]["largest"].values())
-    sizes = {name: file["bytes"] for name, file in result.manifest["files"].items()}
+    assert graph.typing["operators"]["float16"]["MatMul"] > 10
+    assert all(0 < extreme["magnitude"] < 1000 for extreme in graph.typing["largest"].values())
+    sizes = {name: file.bytes for name, file in result.manifest.files.items()}
     assert sizes[FILE] < 0.54 * sizes["onnx/model.onnx"]
     session = onnxruntime.InferenceSession(result.folder / FILE, providers=["CPUExecutionProvider"])
     types = {value.name: value.type for value in [*session.get_inputs(), *session.get_outputs()]}
@@ -102,7 +102,9 @@ def test_sessions(folders, name, target):
     ],
 )
 def test_golden_answers_of_older_generations(name, target, tmp_path):
-    export(GOLDEN / name, tmp_path / "out", target=target, max_length=64, validate=False, dtype=["fp16"], max_kl=0.01)
+    export(
+        GOLDEN / name, tmp_path / "out", target=target, max_length=64, validate=False, precisions=["fp16"], max_kl=0.01
+    )
     golden, session = np.load(GOLDEN / name / "golden.npz"), load(tmp_path / "out", precision="fp16")
     mask = golden["pad_attention_mask"]
     for found, expected in (
@@ -148,7 +150,6 @@ def test_overflow_is_found_before_a_gpu_sees_it(nano_folder, tmp_path):
     from doge_export.package import read_manifest, write_manifest
 
     manifest = read_manifest(folder)
-    del manifest["files"]
     write_manifest(folder, manifest)
     ids = [5, 6, 7, 8]
     np.testing.assert_allclose(load(folder).logits(ids), load(nano_folder).logits(ids), atol=1e-3)
@@ -184,11 +185,11 @@ def test_a_limit_that_is_exceeded_writes_nothing(nano_folder, tmp_path):
 
 
 def test_only_fp16_is_for_the_canonical_target(tmp_path):
-    with pytest.raises(DogeExportError, match="--dtype fp16"):
-        export(bundled("doge-nano"), tmp_path / "out", target="canonical", quantize=["int8"], dtype=["fp16"])
+    with pytest.raises(DogeExportError, match="--precision fp16"):
+        export(bundled("doge-nano"), tmp_path / "out", target="canonical", precisions=["int8", "fp16"])
     assert not (tmp_path / "out").exists()
 
 
 def test_load_tells_how_to_get_it(nano_folder):
-    with pytest.raises(DogeExportError, match=r"has no fp16 graph .*--dtype fp16` adds it"):
+    with pytest.raises(DogeExportError, match=r"has no fp16 graph .*--precision fp16` adds it"):
         load(nano_folder, precision="fp16")

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -7,9 +8,9 @@ import pytest
 from doge_export import DogeExportError, RunFailed, export, load
 from doge_export.assets import bundled
 from doge_export.package import read_manifest, verify_files
+from doge_export.pipeline.quantize import quantize
 from doge_export.quantization import texts as texts_module
 from doge_export.quantization.quality import measure
-from doge_export.quantization.quantize import quantize
 from doge_export.quantization.texts import Texts, texts_for
 from doge_export.quantization.whole import WholeTexts
 
@@ -30,13 +31,13 @@ class TestBundled:
         assert {*result.qualities} == {*FILES.values()}
         assert verify_files(result.folder) == []
         for precision, (kl, perplexity) in {"int8": (0.01, 0.005), "int4": (0.15, 0.06)}.items():
-            graph = result.manifest["graphs"][FILES[precision]]
-            assert graph["dtype"] == precision
-            assert graph["quality"] == result.qualities[FILES[precision]].to_dict()
-            assert 0 < graph["quality"]["kl_mean"] <= kl
-            assert graph["quality"]["perplexity_ratio"] < 1 + perplexity
-            assert graph["quality"]["positions"] > 500
-            assert graph["quality"]["argmax_agreement"] > 0.9
+            graph = result.manifest.graphs[FILES[precision]]
+            assert graph.precision == precision
+            assert graph.quality == result.qualities[FILES[precision]].to_dict()
+            assert 0 < graph.quality["kl_mean"] <= kl
+            assert graph.quality["perplexity_ratio"] < 1 + perplexity
+            assert graph.quality["positions"] > 500
+            assert graph.quality["argmax_agreement"] > 0.9
             assert f"| `{FILES[precision]}` | {precision} |" in (result.folder / "README.md").read_text()
 
     def test_nodes_come_after_what_they_read(self, quantised, name, target):
@@ -67,7 +68,7 @@ class TestBundled:
     def test_size(self, quantised, name, target):
         """Everything large is stored in few bits, and once."""
         result = quantised(name, target)
-        sizes = {name: file["bytes"] for name, file in result.manifest["files"].items()}
+        sizes = {name: file.bytes for name, file in result.manifest.files.items()}
         model = ir.load(result.folder / "onnx/model.onnx")
         weights = sum(value.const_value.size for value in model.graph.initializers.values())
         graph = sizes["onnx/model.onnx"] - 4 * weights
@@ -79,10 +80,10 @@ class TestBundled:
         """The decoder reads a text in pieces, through its cache."""
         folder = quantised(name, target).folder
         ids = load(folder).tokenizer.encode("Once upon a time, there was a little cat named Tom.")
-        logits = {precision: load(folder, precision=precision).logits(ids) for precision in ("float32", *FILES)}
-        off = {precision: np.abs(logits[precision] - logits["float32"]).mean() for precision in FILES}
-        assert 0 < off["int8"] < off["int4"] < logits["float32"].std() / 4
-        np.testing.assert_array_equal(load(folder).logits(ids), logits["float32"])
+        logits = {precision: load(folder, precision=precision).logits(ids) for precision in ("fp32", *FILES)}
+        off = {precision: np.abs(logits[precision] - logits["fp32"]).mean() for precision in FILES}
+        assert 0 < off["int8"] < off["int4"] < logits["fp32"].std() / 4
+        np.testing.assert_array_equal(load(folder).logits(ids), logits["fp32"])
         answer = load(folder, precision="int4").generate("Once upon a time", max_new_tokens=8, do_sample=False)
         assert len(answer.token_ids) == 8
 
@@ -90,14 +91,14 @@ class TestBundled:
 def test_quantising_a_folder_is_quantising_during_export(quantised, texts, tmp_path):
     """The same graphs byte for byte; only the times differ."""
     added = quantised("doge-nano", "onnxruntime")
-    whole = export(bundled("doge-nano"), tmp_path / "out", validate=False, quantize=["int4", "int8"], **texts)
+    whole = export(bundled("doge-nano"), tmp_path / "out", validate=False, precisions=["int4", "int8"], **texts)
     assert verify_files(whole.folder) == []
     assert whole.qualities == added.qualities
     for file in FILES.values():
-        assert added.manifest["files"][file] == whole.manifest["files"][file]
-        found, expected = added.manifest["graphs"][file], whole.manifest["graphs"][file]
-        assert {**found, "seconds": 0} == {**expected, "seconds": 0}
-    assert {*read_manifest(whole.folder)["graphs"]} == {"onnx/model.onnx", *FILES.values()}
+        assert added.manifest.files[file] == whole.manifest.files[file]
+        found, expected = added.manifest.graphs[file], whole.manifest.graphs[file]
+        assert dataclasses.replace(found, seconds=0) == dataclasses.replace(expected, seconds=0)
+    assert {*read_manifest(whole.folder).graphs} == {"onnx/model.onnx", *FILES.values()}
 
 
 def test_exceeding_the_limit_leaves_the_folder_as_it_was(copy, texts):
@@ -110,7 +111,7 @@ def test_exceeding_the_limit_leaves_the_folder_as_it_was(copy, texts):
 
 def test_exceeding_the_limit_during_export_writes_nothing(texts, tmp_path):
     with pytest.raises(RunFailed, match="int8 loses too much"):
-        export(bundled("doge-nano"), tmp_path / "out", validate=False, quantize=["int8"], max_kl=0, **texts)
+        export(bundled("doge-nano"), tmp_path / "out", validate=False, precisions=["int8"], max_kl=0, **texts)
     assert not (tmp_path / "out").exists()
 
 
@@ -153,7 +154,7 @@ def test_damaged_and_foreign_folders_are_refused(copy, texts, tmp_path):
 
 def test_the_canonical_target_is_refused(tmp_path):
     with pytest.raises(DogeExportError, match="target canonical is quantised by the compiler"):
-        export(bundled("doge-nano"), tmp_path / "out", target="canonical", quantize=["int8"])
+        export(bundled("doge-nano"), tmp_path / "out", target="canonical", precisions=["int8"])
 
 
 def test_a_short_or_unreadable_text_is_refused(copy, tmp_path):
@@ -212,7 +213,7 @@ def test_tasks_without_a_cache(task_export, task, tmp_path):
 
 
 def test_load_knows_what_there_is(nano_folder):
-    with pytest.raises(DogeExportError, match=r"has no int4 graph \(it has float32\); .*doge-export quantize"):
+    with pytest.raises(DogeExportError, match=r"has no int4 graph \(it has fp32\); .*doge-export quantize"):
         load(nano_folder, precision="int4")
 
 

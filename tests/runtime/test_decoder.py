@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -20,7 +20,8 @@ from doge_runs import (
 from random_doge import CONFIG, MAX_LENGTH, MOE, random_model
 
 from doge_export.errors import DogeExportError
-from doge_export.runtime.decoders.decoder import open_decoder
+from doge_export.package.manifest import MODEL, read_manifest
+from doge_export.runtime.loading import open_decoder
 
 VOCAB, TRAINED = CONFIG["vocab_size"], CONFIG["max_position_embeddings"]
 TARGETS = ["onnxruntime", "portable", "canonical"]
@@ -36,7 +37,7 @@ PIECES = {name: chunks for name, chunks in CHUNKS.items() if name != "far-pieces
 
 
 def open_folder(folder):
-    return open_decoder(folder, json.loads((folder / "doge_export.json").read_text()), threads=1)
+    return open_decoder(folder, read_manifest(folder), threads=1)
 
 
 @pytest.fixture(params=TARGETS)
@@ -280,14 +281,16 @@ def test_columns_of_a_larger_array_are_fine(dense):
     np.testing.assert_array_equal(feed(dense, np.asfortranarray(ids), np.asfortranarray(mask)), expected)
 
 
-def test_unknown_target(exported):
+def test_unknown_interface(exported):
     folder = exported()
-    with pytest.raises(DogeExportError, match=r"for target 'abacus'.*onnxruntime, portable, canonical"):
-        open_decoder(folder, {"target": "abacus"})
+    manifest = read_manifest(folder)
+    entry = dataclasses.replace(manifest.graphs[MODEL], interface="abacus")
+    with pytest.raises(DogeExportError, match=r"of interface 'abacus'.*in-place, growing, growing-scores, engine"):
+        open_decoder(folder, manifest.with_graph(MODEL, entry))
 
 
 def test_missing_and_damaged_graph(exported, tmp_path):
-    manifest = json.loads((exported() / "doge_export.json").read_text())
+    manifest = read_manifest(exported())
     with pytest.raises(DogeExportError, match=r"has no onnx/model.onnx"):
         open_decoder(tmp_path, manifest)
     (tmp_path / "onnx").mkdir()
@@ -300,7 +303,7 @@ def test_missing_and_damaged_graph(exported, tmp_path):
 def damaged(exported, target, tmp_path):
     """Open the graph of a folder with other bytes in its place."""
     folder = shutil.copytree(exported(target=target), tmp_path / "damaged")
-    manifest = json.loads((folder / "doge_export.json").read_text())
+    manifest = read_manifest(folder)
     file = folder / "onnx" / "model.onnx"
     intact = file.read_bytes()
 
@@ -339,6 +342,6 @@ def test_flipped_bits_in_the_header_are_one_line(damaged):
 
 def test_unknown_provider(exported):
     folder = exported()
-    manifest = json.loads((folder / "doge_export.json").read_text())
+    manifest = read_manifest(folder)
     with pytest.raises(DogeExportError, match=r"has no AbacusExecutionProvider.*CPUExecutionProvider"):
         open_decoder(folder, manifest, providers=["AbacusExecutionProvider"])

@@ -314,7 +314,7 @@ class TestClassify:
         changes = {"architectures": ["DogeForSequenceClassification"], "pad_token_id": 2}
         (old / "config.json").write_text(json.dumps(config | changes))
         session = load(export(old, tmp_path / "out", target=target, max_length=32, validate=False).folder, threads=1)
-        assert session.manifest["architecture"]["first_pad_pooling"]
+        assert session.manifest.architecture["first_pad_pooling"]
         rows = [[2, 9, 8], [5, 6, 7, 8, 9, 10, 11], [5, 2, 7], [2], [7], [5]]
         together = session.classify(rows, top_k=None, function_to_apply="none")
         assert self.same(together, [session.classify(row, top_k=None, function_to_apply="none") for row in rows])

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from doge_export.assets import bundled
-from doge_export.quantization.quantize import quantize
+from doge_export.pipeline.quantize import quantize
 
 SAMPLE = Path(__file__).parents[2] / "samples" / "benchmark"
 
@@ -20,7 +20,7 @@ def test_a_row_for_each_precision(nano_folder, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     heading, _, *lines = [[cell.strip() for cell in line.strip("| ").split("|")] for line in done.stdout.splitlines()]
-    assert [line[1] for line in lines] == ["float32", "int8", "int4", "transformers"]
+    assert [line[1] for line in lines] == ["fp32", "int8", "int4", "transformers"]
     for line in lines[:3]:
         assert float(line[2]) > 0 and float(line[3].rstrip("x")) > 0
         assert float(line[heading.index("file MB")]) > 0.5

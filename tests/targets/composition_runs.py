@@ -5,13 +5,12 @@ from __future__ import annotations
 import numpy as np
 from compositions import BLINDING, COMPOSITIONS, MIXING
 
-from doge_export.runtime.decoders.canonical import CanonicalDecoder
-from doge_export.runtime.decoders.growing import PortableDecoder
+from doge_export.runtime.decoders.growing import GrowingDecoder, GrowingScoresDecoder
 from doge_export.runtime.decoders.in_place import InPlaceDecoder
 from doge_export.targets import Traits
 
 LENGTH, VOCABULARY = 24, 96
-DECODERS = {"onnxruntime": InPlaceDecoder, "portable": PortableDecoder, "canonical": CanonicalDecoder}
+DECODERS = {"onnxruntime": InPlaceDecoder, "portable": GrowingDecoder, "canonical": GrowingScoresDecoder}
 EVERY = COMPOSITIONS | BLINDING | MIXING
 CASES = [(name, target) for name in EVERY for target in DECODERS if target != "canonical" or name not in BLINDING]
 

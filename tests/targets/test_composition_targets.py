@@ -9,7 +9,7 @@ from doge_runs import ONNXRUNTIME, assert_equal_to_rounding, distinct_ids, left_
 from one_thread import open_session
 
 from doge_export.graph import trace
-from doge_export.runtime.decoders.decoder import Limits
+from doge_export.runtime.decoders.decoder import SequenceLimits
 from doge_export.targets import TARGETS, lower
 
 
@@ -20,7 +20,7 @@ def case(request):
     module = random_module(EVERY[name])
     model = trace(module)
     lower(model, TARGETS[target], traits(name))
-    return module, DECODERS[target](open_session(model), Limits(32, 32, name in MIXING))
+    return module, DECODERS[target](open_session(model), SequenceLimits(32, 32, name in MIXING))
 
 
 @pytest.mark.parametrize("chunks", [[LENGTH], [9, 6, 1, 8], [10, *[1] * 14], [1] * LENGTH], ids=str)

@@ -14,7 +14,7 @@ from doge_runs import distinct_ids
 from one_thread import open_session
 
 from doge_export.graph import trace
-from doge_export.runtime.decoders.decoder import Limits
+from doge_export.runtime.decoders.decoder import SequenceLimits
 from doge_export.targets import TARGETS, lower
 from doge_export.targets.half import HalfPrecision, prepare
 from doge_export.targets.tensorrt import Form, lower_for_tensorrt
@@ -92,10 +92,13 @@ def test_experts_that_16_bits_do_not_tell_apart(target):
     name = "M7-fixed"
     model = trace(with_close_scores(name))
     lower(model, TARGETS[target], traits(name))
-    exact, ids = DECODERS[target](open_session(model), Limits(32, 32, False)), distinct_ids(2, LENGTH, VOCABULARY)
+    exact, ids = (
+        DECODERS[target](open_session(model), SequenceLimits(32, 32, False)),
+        distinct_ids(2, LENGTH, VOCABULARY),
+    )
     expected = run(exact, ids)
     prepare(model)
     HalfPrecision()(model)
-    found = run(DECODERS[target](open_session(model), Limits(32, 32, False)), ids)
+    found = run(DECODERS[target](open_session(model), SequenceLimits(32, 32, False)), ids)
     off = np.abs(found - expected).max(axis=-1) / expected.std()
     assert off.max() < 0.03  # 0.4 where the canonical graph's scores are float16

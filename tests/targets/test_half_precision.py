@@ -17,7 +17,7 @@ from one_thread import open_session
 from onnx.reference import ReferenceEvaluator
 
 from doge_export.graph import trace
-from doge_export.runtime.decoders.decoder import Limits
+from doge_export.runtime.decoders.decoder import SequenceLimits
 from doge_export.targets import TARGETS, lower
 from doge_export.targets.half import HalfPrecision, half_values, largest, prepare
 from doge_export.targets.half.types import Types
@@ -58,7 +58,7 @@ def halved(model, dtype=ir.DataType.FLOAT16):
 
 
 def decoder(model, name, target):
-    return DECODERS[target](open_session(model), Limits(32, 32, name in MIXING))
+    return DECODERS[target](open_session(model), SequenceLimits(32, 32, name in MIXING))
 
 
 def log_softmax(logits):

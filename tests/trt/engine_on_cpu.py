@@ -21,6 +21,7 @@ from sixteen_bits import emulated
 from doge_export.checkpoint import open_checkpoint
 from doge_export.graph import trace
 from doge_export.model import DogeForExport
+from doge_export.package.manifest import SourceEntry
 from doge_export.package.onnx_file import write_onnx
 from doge_export.trt.engine_plan import EnginePlan, Origin
 from doge_export.trt.on_cpu import runnable
@@ -28,7 +29,7 @@ from doge_export.trt.plan_engine import plan_traced
 from doge_export.trt.traced import Traced
 
 EVERY = COMPOSITIONS | BLINDING | MIXING
-NOWHERE = Origin(Path(), (), {"model": "random", "revision": None}, {}, {}, None, 0)
+NOWHERE = Origin(Path(), (), SourceEntry("random", None), {}, {}, None, 0)
 
 
 @functools.cache

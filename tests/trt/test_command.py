@@ -21,7 +21,7 @@ from readme_lines import readme_lines
 from doge_export import export
 from doge_export.cli import main
 from doge_export.errors import DogeExportError
-from doge_export.package.manifest import read_manifest, verify_files
+from doge_export.package import read_manifest, verify_files
 from doge_export.package.onnx_file import write_onnx
 from doge_export.runtime import load
 from doge_export.runtime.engine import installation
@@ -229,7 +229,7 @@ def test_tf32_is_asked_for_and_judged_by_its_own_bars(machine, tmp_path):
     assert run(*NANO, tmp_path / "out", "--tf32").exit_code == 0
     assert "flag.TF32" not in machine.trt.settings
     manifest = read_manifest(tmp_path / "out")
-    assert manifest["validation"]["tolerances"]["mean_kl"] == FLOAT16.mean_kl
+    assert manifest.validation["tolerances"]["mean_kl"] == FLOAT16.mean_kl
 
 
 def test_a_failed_validation_writes_nothing(machine, tmp_path):

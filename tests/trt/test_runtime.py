@@ -19,11 +19,11 @@ from toy_engine import CANDIDATES, LONGEST, MAX_BATCH, MAX_LENGTH, MAX_LOGITS, P
 
 from doge_export.errors import DogeExportError, RunFailed
 from doge_export.package.manifest import read_manifest
-from doge_export.runtime.decoders.decoder import open_decoder
 from doge_export.runtime.engine import plugin_file
 from doge_export.runtime.engine.decoder import BestTokens
 from doge_export.runtime.engine.sidecar import ENGINE, SIDECAR
 from doge_export.runtime.generation_config import GenerationConfig
+from doge_export.runtime.loading import open_decoder
 from doge_export.runtime.prediction import Prediction
 from doge_export.runtime.sampling import filtered
 

@@ -13,7 +13,7 @@ import onnx
 import onnx_ir as ir
 from onnx import TensorProto, helper
 
-from doge_export.package.manifest import write_manifest
+from doge_export.package.manifest import SourceEntry, write_manifest
 from doge_export.trt.engine_plan import Binding, Cache, EnginePlan, Memory, Origin
 
 VOCAB, LONGEST, MAX_LENGTH, MAX_BATCH, MAX_LOGITS, CANDIDATES = 11, 8, 32, 3, 4, 5
@@ -103,7 +103,7 @@ def toy_plan(
         return {name: (low[name], high[name], high[name]) for name in inputs}
 
     (folder / "config.json").write_text("{}")
-    origin = Origin(folder, (folder / "config.json",), {"model": "toy", "revision": None}, {}, {}, None, MAX_LENGTH)
+    origin = Origin(folder, (folder / "config.json",), SourceEntry("toy", None), {}, {}, None, MAX_LENGTH)
     return EnginePlan(
         graph=ir.serde.deserialize_model(model),
         precision="fp32",

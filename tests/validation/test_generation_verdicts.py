@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from manifests import minimal_manifest
 from onnx import numpy_helper
 from validation_subjects import ModelSession
 
@@ -36,12 +37,9 @@ class OldSession(ModelSession):
             with torch.no_grad():
                 spoil(self.model)
         mixes = opened.architecture.moe is not None and opened.architecture.moe.mixes_tokens
-        self.manifest = {
-            "source": {"model": str(GOLDEN / name), "revision": None},
-            "task": "text-generation",
-            "assumptions": assume or {},
-            "cdmoe_routing": routing if mixes else None,
-        }
+        self.manifest = minimal_manifest(
+            str(GOLDEN / name), assumptions=assume or {}, cdmoe_routing=routing if mixes else None
+        )
         self.max_length, self.answer, self.cache = max_length, list, None
         self.decoder = SimpleNamespace(cache_snapshot=self._snapshot)
 
@@ -98,7 +96,7 @@ def test_ranks_read_as_keys_fail():
 def test_the_module_is_told_of_the_routing():
     assert not failed(OldSession("g4b-moe-m7", routing="per-token"))
     session = OldSession("g4b-moe-m7", routing="per-token")
-    session.manifest["cdmoe_routing"] = "reference"
+    session.manifest = dataclasses.replace(session.manifest, cdmoe_routing="reference")
     found = failed(session)
     assert {"one-shot prefill", "left-padded batch"} <= found and "cached decode" not in found
 
@@ -114,7 +112,7 @@ def test_a_hard_mask_that_hides_is_validated(tmp_path):
     assert opened.architecture.score == "threshold"
     session = OldSession("g3b-hard-mask")
     session.model = DogeForExport.from_tensors(opened.architecture, opened.tensors, max_length=64)
-    session.manifest["source"]["model"] = str(folder)
+    session.manifest = minimal_manifest(str(folder))
     assert not failed(session)
     session.model.model.layers[1].self_attn.A.data.abs_()
     assert failed(session) >= LOGITS
@@ -133,7 +131,7 @@ def test_an_exported_folder_passes_and_a_changed_weight_fails(tmp_path, name, ta
     out = tmp_path / "out"
     given = {"cdmoe": "M6"} if name.endswith("m6") else {}
     result = export(GOLDEN / name, out, target=target, **given)
-    assert result.verdict.passed and result.manifest["validation"]["reference"]["library"] == "doge-export"
+    assert result.verdict.passed and result.manifest.validation["reference"]["library"] == "doge-export"
     verdict = validate(out)  # opens the checkpoint as the export did
     assert verdict.passed and verdict.to_dict()["checks"] == result.verdict.to_dict()["checks"]
     path = shutil.copytree(out, tmp_path / "changed") / "onnx/model.onnx"

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from manifests import minimal_manifest
 from onnx import numpy_helper
 from random_doge import MAX_LENGTH, MOE
 from task_checkpoints import changed, classifier
@@ -35,8 +36,8 @@ class TaskSession:
         self.task, self.max_length = task, MAX_LENGTH
         self.module = MODULES[task].from_tensors(of, opened.tensors, routing, MAX_LENGTH)
         self.mask, self.answer = mask or (lambda mask: mask), answer or (lambda output: output)
-        self.manifest = {"source": {"model": str(folder), "revision": None}, "task": task}
-        self.manifest["cdmoe_routing"] = routing if of.moe and of.moe.mixes_tokens else None
+        mixes = of.moe and of.moe.mixes_tokens
+        self.manifest = minimal_manifest(str(folder), task=task, cdmoe_routing=routing if mixes else None)
         if spoil is not None:
             with torch.no_grad():
                 spoil(self.module)
@@ -185,7 +186,7 @@ def test_an_exported_folder_passes_and_a_changed_weight_fails(checkpoint, tmp_pa
         folder = classifier(folder, tmp_path / "c")
     out = tmp_path / "out"
     result = export(folder, out, task=task, target=target, max_length=MAX_LENGTH)
-    assert result.verdict.passed and result.manifest["validation"]["passed"]
+    assert result.verdict.passed and result.manifest.validation["passed"]
     assert outcome(validate(out))["passed"] == (FEATURES if task == "feature-extraction" else CLASSES)
     model = onnx.load(out / "onnx/model.onnx")
     tensor = next(each for each in model.graph.initializer if each.name == "model.layers.0.input_residual")

@@ -4,10 +4,12 @@ import dataclasses
 
 import pytest
 import torch
+from manifests import minimal_manifest
 from random_doge import MAX_LENGTH, MOE
 from validation_subjects import ModelSession, TorchSession
 
 from doge_export.errors import DogeExportError
+from doge_export.package import Fingerprint, SourceEntry
 from doge_export.validation import validate
 
 LOGITS = ["one-shot prefill", "chunked prefill", "cached decode", "left-padded batch"]
@@ -142,7 +144,7 @@ def test_an_answer_that_stops_early_fails(checkpoint):
 
 def test_reference_routing_in_a_graph_declared_per_token_fails(checkpoint):
     subject = ModelSession(checkpoint(**MOE), max_length=MAX_LENGTH, cdmoe_routing="reference")
-    subject.manifest["cdmoe_routing"] = "per-token"
+    subject.manifest = dataclasses.replace(subject.manifest, cdmoe_routing="per-token")
     failed = outcome(validate("folder", session=subject))["failed"]
     assert {"one-shot prefill", "left-padded batch"} <= failed
     assert "cached decode" not in failed  # the two agree where one token is routed alone
@@ -150,7 +152,7 @@ def test_reference_routing_in_a_graph_declared_per_token_fails(checkpoint):
 
 def test_per_token_routing_in_a_graph_declared_reference_fails(checkpoint):
     subject = ModelSession(checkpoint(**MOE), max_length=MAX_LENGTH, cdmoe_routing="per-token")
-    subject.manifest["cdmoe_routing"] = "reference"
+    subject.manifest = dataclasses.replace(subject.manifest, cdmoe_routing="reference")
     assert {"one-shot prefill", "left-padded batch"} <= outcome(validate("folder", session=subject))["failed"]
 
 
@@ -205,7 +207,7 @@ def test_any_length_can_be_validated(checkpoint, max_length):
 def test_the_checkpoint_is_the_one_of_the_manifest_unless_given(checkpoint, tmp_path):
     folder = checkpoint()
     session = ModelSession(folder, max_length=20)
-    session.manifest["source"]["model"] = str(tmp_path / "gone")
+    session.manifest = minimal_manifest(str(tmp_path / "gone"))
     with pytest.raises(DogeExportError, match="pass --model") as raised:
         validate("folder", session=session, offline=True)
     assert "\n" not in str(raised.value)
@@ -221,7 +223,8 @@ def test_a_checkpoint_that_could_not_be_exported_judges_nothing(checkpoint, tmp_
 
 def test_a_failure_against_another_checkpoint_says_so(checkpoint):
     session = ModelSession(checkpoint(), max_length=20)
-    session.manifest["source"]["files"] = {"model.safetensors": {"sha256": "0" * 64, "bytes": 1}}
+    source = SourceEntry(str(checkpoint()), None, {"model.safetensors": Fingerprint("0" * 64, 1)})
+    session.manifest = dataclasses.replace(session.manifest, source=source)
     verdict = validate("folder", model=str(checkpoint(seed=1)), session=session)
     assert not verdict.passed
     assert "not the files the folder was exported from: model.safetensors" in verdict.render_text()

@@ -8,10 +8,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
+from manifests import minimal_manifest
 from transformers import DogeForCausalLM, DynamicCache
 
 from doge_export.checkpoint import open_checkpoint
 from doge_export.model import DogeForExport
+from doge_export.package import Fingerprint
 
 
 class TorchSession:
@@ -39,12 +41,12 @@ class TorchSession:
         ).eval()
         with torch.no_grad():
             spoil(self.model)
-        self.manifest = {
-            "source": {"model": str(checkpoint), "revision": None},
-            "target": "torch",
-            "cdmoe_routing": "reference" if self.model.config.is_moe else None,
-            "files": {"onnx/model.onnx": {"sha256": "0" * 64, "bytes": 1}},
-        }
+        self.manifest = minimal_manifest(
+            str(checkpoint),
+            target="torch",
+            cdmoe_routing="reference" if self.model.config.is_moe else None,
+            files={"onnx/model.onnx": Fingerprint("0" * 64, 1)},
+        )
         self.max_length = max_length
         self.causal, self.padding, self.restart_positions = causal, padding, restart_positions
         self.stale_rotary, self.answer = stale_rotary, answer
@@ -104,10 +106,7 @@ class ModelSession(TorchSession):
         opened = open_checkpoint(checkpoint)
         architecture = opened.architecture
         self.model = DogeForExport.from_tensors(architecture, opened.tensors, cdmoe_routing, max_length)
-        self.manifest = {
-            "source": {"model": str(checkpoint), "revision": None},
-            "cdmoe_routing": cdmoe_routing if architecture.moe else None,
-        }
+        self.manifest = minimal_manifest(str(checkpoint), cdmoe_routing=cdmoe_routing if architecture.moe else None)
         self.max_length, self.answer, self.cache = max_length, list, None
         self.decoder = SimpleNamespace(cache_snapshot=self._snapshot)
 

@@ -1,17 +1,17 @@
-"""What the decoders of onnxruntime's targets share."""
+"""Base of the decoders that onnxruntime runs."""
 
 from __future__ import annotations
 
 import onnxruntime
 
-from doge_export.runtime.decoders.progress import CountingDecoder, Limits
+from doge_export.runtime.decoders.decoder import Decoder, SequenceLimits
 from doge_export.runtime.graph import CACHE_TYPES
 
 
-class GraphDecoder(CountingDecoder):
-    """A session and its extents."""
+class GraphDecoder(Decoder):
+    """An onnxruntime session, with the shapes and cache types read from its inputs."""
 
-    def __init__(self, session: onnxruntime.InferenceSession, limits: Limits) -> None:
+    def __init__(self, session: onnxruntime.InferenceSession, limits: SequenceLimits) -> None:
         shapes = {value.name: value.shape for value in [*session.get_inputs(), *session.get_outputs()]}
         super().__init__(limits, shapes["logits"][2])
         self._session, self._shapes = session, shapes

@@ -1,4 +1,4 @@
-"""Decoder of the `portable` target: caches go in and come out a little longer, as with any loader of such graphs."""
+"""Decoders whose caches go in and come out a little longer, as with any loader of portable graphs."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import numpy as np
 import onnxruntime
 from onnxruntime import OrtValue
 
+from doge_export.runtime.decoders.decoder import Array, SequenceLimits
 from doge_export.runtime.decoders.graph_decoder import GraphDecoder
-from doge_export.runtime.decoders.progress import Array, Limits
 
 
-class PortableDecoder(GraphDecoder):
-    """See `runtime.decoder.Decoder`."""
+class GrowingDecoder(GraphDecoder):
+    """Decoder of the `portable` target, fed as Optimum, transformers.js or onnxruntime-genai feed such a graph."""
 
-    def __init__(self, session: onnxruntime.InferenceSession, limits: Limits) -> None:
+    def __init__(self, session: onnxruntime.InferenceSession, limits: SequenceLimits) -> None:
         super().__init__(session, limits)
         self._pasts = [name for name in self._shapes if name.startswith("past_key_values.")]
         self._outputs = ["logits", *(name.replace("past_key_values", "present") for name in self._pasts)]
@@ -44,12 +44,27 @@ class PortableDecoder(GraphDecoder):
         return logits.numpy()
 
     def _masks(self, mask: Array, num_logits_to_keep: int) -> dict[str, Array]:
-        """What is fed beside ids and positions; `mask` is that of the new tokens, here all of them are asked for."""
+        """Return the inputs beside ids and positions; `mask` covers the new tokens, the graph wants the past's too."""
         keep = np.array(num_logits_to_keep, np.int64)
         return {"attention_mask": self._progress.mask[:, : self.length], "num_logits_to_keep": keep}
 
     def cache_snapshot(self) -> list[tuple[Array, Array]]:
-        """Copies of the (key, value) cache of every layer, each [B, Hkv, length, D]."""
+        """Copy the (key, value) cache of every layer, each [B, Hkv, length, D]."""
         arrays = dict(zip(self._pasts, (cache.numpy().copy() for cache in self._caches), strict=True))
         layers = range(sum(name.endswith(".key") for name in self._pasts))
         return [(arrays[f"past_key_values.{i}.key"], arrays[f"past_key_values.{i}.value"]) for i in layers]
+
+
+class GrowingScoresDecoder(GrowingDecoder):
+    """Decoder of the `canonical` target, whose graph is the one that was traced: it exists to prove that graph.
+
+    Beside keys and values, the scores of the cached tokens go in and come out, and padding among them is in those
+    scores: the graph is told which of the new tokens are padding, and computes the logits of all of them.
+    """
+
+    def forward(self, input_ids: Array, attention_mask: Array | None = None, num_logits_to_keep: int = 0) -> Array:
+        """See `Decoder.forward`."""
+        return super().forward(input_ids, attention_mask)[:, -num_logits_to_keep:]
+
+    def _masks(self, mask: Array, num_logits_to_keep: int) -> dict[str, Array]:
+        return {"attention_mask": mask}

@@ -12,18 +12,27 @@ import numpy as np
 import onnxruntime
 
 from doge_export.errors import DogeExportError
+from doge_export.runtime.decoders.decoder import Array, SequenceLimits
 from doge_export.runtime.decoders.graph_decoder import GraphDecoder
-from doge_export.runtime.decoders.progress import Array, Limits
 from doge_export.runtime.prediction import Prediction, predictions
 
-CPU = ("cpu", 0)
+Device = tuple[str, int]
+"""onnxruntime's name of the memory that buffers lie in, and its number."""
+CPU: Device = ("cpu", 0)
 
 
 class InPlaceDecoder(GraphDecoder):
-    """See `runtime.decoder.Decoder`."""
+    """Decoder over caches of fixed capacity that are updated in place.
 
-    def __init__(self, session: onnxruntime.InferenceSession, limits: Limits) -> None:
+    Args:
+        session: the graph.
+        limits: of a sequence.
+        device: memory that the buffers lie in.
+    """
+
+    def __init__(self, session: onnxruntime.InferenceSession, limits: SequenceLimits, device: Device = CPU) -> None:
         super().__init__(session, limits)
+        self._device = device
         if "past_length" not in self._shapes:
             raise DogeExportError("the graph is of an older doge-export, which this one does not run; export it again")
         self._layers = sum(name.startswith("past_key_values.") and name.endswith(".key") for name in self._shapes)
@@ -43,11 +52,11 @@ class InPlaceDecoder(GraphDecoder):
         return logits.copy() if logits is self._step_logits else logits
 
     def predict(self, input_ids: Array, attention_mask: Array | None = None) -> list[Prediction]:
-        """See `Decoder.predict`: a step's logits are read where onnxruntime wrote them."""
+        """See `Decoder.predict`; the logits of a step are read where onnxruntime wrote them."""
         return predictions(self._run(input_ids, attention_mask, 1))
 
     def _run(self, input_ids: Array, attention_mask: Array | None, num_logits_to_keep: int) -> Array:
-        """As `forward`, in memory that a step writes anew."""
+        """Run as `forward` does; the logits of a step lie in memory that the next step writes anew."""
         self._progress.check(input_ids)
         past, new = self.length, input_ids.shape[1]
         if self._limits.mixes_rows and past and new > 1 and self.batch_size > 1:
@@ -80,7 +89,7 @@ class InPlaceDecoder(GraphDecoder):
         )
 
     def cache_snapshot(self) -> list[tuple[Array, Array]]:
-        """Copies of the (key, value) cache of every layer, each [B, Hkv, length, D]."""
+        """Copy the (key, value) cache of every layer, each [B, Hkv, length, D]."""
         return [(k[:, :, : self.length].copy(), v[:, :, : self.length].copy()) for k, v in self._caches]
 
     def _allocate(self, batch_size: int) -> None:
@@ -107,9 +116,9 @@ class InPlaceDecoder(GraphDecoder):
             for part, cache in zip(("key", "value"), caches, strict=True):
                 inputs[f"past_key_values.{layer}.{part}"] = outputs[f"present.{layer}.{part}"] = cache[row]
         for name, array in inputs.items():
-            binding.bind_input(name, *CPU, array.dtype, array.shape, array.ctypes.data)
+            binding.bind_input(name, *self._device, array.dtype, array.shape, array.ctypes.data)
         for name, array in outputs.items():
-            binding.bind_output(name, *CPU, array.dtype, array.shape, array.ctypes.data)
+            binding.bind_output(name, *self._device, array.dtype, array.shape, array.ctypes.data)
         return binding
 
     def _step(self, past: int, input_ids: Array, positions: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Decoder of an engine: `runtime.decoder.Decoder`, so that sessions, validation and benchmarks need not know.
+"""Decoder of an engine: a `Decoder` like any other, so that sessions, validation and benchmarks need not know.
 
 Rows come padded on the left and are handed on with their real tokens first: an engine's caches hold no padding, each
 row has its own length, and what a shorter row's last run wrote behind it is written over by its next tokens.
@@ -9,12 +9,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from doge_export.errors import DogeExportError
-from doge_export.runtime.decoders.progress import Array, CountingDecoder, Limits
+from doge_export.runtime.decoders.decoder import Array, Decoder, SequenceLimits
 from doge_export.runtime.engine.open_engine import open_engine
 from doge_export.runtime.engine.runner import Runner
 from doge_export.runtime.prediction import Candidates, Prediction, predictions
@@ -23,22 +23,27 @@ ROUNDING = 1e-6
 """Of a logit: what its division by a temperature may add or take, and more."""
 
 
-class EngineDecoder(CountingDecoder):
-    """See `runtime.decoder.Decoder`."""
+class EngineDecoder(Decoder):
+    """Decoder over the buffers of an engine."""
 
-    def __init__(self, runner: Runner, limits: Limits) -> None:
+    def __init__(self, runner: Runner, limits: SequenceLimits) -> None:
         sidecar = runner.sidecar
         super().__init__(limits, int(sidecar.outputs["logits"].shape[-1]))
         self._runner = runner
-        self.max_batch, self._max_logits = sidecar.max_batch, sidecar.max_logits
+        self._most_rows, self._max_logits = sidecar.max_batch, sidecar.max_logits
         self._layers = sum(cache.past.endswith(".key") for cache in sidecar.caches)
+
+    @property
+    def max_batch(self) -> int:
+        """Rows that the engine takes at a time."""
+        return self._most_rows
 
     def reset(self, batch_size: int = 1) -> None:
         """Forget everything; what the caches hold is never read, since lengths start at 0."""
-        if batch_size > self.max_batch:
+        if batch_size > self._most_rows:
             raise DogeExportError(
-                f"{batch_size} rows are more than this engine takes at a time ({self.max_batch}): give fewer, or build "
-                f"it again with --max-batch {batch_size}"
+                f"{batch_size} rows are more than this engine takes at a time ({self._most_rows}): give fewer, or "
+                f"build it again with --max-batch {batch_size}"
             )
         self._progress.reset(batch_size)
 
@@ -189,6 +194,6 @@ def _pack(ids: Array, real: Array, past: Array) -> _Packed:
     return _Packed(*(array.astype(np.int32) for array in (ids, positions, places, past)))
 
 
-def open_engine_decoder(folder: Path, manifest: dict[str, Any]) -> EngineDecoder:
-    """The decoder of a folder that `doge-export trt` wrote. Raises as `open_engine`."""
-    return EngineDecoder(Runner(open_engine(folder)), Limits.of(manifest))
+def open_engine_decoder(folder: Path, limits: SequenceLimits) -> EngineDecoder:
+    """Open the decoder of a folder that `doge-export trt` wrote. Raises as `open_engine`."""
+    return EngineDecoder(Runner(open_engine(folder)), limits)

@@ -58,7 +58,7 @@ def find_plugin(path: str | os.PathLike[str] | None = None) -> PluginFile:
 
 def read_plugin(path: Path) -> PluginFile:
     """What the library says of itself. Raises DogeExportError where it is none of ours."""
-    from doge_export.package.manifest import fingerprint
+    from doge_export.package.fingerprint import fingerprint
 
     if not path.is_file():
         raise DogeExportError(f"there is no plugin {path}; build one with `{_BUILD}`")
@@ -68,7 +68,7 @@ def read_plugin(path: Path) -> PluginFile:
     except (OSError, AttributeError) as error:
         raise DogeExportError(f"{path} is not a {TENSORRT_PLUGIN} ({error}); build one with `{_BUILD}`") from error
     version = compiled_with // 10000, compiled_with // 100 % 100, compiled_with % 100
-    return PluginFile(path, fingerprint(path)["sha256"], schema, version)
+    return PluginFile(path, fingerprint(path).sha256, schema, version)
 
 
 def register(trt: ModuleType, plugin: PluginFile) -> None:

@@ -1,0 +1,113 @@
+"""One writer for every folder that a command makes: refused early, written aside, described, renamed into place."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import gc
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from doge_export.memory import peak_resident_bytes
+from doge_export.package import Manifest, refuse_output, staged_folder, write_card, write_manifest
+from doge_export.package.provenance import copy_companions
+from doge_export.paths import expanded, protected_by
+
+if TYPE_CHECKING:
+    from doge_export.validation import Verdict
+
+
+@dataclasses.dataclass(frozen=True)
+class OutputFolder:
+    """The folder that a command is asked to write.
+
+    Attributes:
+        path: as the user named it.
+        force: replace it where it is not empty.
+        protected: folders and files that must outlive the run.
+    """
+
+    path: Path
+    force: bool = False
+    protected: tuple[Path, ...] = ()
+
+    @classmethod
+    def checked(cls, path: str | Path, *, force: bool = False, reads: str | Path | None = None) -> Self:
+        """Return the folder, refused now if it would be refused at the end of the work.
+
+        Args:
+            path: of the folder.
+            force: replace it where it is not empty.
+            reads: the model that the run reads, which must not be deleted.
+
+        Raises:
+            DogeExportError: the folder cannot be written, or must not be replaced.
+        """
+        output = cls(Path(path), force, () if reads is None else tuple(protected_by(reads)))
+        refuse_output(output.path, force=force, protected=output.protected)
+        return output
+
+    @contextlib.contextmanager
+    def draft(self) -> Iterator[Draft]:
+        """Yield a draft that takes this folder's name when the body ends, and is gone when the body raises."""
+        with staged_folder(self.path, force=self.force, protected=self.protected) as staging:
+            yield Draft(staging, expanded(self.path))
+
+
+class Draft:
+    """A folder being written aside.
+
+    Attributes:
+        folder: where its files lie now.
+        output: where they will be.
+    """
+
+    def __init__(self, folder: Path, output: Path) -> None:
+        self.folder, self.output = folder, output
+        self._started = time.monotonic()
+        self._manifest: Manifest | None = None
+
+    @property
+    def manifest(self) -> Manifest:
+        """The manifest as far as it is known; a folder without one is a plain checkpoint."""
+        if self._manifest is None:
+            raise RuntimeError("the draft has no manifest yet: call describe first")
+        return self._manifest
+
+    def take_over(self, companions: Iterable[Path]) -> None:
+        """Copy the checkpoint's files that tools look for beside a model."""
+        copy_companions(companions, self.folder)
+
+    def describe(self, manifest: Manifest) -> None:
+        """Write the manifest, so that the folder can be loaded from where it lies."""
+        self._manifest = write_manifest(self.folder, manifest)
+
+    def validate(self, advice: str, **subject: Any) -> Verdict:
+        """Compare the folder with PyTorch and record the verdict.
+
+        Args:
+            advice: how to keep a folder that fails, for the message.
+            subject: keywords of `validation.gate.require_validation`.
+
+        Raises:
+            RunFailed: a check fails.
+        """
+        from doge_export.validation.gate import require_validation
+
+        gc.collect()  # traced programs are full of cycles, which would keep the weights through the validation
+        verdict = require_validation(self.folder, advice, **subject)
+        self.describe(dataclasses.replace(self.manifest, validation=verdict.to_dict()))
+        return verdict
+
+    def record_run(self, began: float | None = None) -> None:
+        """Record the time since `began` (time.monotonic; by default since the draft) and the peak memory so far."""
+        seconds = round(time.monotonic() - (self._started if began is None else began), 1)
+        self.describe(dataclasses.replace(self.manifest, seconds=seconds, peak_memory_bytes=peak_resident_bytes()))
+
+    def finish(self, card: Callable[[Path, Manifest], None] = write_card) -> Manifest:
+        """Write the card, fingerprint every file, and return the final manifest."""
+        card(self.folder, self.manifest)
+        self.describe(self.manifest)
+        return self.manifest

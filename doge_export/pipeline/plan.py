@@ -1,0 +1,257 @@
+"""What an export will contain, decided before anything is written."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack, cast
+
+from doge_export.console import log
+from doge_export.errors import DogeExportError
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from doge_export.checkpoint import Checkpoint
+    from doge_export.checkpoint.architecture import Architecture, CdmoeRouting, Generation, MoeVariant, Task
+    from doge_export.checkpoint.identify import RatioScope
+    from doge_export.package import GraphEntry, Manifest
+    from doge_export.package.manifest import Interface
+    from doge_export.quantization.request import QuantizationRequest
+    from doge_export.targets import Target, Traits
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportPlan:
+    """An export, decided.
+
+    Attributes:
+        checkpoint: what is exported.
+        architecture: that of the checkpoint, without a ratio mask that `max_length` cannot reach.
+        target: what it is lowered for.
+        max_length: tokens that a sequence may have, prompt and answer together.
+        cdmoe_routing: how experts are routed; None for a model whose experts mix no tokens.
+        key_selection: `max_length` exceeds keep_window_size, so the graph selects keys.
+        rope_scaling: `max_length` exceeds the trained length, so the graph scales RoPE.
+        parameters: number of weights.
+        quantization: graphs to add in fewer bits; None for the fp32 one alone.
+    """
+
+    checkpoint: Checkpoint
+    architecture: Architecture
+    target: Target
+    max_length: int
+    cdmoe_routing: CdmoeRouting | None
+    key_selection: bool
+    rope_scaling: bool
+    parameters: int
+    quantization: QuantizationRequest | None = None
+
+    @property
+    def chunkable_length(self) -> int:
+        """Length up to which a prompt gives the same logits when it is read in pieces.
+
+        Reference CDMoE routing depends on what is read together, as does the place of a token that may see no key
+        (`Architecture.may_blind_rows`), and scaled RoPE turns each piece by the length so far.
+        """
+        if self.cdmoe_routing == "reference" or self.architecture.may_blind_rows:
+            return 0
+        trained = self.architecture.trained_length
+        return trained if trained is not None and self.rope_scaling else self.max_length
+
+    @property
+    def traits(self) -> Traits:
+        """The traits of the model that decide how it is lowered."""
+        from doge_export.targets import Traits
+
+        architecture = self.architecture
+        return Traits(
+            cached=architecture.task == "text-generation",
+            whole_rows=self.cdmoe_routing == "reference" or architecture.may_blind_rows,
+            static_rope=architecture.rotates_keys and not self.rope_scaling,
+            max_length=self.max_length,
+        )
+
+    @property
+    def interface(self) -> Interface:
+        """How the graph is fed."""
+        return cast("Interface", self.target.interface if self.traits.cached else "one-call")
+
+    @property
+    def bytes(self) -> int:
+        """Size of the float32 weights."""
+        return 4 * self.parameters
+
+    def manifest(self, graphs: dict[str, GraphEntry], *, skipped: str) -> Manifest:
+        """Return the manifest of this export, not validated yet for the reason `skipped`."""
+        from doge_export.package import Manifest
+        from doge_export.package.provenance import source_of, versions
+        from doge_export.version import __version__
+
+        checkpoint = self.checkpoint
+        return Manifest(
+            doge_export=__version__,
+            source=source_of(checkpoint),
+            architecture=checkpoint.architecture.to_dict(),
+            task=checkpoint.architecture.task,
+            assumptions=checkpoint.assumed.to_dict(),
+            target=self.target.name,
+            max_length=self.max_length,
+            chunkable_length=self.chunkable_length,
+            cdmoe_routing=self.cdmoe_routing,
+            graphs=graphs,
+            versions=versions(),
+            validation={"skipped": skipped},
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        source = self.checkpoint.source
+        return {
+            "model": source.name,
+            "revision": source.revision,
+            "target": self.target.name,
+            "task": self.checkpoint.architecture.task,
+            "max_length": self.max_length,
+            "cdmoe_routing": self.cdmoe_routing,
+            "key_selection": self.key_selection,
+            "rope_scaling": self.rope_scaling,
+            "parameters": self.parameters,
+            "bytes": self.bytes,
+            "quantization": None if self.quantization is None else self.quantization.to_dict(),
+            "identity": dataclasses.asdict(self.checkpoint.identity),
+            "architecture": self.checkpoint.architecture.to_dict(),
+        }
+
+
+class Options(TypedDict, total=False):
+    """Keywords of `plan` and `export`.
+
+    Attributes:
+        target: "onnxruntime" (the default) for our own runtime, "portable" for anything that reads ONNX, "canonical"
+            for compilers with a plugin for the two operators.
+        task: "text-generation", "feature-extraction" or "text-classification"; by default what the checkpoint has a
+            head for.
+        max_length: tokens that a sequence may have, prompt and answer together; max_position_embeddings by default.
+        cdmoe_routing: "reference" (the default) mixes tokens as transformers does, "per-token" does not; of no meaning
+            without CDMoE.
+        generation, cdmoe, ratio_mask: what the files of an old checkpoint leave open, see `Assumptions`.
+        precisions: "int8", "int4", "fp16": graphs to add in fewer bits, each held to a limit against the fp32 one,
+            which is always there.
+        max_kl, calibration, eval_text, float_cache: see `quantization.request.QuantizationRequest`.
+        revision: branch, tag or commit of a hub repository.
+        token: for a private hub repository.
+        cache_dir: where downloads are kept.
+        offline: use the cache only.
+        trust_remote_code: always refused.
+    """
+
+    target: str
+    task: Task | None
+    max_length: int | None
+    cdmoe_routing: CdmoeRouting
+    generation: Generation | None
+    cdmoe: MoeVariant | None
+    ratio_mask: RatioScope | None
+    precisions: Sequence[str]
+    max_kl: float | None
+    calibration: str | Path | None
+    eval_text: str | Path | None
+    float_cache: bool
+    revision: str | None
+    token: str | None
+    cache_dir: str | Path | None
+    offline: bool
+    trust_remote_code: bool
+
+
+_WHERE = ("revision", "token", "cache_dir", "offline", "trust_remote_code")
+_QUANTIZATION = ("precisions", "max_kl", "calibration", "eval_text", "float_cache")
+_RENAMED = {"quantize": "precisions", "dtype": "precisions"}
+
+
+def plan(model: str | Path, **options: Unpack[Options]) -> ExportPlan:
+    """Decide what an export of `model` will contain. Reads the checkpoint and writes nothing.
+
+    Args:
+        model: a local folder, a bundled name or a hub id.
+        options: see `Options`.
+
+    Raises:
+        DogeExportError: the arguments or the checkpoint are wrong.
+    """
+    from doge_export.checkpoint import open_checkpoint
+    from doge_export.checkpoint.identify import Assumptions
+    from doge_export.checkpoint.naming import expected_tensors
+    from doge_export.quantization.request import QuantizationRequest
+    from doge_export.targets import TARGETS
+
+    given: dict[str, Any] = dict(options)
+    unknown = given.keys() - Options.__annotations__.keys()
+    if unknown:
+        renamed = "".join(f"; {name} is called {_RENAMED[name]}" for name in sorted(unknown & _RENAMED.keys()))
+        raise TypeError(f"unknown options: {', '.join(sorted(unknown))}{renamed}")
+    target, cdmoe_routing = given.get("target", "onnxruntime"), given.get("cdmoe_routing", "reference")
+    if target not in TARGETS:
+        raise DogeExportError(f"unknown target {target!r}; choose one of {', '.join(TARGETS)}")
+    if cdmoe_routing not in ("reference", "per-token"):
+        raise DogeExportError(f"unknown CDMoE routing {cdmoe_routing!r}; choose reference or per-token")
+    assumed, _ = Assumptions.taken_from(given)
+    quantization = QuantizationRequest.of(
+        **{name: given[name] for name in _QUANTIZATION if name in given}, target=target
+    )
+    log(f"reading {model}")
+    checkpoint = open_checkpoint(model, assumed=assumed, **{name: given[name] for name in _WHERE if name in given})
+    architecture = checkpoint.architecture
+    for note in checkpoint.identity.notes:
+        log(f"note: {note}")
+    max_length = _checked_length(given.get("max_length"), architecture)
+    architecture = architecture.within(max_length)
+    _check_operators(TARGETS[target], architecture)
+    trained = architecture.trained_length
+    return ExportPlan(
+        checkpoint=checkpoint,
+        architecture=architecture,
+        target=TARGETS[target],
+        max_length=max_length,
+        cdmoe_routing=cdmoe_routing if architecture.moe and architecture.moe.mixes_tokens else None,
+        key_selection=architecture.selects_keys(max_length),
+        rope_scaling=trained is not None and max_length > trained,
+        parameters=sum(math.prod(shape) for shape in expected_tensors(architecture).values()),
+        quantization=quantization,
+    )
+
+
+def trace_plan(planned: ExportPlan) -> ir.Model:
+    """Trace the float32 graph of a plan, with the two operators as nodes of domain `doge`, before any lowering."""
+    from doge_export.graph import trace
+    from doge_export.model import MODULES
+
+    log("tracing")
+    module = MODULES[planned.architecture.task].from_tensors(
+        planned.architecture,
+        planned.checkpoint.tensors,
+        planned.cdmoe_routing or "reference",
+        planned.max_length,
+    )
+    return trace(module)
+
+
+def _check_operators(target: Target, architecture: Architecture) -> None:
+    """Refuse masks that a plugin's two operators leave open: what a token attends to that sees no key."""
+    if target.keeps_operators and architecture.may_blind_rows:
+        which = "dynamic_mask_ratio" if architecture.ratio_mask else "a hard mask of negative A"
+        raise DogeExportError(
+            f"target {target.name} has no operator for {which} ({architecture.generation}), where a token may"
+            " see no key: export for onnxruntime or portable"
+        )
+
+
+def _checked_length(max_length: int | None, architecture: Architecture) -> int:
+    if max_length is None:
+        return architecture.max_position_embeddings
+    if not isinstance(max_length, int) or isinstance(max_length, bool) or not 1 <= max_length <= 2**24:
+        raise DogeExportError(f"max length {max_length!r} is not a number of tokens from 1 to {2**24}")
+    return max_length

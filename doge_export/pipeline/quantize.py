@@ -1,0 +1,93 @@
+"""`doge-export quantize`: graphs in fewer bits for a folder that is there already."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from doge_export.errors import DogeExportError
+from doge_export.package import Manifest, verify
+from doge_export.package.manifest import MODEL
+from doge_export.pipeline.folder import OutputFolder
+from doge_export.quantization.quality import Quality
+from doge_export.quantization.quantize import add_graphs
+from doge_export.quantization.request import QuantizationRequest
+
+
+@dataclasses.dataclass(frozen=True)
+class QuantizeResult:
+    """What `quantize` wrote.
+
+    Attributes:
+        folder: where it is.
+        manifest: as written.
+        qualities: of each new graph, by its file.
+    """
+
+    folder: Path
+    manifest: Manifest
+    qualities: dict[str, Quality]
+
+
+def quantize(
+    folder: str | Path,
+    precisions: Sequence[str],
+    *,
+    max_kl: float | None = None,
+    calibration: str | Path | None = None,
+    eval_text: str | Path | None = None,
+    float_cache: bool = False,
+    force: bool = False,
+) -> QuantizeResult:
+    """Add graphs in fewer bits to an exported folder. Needs its fp32 graph, neither the checkpoint nor torch.
+
+    Args:
+        folder: as `export` wrote it. It changes whole at the end, or not at all.
+        precisions: "int8", "int4", "fp16".
+        max_kl, calibration, eval_text, float_cache: see `QuantizationRequest`.
+        force: make graphs anew that are there already.
+
+    Raises:
+        DogeExportError: the arguments or the folder are wrong.
+        RunFailed: a graph loses more than the limit; the folder is as it was.
+    """
+    folder = Path(folder)
+    request = QuantizationRequest.checked(precisions, max_kl, calibration, eval_text, float_cache)
+    manifest = verify(folder)
+    if MODEL not in manifest.graphs:
+        raise DogeExportError(
+            f"{folder} has no {MODEL} to quantise: it was made for {manifest.target}; export the checkpoint with "
+            f"`doge-export onnx {manifest.source.model} OUT`"
+        )
+    request.check_target(manifest.target)
+    there = [precision.name for precision in request.precisions if precision.file in manifest.graphs]
+    if there and not force:
+        raise DogeExportError(f"{folder} has {', '.join(there)} already; make it anew with --force, or leave it out")
+    if (folder / ".git").exists():
+        raise DogeExportError(f"{folder} is a git repository, which is never replaced; quantise a copy of it")
+    with OutputFolder(folder, force=True).draft() as draft:
+        _copy(folder, draft.folder)
+        for precision in request.precisions:
+            (draft.folder / precision.file).unlink(missing_ok=True)
+        manifest, qualities = add_graphs(draft.folder, manifest, request)
+        draft.describe(manifest)
+        manifest = draft.finish()
+    return QuantizeResult(folder, manifest, qualities)
+
+
+def _copy(folder: Path, staging: Path) -> None:
+    """Copy a folder; graphs, which are large and never written to, as links where the file system has them."""
+
+    def copy(source: str, target: str) -> None:
+        if Path(source).suffix == ".onnx" or source.endswith(".onnx_data"):
+            try:
+                os.link(source, target)
+                return
+            except OSError:
+                pass
+        shutil.copyfile(source, target)
+
+    shutil.copytree(folder, staging, dirs_exist_ok=True, symlinks=True, copy_function=copy)
