@@ -114,7 +114,7 @@ class DogeForTask(nn.Module):
         """The cache before the first token."""
         arch, like = self.architecture, self.model.norm.weight
         entry = like.new_empty(batch_size, arch.num_key_value_heads, 0, arch.head_dim)
-        score = torch.empty(batch_size, arch.cached_scores, 0, device=like.device)
+        score = like.new_empty(batch_size, arch.cached_scores, 0, dtype=torch.float32)
         return [(entry, entry, score)] * arch.num_hidden_layers
 
 
