@@ -96,7 +96,6 @@ class _Form:
         """What a node's result is, where it is known or is the node's input; None where it must be computed."""
         source = self._values[node.inputs[0]] if node.inputs else None
         if node.op_type == "Constant":
-            (attribute,) = node.attributes.values()
             return _known(ir.convenience.get_const_tensor(node.outputs[0]))
         if node.op_type in ("Cast", "CastLike"):
             to = self._cast_to(node)

@@ -1,6 +1,6 @@
-"""The whole module traced by torch.export and translated by torch.onnx: what `doge_export.graph.trace` is tested against.
+"""A whole module traced by torch.export and translated by torch.onnx: the oracle of `doge_export.graph.trace`.
 
-It takes seconds for each module, more with every layer, and no part in an export.
+It takes seconds for each module, more with every layer, and plays no part in an export.
 """
 
 from __future__ import annotations
@@ -227,17 +227,15 @@ class StaticReshapes(ir.passes.InPlacePass):
         """Rewrite every such Reshape of the main graph."""
         modified = False
         for node in model.graph.all_nodes():
-            source, result = node.inputs[0] if node.inputs else None, node.outputs[0]
-            if (
-                node.op_type != "Reshape"
-                or source.shape is None
-                or result.shape is None
-                or source.const_value is not None
-            ):
-                continue
-            target = constant_target(source.shape, result.shape)
-            if target is not None:
+            if node.op_type == "Reshape" and (target := self._target(node)) is not None:
                 node.replace_input_with(1, target_value(model.graph, target))
                 node.attributes.pop("allowzero", None)
                 modified = True
         return ir.passes.PassResult(model, modified)
+
+    @staticmethod
+    def _target(node: ir.Node) -> list[int] | None:
+        source, result = node.inputs[0], node.outputs[0]
+        if source is None or source.shape is None or result.shape is None or source.const_value is not None:
+            return None
+        return constant_target(list(source.shape), list(result.shape))

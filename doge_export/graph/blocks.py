@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import operator
-from collections.abc import Callable, Collection, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -42,7 +42,7 @@ class Recorder:
         blocks: what was recorded of each layer, by its path; of layers that are alike once.
     """
 
-    def __init__(self, module: nn.Module, layers: Collection[nn.Module]) -> None:
+    def __init__(self, module: nn.Module, layers: Iterable[nn.Module]) -> None:
         self._module, self._layers = module, set(layers)
         self._kinds: dict[Hashable, tuple[Block, list[Any]]] = {}
         self.blocks: dict[str, Block] = {}

@@ -133,7 +133,9 @@ def _getitem(w: Writer, result: Type, x: Any, index: Any) -> Any:
     rest = [slice(None)] * (len(x.shape) - taken)
     place = index.index(Ellipsis) if Ellipsis in index else len(index)
     parts = [*index[:place], *rest, *index[place + 1 :]]
-    source, gone, new = 0, [], []
+    source = 0
+    gone: list[int] = []
+    new: list[int] = []
     for part in parts:
         if part is None:
             new.append(source - len(gone) + len(new))
