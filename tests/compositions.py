@@ -94,14 +94,15 @@ def random_module(changes: dict[str, Any], seed: int = 0, **options: Any) -> Dog
 
 
 def traced(name: str, **options: Any) -> tuple[DogeForExport, ir.Model]:
-    """The random module of a composition, which is shared, and its graph, a copy to lower; traced once a process."""
-    module, model = _traced(name, tuple(options.items()))
+    """The random module of a composition, which is shared, and its graph, a copy to lower."""
+    module, model = traced_once(name, **options)
     return module, copy_of(model)
 
 
 @functools.cache
-def _traced(name: str, options: tuple[tuple[str, Any], ...]) -> tuple[DogeForExport, ir.Model]:
-    module = random_module(EVERY[name], **dict(options))
+def traced_once(name: str, **options: Any) -> tuple[DogeForExport, ir.Model]:
+    """Both shared: the graph holds the parameters of the module."""
+    module = random_module(EVERY[name], **options)
     return module, trace(module)
 
 

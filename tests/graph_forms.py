@@ -104,7 +104,8 @@ class _Form:
                 return Known(to, source.shape, numbers)
             return source if node.inputs[0].dtype == to else None
         if node.op_type == "Shape":
-            axes = _axes(node.inputs[0])[node.attributes["start"].value : node.attributes["end"].value]
+            start, end = (node.attributes[name].value if name in node.attributes else None for name in ("start", "end"))
+            axes = _axes(node.inputs[0])[start:end]
             return Known(ir.DataType.INT64, (len(axes),), tuple(axes))
         others = [self._values[value] for value in node.inputs[1:]]
         if node.op_type == "Slice" and [x.numbers for x in others[:2]] == [(0,), (END,)]:
@@ -117,6 +118,8 @@ class _Form:
         if not all(isinstance(x, Known) and x.dtype == ir.DataType.INT64 for x in [source, *others]):
             return None
         match node.op_type:
+            case "Gather":
+                return Known(source.dtype, (), (source.numbers[others[0].numbers[0]],))
             case "Squeeze":
                 return Known(source.dtype, (), source.numbers)
             case "Reshape":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from compositions import BLINDING, COMPOSITIONS, MIXING
+from compositions import BLINDING, EVERY, MIXING
 
 from doge_export.runtime.canonical_decoder import CanonicalDecoder
 from doge_export.runtime.in_place_decoder import InPlaceDecoder
@@ -12,7 +12,6 @@ from doge_export.targets import Traits
 
 LENGTH, VOCABULARY = 24, 96
 DECODERS = {"onnxruntime": InPlaceDecoder, "portable": PortableDecoder, "canonical": CanonicalDecoder}
-EVERY = COMPOSITIONS | BLINDING | MIXING
 CASES = [(name, target) for name in EVERY for target in DECODERS if target != "canonical" or name not in BLINDING]
 
 
