@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
+import onnx_ir as ir
 import torch
 
 from doge_export.checkpoint.architecture import Architecture, InnerValues, Moe, RatioMask, Rope
+from doge_export.graph import trace
 from doge_export.model import DogeForExport
 
 BASE = Architecture(
@@ -66,6 +69,8 @@ MIXING: dict[str, dict[str, Any]] = {
 }
 """Those whose reference routes a token by others."""
 
+EVERY = COMPOSITIONS | BLINDING | MIXING
+
 
 def random_module(changes: dict[str, Any], seed: int = 0, **options: Any) -> DogeForExport:
     """`BASE` with `changes`; options are those of `DogeForExport`. Every mechanism of it matters to the logits."""
@@ -86,3 +91,21 @@ def random_module(changes: dict[str, Any], seed: int = 0, **options: Any) -> Dog
             else:
                 parameter.normal_(std=1.5 * parameter.shape[-1] ** -0.5)
     return module
+
+
+def traced(name: str, **options: Any) -> tuple[DogeForExport, ir.Model]:
+    """The random module of a composition, which is shared, and its graph, a copy to lower."""
+    module, model = traced_once(name, **options)
+    return module, copy_of(model)
+
+
+@functools.cache
+def traced_once(name: str, **options: Any) -> tuple[DogeForExport, ir.Model]:
+    """Both shared: the graph holds the parameters of the module."""
+    module = random_module(EVERY[name], **options)
+    return module, trace(module)
+
+
+def copy_of(model: ir.Model) -> ir.Model:
+    """The same graph of its own; `Model.clone` would share the types of values, which lowering changes."""
+    return ir.serde.deserialize_model(ir.serde.serialize_model(model))

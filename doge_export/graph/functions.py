@@ -8,6 +8,7 @@ of `doge_export.model.operators`, which these functions are tested against.
 
 # mypy: ignore-errors
 
+import onnx_ir as ir
 from onnxscript import FLOAT, script
 from onnxscript import opset23 as op
 from onnxscript.values import Opset
@@ -122,3 +123,11 @@ def CDMoEWeightsInside(
     activation = op.Mul(weighted, op.Sigmoid(weighted))
     mixed = op.MatMul(op.Unsqueeze(activation, op.Constant(value_ints=[3])), op.Gather(up_embed, experts))
     return op.Squeeze(op.ReduceSum(mixed, op.Constant(value_ints=[2]), keepdims=0), op.Constant(value_ints=[2]))
+
+
+def body(name: str, weights_inside: bool = False) -> ir.Function:
+    """The function of an operator; of CDMoE the one for its attribute weights_inside."""
+    function = {"DynamicMaskAttention": DynamicMaskAttention, "CDMoE": CDMoEWeightsInside if weights_inside else CDMoE}
+    proto = function[name].to_function_proto()
+    proto.name = name
+    return ir.from_proto(proto)

@@ -1,4 +1,7 @@
-"""From the module to canonical ONNX: traced by torch.export, translated by torch.onnx with our own words for a few ops.
+"""From the module to canonical ONNX: PyTorch's own calls, recorded and put into ONNX's words.
+
+What a layer does is recorded once for each kind of layer and written for every one under its own names, so the time
+does not depend on how many there are.
 
 The canonical graph holds standard ops of opset 23 (RMSNormalization and RotaryEmbedding among them) and nodes of domain
 `doge` with a function body. Inputs and outputs, for each layer i:
@@ -17,144 +20,28 @@ or logits [batch_size, labels].
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import onnx_ir as ir
 import torch
-from onnxscript import opset23 as op
-from onnxscript.values import Op
-from torch.export import Dim
+from torch import fx
 
 from doge_export.checkpoint.architecture import Architecture
-from doge_export.graph import functions, schemas
+from doge_export.graph import functions
+from doge_export.graph.blocks import Recorder
+from doge_export.graph.extents import EXAMPLES, Sizes, Type, type_of
 from doge_export.graph.tidy import tidy
+from doge_export.graph.translator import Translator
 from doge_export.model import DogeForTask
 
 OPSET = 23
-_TORCHLIB_OPSET = 18
-"""What torch.onnx writes of itself. None of the standard ops it emits for this module (elementwise, shape and gather
-ops) changed its meaning between 18 and 23, so the model is declared as 23 without a conversion."""
 IR_VERSION = 10
 CACHE_PARTS = ("key", "value", "score")
 
 
-def _linear(x: Any, weight: Any, bias: Any = None) -> Any:
-    product = op.MatMul(x, op.Transpose(weight, perm=[1, 0]))
-    return product if bias is None else op.Add(product, bias)
-
-
-def _rms_norm(x: Any, normalized_shape: Any, weight: Any, eps: float) -> Any:
-    return op.RMSNormalization(x, weight, axis=-1, epsilon=eps)
-
-
-def _silu(x: Any) -> Any:
-    return op.Mul(x, op.Sigmoid(x))
-
-
-def _rotate(x: Any, cos: Any, sin: Any, num_heads: int) -> Any:
-    return op.RotaryEmbedding(x, cos, sin, num_heads=num_heads)
-
-
-_DynamicMaskAttention = Op(functions.DOGE, "DynamicMaskAttention", schemas.DYNAMIC_MASK_ATTENTION)
-_RatioMaskAttention = Op(functions.DOGE, "RatioMaskAttention", schemas.RATIO_MASK_ATTENTION)
-_CDMoE = Op(functions.DOGE, "CDMoE", schemas.CDMOE)
-
-
-def _dynamic_mask_attention(
-    query: Any,
-    key: Any,
-    value: Any,
-    score: Any,
-    past_key: Any,
-    past_value: Any,
-    past_score: Any,
-    num_heads: int,
-    kv_num_heads: int,
-    scale: float,
-    keep_window_size: int,
-) -> Any:
-    # Attributes by name: a schema does not keep their order.
-    return _DynamicMaskAttention(
-        *(query, key, value, score, past_key, past_value, past_score),
-        num_heads=num_heads,
-        kv_num_heads=kv_num_heads,
-        scale=scale,
-        keep_window_size=keep_window_size,
-    )
-
-
-def _ratio_mask_attention(
-    query: Any,
-    key: Any,
-    value: Any,
-    score: Any,
-    past_key: Any,
-    past_value: Any,
-    past_score: Any,
-    num_heads: int,
-    kv_num_heads: int,
-    scale: float,
-    ratio: float,
-    keep_window_size: int,
-    of_excess: bool,
-    adds_causality: bool,
-) -> Any:
-    return _RatioMaskAttention(
-        *(query, key, value, score, past_key, past_value, past_score),
-        num_heads=num_heads,
-        kv_num_heads=kv_num_heads,
-        scale=scale,
-        ratio=repr(ratio),
-        keep_window_size=keep_window_size,
-        of_excess=int(of_excess),
-        adds_causality=int(adds_causality),
-    )
-
-
-def _cdmoe(
-    hidden: Any,
-    scores_x: Any,
-    scores_y: Any,
-    down_embed: Any,
-    up_embed: Any,
-    num_experts_per_tok: int,
-    weights_inside: bool = False,
-) -> Any:
-    return _CDMoE(
-        *(hidden, scores_x, scores_y, down_embed, up_embed),
-        num_experts_per_tok=num_experts_per_tok,
-        weights_inside=int(weights_inside),
-    )
-
-
-_TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
-    torch.ops.aten.linear.default: _linear,
-    torch.ops.aten.rms_norm.default: _rms_norm,
-    torch.ops.aten.silu.default: _silu,
-    torch.ops.aten.softplus.default: op.Softplus,
-    torch.ops.doge.rotate.default: _rotate,
-    torch.ops.doge.dynamic_mask_attention.default: _dynamic_mask_attention,
-    torch.ops.doge.ratio_mask_attention.default: _ratio_mask_attention,
-    torch.ops.doge.cdmoe.default: _cdmoe,
-}
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """torch.onnx reports torchvision's absence, and its own deprecations, to whoever exports."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
+TOKEN_INPUTS = ("input_ids", "attention_mask", "position_ids")
+"""A task without a cache has the first two."""
 
 
 def cache_names(prefix: str, layer: int) -> list[str]:
@@ -162,80 +49,60 @@ def cache_names(prefix: str, layer: int) -> list[str]:
     return [f"{prefix}.{layer}.{part}" for part in CACHE_PARTS]
 
 
-def _example(architecture: Architecture) -> tuple[tuple[Any, ...], tuple[Any, ...], list[str], list[str]]:
-    """Arguments of the module, which of their axes are dynamic, and the names of inputs and outputs.
-
-    The example is larger than 1 in every dynamic axis, and no two axes are equal: torch.export makes constants of 0 and
-    1, and one axis of equal ones. A tensor object given twice would become one input.
-    """
-    batch, new, past = 3, 5, 7
-    by_token, by_key = {0: Dim.DYNAMIC, 1: Dim.DYNAMIC}, {0: Dim.DYNAMIC, 2: Dim.DYNAMIC}
-    inputs = ["input_ids", "attention_mask"]
-    outputs = {"text-generation": "logits", "feature-extraction": "last_hidden_state", "text-classification": "logits"}
-    names = [outputs[architecture.task]]
-    if architecture.task != "text-generation":
-        tokens = tuple(torch.ones(batch, new, dtype=torch.int64) for _ in inputs)
-        return tokens, (by_token, by_token), inputs, names
-    layers = range(architecture.num_hidden_layers)
-    heads, size, scores = architecture.num_key_value_heads, architecture.head_dim, architecture.cached_scores
-    cache = [
-        (torch.zeros(batch, heads, past, size), torch.zeros(batch, heads, past, size), torch.zeros(batch, scores, past))
-        for _ in layers
-    ]
-    inputs.append("position_ids")
-    tokens = tuple(torch.ones(batch, new, dtype=torch.int64) for _ in inputs)
-    return (
-        (*tokens, cache),
-        (by_token, by_token, by_token, [(by_key, by_key, by_key) for _ in layers]),
-        inputs + [name for i in layers for name in cache_names("past_key_values", i)],
-        names + [name for i in layers for name in cache_names("present", i)],
-    )
-
-
 def trace(module: DogeForTask) -> ir.Model:
     """Canonical ONNX of a module; its initializers share memory with the module's parameters."""
-    architecture = module.architecture
-    arguments, dynamic_shapes, input_names, output_names = _example(architecture)
-    with torch.no_grad(), _quiet():
-        exported = torch.export.export(module.eval(), arguments, dynamic_shapes=dynamic_shapes)
-        program = torch.onnx.export(
-            exported,
-            dynamo=True,
-            opset_version=_TORCHLIB_OPSET,
-            custom_translation_table=_TRANSLATIONS,
-            optimize=False,
-            verbose=False,
-            input_names=input_names,
-            output_names=output_names,
-        )
-    assert program is not None
-    model = program.model
-    model.ir_version = IR_VERSION
-    model.opset_imports[""] = OPSET
-    model.producer_name, model.producer_version = "doge-export", None
-    model.graph.name = "doge"
-    _name_axes(model.graph)
+    architecture = module.eval().architecture
+    layers = range(architecture.num_hidden_layers if architecture.task == "text-generation" else 0)
+    examples = [_example(architecture, len(layers), sizes) for sizes in EXAMPLES]
+    recorder = Recorder(module, module.model.layers)
+    with torch.no_grad():
+        whole = recorder.record(examples, {"cache": [fx.PH for _ in layers]} if layers else None)
+
+    names = [*TOKEN_INPUTS[: 3 if layers else 2], *(cache_names("past_key_values", i) for i in layers)]
+    arguments = _inputs(names, type_of(*examples))
+    graph = ir.Graph(list(_leaves(arguments)), [], nodes=[], opset_imports={"": OPSET, "doge": 1}, name="doge")
+    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+        stored = ir.tensor(tensor.detach().numpy(), name=name)
+        graph.register_initializer(ir.val(name, const_value=stored))
+    results = Translator(graph, recorder.blocks).write(whole, arguments)
+    first = "last_hidden_state" if architecture.task == "feature-extraction" else "logits"
+    outputs = [first, *(name for i in layers for name in cache_names("present", i))]
+    for value, name in zip(_leaves(results), outputs, strict=True):
+        value.name = name
+        graph.outputs.append(value)
+
     weights_inside = architecture.moe is not None and architecture.moe.weights_inside
-    experts = functions.CDMoEWeightsInside if weights_inside else functions.CDMoE
-    for function in (functions.DynamicMaskAttention, experts):
-        proto = function.to_function_proto()
-        proto.name = proto.name.removesuffix("WeightsInside")
-        body = ir.serde.deserialize_function(proto)
-        model.functions[body.identifier()] = body
-    model.opset_imports["doge"] = 1
+    model = ir.Model(
+        graph,
+        ir_version=IR_VERSION,
+        producer_name="doge-export",
+        functions=[functions.body("DynamicMaskAttention"), functions.body("CDMoE", weights_inside)],
+    )
     tidy(model)
     return model
 
 
-def _name_axes(graph: ir.Graph) -> None:
-    """Axis names the ecosystem knows: transformers.js takes exactly `batch_size` for the batch."""
-    total = "past_sequence_length + sequence_length"
-    for value in [*graph.inputs, *graph.outputs]:
-        assert value.name is not None and value.shape is not None
-        sizes: list[int | str | ir.SymbolicDim] = list(value.shape)
-        sizes[0] = "batch_size"
-        if "." in value.name:
-            sizes[2] = "past_sequence_length" if value.name.startswith("past") else total
-        elif not isinstance(sizes[1], int):
-            sizes[1] = "sequence_length"
-        value.shape = ir.Shape(sizes)
+def _example(architecture: Architecture, layers: int, sizes: Sizes) -> tuple[Any, ...]:
+    """Arguments of the module, with a cache of each of `layers` behind them."""
+    tokens = torch.ones(sizes.batch, sizes.new, dtype=torch.int64)
+    if not layers:
+        return tokens, tokens
+    entry = torch.zeros(sizes.batch, architecture.num_key_value_heads, sizes.past, architecture.head_dim)
+    score = torch.zeros(sizes.batch, architecture.cached_scores, sizes.past)
+    return tokens, tokens, tokens, *[(entry, entry, score)] * layers
+
+
+def _inputs(names: Any, types: Any) -> Any:
+    """Values of the given types, named; a tuple for a list of names."""
+    if isinstance(types, Type):
+        return ir.val(names, dtype=types.dtype, shape=types.axes)
+    return tuple(_inputs(*each) for each in zip(names, types, strict=True))
+
+
+def _leaves(values: Any) -> Iterator[ir.Value]:
+    """The values in a nest of tuples and lists, in order."""
+    if isinstance(values, ir.Value):
+        yield values
+    else:
+        for each in values:
+            yield from _leaves(each)

@@ -87,10 +87,13 @@ class DynamicMaskAttention(nn.Module):
         value = self.v_proj(x)
         heads = {"num_heads": self.num_heads, "kv_num_heads": self.kv_num_heads, "scale": self.head_dim**-0.5}
         padding = torch.where(is_token[..., None], 0.0, operators.NEG)
+        past_key, past_value, past_score = cache
         if self.ratio_mask is not None:
             score = torch.cat([self._scores(value), padding], dim=-1)
-            output, *present = operators.ratio_mask_attention(
-                query, key, value, score, *cache, **heads, **dataclasses.asdict(self.ratio_mask)
+            output, keys, values, scores = operators.ratio_mask_attention(
+                *(query, key, value, score, past_key, past_value, past_score),
+                **heads,
+                **dataclasses.asdict(self.ratio_mask),
             )
         else:
             # Padding is folded into the score once, here, so that attention needs no mask.
@@ -99,10 +102,12 @@ class DynamicMaskAttention(nn.Module):
                 if self.score == "none"
                 else torch.where(is_token[..., None], self._scores(value), operators.NEG)
             )
-            output, *present = operators.dynamic_mask_attention(
-                query, key, value, score, *cache, **heads, keep_window_size=self.keep_window_size
+            output, keys, values, scores = operators.dynamic_mask_attention(
+                *(query, key, value, score, past_key, past_value, past_score),
+                **heads,
+                keep_window_size=self.keep_window_size,
             )
-        return self.o_proj(output), (present[0], present[1], present[2])
+        return self.o_proj(output), (keys, values, scores)
 
     def _scores(self, value: Tensor) -> Tensor:
         """What a key's value [B, S, Hkv * D] adds to its logits, [B, S, Hs] float32."""

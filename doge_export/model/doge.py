@@ -8,11 +8,12 @@ Parameter names are those of a checkpoint in transformers' layout, so a state di
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from doge_export.checkpoint.architecture import Architecture, CdmoeRouting
 from doge_export.model.attention import DynamicMaskAttention, LayerCache
@@ -78,6 +79,23 @@ class DogeModel(nn.Module):
         return self.norm(x), present
 
 
+class _Unfilled(TorchFunctionMode):
+    """Makes parameters without memory and without the numbers that training starts from.
+
+    Only these: on torch's device "meta" other tensors would be empty too, and it imports a compiler to compute them.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        given = kwargs or {}
+        if func is torch.empty:
+            given = given | {"device": "meta"}
+        elif func in (Tensor.normal_, nn.init.normal_):
+            return args[0] if args else given["tensor"]
+        return func(*args, **given)
+
+
 class DogeForTask(nn.Module):
     """The decoder below some head, written to be read and to be traced.
 
@@ -104,9 +122,8 @@ class DogeForTask(nn.Module):
         max_length: int | None = None,
     ) -> Self:
         """A module whose parameters are the given tensors, without a second copy of any. Names must match exactly."""
-        with torch.device("meta"):
+        with _Unfilled():
             module = cls(architecture, cdmoe_routing, max_length)
-        module.model.rotary_emb = RotaryEmbedding(architecture, max_length or UNBOUNDED)
         module.load_state_dict(dict(tensors), strict=True, assign=True)
         return module.eval()
 
@@ -114,7 +131,7 @@ class DogeForTask(nn.Module):
         """The cache before the first token."""
         arch, like = self.architecture, self.model.norm.weight
         entry = like.new_empty(batch_size, arch.num_key_value_heads, 0, arch.head_dim)
-        score = torch.empty(batch_size, arch.cached_scores, 0, device=like.device)
+        score = like.new_empty(batch_size, arch.cached_scores, 0, dtype=torch.float32)
         return [(entry, entry, score)] * arch.num_hidden_layers
 
 

@@ -73,16 +73,18 @@ class Router(nn.Linear):
             parts = projection[..., :half_width], projection[..., half_width:]
         else:
             parts = projection.reshape(2, -1)[:1], projection.reshape(2, -1)[1:]
-        halves = tuple(half.reshape(batch, tokens, self.num_heads, self.width) for half in parts)
+        first, second = (half.reshape(batch, tokens, self.num_heads, self.width) for half in parts)
         if self.keys is not None:
-            # [B, S, heads, 1, R / 2] @ [heads, R / 2, K]
-            halves = tuple(
-                (half[..., None, :] @ keys).squeeze(-2) for half, keys in zip(halves, self.keys, strict=True)
-            )
+            first, second = self._match(first, self.keys[0]), self._match(second, self.keys[1])
         if self.ranks:
-            scores, indices = halves[0].sort(dim=-1, descending=True)
+            scores, indices = first.sort(dim=-1, descending=True)
             return scores, indices.to(scores.dtype)
-        return halves[0], halves[1]
+        return first, second
+
+    @staticmethod
+    def _match(half: Tensor, keys: Tensor) -> Tensor:
+        """[B, S, heads, R / 2] against keys [heads, R / 2, K] -> [B, S, heads, K]."""
+        return (half[..., None, :] @ keys).squeeze(-2)
 
 
 class CDMoE(MLP):

@@ -115,12 +115,18 @@ def _attend(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor, num_heads
     return output.transpose(1, 2).flatten(2).to(query.dtype)
 
 
-@dynamic_mask_attention.register_fake
-def _(query, key, value, score, past_key, past_value, past_score, num_heads, kv_num_heads, scale, keep_window_size):  # type: ignore[no-untyped-def]
-    return _fake_attention(query, past_key, past_value, past_score)
-
-
-def _fake_attention(query: Tensor, past_key: Tensor, past_value: Tensor, past_score: Tensor) -> tuple[Tensor, ...]:
+def attention_outputs(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    score: Tensor,
+    past_key: Tensor,
+    past_value: Tensor,
+    past_score: Tensor,
+    *attributes: Any,
+    **named_attributes: Any,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Tensors of the types that either attention operator gives, without their values."""
     batch, heads, past, size = past_key.shape
     total = past + query.shape[1]
     return (
@@ -129,6 +135,9 @@ def _fake_attention(query: Tensor, past_key: Tensor, past_value: Tensor, past_sc
         past_value.new_empty(batch, heads, total, size),
         past_score.new_empty(batch, past_score.shape[1], total),
     )
+
+
+dynamic_mask_attention.register_fake(attention_outputs)
 
 
 @torch.library.custom_op("doge::ratio_mask_attention", mutates_args=())
@@ -171,9 +180,7 @@ def ratio_mask_attention(
     return output, present_key, present_value, present_score
 
 
-@ratio_mask_attention.register_fake
-def _(query, key, value, score, past_key, past_value, past_score, num_heads, kv_num_heads, *rest):  # type: ignore[no-untyped-def]
-    return _fake_attention(query, past_key, past_value, past_score)
+ratio_mask_attention.register_fake(attention_outputs)
 
 
 @torch.library.custom_op("doge::cdmoe", mutates_args=())

@@ -1,4 +1,4 @@
-"""What `tidy` leaves out, and what it must leave alone."""
+"""What `tidy` leaves out, what it must leave alone, and which Reshapes have a constant for a shape."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import onnx
 import onnx_ir as ir
 import pytest
 from one_thread import open_session
+from whole_trace import StaticReshapes
 
-from doge_export.graph.tidy import StaticReshapes, tidy
+from doge_export.graph.tidy import tidy
 
 
 def model_of(text):

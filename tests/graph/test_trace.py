@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import functools
+import subprocess
+import sys
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -194,3 +197,21 @@ def test_max_length_decides_what_is_in_the_graph(rope_type, max_length, selects,
     operators = {node.op_type for node in graph.graph.node}
     assert ("ReduceMax" in operators) is scales
     assert ("Pow" in operators) is scales
+
+
+def test_no_compiler_is_imported():
+    """To import torch's takes longer than to trace."""
+    program = """
+import sys
+from compositions import EVERY, random_module
+from doge_export.graph import trace
+from doge_export.model import DogeForExport
+module = random_module(EVERY["M5"])
+module = DogeForExport.from_tensors(module.architecture, module.state_dict())
+trace(module)
+print([name for name in ("torch._dynamo", "torch.onnx", "torch.export._trace") if name in sys.modules])
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=Path(__file__).parents[1]
+    )
+    assert result.stdout.strip() == "[]", result.stderr

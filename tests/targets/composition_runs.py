@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from compositions import BLINDING, COMPOSITIONS, MIXING
+from compositions import BLINDING, EVERY, MIXING
 
 from doge_export.runtime.decoders.growing import GrowingDecoder, GrowingScoresDecoder
 from doge_export.runtime.decoders.in_place import InPlaceDecoder
@@ -11,7 +11,6 @@ from doge_export.targets import Traits
 
 LENGTH, VOCABULARY = 24, 96
 DECODERS = {"onnxruntime": InPlaceDecoder, "portable": GrowingDecoder, "canonical": GrowingScoresDecoder}
-EVERY = COMPOSITIONS | BLINDING | MIXING
 CASES = [(name, target) for name in EVERY for target in DECODERS if target != "canonical" or name not in BLINDING]
 
 

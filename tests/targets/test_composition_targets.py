@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from composition_runs import CASES, DECODERS, EVERY, LENGTH, VOCABULARY, run, traits
-from compositions import MIXING, random_module
+from composition_runs import CASES, DECODERS, LENGTH, VOCABULARY, run, traits
+from compositions import MIXING, traced
 from doge_runs import ONNXRUNTIME, assert_equal_to_rounding, distinct_ids, left_padded, module_logits
 from one_thread import open_session
 
-from doge_export.graph import trace
 from doge_export.runtime.decoders.decoder import SequenceLimits
 from doge_export.targets import TARGETS, lower
 
@@ -17,8 +16,7 @@ from doge_export.targets import TARGETS, lower
 def case(request):
     """A module and a decoder over its graph."""
     name, target = request.param
-    module = random_module(EVERY[name])
-    model = trace(module)
+    module, model = traced(name)
     lower(model, TARGETS[target], traits(name))
     return module, DECODERS[target](open_session(model), SequenceLimits(32, 32, name in MIXING))
 

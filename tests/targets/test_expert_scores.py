@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import functools
-
 import numpy as np
 import onnx_ir as ir
 import pytest
 import torch
-from composition_runs import DECODERS, EVERY, LENGTH, VOCABULARY, run, traits
-from compositions import random_module
+from composition_runs import DECODERS, LENGTH, VOCABULARY, run, traits
+from compositions import EVERY, random_module, traced
 from doge_runs import distinct_ids
 from one_thread import open_session
 
@@ -26,13 +24,8 @@ NORMS = {"RMSNormalization", "SimplifiedLayerNormalization", "SkipSimplifiedLaye
 """Div is the last node but one of a norm in primitive ones."""
 
 
-@functools.cache
-def traced(name):
-    return trace(random_module(EVERY[name]))
-
-
 def halved(name, target, dtype):
-    model = ir.serde.deserialize_model(ir.serde.serialize_model(traced(name)))
+    model = traced(name)[1]
     if target.startswith("tensorrt"):
         precision = {ir.DataType.FLOAT16: "fp16", ir.DataType.BFLOAT16: "bf16"}[dtype]
         lower_for_tensorrt(model, Form(precision, target.split()[1], 32))

@@ -9,14 +9,12 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-import torch
-from composition_runs import CASES, DECODERS, EVERY, LENGTH, VOCABULARY, run, traits
-from compositions import MIXING, random_module
+from composition_runs import CASES, DECODERS, LENGTH, VOCABULARY, run, traits
+from compositions import MIXING, traced
 from doge_runs import distinct_ids, left_padded
 from one_thread import open_session
 from onnx.reference import ReferenceEvaluator
 
-from doge_export.graph import trace
 from doge_export.runtime.decoders.decoder import SequenceLimits
 from doge_export.targets import TARGETS, lower
 from doge_export.targets.half import HalfPrecision, half_values, largest, prepare
@@ -36,12 +34,10 @@ BY_RANKS = "M5"
 
 @functools.cache
 def _lowered(name, target, a):
-    module = random_module(EVERY[name])
-    with torch.no_grad():
-        for parameter_name, parameter in module.named_parameters():
-            if parameter_name.endswith(".A"):
-                parameter *= a
-    model = trace(module)
+    _, model = traced(name)
+    for parameter_name, value in model.graph.initializers.items():
+        if parameter_name.endswith(".A"):
+            value.const_value = ir.tensor(np.float32(a) * value.const_value.numpy(), name=parameter_name)
     lower(model, TARGETS[target], traits(name))
     return ir.to_proto(model).SerializeToString()
 

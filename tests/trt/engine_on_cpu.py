@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import torch
-from compositions import BLINDING, COMPOSITIONS, MIXING, random_module
+from compositions import copy_of, traced_once
 from doge_runs import module_logits
 from one_thread import open_session
 from sixteen_bits import emulated
@@ -28,15 +28,14 @@ from doge_export.trt.on_cpu import runnable
 from doge_export.trt.plan_engine import plan_traced
 from doge_export.trt.traced import Traced
 
-EVERY = COMPOSITIONS | BLINDING | MIXING
 NOWHERE = Origin(Path(), (), SourceEntry("random", None), {}, {}, None, 0)
 
 
 @functools.cache
 def random_traced(name: str, max_length: int) -> tuple[DogeForExport, Traced]:
     """A tiny module of a composition, traced once."""
-    module = random_module(EVERY[name], max_length=max_length)
-    return module, Traced(trace(module), max_length, NOWHERE)
+    module, graph = traced_once(name, max_length=max_length)
+    return module, Traced(graph, max_length, NOWHERE)
 
 
 @contextlib.contextmanager
@@ -64,9 +63,8 @@ def stored_traced(folder: Path, max_length: int) -> tuple[DogeForExport, Traced]
 
 
 def plan_of(traced: Traced, **options: Any) -> EnginePlan:
-    """Lowering changes its graph, so a copy of that; `clone` would share the types of values."""
-    copy = ir.serde.deserialize_model(ir.serde.serialize_model(traced.graph))
-    return plan_traced(dataclasses.replace(traced, graph=copy), **options)
+    """Lowering changes its graph, so a copy of that."""
+    return plan_traced(dataclasses.replace(traced, graph=copy_of(traced.graph)), **options)
 
 
 class EngineOnCpu:

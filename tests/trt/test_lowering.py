@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections import Counter
 
 import numpy as np
 import onnx_ir as ir
 import pytest
-from compositions import BLINDING, COMPOSITIONS, MIXING, random_module
+from compositions import BLINDING, COMPOSITIONS, EVERY, MIXING, random_module
 from doge_runs import ONNXRUNTIME, assert_equal_to_rounding, distinct_ids
-from engine_on_cpu import EVERY, NOWHERE, EngineOnCpu, dtype_of, plan_of, random_traced, reference
+from engine_on_cpu import NOWHERE, EngineOnCpu, dtype_of, plan_of, random_traced, reference
+from whole_trace import whole_trace
 
 from doge_export import DogeExportError
 from doge_export.checkpoint.architecture import Rope
@@ -51,6 +53,28 @@ def test_with_the_plugin(name):
 @pytest.mark.parametrize("name", NATIVE_NAMES)
 def test_with_layers_of_tensorrt(name):
     check(*engine(name, "native"), name)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("attention", ["plugin", "native"])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name == "M7" else pytest.mark.slow) for name in EVERY if name not in BLINDING],
+)
+def test_equal_to_the_bit_from_the_whole_trace(name, attention, precision):
+    if attention == "native" and name not in NATIVE:
+        pytest.skip("has no native attention that TensorRT takes, see test_with_layers_of_tensorrt")
+    _, traced = random_traced(name, CAPACITY)
+    found, expected = (
+        EngineOnCpu(plan_of(one, precision=precision, attention=attention)).logits(IDS[0], [20, 1, 3])
+        for one in (traced, dataclasses.replace(traced, graph=_whole(name)))
+    )
+    np.testing.assert_array_equal(found.view(np.uint32), expected.view(np.uint32))
+
+
+@functools.lru_cache(1)
+def _whole(name):
+    return whole_trace(random_traced(name, CAPACITY)[0])
 
 
 @pytest.mark.parametrize("attention", ["plugin", "native"])
