@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from compositions import EVERY, MIXING, copy_of, random_module
-from doge_export.runtime.decoders.canonical import CanonicalDecoder
 from doge_runs import distinct_ids, left_padded
 from graph_forms import form_of
 from older_doge import PUBLISHED, make_checkpoint
@@ -24,13 +23,13 @@ from doge_export.checkpoint.architecture import Rope
 from doge_export.graph import trace
 from doge_export.model import MODULES
 from doge_export.runtime.decoders.decoder import SequenceLimits
-from doge_export.runtime.decoders.growing import PortableDecoder
+from doge_export.runtime.decoders.growing import GrowingDecoder, GrowingScoresDecoder
 from doge_export.runtime.decoders.in_place import InPlaceDecoder
 from doge_export.targets import TARGETS, Traits, lower
 from doge_export.targets.half import HalfPrecision, prepare
 
 GOLDEN = sorted(path.parent for path in (Path(__file__).parents[1] / "golden").glob("*/config.json"))
-DECODERS = {"onnxruntime": InPlaceDecoder, "portable": PortableDecoder, "canonical": CanonicalDecoder}
+DECODERS = {"onnxruntime": InPlaceDecoder, "portable": GrowingDecoder, "canonical": GrowingScoresDecoder}
 CAPACITY, LENGTH = 32, 24
 LONG_ROPE = Rope(
     "longrope", factor=4.0, original_max_position_embeddings=16, short_factor=(1.0,) * 8, long_factor=(2.0,) * 8
