@@ -16,7 +16,7 @@ import numpy as np
 
 from doge_export.benchmark.machine import machine
 from doge_export.benchmark.probe import probe
-from doge_export.benchmark.subject import Exported, Subject
+from doge_export.benchmark.timed_model import TimedModel, TimedSession
 from doge_export.console import progress
 from doge_export.errors import DogeExportError
 from doge_export.runtime.graph import graph_file
@@ -115,7 +115,7 @@ def bench(
     }
     process = {name: probe(session.folder, threads, new_tokens, asked) for name, session, asked in sessions}
     described: dict[str, dict[str, Any]] = {name: _described(session, asked) for name, session, asked in sessions}
-    timed: list[Subject] = [Exported(name, session) for name, session, _ in sessions]
+    timed: list[TimedModel] = [TimedSession(name, session) for name, session, _ in sessions]
     baseline = timed[0].name if len(timed) > 1 else None
     if compare is not None:
         from doge_export.benchmark.reference import load_reference
@@ -169,25 +169,25 @@ def _described(session: Session, precision: str | None) -> dict[str, Any]:
     }
 
 
-Measure = Callable[[Subject], tuple[dict[str, float], dict[str, float]]]
+Measure = Callable[[TimedModel], tuple[dict[str, float], dict[str, float]]]
 """Runs a subject once; gives rates and seconds by name."""
 
 
 def _measures(
     ids: np.ndarray, prompt_length: int, new_tokens: int, prefill_length: int, contexts: Sequence[int]
 ) -> list[Measure]:
-    def generation(subject: Subject) -> tuple[dict[str, float], dict[str, float]]:
+    def generation(subject: TimedModel) -> tuple[dict[str, float], dict[str, float]]:
         prompt = ids[:, :prompt_length]
         first = subject.read(prompt)
         return {"decode": new_tokens / subject.generate(prompt, new_tokens)}, {"first_token": first}
 
-    def prefill(subject: Subject) -> tuple[dict[str, float], dict[str, float]]:
+    def prefill(subject: TimedModel) -> tuple[dict[str, float], dict[str, float]]:
         return {"prefill": prefill_length / subject.read(ids[:, :prefill_length])}, {}
 
     def behind(context: int) -> Measure:
         steps = min(STEPS, ids.shape[1] - context)
 
-        def measure(subject: Subject) -> tuple[dict[str, float], dict[str, float]]:
+        def measure(subject: TimedModel) -> tuple[dict[str, float], dict[str, float]]:
             first = subject.read(ids[:, :context])
             return {f"decode@{context}": steps / subject.step(steps)}, {f"first_token@{context}": first}
 
@@ -196,7 +196,7 @@ def _measures(
     return [generation, prefill, *map(behind, contexts)]
 
 
-def _interleaved(subjects: Sequence[Subject], measures: Sequence[Measure], rounds: int) -> tuple[Timings, Timings]:
+def _interleaved(subjects: Sequence[TimedModel], measures: Sequence[Measure], rounds: int) -> tuple[Timings, Timings]:
     """Every round runs every measure of every subject, the subjects of a measure one right after the other."""
     seen: tuple[dict[tuple[str, str], list[float]], ...] = (defaultdict(list), defaultdict(list))
     with progress("timing", (rounds + 1) * len(measures) * len(subjects)) as advance:
@@ -211,7 +211,7 @@ def _interleaved(subjects: Sequence[Subject], measures: Sequence[Measure], round
     return rates, seconds
 
 
-def _percentiles(seen: dict[tuple[str, str], list[float]], subjects: Sequence[Subject]) -> Timings:
+def _percentiles(seen: dict[tuple[str, str], list[float]], subjects: Sequence[TimedModel]) -> Timings:
     return {
         subject.name: {
             measure: np.percentile(values, (10, 50, 90)).tolist()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from doge_export.benchmark.subject import Subject
+from doge_export.benchmark.timed_model import TimedModel
 from doge_export.validation.references import in_transformers
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from doge_export.checkpoint.architecture import CdmoeRouting
 
 
-class Reference(Subject, Protocol):
+class Reference(TimedModel, Protocol):
     """A checkpoint in PyTorch. `description` says versions."""
 
     description: str
@@ -45,7 +45,7 @@ class _StepByStep(abc.ABC):
         """Read ids [B, S] behind the cache; gives the chosen ones, [B, 1]."""
 
     def read(self, prompt: np.ndarray) -> float:
-        """See `Subject`."""
+        """See `TimedModel`."""
         import torch
 
         start = time.perf_counter()
@@ -54,7 +54,7 @@ class _StepByStep(abc.ABC):
         return time.perf_counter() - start
 
     def step(self, count: int) -> float:
-        """See `Subject`; without what transformers' `generate` spends around a step."""
+        """See `TimedModel`; without what transformers' `generate` spends around a step."""
         start = time.perf_counter()
         for _ in range(count):
             self._token = self._next(self._token)
@@ -77,7 +77,7 @@ class TransformersReference(_StepByStep):
         self._model = load_transformers(checkpoint)
 
     def generate(self, prompt: np.ndarray, new_tokens: int) -> float:
-        """See `Subject`."""
+        """See `TimedModel`."""
         ids = self._torch.from_numpy(prompt)
         start = time.perf_counter()
         self._model.generate(
@@ -117,7 +117,7 @@ class ModuleReference(_StepByStep):
         self._model = DogeForExport.from_tensors(architecture, checkpoint.tensors, cdmoe_routing)
 
     def generate(self, prompt: np.ndarray, new_tokens: int) -> float:
-        """See `Subject`."""
+        """See `TimedModel`."""
         return self.read(prompt) + self.step(new_tokens - 1)
 
     def _next(self, ids: torch.Tensor) -> torch.Tensor:

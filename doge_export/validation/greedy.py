@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from doge_export.validation.check_plan import LONG, Run, SubjectTraits
 from doge_export.validation.judge import Batch, draws, judge
 from doge_export.validation.logits import tie_notes
-from doge_export.validation.plan import LONG, Limits, Run
 from doge_export.validation.verdict import CheckResult
 
 if TYPE_CHECKING:
@@ -18,21 +18,21 @@ if TYPE_CHECKING:
 NAME = "greedy generation"
 
 
-def check_greedy(oracle: Oracle, session: Session, limits: Limits) -> CheckResult:
+def check_greedy(oracle: Oracle, session: Session, traits: SubjectTraits) -> CheckResult:
     """Generate freely on both sides and compare ids; then feed the subject the reference's answer and compare logits.
 
     A free run that leaves the reference at a near tie cannot be followed further: from there on the teacher-forced
     logits judge alone. The answer goes past keep_window_size where that takes few tokens.
     """
-    length = min(16, limits.max_length // 2)
-    window = limits.keep_window_size
-    new = min(limits.max_length - length, window if limits.steps < window <= LONG else limits.steps)
+    length = min(16, traits.max_length // 2)
+    window = traits.keep_window_size
+    new = min(traits.max_length - length, window if traits.steps < window <= LONG else traits.steps)
     description = f"{new} new tokens after a prompt of {length}"
     if length < 1:
-        return CheckResult(NAME, description, None, note=f"not run: max_length {limits.max_length} leaves no room")
+        return CheckResult(NAME, description, None, note=f"not run: max_length {traits.max_length} leaves no room")
 
     def draw(seed: int) -> Batch:
-        prompt = Run(NAME, (length,), (length,)).batch(limits, seed)[0][0].tolist()
+        prompt = Run(NAME, (length,), (length,)).batch(traits, seed)[0][0].tolist()
         answer = oracle.generate(prompt, new)
         ids = np.array([prompt + answer])
         mask = np.ones_like(ids)
@@ -40,7 +40,7 @@ def check_greedy(oracle: Oracle, session: Session, limits: Limits) -> CheckResul
         wanted = np.arange(length + new)[None] >= length - 1
         return Batch(ids, mask, chunks, wanted, oracle.run(ids, mask, chunks))
 
-    judgement = judge(draw, draws(length + new), oracle, session, label="teacher-forced", tolerance=limits.tolerance)
+    judgement = judge(draw, draws(length + new), oracle, session, label="teacher-forced", tolerance=traits.tolerance)
     batch, comparison = judgement.batch, judgement.comparison
     ids = batch.ids[0].tolist()
     prompt, expected = ids[:length], ids[length:]
@@ -49,7 +49,7 @@ def check_greedy(oracle: Oracle, session: Session, limits: Limits) -> CheckResul
     )
     answer = list(generation.token_ids)
     same, note = _judge_ids(
-        answer, expected, batch, length - 1, oracle.name, limits.tolerance.tie(comparison.reference_std)
+        answer, expected, batch, length - 1, oracle.name, traits.tolerance.tie(comparison.reference_std)
     )
     passed = same and judgement.passed
     metrics = comparison.metrics() | {
@@ -57,7 +57,7 @@ def check_greedy(oracle: Oracle, session: Session, limits: Limits) -> CheckResul
         "new_tokens": new,
         "same_tokens": _common_prefix(answer, expected),
     }
-    notes = [note, *([limits.pieces_note] if limits.pieces_note else []), *tie_notes([judgement])]
+    notes = [note, *([traits.pieces_note] if traits.pieces_note else []), *tie_notes([judgement])]
     return CheckResult(NAME, description, passed, metrics, "; ".join(notes), comparison)
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from doge_export.validation.ambiguity import DOUBT, SENSITIVE, TIE
-from doge_export.validation.compare import Comparison, compare
+from doge_export.validation.comparison import Comparison, compare
 from doge_export.validation.drilldown import first_diverging_layer
 from doge_export.validation.tolerance import FLOAT32, Tolerance
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from doge_export.validation.one_call import OneCall
     from doge_export.validation.oracle import Oracle, ReferenceRun
 
-    Subject: TypeAlias = Session | OneCall
+    JudgedSession: TypeAlias = Session | OneCall
 
 DRAWS, DRAWS_WHEN_LONG = 4, 2
 """Batches drawn at most; the second for those of more than LONG_BATCH tokens, which take seconds each."""
@@ -77,7 +77,7 @@ def judge(
     draw: Callable[[int], Batch],
     most: int,
     oracle: Oracle,
-    session: Subject,
+    session: JudgedSession,
     *,
     label: str,
     tolerance: Tolerance = FLOAT32,
@@ -102,7 +102,7 @@ def judge(
 
 
 def _judge(
-    batch: Batch, compared: np.ndarray, logits: np.ndarray, session: Subject, label: str, tolerance: Tolerance
+    batch: Batch, compared: np.ndarray, logits: np.ndarray, session: JudgedSession, label: str, tolerance: Tolerance
 ) -> Judgement:
     """Compare at the positions `compared`, bool [B, S]; the caches of the session must be those of the batch."""
     reference = batch.reference

@@ -5,26 +5,26 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from doge_export.validation.compare import concatenate
+from doge_export.validation.check_plan import MARGIN, PlannedCheck, Run, SubjectTraits
+from doge_export.validation.comparison import concatenate
 from doge_export.validation.judge import Batch, Judgement, draws, judge
-from doge_export.validation.plan import MARGIN, Limits, PlannedCheck, Run
 from doge_export.validation.verdict import CheckResult
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from doge_export.validation.judge import Subject
+    from doge_export.validation.judge import JudgedSession
     from doge_export.validation.oracle import Oracle
 
 
 def check_logits(
-    check: PlannedCheck, oracle: Oracle, session: Subject, limits: Limits, scale: float | None = None
+    check: PlannedCheck, oracle: Oracle, session: JudgedSession, traits: SubjectTraits, scale: float | None = None
 ) -> CheckResult:
     """Carry out one planned check. scale: see `ReferenceRun`."""
     result = CheckResult(check.name, check.description, None)
     if check.not_run:
         return dataclasses.replace(result, note=f"not run: {check.not_run}")
-    judgements = [_judge_run(run, check.beyond, oracle, session, limits, scale) for run in check.runs]
+    judgements = [_judge_run(run, check.beyond, oracle, session, traits, scale) for run in check.runs]
     notes = [check.note] if check.note else []
     notes += tie_notes(judgements)
     passed: bool | None = all(judgement.passed is not False for judgement in judgements)
@@ -53,21 +53,21 @@ def tie_notes(judgements: list[Judgement]) -> list[str]:
 
 
 def _judge_run(
-    run: Run, beyond: int, oracle: Oracle, session: Subject, limits: Limits, scale: float | None
+    run: Run, beyond: int, oracle: Oracle, session: JudgedSession, traits: SubjectTraits, scale: float | None
 ) -> Judgement:
     def draw(seed: int) -> Batch:
-        ids, mask = run.batch(limits, seed)
+        ids, mask = run.batch(traits, seed)
         reference = dataclasses.replace(oracle.run(ids, mask, run.chunks), scale=scale)
-        return Batch(ids, mask, run.chunks, _wanted(mask, beyond, limits), reference)
+        return Batch(ids, mask, run.chunks, _wanted(mask, beyond, traits), reference)
 
     most = 1 if oracle.selection_is_void else draws(run.length * len(run.rows))
-    return judge(draw, most, oracle, session, label=run.label, tolerance=limits.tolerance)
+    return judge(draw, most, oracle, session, label=run.label, tolerance=traits.tolerance)
 
 
-def _wanted(mask: np.ndarray, beyond: int, limits: Limits) -> np.ndarray:
+def _wanted(mask: np.ndarray, beyond: int, traits: SubjectTraits) -> np.ndarray:
     """[B, S] bool: the positions to compare. A class stands at each token of its row, and hangs on all: at the last."""
     count = mask.cumsum(-1)
-    if limits.task == "text-classification":
+    if traits.task == "text-classification":
         return (mask == 1) & (count == count[:, -1:])
     return (mask == 1) & (count > beyond - MARGIN)
 

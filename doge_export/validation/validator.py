@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from doge_export.errors import DogeExportError
 from doge_export.package.manifest import fingerprint
+from doge_export.validation.check_plan import SubjectTraits, plan_checks
 from doge_export.validation.greedy import NAME as GREEDY
 from doge_export.validation.greedy import check_greedy
 from doge_export.validation.logits import check_logits
 from doge_export.validation.one_call import OneCall, answer_scale, plan_one_call
-from doge_export.validation.plan import Limits, plan
 from doge_export.validation.tolerance import tolerance_of
 from doge_export.validation.verdict import CheckResult, Verdict
 
@@ -62,12 +62,12 @@ def validate(
     from doge_export.validation.references import load_oracle
 
     oracle = load_oracle(checkpoint, manifest.get("cdmoe_routing"))
-    limits = dataclasses.replace(
-        Limits.of(checkpoint, session.max_length, manifest.get("cdmoe_routing")),
+    traits = dataclasses.replace(
+        SubjectTraits.of(checkpoint, session.max_length, manifest.get("cdmoe_routing")),
         max_batch=getattr(getattr(session, "decoder", None), "max_batch", None),
         tolerance=tolerance_of(manifest),
     )
-    planned = _planned(oracle, session, limits)
+    planned = _planned(oracle, session, traits)
     checks = []
     for done, (name, check) in enumerate(planned):
         if on_progress is not None:
@@ -94,18 +94,18 @@ def validate(
         },
         subject=_subject(session),
         seconds=time.perf_counter() - started,
-        tolerance=limits.tolerance,
+        tolerance=traits.tolerance,
     )
 
 
-def _planned(oracle: Oracle, session: Any, limits: Limits) -> list[tuple[str, Callable[[], CheckResult]]]:
+def _planned(oracle: Oracle, session: Any, traits: SubjectTraits) -> list[tuple[str, Callable[[], CheckResult]]]:
     """The checks of the task by name, in order."""
-    if limits.task == "text-generation":
-        checks = [(check.name, partial(check_logits, check, oracle, session, limits)) for check in plan(limits)]
-        return [*checks, (GREEDY, partial(check_greedy, oracle, session, limits))]
-    subject, scale = OneCall(session), answer_scale(oracle, limits)
+    if traits.task == "text-generation":
+        checks = [(check.name, partial(check_logits, check, oracle, session, traits)) for check in plan_checks(traits)]
+        return [*checks, (GREEDY, partial(check_greedy, oracle, session, traits))]
+    subject, scale = OneCall(session), answer_scale(oracle, traits)
     return [
-        (check.name, partial(check_logits, check, oracle, subject, limits, scale)) for check in plan_one_call(limits)
+        (check.name, partial(check_logits, check, oracle, subject, traits, scale)) for check in plan_one_call(traits)
     ]
 
 

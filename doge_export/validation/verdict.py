@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from doge_export.validation.compare import Comparison
+from doge_export.validation.comparison import Comparison
 from doge_export.validation.tolerance import FLOAT32, Tolerance
 
 

@@ -42,7 +42,7 @@ MARGIN = 64
 
 
 @dataclasses.dataclass(frozen=True)
-class Limits:
+class SubjectTraits:
     """What the plan must know of the exported folder and of the model."""
 
     max_length: int
@@ -136,20 +136,20 @@ class Run:
         """Tokens per row, padding included."""
         return sum(self.chunks)
 
-    def batch(self, limits: Limits, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    def batch(self, traits: SubjectTraits, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """input_ids and attention_mask, int64 [B, S]; within a row no token occurs twice where the ids suffice.
 
         In layer 0 the dynamic-mask score depends on the token alone: a token used twice would be a tied score.
         """
         random = np.random.default_rng([seed, *self.rows, *self.chunks])
-        usable = np.setdiff1d(np.arange(limits.vocab_size), sorted(limits.reserved_ids))
-        ids = np.full((len(self.rows), self.length), limits.pad_id, np.int64)
+        usable = np.setdiff1d(np.arange(traits.vocab_size), sorted(traits.reserved_ids))
+        ids = np.full((len(self.rows), self.length), traits.pad_id, np.int64)
         mask = np.zeros_like(ids)
         for row, real in enumerate(self.rows):
             tokens = slice(self.length - real, None) if self.side == "left" else slice(real)
             ids[row, tokens] = random.choice(usable, real, replace=real > len(usable))
             mask[row, tokens] = 1
-        ids[:, self.padding_ids] = limits.pad_id
+        ids[:, self.padding_ids] = traits.pad_id
         return ids, mask
 
 
@@ -168,27 +168,27 @@ class PlannedCheck:
     not_run: str = ""
 
 
-def plan(limits: Limits) -> list[PlannedCheck]:
+def plan_checks(traits: SubjectTraits) -> list[PlannedCheck]:
     """The six checks that compare logits, in order."""
     # Reference routing spreads a tie to the whole call, and ties come by the token: fewer tokens, fewer ties.
-    long = LONG // 2 if limits.mixes_tokens else LONG
-    simple = min(limits.max_length, limits.keep_window_size or limits.max_length, limits.trained_length)
+    long = LONG // 2 if traits.mixes_tokens else LONG
+    simple = min(traits.max_length, traits.keep_window_size or traits.max_length, traits.trained_length)
     checks = [
         _prefill(min(simple, long)),
-        _chunked(min(simple, long), limits),
-        _decode(min(simple, limits.steps), limits),
-        _padded(min(simple, MEDIUM), limits),
-        _window(limits),
-        _beyond_training(limits),
+        _chunked(min(simple, long), traits),
+        _decode(min(simple, traits.steps), traits),
+        _padded(min(simple, MEDIUM), traits),
+        _window(traits),
+        _beyond_training(traits),
     ]
-    return checks if limits.max_batch is None else [_for_engine(check, limits) for check in checks]
+    return checks if traits.max_batch is None else [_for_engine(check, traits) for check in checks]
 
 
 def _prefill(length: int) -> PlannedCheck:
     return PlannedCheck("one-shot prefill", f"{length} tokens in one call", (Run("one call", (length,), (length,)),))
 
 
-def _chunked(length: int, limits: Limits) -> PlannedCheck:
+def _chunked(length: int, traits: SubjectTraits) -> PlannedCheck:
     half = length // 2
     middle = (length - half - 2) // 2
     chunks = (half, 1, middle, 1, length - half - middle - 2) if middle > 0 else (1,) * length
@@ -196,20 +196,20 @@ def _chunked(length: int, limits: Limits) -> PlannedCheck:
         "chunked prefill",
         f"{length} tokens through the cache in pieces of {', '.join(map(str, chunks))}",
         (Run("in pieces", (length,), chunks),),
-        limits.pieces_note,
+        traits.pieces_note,
     )
 
 
-def _decode(length: int, limits: Limits) -> PlannedCheck:
+def _decode(length: int, traits: SubjectTraits) -> PlannedCheck:
     return PlannedCheck(
         "cached decode",
         f"{length} tokens, one a step, teacher-forced",
         (Run("step by step", (length,), (1,) * length),),
-        limits.pieces_note,
+        traits.pieces_note,
     )
 
 
-def _padded(length: int, limits: Limits) -> PlannedCheck:
+def _padded(length: int, traits: SubjectTraits) -> PlannedCheck:
     rows = (length, max(length - length // 3, 1), max(length // 4, 1))
     steps = min(3, length - 1)
     runs = [Run("one call", rows, (length,))]
@@ -219,42 +219,42 @@ def _padded(length: int, limits: Limits) -> PlannedCheck:
         _PADDED,
         f"rows of {', '.join(map(str, rows))} tokens padded to {length}",
         tuple(runs),
-        limits.mixing_note,
+        traits.mixing_note,
     )
 
 
-def _window(limits: Limits) -> PlannedCheck:
-    name, window = "beyond keep_window_size", limits.keep_window_size
+def _window(traits: SubjectTraits) -> PlannedCheck:
+    name, window = "beyond keep_window_size", traits.keep_window_size
     description = f"key selection by score, keep_window_size {window}"
     if window <= 0:
         every = "there is no keep_window_size: " + (
-            "every check leaves out keys" if limits.looks_ahead else "every key is kept"
+            "every check leaves out keys" if traits.looks_ahead else "every key is kept"
         )
         return PlannedCheck(name, description if window else "key selection by score", not_run=every)
-    if limits.max_length <= window:
-        reason = f"max_length {limits.max_length} does not exceed keep_window_size {window}: nothing is ever left out"
+    if traits.max_length <= window:
+        reason = f"max_length {traits.max_length} does not exceed keep_window_size {window}: nothing is ever left out"
         return PlannedCheck(name, description, not_run=reason)
-    length = min(limits.max_length, window + (32 if window <= 512 else 16))
-    if window < limits.trained_length:
-        length = min(length, limits.trained_length)  # one mechanism at a time
+    length = min(traits.max_length, window + (32 if window <= 512 else 16))
+    if window < traits.trained_length:
+        length = min(length, traits.trained_length)  # one mechanism at a time
     rows: tuple[int, ...] = (length,)
-    if window <= 512 and not limits.mixes_tokens and length - window >= 4:
+    if window <= 512 and not traits.mixes_tokens and length - window >= 4:
         rows = (length, length - (length - window) // 4)  # padding must not take a place in the window
     prefill = max(window - 4, 1)
     runs = (
         Run("one call", rows, (length,)),
         Run("step by step", rows[:1], (prefill, *(1,) * (length - prefill))),
     )
-    return _affordable(PlannedCheck(name, f"{description}: {length} tokens", runs, beyond=window), limits)
+    return _affordable(PlannedCheck(name, f"{description}: {length} tokens", runs, beyond=window), traits)
 
 
-def _beyond_training(limits: Limits) -> PlannedCheck:
-    name, trained = "beyond trained length", limits.trained_length
+def _beyond_training(traits: SubjectTraits) -> PlannedCheck:
+    name, trained = "beyond trained length", traits.trained_length
     description = f"positions past the trained length {trained}"
-    if limits.max_length <= trained:
-        reason = f"max_length {limits.max_length} does not exceed the trained length {trained}"
+    if traits.max_length <= trained:
+        reason = f"max_length {traits.max_length} does not exceed the trained length {trained}"
         return PlannedCheck(name, description, not_run=reason)
-    length = min(limits.max_length, trained + 16)
+    length = min(traits.max_length, trained + 16)
     past = length - trained
     burst = (past + 1) // 3
     runs = (
@@ -262,29 +262,29 @@ def _beyond_training(limits: Limits) -> PlannedCheck:
         # Exactly `trained` tokens first: a rotary embedding that remembers the run above gives itself away here.
         Run("prefill and steps", (length,), tuple(n for n in (trained, burst, *(1,) * (past - burst)) if n)),
     )
-    return _affordable(PlannedCheck(name, f"{description}: {length} tokens", runs, beyond=trained), limits)
+    return _affordable(PlannedCheck(name, f"{description}: {length} tokens", runs, beyond=trained), traits)
 
 
-def _for_engine(check: PlannedCheck, limits: Limits) -> PlannedCheck:
+def _for_engine(check: PlannedCheck, traits: SubjectTraits) -> PlannedCheck:
     """The check with as many rows as an engine takes; padding it moves to the right, where experts may mix it."""
-    assert limits.max_batch is not None
-    runs = tuple(dataclasses.replace(run, rows=run.rows[: limits.max_batch]) for run in check.runs)
+    assert traits.max_batch is not None
+    runs = tuple(dataclasses.replace(run, rows=run.rows[: traits.max_batch]) for run in check.runs)
     reason = ""
-    if check.name == _PADDED and limits.max_batch == 1:
+    if check.name == _PADDED and traits.max_batch == 1:
         reason = "the engine takes one row at a time; --max-batch 3 would have this checked"
-    elif check.name == _PADDED and limits.mixes_tokens:
+    elif check.name == _PADDED and traits.mixes_tokens:
         reason = "under reference CDMoE routing an engine refuses padding, which would be routed with the tokens"
     return dataclasses.replace(check, runs=() if reason else runs, not_run=reason or check.not_run)
 
 
-def _affordable(check: PlannedCheck, limits: Limits) -> PlannedCheck:
+def _affordable(check: PlannedCheck, traits: SubjectTraits) -> PlannedCheck:
     """The check itself, or without its runs where one of them costs too much or has too few distinct ids."""
     for run in check.runs:
         tokens = run.length * len(run.rows)
-        attention = 2 * limits.num_hidden_layers * limits.attention_size * run.length * tokens
-        work = limits.multiplications_per_token * tokens + attention
-        logits = tokens * limits.vocab_size
-        distinct = limits.vocab_size - len(limits.reserved_ids)
+        attention = 2 * traits.num_hidden_layers * traits.attention_size * run.length * tokens
+        work = traits.multiplications_per_token * tokens + attention
+        logits = tokens * traits.vocab_size
+        distinct = traits.vocab_size - len(traits.reserved_ids)
         reason = ""
         if work > MOST_MULTIPLICATIONS:
             reason = (
@@ -292,7 +292,7 @@ def _affordable(check: PlannedCheck, limits: Limits) -> PlannedCheck:
             )
         elif logits > MOST_LOGITS:
             reason = f"{tokens} tokens give {logits:.1e} logits a run, more than the {MOST_LOGITS:.1e} held"
-        elif run.length > limits.keep_window_size > 0 and run.length > distinct:
+        elif run.length > traits.keep_window_size > 0 and run.length > distinct:
             reason = f"{run.length} tokens need as many distinct ids, the vocabulary has {distinct}: scores would tie"
         if reason:
             return dataclasses.replace(check, runs=(), not_run=reason)

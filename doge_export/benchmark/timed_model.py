@@ -11,7 +11,7 @@ from doge_export.runtime.context import Context
 from doge_export.runtime.session import Session
 
 
-class Subject(Protocol):
+class TimedModel(Protocol):
     """A row of the table. Prompts are int64 [1, S]; every time is in seconds."""
 
     name: str
@@ -26,7 +26,7 @@ class Subject(Protocol):
         """Time of a whole greedy generation that no token ends."""
 
 
-class Exported:
+class TimedSession:
     """A session, asked as `Session.generate` asks: the same reads, and the likeliest token of each step."""
 
     def __init__(self, name: str, session: Session) -> None:
@@ -35,7 +35,7 @@ class Exported:
         self._token = np.zeros((1, 1), np.int64)
 
     def read(self, prompt: np.ndarray) -> float:
-        """See `Subject`."""
+        """See `TimedModel`."""
         rows = prompt.tolist()
         start = time.perf_counter()
         predictions, self._turn = self._context.read(rows)
@@ -43,12 +43,12 @@ class Exported:
         return time.perf_counter() - start
 
     def step(self, count: int) -> float:
-        """See `Subject`."""
+        """See `TimedModel`."""
         start = time.perf_counter()
         for _ in range(count):
             self._token[0, 0] = self._context.append(self._turn, self._token)[0].argmax()
         return time.perf_counter() - start
 
     def generate(self, prompt: np.ndarray, new_tokens: int) -> float:
-        """See `Subject`."""
+        """See `TimedModel`."""
         return self.read(prompt) + self.step(new_tokens - 1)
