@@ -1,4 +1,4 @@
-"""Greedy generation, token for token that of the reference, which is transformers' own `generate` where it can be."""
+"""The check of greedy decoding: the subject must give the tokens of `Oracle.generate`."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ NAME = "greedy generation"
 
 
 def check_greedy(oracle: Oracle, session: Session, traits: SubjectTraits) -> CheckResult:
-    """Generate freely on both sides and compare ids; then feed the subject the reference's answer and compare logits.
+    """Let both sides generate and compare the ids; then feed the subject the reference's answer and compare logits.
 
-    A free run that leaves the reference at a near tie cannot be followed further: from there on the teacher-forced
-    logits judge alone. The answer goes past keep_window_size where that takes few tokens.
+    After a near tie the two answers may differ for good reason, so from there on only the teacher-forced logits are
+    compared. The answer is long enough to pass keep_window_size if that takes at most `LONG` tokens.
     """
     length = min(16, traits.max_length // 2)
     window = traits.keep_window_size
@@ -44,10 +44,10 @@ def check_greedy(oracle: Oracle, session: Session, traits: SubjectTraits) -> Che
     batch, comparison = judgement.batch, judgement.comparison
     ids = batch.ids[0].tolist()
     prompt, expected = ids[:length], ids[length:]
-    generation: Any = session.generate(
+    generated: Any = session.generate(
         prompt, max_new_tokens=new, do_sample=False, repetition_penalty=1.0, eos_token_id=[], stop=[]
     )
-    answer = list(generation.token_ids)
+    answer = list(generated.token_ids)
     same, note = _judge_ids(
         answer, expected, batch, length - 1, oracle.name, traits.tolerance.tie(comparison.reference_std)
     )
@@ -64,7 +64,10 @@ def check_greedy(oracle: Oracle, session: Session, traits: SubjectTraits) -> Che
 def _judge_ids(
     answer: list[int], expected: list[int], batch: Batch, first: int, judge: str, near_tie: float
 ) -> tuple[bool, str]:
-    """Whether `answer` is `expected` up to a tie. Token i of the answer was chosen by the logits at `first + i`."""
+    """Return whether `answer` equals `expected` up to the first tie, and a note on it.
+
+    Token i of an answer is chosen by the logits at position `first + i`.
+    """
     if answer == expected:
         return True, f"{len(expected)} of {len(expected)} tokens are those of {judge}"
     if len(answer) != len(expected):

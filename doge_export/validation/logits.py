@@ -1,4 +1,4 @@
-"""The checks that compare logits, each a few planned batches."""
+"""The checks that compare logits, each over a few planned batches."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def check_logits(
     check: PlannedCheck, oracle: Oracle, session: JudgedSession, traits: SubjectTraits, scale: float | None = None
 ) -> CheckResult:
-    """Carry out one planned check. scale: see `ReferenceRun`."""
+    """Run a planned check; `scale` is that of `ReferenceRun`."""
     result = CheckResult(check.name, check.description, None)
     if check.not_run:
         return dataclasses.replace(result, note=f"not run: {check.not_run}")
@@ -39,7 +39,7 @@ def check_logits(
 
 
 def tie_notes(judgements: list[Judgement]) -> list[str]:
-    """What a reader must know of ties, of batches set aside, and of the first fault found."""
+    """Return notes for the reader on positions left out for ties, on batches set aside, and on the first fault."""
     faults = [f"{judgement.comparison.labels[0]}: {judgement.fault}" for judgement in judgements if judgement.fault]
     left_out = sum(judgement.left_out for judgement in judgements)
     set_aside = sum(judgement.set_aside for judgement in judgements)
@@ -65,7 +65,11 @@ def _judge_run(
 
 
 def _wanted(mask: np.ndarray, beyond: int, traits: SubjectTraits) -> np.ndarray:
-    """[B, S] bool: the positions to compare. A class stands at each token of its row, and hangs on all: at the last."""
+    """Return the positions to compare, bool [B, S].
+
+    For a classifier it is the last token of a row: the row's scores are the same at each of its tokens and depend on
+    all of them.
+    """
     count = mask.cumsum(-1)
     if traits.task == "text-classification":
         return (mask == 1) & (count == count[:, -1:])
@@ -73,5 +77,5 @@ def _wanted(mask: np.ndarray, beyond: int, traits: SubjectTraits) -> np.ndarray:
 
 
 def _reaches(judgement: Judgement, beyond: int) -> bool:
-    """Whether a position was compared that the check is about."""
+    """Return whether a position beyond the first `beyond` tokens of a row was compared."""
     return bool((judgement.compared & (judgement.batch.mask.cumsum(-1) > beyond)).any())

@@ -1,6 +1,6 @@
-"""The checks of models without a language model's head: one call reads a batch and answers it.
+"""The checks of models without a language model's head, which answer a batch in one call.
 
-Padding may stand on either side, and positions count from 0 over it, as in transformers where none are given.
+Padding may be on either side. Positions count from 0, padding included, as in transformers without position_ids.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from doge_export.validation.oracle import Oracle
 
 ROWS = 16
-"""Rows whose scores give the standard deviation that a classifier's differences are measured by."""
+"""Number of rows whose scores give the standard deviation that a classifier's differences are measured in."""
 
 
 class OneCall:
-    """A session of such a folder, asked as one of a language model is."""
+    """An adapter that gives a feature or classification session the `logits` of a language model's `Session`."""
 
     decoder: Any = None
 
@@ -29,14 +29,14 @@ class OneCall:
         self._session: Any = session
 
     def logits(self, input_ids: np.ndarray, attention_mask: np.ndarray | None = None, chunks: Any = None) -> np.ndarray:
-        """Hidden states [B, S, H], or the scores [B, L] of each row at each of its tokens [B, S, L]."""
+        """Return hidden states [B, S, H], or the class scores of each row, repeated at each of its tokens [B, S, L]."""
         if self._session.task == "feature-extraction":
             return self._session.hidden_states(input_ids, attention_mask)
         return np.repeat(self._session.logits(input_ids, attention_mask)[:, None], input_ids.shape[1], axis=1)
 
 
 def plan_one_call(traits: SubjectTraits) -> list[PlannedCheck]:
-    """The checks, in order."""
+    """Plan the checks of a feature or classification model, in order."""
     classifies = traits.task == "text-classification"
     long = LONG // 2 if traits.mixes_tokens else LONG
     simple = min(traits.max_length, traits.keep_window_size or traits.max_length, traits.trained_length)
@@ -62,9 +62,9 @@ def plan_one_call(traits: SubjectTraits) -> list[PlannedCheck]:
 
 
 def answer_scale(oracle: Oracle, traits: SubjectTraits) -> float | None:
-    """The standard deviation of a classifier's scores over rows and classes; None for other tasks.
+    """Compute the standard deviation of a classifier's scores over rows and classes; None for other tasks.
 
-    A row has too few of them to give one: with two classes it may be close to nothing by chance.
+    The scores of a single row are too few for it: with two classes they may be almost equal by chance.
     """
     if traits.task != "text-classification":
         return None

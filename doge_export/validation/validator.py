@@ -1,4 +1,4 @@
-"""`validate`: run the checks on an exported folder and on its checkpoint, and say whether they agree."""
+"""`validate`: run the checks on an exported folder and its checkpoint, and decide whether they agree."""
 
 from __future__ import annotations
 
@@ -38,18 +38,26 @@ def validate(
     checkpoint: Checkpoint | None = None,
     on_progress: Callable[[int, int, str], None] | None = None,
 ) -> Verdict:
-    """Hold an exported folder against its checkpoint run in PyTorch: eager attention, float32.
+    """Compare an exported folder with its checkpoint, run in PyTorch with eager attention in float32.
 
-    The judge is transformers, or for generations that it does not have, doge-export's own module: `Verdict.reference`.
+    The reference is transformers, or doge-export's own module for generations that transformers does not have.
 
-    folder: what `export` wrote.
-    model: the checkpoint, a folder or hub id; by default the one the manifest names, at the revision it names.
-    checkpoint: the checkpoint already opened, instead of model and its options.
-    session: a session already open on the folder.
-    on_progress(done, total, name) is called before each check, and once at the end with an empty name.
+    Args:
+        folder: a folder that `export` wrote.
+        model: the checkpoint, a folder or hub id; by default the one that the manifest names, at its revision.
+        revision: branch, tag or commit of a hub repository.
+        token: access token for private and gated repositories.
+        cache_dir: folder of downloads; by default the cache of huggingface_hub.
+        offline: use cached files only.
+        session: a session already open on the folder.
+        checkpoint: the checkpoint already opened, instead of `model` and the options of the hub.
+        on_progress: called with (done, total, name) before each check, and at the end with an empty name.
 
-    Returns a Verdict; a failed check is a Verdict that has not passed, not an error. Raises DogeExportError where the
-    folder, the checkpoint or transformers cannot be read.
+    Returns:
+        The verdict; a failed check gives a verdict that has not passed, and no exception.
+
+    Raises:
+        DogeExportError: the folder, the checkpoint or transformers cannot be read.
     """
     started = time.perf_counter()
     if session is None:
@@ -99,7 +107,7 @@ def validate(
 
 
 def _planned(oracle: Oracle, session: Any, traits: SubjectTraits) -> list[tuple[str, Callable[[], CheckResult]]]:
-    """The checks of the task by name, in order."""
+    """Return the task's checks as (name, function to run it), in order."""
     if traits.task == "text-generation":
         checks = [(check.name, partial(check_logits, check, oracle, session, traits)) for check in plan_checks(traits)]
         return [*checks, (GREEDY, partial(check_greedy, oracle, session, traits))]
@@ -112,14 +120,21 @@ def _planned(oracle: Oracle, session: Any, traits: SubjectTraits) -> list[tuple[
 def open_recorded(
     manifest: Mapping[str, Any], model: str | None = None, revision: str | None = None, **options: Any
 ) -> Checkpoint:
-    """The checkpoint that a manifest names, or `model` in its place. Raises DogeExportError where it is not to be had.
+    """Open the checkpoint that a manifest names, or `model` in its place.
 
-    options: as `open_checkpoint` takes them.
+    Args:
+        manifest: content of an exported folder's manifest.
+        model: a folder or hub id; by default the manifest's.
+        revision: branch, tag or commit; by default the manifest's.
+        options: further keyword arguments of `open_checkpoint`.
+
+    Raises:
+        DogeExportError: the checkpoint cannot be opened.
     """
     from doge_export.checkpoint import open_checkpoint
     from doge_export.checkpoint.identify import Assumptions
 
-    # Opened as for the export: what was assumed then, and for the same task.
+    # The assumptions and the task must be those of the export.
     assumed = Assumptions(**{**manifest.get("assumptions", {}), "task": manifest.get("task")})
     if model is not None:
         return open_checkpoint(model, revision=revision, assumed=assumed, **options)
@@ -135,7 +150,7 @@ def open_recorded(
 
 
 def _changed_files(manifest: Mapping[str, Any], folder: Path) -> list[str]:
-    """Names of the recorded source files that `folder` holds with another content, or not at all."""
+    """Return the names of source files in the manifest that differ from those in `folder` or are missing there."""
     changed = []
     for name, entry in manifest["source"].get("files", {}).items():
         path = folder / name
