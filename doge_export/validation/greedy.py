@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from doge_export.token_ids import common_prefix
 from doge_export.validation.check_plan import LONG, Run, SubjectTraits
 from doge_export.validation.judge import Batch, draws, judge
 from doge_export.validation.logits import tie_notes
@@ -55,7 +56,7 @@ def check_greedy(oracle: Oracle, session: Session, traits: SubjectTraits) -> Che
     metrics = comparison.metrics() | {
         "left_out": judgement.left_out,
         "new_tokens": new,
-        "same_tokens": _common_prefix(answer, expected),
+        "same_tokens": common_prefix(answer, expected),
     }
     notes = [note, *([traits.pieces_note] if traits.pieces_note else []), *tie_notes([judgement])]
     return CheckResult(NAME, description, passed, metrics, "; ".join(notes), comparison)
@@ -72,7 +73,7 @@ def _judge_ids(
         return True, f"{len(expected)} of {len(expected)} tokens are those of {judge}"
     if len(answer) != len(expected):
         return False, f"{len(answer)} tokens generated, {judge} generates {len(expected)}"
-    at = _common_prefix(answer, expected)
+    at = common_prefix(answer, expected)
     said = f"token {at} is {answer[at]}, that of {judge} is {expected[at]}"
     if batch.tied[0, first + at]:
         return True, f"{said}, behind a choice between equals"
@@ -81,8 +82,3 @@ def _judge_ids(
     if gap <= near_tie:
         return True, f"{said}: a near tie, {gap:.1e} apart; judged by teacher-forced logits from there on"
     return False, f"{said}, {gap:.1e} better in the reference"
-
-
-def _common_prefix(answer: list[int], expected: list[int]) -> int:
-    pairs = zip(answer, expected, strict=False)
-    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(answer), len(expected)))
