@@ -1,4 +1,4 @@
-"""What is timed: something that reads a prompt and goes on from there, greedily, token by token."""
+"""The interface of a timed model, which reads a prompt and decodes greedily, and its implementation by a session."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from doge_export.runtime.session import Session
 
 
 class TimedModel(Protocol):
-    """A row of the table. Prompts are int64 [1, S]; every time is in seconds."""
+    """A model to time. Prompts are int64 [1, S]; all times are in seconds."""
 
     name: str
 
     def read(self, prompt: np.ndarray) -> float:
-        """Time from nothing to the token behind the prompt: the time to first token."""
+        """Read a prompt with an empty cache and choose the next token; return the time to first token."""
 
     def step(self, count: int) -> float:
-        """Time of so many more tokens, each read and its successor chosen."""
+        """Read the chosen token and choose the next, `count` times; return the time."""
 
     def generate(self, prompt: np.ndarray, new_tokens: int) -> float:
-        """Time of a whole greedy generation that no token ends."""
+        """Generate `new_tokens` tokens greedily after a prompt, none of which ends the answer; return the time."""
 
 
 class TimedSession:
-    """A session, asked as `Session.generate` asks: the same reads, and the likeliest token of each step."""
+    """A session that is read as `Session.generate` reads it, and whose best token is chosen at each step."""
 
     def __init__(self, name: str, session: Session) -> None:
         self.name = name
