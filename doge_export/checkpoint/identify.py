@@ -20,7 +20,7 @@ RatioScope = Literal["all", "guarded", "excess"]
 
 @dataclasses.dataclass(frozen=True)
 class Assumptions:
-    """What the user states about a checkpoint because its files do not tell; None means the documented default.
+    """Statements of the user about what a checkpoint's files do not tell; None means the documented default.
 
     Attributes:
         task: task to export; by default that of the checkpoint's head.
@@ -88,7 +88,7 @@ class Identity:
 
 @dataclasses.dataclass(frozen=True)
 class Evidence:
-    """What the decision tree looks at.
+    """The facts that the decision tree looks at.
 
     Attributes:
         layer: name -> shape of the first layer's tensors, without the prefix `layers.0.`.

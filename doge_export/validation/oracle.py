@@ -24,7 +24,7 @@ NOISY_RUNS = 2
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ReferenceRun:
-    """What the reference computes for a padded batch that is fed in pieces.
+    """The result of the reference for a padded batch that is fed in pieces.
 
     Attributes:
         logits: float32 [B, S, V]; hidden states [B, S, H] of feature-extraction; the class scores of a row, repeated at
