@@ -1,4 +1,4 @@
-"""What a run says while it works: lines and bars on stderr, so that stdout holds results only."""
+"""Messages and progress bars of a run, on stderr, so that stdout has only results."""
 
 from __future__ import annotations
 
@@ -11,40 +11,45 @@ _verbose = False
 
 
 def set_quiet(quiet: bool) -> None:
-    """Silence (or restore) everything of this module. Errors are not said here and stay."""
+    """Turn all output of this module off or on; errors are printed elsewhere and stay."""
     global _quiet
     _quiet = quiet
 
 
 def set_verbose(verbose: bool) -> None:
-    """Show (or hide) what only somebody who looks for a fault wants to read."""
+    """Turn the output of `detail` on or off."""
     global _verbose
     _verbose = verbose
 
 
 def is_verbose() -> bool:
-    """Whether more is asked for than the usual lines."""
+    """Return whether the output of `detail` is on."""
     return _verbose
 
 
 def log(message: str) -> None:
-    """One line to stderr."""
+    """Write a line to stderr."""
     if not _quiet:
         sys.stderr.write(f"{message}\n")
         sys.stderr.flush()
 
 
 def detail(message: str) -> None:
-    """One line to stderr where more is asked for."""
+    """Write a line for debugging to stderr, if `set_verbose` turned it on."""
     if _verbose:
         log(message)
 
 
 @contextlib.contextmanager
 def progress(description: str, total: int | None = None) -> Iterator[Callable[..., None]]:
-    """A bar on stderr while the body runs, when stderr is a terminal; else nothing.
+    """Show a progress bar while the body runs, if stderr is a terminal.
 
-    Yields `advance(n=1)`, to be called after each `n` of `total` steps. `total=None` shows a bar without an end.
+    Args:
+        description: text beside the bar.
+        total: number of steps; None for a bar without an end.
+
+    Yields:
+        `advance(n=1)`, to be called after every n steps.
     """
     if _quiet or not sys.stderr.isatty():
         yield lambda n=1: None

@@ -1,13 +1,13 @@
-"""The two ways a command can fail that are not bugs; anything else keeps its traceback."""
+"""The two exceptions that are not bugs: a command prints them in one line, and any other with its traceback."""
 
 
 class DogeExportError(Exception):
-    """A user's mistake, told in one line: what was seen, what was expected, what to do. Exit code 2."""
+    """A mistake of the user; the one-line message says what was seen, what was expected and what to do. Exit code 2."""
 
     exit_code = 2
 
 
 class RunFailed(DogeExportError):
-    """The request was sound, but the run or the validation failed. Exit code 1."""
+    """A failure of the run or the validation although the request was right. Exit code 1."""
 
     exit_code = 1

@@ -10,10 +10,10 @@ from doge_export.errors import DogeExportError
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file.
+    """Read a JSON object from a file.
 
     Raises:
-        DogeExportError: the file cannot be read, is not JSON (NaN and Infinity are not), or holds no object.
+        DogeExportError: the file cannot be read, is not JSON (which has no NaN or Infinity), or holds no object.
     """
 
     def refuse(constant: str) -> Any:

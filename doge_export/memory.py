@@ -1,4 +1,4 @@
-"""How much memory a process has needed."""
+"""Memory use of this process."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 
 
 def peak_resident_bytes() -> int:
-    """The most resident memory that this process has had so far."""
+    """Return the peak resident memory of this process so far, in bytes."""
     if sys.platform == "win32":
         import psutil
 
         return int(psutil.Process().memory_info().peak_wset)
     status = Path("/proc/self/status")
-    # Linux hands ru_maxrss down through fork and exec: a small program started by a large one would seem as large.
+    # ru_maxrss survives fork and exec on Linux: a small program that a large one starts would seem as large.
     if status.exists() and (found := re.search(r"^VmHWM:\s*(\d+) kB", status.read_text(), re.MULTILINE)):
         return int(found[1]) * 1024
     import resource

@@ -1,4 +1,4 @@
-"""Files and folders that a user names: where they are, and whether a run may write them, asked before the work."""
+"""Files and folders that a user names, and the checks, before any work, that a run can write them."""
 
 from __future__ import annotations
 
@@ -8,39 +8,47 @@ from pathlib import Path
 from doge_export.errors import DogeExportError
 
 EXPORTED = "doge_export.json"
-"""The file that marks an exported folder: its manifest."""
+"""Name of the manifest, the file that marks an exported folder."""
 
 
 def expanded(path: str | Path) -> Path:
-    """The path with a leading ~ or ~user replaced by the home directory."""
+    """Return the path with a leading ~ or ~user replaced by the home directory."""
     try:
         return Path(path).expanduser()
-    except RuntimeError:  # ~name of a user who is not there: an ordinary name, then
+    except RuntimeError:  # ~name is an ordinary file name if there is no such user
         return Path(path)
 
 
 def protected_by(model: str | Path) -> list[Path]:
-    """What a run that reads `model` must not delete, such as by replacing a folder around it; nothing of a hub id."""
+    """Return the paths that a run which reads `model` must not delete or replace; none for a hub id."""
     path = expanded(model)
     return [path] if exists(path) else []
 
 
 def exists(path: Path) -> bool:
-    """Whether there is such a file or folder, for any name."""
+    """Return whether the path exists; False for a name that the file system does not allow."""
     try:
         return path.exists()
-    except OSError:  # a name longer than the file system allows
+    except OSError:  # the name is too long
         return False
 
 
 def check_file(option: str, file: Path) -> None:
-    """Raises DogeExportError, naming the option, where a file cannot be written under that name."""
+    """Check that a file can have this path: its folder exists, and no folder has the path.
+
+    Raises:
+        DogeExportError: it cannot; the message names the option.
+    """
     if file.is_dir() or not file.parent.is_dir():
         raise DogeExportError(f"{option} {file}: {'is a folder' if file.is_dir() else 'its folder does not exist'}")
 
 
 def check_folder(option: str, folder: Path) -> None:
-    """Raises DogeExportError, naming the option, where files cannot be written into that folder; it may be missing."""
+    """Check that a folder exists or can be created: nothing on its path is a file.
+
+    Raises:
+        DogeExportError: it cannot; the message names the option.
+    """
     nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not nearest.is_dir():
         where = "" if nearest == folder else f"{nearest} "
@@ -48,10 +56,14 @@ def check_folder(option: str, folder: Path) -> None:
 
 
 def report_path(path: str | Path, output: str | Path | None = None) -> Path:
-    """The path of a report, `~` expanded.
+    """Return the path of a report, with `~` expanded, once it is known that the report can be written there.
 
-    Raises DogeExportError where its folder does not exist, where it is itself a folder, and where it lies inside
-    `output`, a folder that is about to be replaced.
+    Args:
+        path: path of the report.
+        output: folder that the run is about to replace.
+
+    Raises:
+        DogeExportError: the report's folder does not exist, the path is a folder, or it is inside `output`.
     """
     path = expanded(path)
     if not path.parent.is_dir():
@@ -66,7 +78,11 @@ def report_path(path: str | Path, output: str | Path | None = None) -> Path:
 
 
 def read_text(file: str | Path) -> str:
-    """All of a file, byte for byte. Raises DogeExportError where it cannot be read or is not UTF-8."""
+    """Read a UTF-8 text file, without changing its line ends.
+
+    Raises:
+        DogeExportError: the file cannot be read or is not UTF-8.
+    """
     try:
         return Path(file).read_bytes().decode("utf-8")
     except OSError as error:

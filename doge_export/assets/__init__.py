@@ -1,4 +1,4 @@
-"""The trained checkpoints that come with the package, so that everything can be tried offline."""
+"""Trained checkpoints that are part of the package, so that everything can be tried offline."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ BUNDLED = ("doge-nano", "doge-nano-moe")
 
 
 def bundled(name: str) -> Path:
-    """The checkpoint folder of that name. Raises DogeExportError when this installation does not have it."""
+    """Return the folder of a bundled checkpoint.
+
+    Raises:
+        DogeExportError: this installation has no checkpoint of that name.
+    """
     folder = Path(__file__).parent / name
     if name not in BUNDLED:
         raise DogeExportError(f"no bundled checkpoint is called {name!r}; there are {', '.join(BUNDLED)}")

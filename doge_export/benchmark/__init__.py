@@ -1,1 +1,1 @@
-"""Timing of exported folders, alone or against transformers."""
+"""Timing of exported folders, alone or in comparison with their checkpoint in PyTorch."""

@@ -1,7 +1,7 @@
-"""How fast folders answer: rounds in which everything compared takes its turn.
+"""Timing of several models in rounds, in each of which every model takes its turn.
 
-Other work on the machine slows all of them alike when they alternate in one process, so ratios hold where absolute
-times do not.
+Other work on the machine slows all models alike if they alternate in one process, so ratios are reliable where absolute
+times are not.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 
 from doge_export.benchmark.machine import machine
 from doge_export.benchmark.probe import probe
-from doge_export.benchmark.subject import Exported, Subject
+from doge_export.benchmark.timed_model import TimedModel, TimedSession
 from doge_export.console import progress
 from doge_export.errors import DogeExportError
 from doge_export.runtime.graph import graph_file
@@ -24,21 +24,26 @@ from doge_export.runtime.loading import load_as
 from doge_export.runtime.session import Session
 
 Timings = dict[str, dict[str, list[float]]]
-"""[10th percentile, median, 90th percentile] over the rounds, by subject and measure."""
+"""Subject -> measure -> [10th percentile, median, 90th percentile] over the rounds."""
 
 STEPS = 32
-"""Tokens decoded at a context: few, so that the context stays what it is called."""
+"""Number of tokens decoded after a context; few, so that the length of the context changes little."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Benchmark:
-    """What was measured of every subject: an exported graph each, and if one was asked for, a checkpoint in PyTorch.
+    """The measurements of every subject: each is an exported graph, one may be a checkpoint in PyTorch.
 
-    subjects: what each name stands for.
-    rates: tokens a second: "decode" (a generation), "prefill" (a long prompt), "decode@N" (behind N tokens).
-    seconds: "first_token" (behind the generation's prompt), "first_token@N".
-    process: what a fresh process needs, for the exported ones.
-    baseline: the subject that ratios are to: what was compared with, else the first of several.
+    Attributes:
+        subjects: description of each subject by name.
+        rates: tokens per second: "decode" (an answer after a short prompt), "prefill" (a long prompt), "decode@N"
+            (after N tokens of context).
+        seconds: time to the first token: "first_token" (after the short prompt), "first_token@N".
+        process: time and memory that a fresh process needs, for exported graphs; see `probe`.
+        baseline: the subject that ratios refer to: the checkpoint, else the first of several graphs; None for a single
+            graph.
+        settings: lengths, rounds and threads.
+        machine: the machine that was measured on.
     """
 
     subjects: dict[str, dict[str, Any]]
@@ -50,7 +55,7 @@ class Benchmark:
     machine: dict[str, Any]
 
     def ratio(self, subject: str, measure: str) -> float | None:
-        """How many times as fast as the baseline, by medians; None of the baseline itself and where there is none."""
+        """Return how many times as fast as the baseline a subject is, by medians; None without another baseline."""
         if self.baseline in (None, subject):
             return None
         if measure in self.rates[subject]:
@@ -58,7 +63,7 @@ class Benchmark:
         return self.seconds[self.baseline][measure][1] / self.seconds[subject][measure][1]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """Return plain JSON values."""
         measures = [*self.rates[next(iter(self.rates))], *self.seconds[next(iter(self.seconds))]]
         ratios = {
             subject: {measure: self.ratio(subject, measure) for measure in measures}
@@ -83,18 +88,20 @@ def bench(
     """Time exported folders.
 
     Args:
-        folders: one or several, as `doge-export onnx` wrote them.
-        precision: which graphs of each, by default the one that `load` opens.
-        compare: the checkpoint to run in PyTorch, in the same process and the same rounds: in transformers, or if it is
-            of a generation that transformers does not have, in doge-export's own module.
-        threads: CPU threads of all.
-        prompt_length: of the generation whose tokens a second are "decode".
-        new_tokens: its length; eos does not end it.
-        prefill_length: tokens of the prompt whose reading is "prefill".
-        context: numbers of tokens to measure the first token and decoding behind.
-        rounds: of which the median is taken, after one that is not counted.
+        folders: one folder or several, as written by `doge-export onnx`.
+        precision: precisions of the graphs to time in each folder; by default the graph that `load` opens.
+        compare: checkpoint to time in PyTorch, in the same process and the same rounds: in transformers, or in
+            doge-export's own module for a generation that transformers does not have.
+        threads: number of CPU threads for every subject; by default the libraries' own choice.
+        prompt_length: number of prompt tokens of "decode".
+        new_tokens: number of tokens to generate for "decode"; no token ends the answer early. It is cut to what the
+            shortest export holds.
+        prefill_length: number of prompt tokens of "prefill", cut likewise.
+        context: numbers of tokens after which to measure the first token and decoding.
+        rounds: number of rounds, after one that is not counted.
 
-    Lengths that the shortest export does not hold are cut, but a prompt or a context that leaves no room is refused.
+    Raises:
+        DogeExportError: a prompt or a context leaves no room in the shortest export, or a folder cannot be read.
     """
     given = [folders] if isinstance(folders, (str, Path)) else folders
     sessions = _open(list(dict.fromkeys(map(Path, given))), list(dict.fromkeys(precision)), threads)
@@ -115,7 +122,7 @@ def bench(
     }
     process = {name: probe(session.folder, threads, new_tokens, asked) for name, session, asked in sessions}
     described: dict[str, dict[str, Any]] = {name: _described(session, asked) for name, session, asked in sessions}
-    timed: list[Subject] = [Exported(name, session) for name, session, _ in sessions]
+    timed: list[TimedModel] = [TimedSession(name, session) for name, session, _ in sessions]
     baseline = timed[0].name if len(timed) > 1 else None
     if compare is not None:
         from doge_export.benchmark.reference import load_reference
@@ -135,7 +142,7 @@ def bench(
 
 
 def contexts_to_plot(folders: Sequence[str | Path]) -> list[int]:
-    """Contexts that show a curve: 64 and its doubles, as far as all folders hold them."""
+    """Return contexts for a plot: 64, 128, 256 and so on, as far as all folders hold them."""
     from doge_export.package.manifest import read_manifest
 
     longest = min(read_manifest(folder).max_length for folder in folders)
@@ -145,7 +152,7 @@ def contexts_to_plot(folders: Sequence[str | Path]) -> list[int]:
 
 
 def _open(folders: list[Path], precisions: list[str], threads: int | None) -> list[tuple[str, Session, str | None]]:
-    """Name, session and precision (None where it was not asked for) of every graph to time."""
+    """Open every graph to time, as (name, session, precision); precision is None if none was requested."""
     opened: list[tuple[str, Session, str | None]] = []
     asked: list[str | None] = [*precisions] or [None]
     for folder in folders:
@@ -157,7 +164,7 @@ def _open(folders: list[Path], precisions: list[str], threads: int | None) -> li
 
 
 def _described(session: Session, precision: str | None) -> dict[str, Any]:
-    """With the bytes of the graph that runs, its external data included."""
+    """Describe a session: its folder, the precision of its graph, and the graph's bytes with its external data."""
     manifest = session.manifest
     graph = graph_file(session.folder, manifest, precision)
     parts = (file.bytes for name, file in manifest.files.items() if name in (graph, f"{graph}_data"))
@@ -168,35 +175,35 @@ def _described(session: Session, precision: str | None) -> dict[str, Any]:
     }
 
 
-Measure = Callable[[Subject], tuple[dict[str, float], dict[str, float]]]
-"""Runs a subject once; gives rates and seconds by name."""
+Measure = Callable[[TimedModel], tuple[dict[str, float], dict[str, float]]]
+"""A function that runs a subject once and returns rates and seconds, each by name of the measure."""
 
 
 def _measures(
     ids: np.ndarray, prompt_length: int, new_tokens: int, prefill_length: int, contexts: Sequence[int]
 ) -> list[Measure]:
-    def generation(subject: Subject) -> tuple[dict[str, float], dict[str, float]]:
+    def decode(subject: TimedModel) -> tuple[dict[str, float], dict[str, float]]:
         prompt = ids[:, :prompt_length]
         first = subject.read(prompt)
         return {"decode": new_tokens / subject.generate(prompt, new_tokens)}, {"first_token": first}
 
-    def prefill(subject: Subject) -> tuple[dict[str, float], dict[str, float]]:
+    def prefill(subject: TimedModel) -> tuple[dict[str, float], dict[str, float]]:
         return {"prefill": prefill_length / subject.read(ids[:, :prefill_length])}, {}
 
-    def behind(context: int) -> Measure:
+    def after(context: int) -> Measure:
         steps = min(STEPS, ids.shape[1] - context)
 
-        def measure(subject: Subject) -> tuple[dict[str, float], dict[str, float]]:
+        def measure(subject: TimedModel) -> tuple[dict[str, float], dict[str, float]]:
             first = subject.read(ids[:, :context])
             return {f"decode@{context}": steps / subject.step(steps)}, {f"first_token@{context}": first}
 
         return measure
 
-    return [generation, prefill, *map(behind, contexts)]
+    return [decode, prefill, *map(after, contexts)]
 
 
-def _interleaved(subjects: Sequence[Subject], measures: Sequence[Measure], rounds: int) -> tuple[Timings, Timings]:
-    """Every round runs every measure of every subject, the subjects of a measure one right after the other."""
+def _interleaved(subjects: Sequence[TimedModel], measures: Sequence[Measure], rounds: int) -> tuple[Timings, Timings]:
+    """Run every measure of every subject in every round, the subjects of a measure in immediate succession."""
     seen: tuple[dict[tuple[str, str], list[float]], ...] = (defaultdict(list), defaultdict(list))
     with progress("timing", (rounds + 1) * len(measures) * len(subjects)) as advance:
         for turn in range(rounds + 1):
@@ -210,7 +217,7 @@ def _interleaved(subjects: Sequence[Subject], measures: Sequence[Measure], round
     return rates, seconds
 
 
-def _percentiles(seen: dict[tuple[str, str], list[float]], subjects: Sequence[Subject]) -> Timings:
+def _percentiles(seen: dict[tuple[str, str], list[float]], subjects: Sequence[TimedModel]) -> Timings:
     return {
         subject.name: {
             measure: np.percentile(values, (10, 50, 90)).tolist()

@@ -1,4 +1,4 @@
-"""What was measured on: without it a number of tokens a second says nothing."""
+"""Description of the machine that a benchmark ran on."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import onnxruntime
 
 
 def machine() -> dict[str, Any]:
-    """CPU model, cores (None where unknown), the processors that this process may use, versions, and the date."""
+    """Return the CPU model, physical cores (None if unknown), CPUs open to this process, versions, and the date."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "cpu": _cpu(),

@@ -1,4 +1,4 @@
-"""Speed and latency against context length, as a picture."""
+"""Plot of speed and latency against context length."""
 
 from __future__ import annotations
 
@@ -32,7 +32,12 @@ _STYLE: Any = {
 
 
 def plot_path(file: str | Path) -> Path:
-    """Where a plot may be written, asked before the work. Raises DogeExportError, or ImportError without matplotlib."""
+    """Return the path of a plot, once it is known that the plot can be drawn and written there.
+
+    Raises:
+        DogeExportError: the suffix is neither .svg nor .png, or no file can be written there.
+        ImportError: matplotlib is not installed.
+    """
     import matplotlib  # noqa: F401
 
     file = Path(file)
@@ -43,7 +48,11 @@ def plot_path(file: str | Path) -> Path:
 
 
 def write_plot(result: Benchmark, file: Path) -> None:
-    """Draws what was measured at the contexts of `result`: medians, and the 10th to 90th percentile as a band."""
+    """Draw the measurements at the contexts of `result`: medians, and a band from the 10th to the 90th percentile.
+
+    Raises:
+        DogeExportError: nothing was measured at a context.
+    """
     import matplotlib
     from matplotlib.figure import Figure
 

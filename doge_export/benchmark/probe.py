@@ -1,6 +1,7 @@
-"""What a fresh process needs to answer: `python -m doge_export.benchmark.probe FOLDER THREADS NEW_TOKENS [PRECISION]`.
+"""Time and memory of a fresh process: `python -m doge_export.benchmark.probe FOLDER THREADS NEW_TOKENS [PRECISION]`.
 
-Prints one JSON object. In a process of its own because imports, loading and peak memory can only be measured once.
+The program prints one JSON object. It runs in a process of its own because a process can measure its imports, its
+loading and its peak memory only once.
 """
 
 from __future__ import annotations
@@ -16,7 +17,18 @@ from doge_export.memory import peak_resident_bytes
 
 
 def probe(folder: Path, threads: int | None, new_tokens: int, precision: str | None = None) -> dict[str, Any]:
-    """Seconds of `import`, of loading and the first token; peak resident bytes before and while generating."""
+    """Measure a fresh process that loads a graph and decodes.
+
+    Args:
+        folder: an exported folder.
+        threads: number of CPU threads; None for the default.
+        new_tokens: number of tokens to decode after the first, cut to what the export holds.
+        precision: precision of the graph; None for the one that `load` opens.
+
+    Returns:
+        import_seconds, load_seconds and first_token_seconds (loading included); base_bytes and peak_bytes, the peak
+        resident memory after the imports and at the end.
+    """
     arguments = [str(folder), str(threads or 0), str(new_tokens), precision or ""]
     done = subprocess.run(
         [sys.executable, "-m", "doge_export.benchmark.probe", *arguments], capture_output=True, text=True, check=True
@@ -26,7 +38,7 @@ def probe(folder: Path, threads: int | None, new_tokens: int, precision: str | N
 
 
 def main(folder: str, threads: str, new_tokens: str, precision: str = "") -> None:
-    """Measure and print."""
+    """Measure this process and print the result."""
     start = time.perf_counter()
     import numpy as np
     import onnxruntime  # noqa: F401

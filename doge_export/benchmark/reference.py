@@ -1,4 +1,4 @@
-"""A checkpoint in PyTorch, timed on the same questions as a session."""
+"""A checkpoint in PyTorch, timed on the same prompts as a session."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from doge_export.benchmark.subject import Subject
+from doge_export.benchmark.timed_model import TimedModel
 from doge_export.validation.references import in_transformers
 
 if TYPE_CHECKING:
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from doge_export.checkpoint.architecture import CdmoeRouting
 
 
-class Reference(Subject, Protocol):
-    """A checkpoint in PyTorch. `description` says versions."""
+class Reference(TimedModel, Protocol):
+    """A checkpoint in PyTorch; `description` names the implementation and versions."""
 
     description: str
 
 
 def load_reference(checkpoint: Checkpoint, cdmoe_routing: CdmoeRouting | None, threads: int | None) -> Reference:
-    """transformers, or for a generation that it does not have, this project's module."""
+    """Load a checkpoint into transformers, or into this project's module if transformers lacks its generation."""
     import torch
 
     if threads:
@@ -36,16 +36,16 @@ def load_reference(checkpoint: Checkpoint, cdmoe_routing: CdmoeRouting | None, t
 
 
 class _StepByStep(abc.ABC):
-    """Greedy decoding through a cache, one `_next` after the other."""
+    """Greedy decoding through a cache, one call of `_next` for each token."""
 
     _cache: Any = None
 
     @abc.abstractmethod
     def _next(self, ids: torch.Tensor) -> torch.Tensor:
-        """Read ids [B, S] behind the cache; gives the chosen ones, [B, 1]."""
+        """Append ids [B, S] to the cache and return the best next ids, [B, 1]."""
 
     def read(self, prompt: np.ndarray) -> float:
-        """See `Subject`."""
+        """See `TimedModel`."""
         import torch
 
         start = time.perf_counter()
@@ -54,7 +54,7 @@ class _StepByStep(abc.ABC):
         return time.perf_counter() - start
 
     def step(self, count: int) -> float:
-        """See `Subject`; without what transformers' `generate` spends around a step."""
+        """See `TimedModel`; the overhead of transformers' `generate` is not included."""
         start = time.perf_counter()
         for _ in range(count):
             self._token = self._next(self._token)
@@ -62,7 +62,7 @@ class _StepByStep(abc.ABC):
 
 
 class TransformersReference(_StepByStep):
-    """transformers' generate, float32, its default attention."""
+    """transformers in float32, with its default attention and its own `generate`."""
 
     name = "transformers"
 
@@ -77,7 +77,7 @@ class TransformersReference(_StepByStep):
         self._model = load_transformers(checkpoint)
 
     def generate(self, prompt: np.ndarray, new_tokens: int) -> float:
-        """See `Subject`."""
+        """See `TimedModel`."""
         ids = self._torch.from_numpy(prompt)
         start = time.perf_counter()
         self._model.generate(
@@ -99,7 +99,7 @@ class TransformersReference(_StepByStep):
 
 
 class ModuleReference(_StepByStep):
-    """`doge_export.model.DogeForExport`, float32: written to be read, not to be fast; all logits are made."""
+    """`doge_export.model.DogeForExport` in float32, which is not tuned for speed and computes all logits."""
 
     name = "doge-export's PyTorch module"
 
@@ -117,7 +117,7 @@ class ModuleReference(_StepByStep):
         self._model = DogeForExport.from_tensors(architecture, checkpoint.tensors, cdmoe_routing)
 
     def generate(self, prompt: np.ndarray, new_tokens: int) -> float:
-        """See `Subject`."""
+        """See `TimedModel`."""
         return self.read(prompt) + self.step(new_tokens - 1)
 
     def _next(self, ids: torch.Tensor) -> torch.Tensor:

@@ -1,6 +1,6 @@
-"""Checkpoints in: a local folder or hub id becomes an `Architecture` and tensors by canonical name.
+"""Reading a checkpoint: a local folder or hub id becomes an `Architecture` and tensors by canonical name.
 
-Names are imported when first asked for, so that the architecture alone needs neither torch nor safetensors.
+Names are imported lazily, so that importing `Architecture` needs neither torch nor safetensors.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a checkpoint is, in one frozen value: everything later stages may ask about it."""
+"""The architecture of a checkpoint as one frozen value, which is all that later stages read of its config."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ TRANSFORMERS_CLASSES: dict[Task, str] = {
     "feature-extraction": "DogeModel",
     "text-classification": "DogeForSequenceClassification",
 }
-"""The class of each task in transformers."""
+"""The transformers class of each task."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Rope:
     """Rotary position embedding, after transformers' `rope_parameters`.
 
-    `rope_type` is one of default, linear, dynamic, yarn, longrope, llama3, proportional. The fields below are those
-    that `ROPE_INIT_FUNCTIONS` of transformers reads for some type; None where the config does not give them.
+    `rope_type` is one of default, linear, dynamic, yarn, longrope, llama3, proportional. Each type's function in
+    `ROPE_INIT_FUNCTIONS` of transformers reads some of the other fields; a field the config does not give is None.
     """
 
     rope_type: str = "default"
@@ -47,9 +47,10 @@ class Rope:
 
 @dataclasses.dataclass(frozen=True)
 class InnerValues:
-    """Values of the first generation, read from a table instead of projected ("Inner Function Attention").
+    """Attention values looked up in a table instead of projected ("Inner Function Attention", G1).
 
-    Each of `num_heads` query heads of `retrieval_size` picks its `num_values_per_head` best of `num_values` rows.
+    The table has `num_values` rows. Each of `num_heads` query heads, `retrieval_size` wide, picks its
+    `num_values_per_head` best rows.
     """
 
     num_values: int
@@ -60,11 +61,15 @@ class InnerValues:
 
 @dataclasses.dataclass(frozen=True)
 class RatioMask:
-    """Leaves out the keys of lowest score, a share of all keys, ranked before causality (fourth generation).
+    """A mask over the keys of lowest score, a share of all keys, ranked without regard to causality (G4, G6a).
 
-    Of T keys, those below the k-th lowest score of their head are left out, k = int(ratio * T), or with `of_excess`
-    int(ratio * (T - keep_window_size)); none unless T > keep_window_size. `adds_causality`: a key both left out and
-    not visible then counts less than one that is only one of the two, which decides rows that see no key at all.
+    Attributes:
+        ratio: share of the keys to mask.
+        keep_window_size: up to this number of keys T none is masked. Beyond it, a head masks the keys below its k-th
+            lowest score.
+        of_excess: k = int(ratio * (T - keep_window_size)) instead of int(ratio * T).
+        adds_causality: the ratio mask and the causal mask are added, so a key masked by both weighs less than one
+            masked by either. This decides the output of a query all of whose keys are masked.
     """
 
     ratio: float
@@ -75,9 +80,11 @@ class RatioMask:
 
 @dataclasses.dataclass(frozen=True)
 class Moe:
-    """Cross Domain Mixture of Experts: `num_experts` rows, `num_experts_per_tok` of them for each token and head.
+    """Cross Domain Mixture of Experts (CDMoE): each routing head picks `num_experts_per_tok` experts for each token.
 
-    Routing scores are a projection's own output (M6, M7) or its match with product keys of `retrieval_size` (M0 to M5).
+    An expert is one row of each of two tables with `num_experts` rows. Its routing score is the sum of one score from
+    each of two halves: a linear projection of the token (M6, M7), or that projection matched with product keys, which
+    are `retrieval_size` wide (M0 to M5).
     """
 
     num_experts: int
@@ -89,43 +96,53 @@ class Moe:
 
     @property
     def num_keys(self) -> int:
-        """Keys of one routing half; experts from `num_keys ** 2` on are never reached."""
+        """Number of scores in a routing half; experts numbered `num_keys ** 2` or more are never picked."""
         return math.isqrt(self.num_experts)
 
     @property
     def mixes_tokens(self) -> bool:
-        """Whether the reference routes a token by others' scores: it views [B, S, 2 * width] as [2, B * S, width]."""
+        """True where the published code routes a token by other tokens' scores.
+
+        That code views the projection [B, S, 2 * width] as [2, B * S, width], which mixes the tokens of a call.
+        """
         return self.variant in ("M4", "M5", "M6", "M7")
 
     @property
     def ranks_experts(self) -> bool:
-        """Whether experts are named by ranks among the token's scores, not by keys: see `model.feedforward.Router`."""
+        """True where experts are numbered by rank among the token's scores; see `model.feedforward.Router`."""
         return self.variant in ("M5", "M6")
 
     @property
     def weights_inside(self) -> bool:
-        """silu(<down_e, x> * weight) instead of silu(<down_e, x>) * weight."""
+        """True where expert e computes silu(<down_e, x> * weight) instead of silu(<down_e, x>) * weight."""
         return self.variant == "M0"
 
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """A Doge decoder. Sizes have the names of transformers' DogeConfig; what else generations differ in stands below.
+    """A Doge decoder and its head. Fields that are not listed have the meaning of transformers' DogeConfig.
+
+    The graph is built from these fields and never from `generation`, which decides two other things: which tensors the
+    files hold (`naming.stored_tensors`) and which reference validates the export (`validation.references`).
 
     Attributes:
-        generation: its name in the README's table of generations; a label, no stage decides by it.
-        keep_window_size: keys a row attends to, those of highest score; 0 where there is no such limit.
-        qk_norm: RMSNorm on queries and keys.
-        rotates_keys: RoPE turns keys too, not only queries.
-        score: what s = A * softplus(dt_proj(v)) does to a key: "exp" adds exp(s) to its logits, "linear" adds s,
-            "threshold" leaves the key out where exp(s) < 1, "none" nothing (no A and no dt_proj then).
-        score_heads: rows of A; 1 without scores.
-        inner_values: replaces v_proj.
-        gated_mlp: SwiGLU; without the gate down(silu(up(x))).
-        weighted_residuals: residuals are multiplied by a trained vector.
-        task: what the checkpoint's head is for.
-        labels: names of the classes of text-classification, in order.
-        first_pad_pooling: classify by the token before the first padding one, not by the last real one.
+        keep_window_size: number of keys a query attends to, those of highest score; 0 for no limit.
+        score_heads: length of A; 1 without scores.
+        moe: the mixture of experts; None for a dense model.
+        generation: name in the README's table of generations.
+        qk_norm: True where queries and keys pass an RMSNorm.
+        rotates_keys: True where RoPE rotates keys as well as queries.
+        score: effect of s = A * softplus(dt_proj(v)) on the key of value v: "exp" adds exp(s) to its logits, "linear"
+            adds s, "threshold" masks the key if exp(s) < 1. "none" has neither A nor dt_proj.
+        ratio_mask: masks a share of the keys; None without such a mask.
+        inner_values: values looked up in a table, instead of v_proj; None for v_proj.
+        gated_mlp: True for SwiGLU, False for down(silu(up(x))).
+        weighted_residuals: True where residuals are multiplied by a trained vector.
+        task: task of the checkpoint's head.
+        labels: class names of text-classification, in order.
+        pad_token_id: padding token, read by text-classification; None without one.
+        first_pad_pooling: True to classify by the token before the first padding token, False by the last token that
+            is no padding.
     """
 
     vocab_size: int
@@ -159,7 +176,7 @@ class Architecture:
 
     @property
     def trained_length(self) -> int | None:
-        """The length beyond which RoPE's frequencies depend on the length; None where they never do."""
+        """Length in tokens beyond which RoPE's frequencies depend on the length; None where they never do."""
         match self.rope.rope_type:
             case "dynamic":
                 return self.max_position_embeddings
@@ -169,7 +186,7 @@ class Architecture:
 
     @property
     def cached_scores(self) -> int:
-        """Rows of scores that are cached for a layer; a ratio mask keeps padding in one of its own."""
+        """Number of score rows in a layer's cache; a ratio mask needs one more, which marks padding."""
         return self.score_heads + (self.ratio_mask is not None)
 
     @property
@@ -178,17 +195,17 @@ class Architecture:
         return self.score == "threshold" or self.ratio_mask is not None
 
     def within(self, max_length: int) -> Architecture:
-        """The same, without a ratio mask that sequences of up to `max_length` tokens are too short for."""
+        """Return this architecture, without a ratio mask that masks nothing in up to `max_length` tokens."""
         if self.ratio_mask is None or self.selects_keys(max_length):
             return self
         return dataclasses.replace(self, ratio_mask=None)
 
     def selects_keys(self, max_length: int) -> bool:
-        """Whether sequences of up to `max_length` tokens can lose keys to a selection by score."""
+        """Return whether the scores can mask a key in sequences of up to `max_length` tokens."""
         if self.ratio_mask is not None:
             return max_length > self.ratio_mask.keep_window_size
         return self.score == "threshold" or 0 < self.keep_window_size < max_length
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values, for the manifest and `inspect`."""
+        """Return plain JSON values, for the manifest and `inspect`."""
         return json.loads(json.dumps(dataclasses.asdict(self)))  # tuples become lists

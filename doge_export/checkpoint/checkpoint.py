@@ -1,4 +1,4 @@
-"""A Doge checkpoint, opened: its config understood, and every tensor accounted for exactly once."""
+"""Opening a Doge checkpoint: its config is parsed and every tensor of the files is accounted for exactly once."""
 
 from __future__ import annotations
 
@@ -40,11 +40,17 @@ _UNTIED_BY_DEFAULT = ("G6b", "G7", "G8")  # transformers' DogeConfig; older code
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What `open_checkpoint` found.
+    """An opened checkpoint.
 
-    `tensors` has exactly the names and shapes of `expected_tensors(architecture)`; all values are finite.
-    `identity` says how the generation was told, `assumed` what the user said of it. `config` and `generation_config`
-    are the JSON files as they are; `tokenizer_files` those files that a package takes over unchanged.
+    Attributes:
+        source: the folder it was read from.
+        identity: its generation, and the evidence for it.
+        assumed: what the user stated because the files do not tell.
+        architecture: the parsed config.
+        config: content of config.json.
+        tensors: tensors with exactly the names and shapes of `expected_tensors(architecture)`; all values are finite.
+        generation_config: content of generation_config.json; None without that file.
+        tokenizer_files: files of the checkpoint that a package copies unchanged.
     """
 
     source: Source
@@ -58,7 +64,7 @@ class Checkpoint:
 
     @property
     def companions(self) -> list[Path]:
-        """config.json and `tokenizer_files`."""
+        """Paths of config.json and of `tokenizer_files`."""
         return [self.source.folder / CONFIG, *self.tokenizer_files]
 
 
@@ -72,21 +78,21 @@ def open_checkpoint(
     trust_remote_code: bool = False,
     assumed: Assumptions = NOTHING_ASSUMED,
 ) -> Checkpoint:
-    """Open a folder or a hub repository with a Doge of any published generation.
+    """Open a folder or a hub repository with a Doge model of any published generation.
 
-    Reads every tensor once, one at a time, and keeps none in memory.
+    Reads every tensor once, one at a time, to check its values, and keeps none in memory.
 
     Args:
         model: a local folder, or a hub id `owner/name`.
         revision: branch, tag or commit of a hub repository.
-        token: for private and gated repositories.
-        cache_dir: where downloads are kept.
-        offline: use the cache only.
-        trust_remote_code: always refused; it exists to say why.
-        assumed: what cannot be told from the files.
+        token: access token for private and gated repositories.
+        cache_dir: folder of downloads; by default the cache of huggingface_hub.
+        offline: use cached files only.
+        trust_remote_code: always refused; the argument exists so that the error can say why.
+        assumed: what the files do not tell.
 
     Raises:
-        DogeExportError: one line about what is wrong with the arguments or the checkpoint.
+        DogeExportError: the arguments or the checkpoint are wrong.
     """
     if trust_remote_code:
         raise DogeExportError(
@@ -99,11 +105,11 @@ def open_checkpoint(
         raise DogeExportError(f"{source.name!r} has no config.json: not a model folder in transformers' layout")
     config = read_object(source.folder / "config.json")
     sizes = parse_sizes(config)
-    parse_rotation(config, sizes)  # what can be refused without the weights is refused before they are fetched
+    parse_rotation(config, sizes)  # refuse what the config alone shows before gigabytes of weights are fetched
     if is_for_classes(config, assumed):
         parse_padding(config, sizes.vocab_size, "text-classification")
 
-    # The sha pins the weights to the commit that the config came from.
+    # The revision is now a full sha: the weights come from the same commit as the config.
     source = locate(model, revision=source.revision, **options)
     stored = open_tensors(source.folder)
     identity = identify(
@@ -135,7 +141,7 @@ def open_checkpoint(
         folded(tensors, architecture), architecture, causal=is_plainly_causal(config, identity)
     )
     identity = dataclasses.replace(identity, reasons=(*identity.reasons, *reasons))
-    stored.check_values()  # of those left out too: what a NaN is compared with decides whether it is
+    stored.check_values()  # all of them: whether a tensor is inert was decided by comparisons, which a NaN falsifies
     tensors = _drop_tied_head(tensors, architecture)
 
     generation_config = source.folder / "generation_config.json"
@@ -160,7 +166,7 @@ def _listed(names: Collection[str]) -> str:
 def _with_task(
     architecture: Architecture, tensors: Tensors, config: dict[str, Any], assumed: Assumptions
 ) -> Architecture:
-    """The architecture with the task that is asked for, if the checkpoint has what it needs."""
+    """Return the architecture with the requested task; raise if the checkpoint lacks the head that it needs."""
     own, task = architecture.task, assumed.task or architecture.task
     if task == "text-classification" and own != task:
         raise DogeExportError(
@@ -185,7 +191,7 @@ def _with_task(
 
 
 def _without_other_heads(tensors: Tensors, architecture: Architecture) -> Tensors:
-    """A language model's head is no part of its hidden states, nor a classifier's."""
+    """Return the tensors without unused heads: feature-extraction needs neither lm_head nor the classifier."""
     return tensors.without({HEAD, CLASSIFIER}) if architecture.task == "feature-extraction" else tensors
 
 

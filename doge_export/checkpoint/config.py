@@ -1,8 +1,8 @@
-"""config.json -> Architecture, strictly: a value that could not be what was trained is refused, never guessed.
+"""Strict parsing of config.json into an `Architecture`: a value that cannot be right is refused, never guessed.
 
-Missing keys take the defaults of the generation's own config class, except the sizes, which a real config always
-states. Keys that were renamed over time are looked for under all their names.
-Unknown keys are left alone (`dtype`, `transformers_version`, ...); `auto_map` and the code it names are never used.
+Missing keys take the defaults of the generation's own config class, except sizes, which every published config states.
+Keys that were renamed over time are read under all their names.
+Unknown keys are ignored (`dtype`, `transformers_version`, ...); `auto_map` and the code it names are never used.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from doge_export.checkpoint.identify import G1A, NOTHING_ASSUMED, Assumptions, I
 from doge_export.checkpoint.rope import parse_rope
 from doge_export.errors import DogeExportError
 
-_MAX_LAYERS = 10_000  # a typing error must not become a table of a billion tensor names
+_MAX_LAYERS = 10_000  # a typing error must not build a table of a billion tensor names
 
 _UNSUPPORTED = {
     "sliding_window": "sliding-window attention is not supported; Doge models published so far have null here",
@@ -29,7 +29,7 @@ _UNSUPPORTED = {
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """What configs of every generation state alike, and what the tensors' shapes are read by."""
+    """Sizes that the configs of all generations state under the same names."""
 
     vocab_size: int
     hidden_size: int
@@ -42,11 +42,11 @@ class Sizes:
 
 
 def parse_sizes(config: Mapping[str, Any]) -> Sizes:
-    """The sizes in the content of a config.json; also refuses what no generation of Doge has.
+    """Read the sizes from the content of a config.json, and refuse settings that no generation of Doge has.
 
     Raises:
-        DogeExportError: not a Doge config, or a size that is missing, of the wrong type, out of range or in
-            contradiction to another one.
+        DogeExportError: the config is not of a Doge model, or a size is missing, of the wrong type, out of range or
+            contradicts another one.
     """
     if config.get("model_type") not in ("doge", "doge2"):
         seen = shown(config["model_type"]) if "model_type" in config else "missing"
@@ -91,7 +91,7 @@ _COUNTS = ("keep_window_size", "window_size", "num_inner_values", "num_inner_val
 
 
 def _check_kinds(fields: Fields) -> None:
-    """Whatever generation reads these keys, it needs them to be of this kind."""
+    """Refuse a key of the wrong type or range, whether or not the checkpoint's generation reads it."""
     for key in _FLAGS:
         fields.boolean(key, False)
     for key in _COUNTS:
@@ -105,7 +105,16 @@ def _check_kinds(fields: Fields) -> None:
 
 
 def parse_rotation(config: Mapping[str, Any], sizes: Sizes, max_position_embeddings: int = 2048) -> tuple[int, Rope]:
-    """max_position_embeddings (by default as given) and the rotary embedding of a config.json."""
+    """Read max_position_embeddings and the rotary embedding.
+
+    Args:
+        config: content of config.json.
+        sizes: the sizes in it.
+        max_position_embeddings: default for a config without that key.
+
+    Raises:
+        DogeExportError: a value is of the wrong type or out of range.
+    """
     positions = Fields(config, "config.json").integer("max_position_embeddings", max_position_embeddings)
     return positions, parse_rope(config, head_dim=sizes.head_dim, max_position_embeddings=positions)
 
@@ -118,17 +127,17 @@ def parse_config(
     tied: bool = False,
     assumed: Assumptions = NOTHING_ASSUMED,
 ) -> Architecture:
-    """Read the content of a config.json as that of a known generation.
+    """Parse the content of a config.json whose generation is known.
 
     Args:
-        config: the content.
-        identity: what the tensors are.
+        config: content of config.json.
+        identity: what the tensors tell of the generation, experts and task.
         layer: canonical name -> shape of the first layer's tensors, without the prefix `model.layers.0.`.
-        tied: whether the head is the embedding where the config does not say.
-        assumed: what the user says where the files cannot.
+        tied: default of tie_word_embeddings.
+        assumed: what the user stated because the files do not tell.
 
     Raises:
-        DogeExportError: as `parse_sizes`.
+        DogeExportError: a value is missing, of the wrong type, out of range, or contradicts another one or `assumed`.
     """
     fields = Fields(config, "config.json")
     sizes, generation = parse_sizes(config), identity.generation
@@ -165,12 +174,12 @@ def parse_config(
 
 
 def parse_padding(config: Mapping[str, Any], vocab_size: int, task: Task) -> int | None:
-    """pad_token_id, by which a classifier finds the token that stands for its text.
+    """Read pad_token_id, by which a classifier finds the token that it classifies by.
 
-    Other tasks do not read it: what is no token there (-1 was Llama's way to say that there is none) is None.
+    Other tasks do not use it: for them an id outside the vocabulary (Llama wrote -1 for none) becomes None.
 
     Raises:
-        DogeExportError: a classifier's is no token.
+        DogeExportError: the pad_token_id of a classifier lies outside the vocabulary.
     """
     pad = config.get("pad_token_id")
     if pad is None or 0 <= pad < vocab_size:
@@ -184,12 +193,12 @@ def parse_padding(config: Mapping[str, Any], vocab_size: int, task: Task) -> int
 
 
 def is_plainly_causal(config: Mapping[str, Any], identity: Identity) -> bool:
-    """Whether a plain causal mask takes the place of the scores' one, as `is_causal` of the fourth generation says."""
+    """Return whether attention is plainly causal and ignores its scores: `is_causal` of G4a and G4b."""
     return identity.generation in ("G4a", "G4b") and Fields(config, "config.json").boolean("is_causal", False)
 
 
 def parse_todays_config(config: Mapping[str, Any]) -> Architecture:
-    """Read the content of a config.json that is known to be of transformers' own Doge, without its tensors."""
+    """Parse the content of a config.json of transformers' own Doge (G7), for which no tensors are needed."""
     cdmoe: MoeVariant | None = "M7" if config.get("is_moe") else None
     return parse_config(config, Identity("G7", cdmoe, "text-generation"), {})
 
@@ -211,7 +220,7 @@ def _ratio_mask(fields: Fields, generation: str, assumed: Assumptions) -> RatioM
     if scope != "all" and not has_window:
         raise DogeExportError(f"--ratio-mask {scope} needs keep_window_size, which config.json does not have")
     if scope != "excess" and ratio == 1:
-        return None  # that code asks for 0 < ratio < 1
+        return None  # the published code masks only where 0 < ratio < 1
     return RatioMask(
         ratio=ratio,
         keep_window_size=0 if scope == "all" else fields.integer("keep_window_size", 2048),
@@ -221,7 +230,7 @@ def _ratio_mask(fields: Fields, generation: str, assumed: Assumptions) -> RatioM
 
 
 def _renamed(fields: Fields, *names: str, default: int = REQUIRED) -> int:
-    """An integer under the first of its names that the config has."""
+    """Read an integer under the first of `names` that the config has."""
     name = next((name for name in names if name in fields.values), names[0])
     return fields.integer(name, default)
 
@@ -233,7 +242,7 @@ def _moe(fields: Fields, identity: Identity, layer: Mapping[str, Shape]) -> Moe 
     has_heads = variant in ("M0", "M1")
     retrieval_size = None
     if variant in ("M0", "M1", "M4", "M5"):
-        # M4 and M5 configs do not state it.
+        # The configs of M4 and M5 do not state it.
         keys = layer.get("mlp.router_gate.keys", ())
         from_tensors = 2 * keys[2] if len(keys) == 4 else REQUIRED
         retrieval_size = _renamed(
@@ -251,9 +260,9 @@ def _moe(fields: Fields, identity: Identity, layer: Mapping[str, Shape]) -> Moe 
 
 
 def _experts(fields: Fields) -> tuple[int, int]:
-    """How many experts there are, and how many of them a token (of each head) takes.
+    """Read the number of experts, and how many of them each routing head picks for a token.
 
-    norm_topk_prob says nothing about them: a softmax over the picks already sums to one.
+    norm_topk_prob has no effect: the softmax over the picked experts already sums to one.
     """
     names = ("num_experts_per_tok", "num_cdmoe_experts_per_head", "num_cdmmoe_experts_per_head")
     name = next((name for name in names if name in fields.values), names[0])
@@ -281,6 +290,6 @@ def _inner_values(fields: Fields, layer: Mapping[str, Shape]) -> InnerValues:
     num_values = fields.integer("num_inner_values")
     if picked > num_values:
         raise fields.fail("num_value_per_head", f"at most num_inner_values ({num_values})")
-    # The first days' configs do not state the width.
+    # The configs of the first days do not state the width.
     size = fields.integer("inner_values_retrieval_size", width // heads or REQUIRED)
     return InnerValues(num_values, heads, picked, size)

@@ -1,4 +1,4 @@
-"""Typed reading of JSON objects: a value of the wrong kind or range becomes one line that names its key."""
+"""Typed reading of JSON objects: a value of the wrong type or range gives a one-line error that names its key."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from typing import Any
 from doge_export.errors import DogeExportError
 
 REQUIRED: Any = object()
-"""As a default: the key must be there."""
+"""Default of a key that must be present."""
 
 _INT32_MAX = 2**31 - 1
 
 
 def shown(value: Any) -> str:
-    """A value as JSON would spell it, cut to a readable length."""
+    """Return a value as JSON text, cut to 60 characters."""
     text = json.dumps(value, default=repr)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 class Fields:
-    """The values of one JSON object and the name it goes by in messages.
+    """The values of one JSON object, and its name in error messages.
 
-    Every getter returns the default where the key is missing (`REQUIRED`: an error) and raises `DogeExportError`
-    where the value has another type or lies out of range. null is a value, and the wrong one.
+    Every getter returns the default if the key is missing. It raises DogeExportError if the value has another type
+    (null included) or is out of range, or if the key is missing and the default is `REQUIRED`.
     """
 
     def __init__(self, values: Mapping[str, Any], name: str) -> None:
@@ -33,7 +33,7 @@ class Fields:
         self.name = name
 
     def fail(self, key: str, expected: str) -> DogeExportError:
-        """The error for a value that is there but wrong."""
+        """Return the error for a value that is present but wrong; the caller raises it."""
         return DogeExportError(f"{self.name}: {key} is {shown(self.values[key])}, expected {expected}")
 
     def _get(self, key: str, default: Any) -> Any:
@@ -42,7 +42,7 @@ class Fields:
         return self.values.get(key, default)
 
     def integer(self, key: str, default: int = REQUIRED, *, minimum: int = 1, maximum: int = _INT32_MAX) -> int:
-        """An integer from `minimum` to `maximum`; true and false are not integers, nor is 2.0."""
+        """Return an integer from `minimum` to `maximum`; true, false and 2.0 are not integers."""
         value = self._get(key, default)
         if type(value) is not int or not minimum <= value <= maximum:
             limit = f"an integer of at least {minimum}" if maximum == _INT32_MAX else f"an integer {minimum}..{maximum}"
@@ -50,7 +50,7 @@ class Fields:
         return value
 
     def number(self, key: str, default: float = REQUIRED, *, above: float = 0.0, inclusive: bool = False) -> float:
-        """A finite number greater than `above` (or equal to it, where `inclusive`)."""
+        """Return a finite number greater than `above`, or equal to it if `inclusive`."""
         value = self._get(key, default)
         if type(value) in (int, float):
             try:
@@ -62,14 +62,14 @@ class Fields:
         raise self.fail(key, f"a finite number {'of at least' if inclusive else 'above'} {above:g}")
 
     def boolean(self, key: str, default: bool = REQUIRED) -> bool:
-        """true or false."""
+        """Return true or false."""
         value = self._get(key, default)
         if type(value) is not bool:
             raise self.fail(key, "true or false")
         return value
 
     def numbers(self, key: str, length: int) -> tuple[float, ...]:
-        """A required list of `length` finite numbers above zero."""
+        """Return a required list of `length` finite numbers above zero."""
         value = self._get(key, REQUIRED)
         if not isinstance(value, (list, tuple)) or len(value) != length:
             seen = f"{len(value)} values" if isinstance(value, (list, tuple)) else shown(value)

@@ -1,4 +1,4 @@
-"""The names of the files that make up a checkpoint, and those that tools look for beside a model."""
+"""Names of the files that make up a checkpoint."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ TOKENIZER_FILES = (
     "generation_config.json",
 )
 COMPANIONS = (CONFIG, *TOKENIZER_FILES)
-"""What tools look for beside a model; a package takes these files over unchanged."""
+"""Files that tools expect beside a model's weights; a package holds unchanged copies of them."""
 
 
 def companions(folder: Path) -> list[Path]:
-    """Those of COMPANIONS that are there."""
+    """Return the paths of those COMPANIONS that exist in `folder`."""
     return [folder / name for name in COMPANIONS if (folder / name).is_file()]

@@ -1,7 +1,7 @@
-"""Downloads from the hub: only JSON, templates and safetensors ever arrive, and every failure is one line.
+"""Downloads from the Hugging Face hub: JSON, templates and safetensors only; every failure is a one-line error.
 
-2026-11-21: `huggingface_hub` resolves the revision, resumes broken transfers and keeps the cache. It compares sizes
-but not contents, so the weights are hashed here against the name of their cache entry, which is their sha256.
+`huggingface_hub` resolves the revision, resumes broken transfers and keeps the cache. It compares sizes but not
+contents (2026-11-21), so the weights are hashed here: a cache entry is named by the sha256 of its content.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from doge_export.errors import DogeExportError
 METADATA = [*COMPANIONS]
 WEIGHTS = ["*.safetensors", INDEX]
 
-# The base error of the HTTP library, whichever one this version of huggingface_hub is built on.
+# Base error of the HTTP library, which is requests or httpx depending on the version of huggingface_hub.
 _TransportError: type[Exception] = HfHubHTTPError.__bases__[0]
 # RuntimeError is what hf_xet raises when a transfer fails.
 _FAILURES = (HfHubHTTPError, EntryNotFoundError, HFValidationError, _TransportError, OSError, RuntimeError)
@@ -43,7 +43,7 @@ _FAILURES = (HfHubHTTPError, EntryNotFoundError, HFValidationError, _TransportEr
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """No progress bars where nobody watches, and no warnings of huggingface_hub beside our one line."""
+    """Silence the warnings of huggingface_hub, and its progress bars unless stderr is a terminal."""
     verbosity = hub_logging.get_verbosity()
     hide_bars = not sys.stderr.isatty() and not hub_utils.are_progress_bars_disabled()
     hub_logging.set_verbosity_error()
@@ -59,7 +59,7 @@ def _quiet() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Hub:
-    """One model repository at one revision, as the command line names it."""
+    """A model repository at a revision, and how to reach it."""
 
     repo_id: str
     revision: str | None = None
@@ -68,9 +68,13 @@ class Hub:
     offline: bool = False
 
     def download(self, patterns: list[str]) -> Path:
-        """Files in the top folder of the repository that match -> the cached snapshot; its name is the full sha.
+        """Download the files in the top folder of the repository that match `patterns`.
 
-        The folder may lack some of them, or not exist, where the repository has none.
+        Returns:
+            Folder of the cached snapshot, named by the full commit sha. It does not exist if no file matches.
+
+        Raises:
+            DogeExportError: the repository, its revision or the network cannot be reached, or the cache not written.
         """
         try:
             with _quiet():
@@ -88,7 +92,11 @@ class Hub:
         return Path(folder)
 
     def list_files(self) -> list[str]:
-        """Every file of the repository; an error where `offline` forbids to ask."""
+        """Return the names of all files of the repository.
+
+        Raises:
+            DogeExportError: `offline` is set, or the repository cannot be reached.
+        """
         if self.offline:
             raise self._not_cached()
         try:
@@ -108,7 +116,7 @@ class Hub:
         raise DogeExportError(self._explain(error)) from error
 
     def _explain(self, error: BaseException) -> str:
-        # "Not in the cache" is only the last step of a failed look-up; its cause says why the hub did not help.
+        # LocalEntryNotFoundError only says that the cache has no copy; its cause says why the hub gave none.
         while isinstance(error, LocalEntryNotFoundError) and error.__cause__ is not None:
             error = error.__cause__
         name = repr(self.repo_id)
@@ -143,13 +151,13 @@ class Hub:
 
 
 def check_blob(file: Path) -> None:
-    """Compare a cached weight file with the sha256 that names its cache entry, where there is one.
+    """Compare a cached weight file with the sha256 that its cache entry is named by, if it is.
 
     Raises:
-        DogeExportError: the content is not what the hub has.
+        DogeExportError: the content differs from that on the hub.
     """
     blob = file.resolve()
-    if blob == file or len(blob.name) != 64:  # no link (a cache without symlinks), or an etag that is no sha256
+    if blob == file or len(blob.name) != 64:  # a cache without symlinks, or an entry named by another kind of etag
         return
     with blob.open("rb") as opened:
         digest = hashlib.file_digest(opened, "sha256").hexdigest()

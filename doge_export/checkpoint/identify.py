@@ -1,7 +1,7 @@
-"""Which generation of Doge a checkpoint is: decided by its tensors, and by its config where tensors leave it open.
+"""Identification of a checkpoint's generation: by its tensors, and by its config where the tensors leave it open.
 
-The hub holds generations that share one model_type and often one name, so neither counts. The tree below is that of the
-README's table; evidence is told in words, for `inspect`, and so is what was assumed.
+Generations on the hub share one model_type and often one name, so neither identifies them. The decision tree below is
+that of the README's table. The evidence, and what was assumed without any, is kept in words for `inspect`.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ RatioScope = Literal["all", "guarded", "excess"]
 
 @dataclasses.dataclass(frozen=True)
 class Assumptions:
-    """What a user says of a checkpoint where its files cannot; None leaves it to the documented default.
+    """Statements of the user about what a checkpoint's files do not tell; None means the documented default.
 
     Attributes:
-        task: what to export; by default what the checkpoint has a head for.
-        generation: one of those that the tensors allow.
-        cdmoe: the variant of its mixture of experts, one of those that the tensors allow.
-        ratio_mask: which keys count for `dynamic_mask_ratio`: "all"; "guarded", all but only beyond keep_window_size;
-            "excess", those beyond keep_window_size.
+        task: task to export; by default that of the checkpoint's head.
+        generation: one of the generations that the tensors allow.
+        cdmoe: variant of the mixture of experts, one of those that the tensors allow.
+        ratio_mask: the count that `dynamic_mask_ratio` is a share of: "all", the number of keys; "guarded", the same,
+            but nothing is masked up to keep_window_size keys; "excess", the number of keys beyond keep_window_size.
     """
 
     task: Task | None = None
@@ -44,13 +44,13 @@ class Assumptions:
 
     @classmethod
     def taken_from(cls, options: Mapping[str, Any]) -> tuple[Self, dict[str, Any]]:
-        """Those among the options, where one that is missing is None; and the options that are none of them."""
+        """Split options into assumptions (None where an option is missing) and the remaining options."""
         names = {field.name for field in dataclasses.fields(cls)}
         rest = {name: value for name, value in options.items() if name not in names}
         return cls(**{name: value for name, value in options.items() if name in names}), rest
 
     def to_dict(self) -> dict[str, str]:
-        """Those that were given."""
+        """Return the assumptions that are not None."""
         return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
 
 
@@ -58,25 +58,25 @@ NOTHING_ASSUMED = Assumptions()
 
 G1A = "the first ten days of the first generation (G1a, early November 2024) are not supported"
 
-# A config of G2, dense or not, has one of these keys: the commit that renamed it made RoPE turn the keys.
+# A config of G2, dense or not, has one of these keys: the commit that renamed it also made RoPE rotate the keys.
 _TURNED, _NOT_TURNED = "expert_retrieval_size", "private_expert_retrieval_size"
 
 
 def rotates_keys(generation: Generation, config: Mapping[str, Any]) -> bool:
-    """Whether RoPE turns keys, not only queries."""
+    """Return whether RoPE rotates keys as well as queries."""
     return generation != "G1" and (generation != "G2" or _TURNED in config)
 
 
 @dataclasses.dataclass(frozen=True)
 class Identity:
-    """What the tensors are.
+    """The identified generation, experts and task, with the evidence.
 
     Attributes:
-        generation: see the README.
+        generation: name in the README's table of generations.
         cdmoe: variant of the mixture of experts; None without one.
-        task: what there is a head for.
+        task: task of the checkpoint's head.
         reasons: the evidence, one sentence each.
-        notes: what the files leave open, and what was assumed.
+        notes: what the files leave open and what was assumed instead, one sentence each.
     """
 
     generation: Generation
@@ -88,9 +88,16 @@ class Identity:
 
 @dataclasses.dataclass(frozen=True)
 class Evidence:
-    """The tensors of the first layer by the rest of their name, the config, and the head counts it states.
+    """The facts that the decision tree looks at.
 
-    `some_a_negative` looks into the tensors, so it is only called where nothing else decides.
+    Attributes:
+        layer: name -> shape of the first layer's tensors, without the prefix `layers.0.`.
+        config: content of config.json.
+        heads: num_attention_heads.
+        kv_heads: num_key_value_heads.
+        head_dim: size of a head.
+        some_a_negative: tells whether a tensor `self_attn.A` has negative values. It reads tensors, so it is called
+            only where nothing else decides.
     """
 
     layer: Mapping[str, Shape]
@@ -101,21 +108,21 @@ class Evidence:
     some_a_negative: Callable[[], bool]
 
     def has(self, name: str) -> bool:
-        """Whether the first layer has this tensor."""
+        """Return whether the first layer has this tensor."""
         return name in self.layer
 
     def size(self, name: str, axis: int) -> int:
-        """The length of a tensor along an axis; 0 without such a tensor or axis, which other checks then tell."""
+        """Return the length of a tensor along an axis; 0 without such a tensor or axis, which later checks report."""
         shape = self.layer.get(name, ())
         return shape[axis] if len(shape) >= (axis + 1 if axis >= 0 else -axis) else 0
 
     def given(self, key: str) -> bool:
-        """Whether the config has this key with a value that says something."""
+        """Return whether the config sets this key to something other than null, false or 0."""
         return self.config.get(key) not in (None, False, 0, 0.0)
 
 
 Candidates = tuple[tuple[Generation, ...], str]
-"""The generations that tensors allow, the default first, and why."""
+"""The generations that the tensors allow, the default first, and the reason."""
 
 
 def _candidates(seen: Evidence) -> Candidates:
@@ -166,7 +173,7 @@ def _third_or_fourth(seen: Evidence) -> Candidates:
     for key in ("dynamic_mask_ratio", "keep_window_size", "is_causal"):
         if key in seen.config:
             return ("G4b", "G4a", "G3b"), f"pre_layernorm, and {key} in config.json"
-    # In the third generation A starts as ones and only enters a comparison, so nothing trains it.
+    # In the third generation A starts as ones and is only compared, so it has no gradient and stays ones.
     if seen.some_a_negative():
         return ("G4b", "G4a", "G3b"), "pre_layernorm, and A was trained: some are negative"
     return ("G3b", "G4b", "G4a"), "pre_layernorm, and no dynamic_mask_ratio in config.json"
@@ -190,7 +197,7 @@ def _with_norms(seen: Evidence) -> Candidates:
     return ("G7", "G8"), reason
 
 
-# config key -> the generations it can belong to, where its value says something.
+# config key -> the generations whose code reads it, for `Evidence.given`.
 _BELONGS: dict[str, tuple[Generation, ...]] = {
     "num_inner_values": ("G1", "G2"),
     "dynamic_mask_ratio": ("G4a", "G4b", "G6a", "G6b"),
@@ -202,7 +209,7 @@ _SECOND: tuple[Generation, ...] = ("G6a", "G6b")
 
 
 def _check_config(generation: Generation, reason: str, seen: Evidence) -> None:
-    """Raise where the config is that of another generation than the tensors."""
+    """Refuse a config that belongs to another generation than the tensors."""
     advice = f"take config.json and weights from one revision, or pass --generation {generation}"
     for key, belongs in _BELONGS.items():
         if seen.given(key) and generation not in belongs:
@@ -218,7 +225,7 @@ def _check_config(generation: Generation, reason: str, seen: Evidence) -> None:
 
 
 def _cdmoe(seen: Evidence, generation: Generation) -> tuple[tuple[MoeVariant, ...], str]:
-    """The variants that tensors allow, the default first, and why; none for a dense layer."""
+    """Return the variants that the tensors allow, the default first, and the reason; no variants for a dense layer."""
     short = {name.split(".", 1)[1]: shape for name, shape in seen.layer.items() if name.startswith(_MLP)}
     if "down_embed.weight" not in short:
         return (), ""
@@ -240,7 +247,7 @@ def _cdmoe(seen: Evidence, generation: Generation) -> tuple[tuple[MoeVariant, ..
         return ("M1",), "queries, keys and a gate"
     if "queries_proj.weight" in short:
         keys = short.get("keys", ())
-        if seen.given("num_cdmoe_experts") or len(keys) != 3 or keys[0] != 2:  # keys alone fit M3 with one head, too
+        if seen.given("num_cdmoe_experts") or len(keys) != 3 or keys[0] != 2:  # M3 with one head has such keys too
             raise DogeExportError(
                 "the mixture of experts is of February 2025 (M2 or M3: queries_proj with several heads), of which no"
                 " checkpoint was published; it is not supported"
@@ -253,13 +260,13 @@ _MLP = ("mlp.", "feed_forward.")
 
 
 def is_for_classes(config: Mapping[str, Any], assumed: Assumptions) -> bool:
-    """Whether the task can only be text-classification, as far as that is known before any tensor is looked at."""
+    """Return whether the config and the user leave no other task than text-classification, before tensors are read."""
     classifier, language_model = _named_heads(config)
     return classifier is not None and language_model is None and assumed.task in (None, "text-classification")
 
 
 def _named_heads(config: Mapping[str, Any]) -> tuple[str | None, str | None]:
-    """The classes of a classifier and of a language model that the config names."""
+    """Return the names of a classifier class and of a language model class in the config's `architectures`."""
     named = config.get("architectures")
     classes = [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
     classifier = next((name for name in classes if name.endswith("ForSequenceClassification")), None)
@@ -298,18 +305,21 @@ def identify(
     some_a_negative: Callable[[], bool] = lambda: False,
     assumed: Assumptions = NOTHING_ASSUMED,
 ) -> Identity:
-    """Walk the decision tree.
+    """Identify a checkpoint by the decision tree.
 
     Args:
         names: name -> shape of every tensor in the files.
         config: content of config.json.
-        heads, kv_heads, head_dim: of the attention, as the config states them.
-        some_a_negative: whether a tensor `self_attn.A` has negative values; called only where nothing else decides.
-        assumed: what the user says where the files cannot.
+        heads: num_attention_heads.
+        kv_heads: num_key_value_heads.
+        head_dim: size of a head.
+        some_a_negative: tells whether a tensor `self_attn.A` has negative values; called only where nothing else
+            decides.
+        assumed: what the user stated because the files do not tell.
 
     Raises:
-        DogeExportError: tensors of no supported generation, a config that contradicts them, or an assumption that the
-            tensors rule out.
+        DogeExportError: the tensors are of no supported generation, the config contradicts them, or they rule out what
+            the user stated.
     """
     first = {
         rest: shape
@@ -338,7 +348,7 @@ def identify(
 
 
 def _turning(seen: Evidence) -> list[str]:
-    """Why RoPE turns the keys of a G2 or does not; nothing where the files do not tell."""
+    """Return the evidence for whether RoPE rotates the keys of a G2; empty where the files do not tell."""
     if _TURNED in seen.config:
         return [f"{_TURNED} in config.json: RoPE turns keys, too"]
     if _NOT_TURNED in seen.config:
@@ -378,7 +388,7 @@ def _notes(
     variants: tuple[MoeVariant, ...],
     assumed: Assumptions,
 ) -> list[str]:
-    """What the files leave open and matters."""
+    """Return notes on what the files leave open, if it changes answers."""
     notes = []
     if generation == "G2" and not _turning(seen):
         notes.append(
@@ -386,8 +396,8 @@ def _notes(
             f" turned is assumed ({_TURNED} in config.json says that they were)"
         )
     ratio = seen.given("dynamic_mask_ratio")
-    # Of G8 nothing was published; G3b and G7 in second place mean that config.json spoke against them. G4a answers
-    # otherwise only with a ratio, and has neither of the later keys.
+    # No G8 was published; G3b and G7 in second place mean that config.json spoke against them. G4a gives other answers
+    # than G4b only with a ratio, and its configs have neither of the later keys.
     later = not ratio or "keep_window_size" in seen.config or "is_causal" in seen.config
     silent = {"G3b", "G7", "G8"} | ({"G4a"} if later else set())
     others = [other for other in candidates[1:] if other not in silent]

@@ -1,4 +1,4 @@
-"""The class names of a classifier's config.json."""
+"""Class names in a classifier's config.json."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from doge_export.errors import DogeExportError
 
 
 def parse_labels(config: Mapping[str, Any], count: int) -> tuple[str, ...]:
-    """Names of the `count` classes in order: `id2label`, or LABEL_0, LABEL_1, ... as transformers names them.
+    """Read the names of the `count` classes in order: `id2label`, or LABEL_0, LABEL_1, ... as in transformers.
 
     Raises:
-        DogeExportError: id2label does not name each class once.
+        DogeExportError: id2label does not name every class exactly once.
     """
     named = config.get("id2label")
     if named is None:

@@ -1,4 +1,4 @@
-"""Tensors of older generations brought to one layout, and those left out that never had an effect."""
+"""Conversion of older generations' tensors to one layout, and removal of tensors that have no effect."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from doge_export.errors import DogeExportError
 
 
 def relaid(tensors: Tensors) -> Tensors:
-    """Canonical tensors in one layout; shapes that are none of a generation stay, to be refused by name.
+    """Permute the axes of keys to one layout.
 
     1. Keys of the inner values [V, R] (one head) -> [1, R, V].
     2. Product keys [heads, K, 2, R / 2] (M0, M1) -> [2, heads, R / 2, K]; [2, R / 2, K] (M4, M5) -> [2, 1, R / 2, K].
+
+    A tensor with another number of axes stays as it is; the later check of shapes refuses it by name.
     """
     for name, shape in tensors.shapes.items():
         if name.endswith(".v_proj.keys") and len(shape) == 2:
@@ -29,7 +31,10 @@ def relaid(tensors: Tensors) -> Tensors:
 
 
 def folded(tensors: Tensors, a: Architecture) -> Tensors:
-    """dt_proj over values repeated for every query head (G3) -> over the values: the copies' columns are summed."""
+    """Sum the columns of G3's dt_proj, which reads each value head once for every query head of its group.
+
+    The result reads every value head once, [Hs, Hkv * D], and gives the same scores.
+    """
     if a.score != "threshold" or a.num_attention_heads == a.num_key_value_heads:
         return tensors
 
@@ -45,14 +50,17 @@ def folded(tensors: Tensors, a: Architecture) -> Tensors:
 def drop_inert(
     tensors: Tensors, architecture: Architecture, *, causal: bool
 ) -> tuple[Tensors, Architecture, list[str]]:
-    """Leave out what never changes an answer; gives the rest, what it is, and the reasons.
+    """Remove tensors that never change an answer.
 
-    1. dynamic_mask (G1, G2) is compared with zero and never trained: without a zero it does nothing.
-    2. "threshold" scores (G3) leave out keys with exp(A * softplus(.)) < 1: with no negative A there are none.
-    3. A `causal` mask (is_causal of G4) leaves the scores unused.
+    1. dynamic_mask (G1, G2) masks keys where it is zero, and no training changes it: without a zero it does nothing.
+    2. "threshold" scores (G3) mask keys with exp(A * softplus(.)) < 1: with no negative A there are none.
+    3. Attention that is plainly `causal` (is_causal of G4) does not use its scores.
+
+    Returns:
+        The remaining tensors, their architecture, and the reasons, one sentence each.
 
     Raises:
-        DogeExportError: a dynamic_mask with zeros.
+        DogeExportError: a dynamic_mask has zeros.
     """
     reasons = []
     inert = [name for name in tensors if name.endswith(".dynamic_mask")]

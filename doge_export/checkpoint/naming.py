@@ -1,6 +1,6 @@
-"""The tensors of a checkpoint: canonical names (those of transformers' DogeForCausalLM) and their shapes.
+"""Canonical names of a checkpoint's tensors, which are those of transformers' DogeForCausalLM, and their shapes.
 
-Where today's Doge has no such tensor, the canonical name hangs it below what it replaces: `self_attn.v_proj.table`.
+A tensor that today's Doge lacks is named below the module it replaces, such as `self_attn.v_proj.table.weight`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ HEAD = "lm_head.weight"
 CLASSIFIER = "score.weight"
 LAYER = "model.layers.{}."
 
-# Spellings of four eras, each a list of (its name, the canonical name); a name is a run of whole dotted parts.
+# Naming schemes of four eras, each a list of (name then, canonical name). A name is one or more whole dotted parts.
 _BEFORE_TRANSFORMERS = [
     ("word_embed", "embed_tokens"),
     ("final_layernorm", "norm"),
@@ -59,7 +59,7 @@ _TODAY = [
     ("input_residual.weight", "input_residual"),
     ("post_attention_residual.weight", "post_attention_residual"),
 ]
-# The norm before attention tells the era.
+# The name of the norm before attention identifies the era.
 _ERAS = {
     "in_attn_layernorm": _INNER_FUNCTION,
     "pre_sequence_layernorm": _SEQUENCE_AND_STATE,
@@ -69,12 +69,13 @@ _ERAS = {
 
 
 def canonical_names(names: Iterable[str]) -> dict[str, str]:
-    """Canonical name -> name in the files, for every tensor.
+    """Return canonical name -> name in the files, for every tensor.
 
-    The first layer's norm tells the era. Names of other old eras are left as they are, to be told as unexpected.
+    The norm before the first attention layer identifies the era. Names of other old eras stay as they are, so that
+    they are reported as unexpected.
 
     Raises:
-        DogeExportError: two tensors with one canonical name, or today's names among those of an older era.
+        DogeExportError: two tensors have one canonical name, or today's names stand among those of an older era.
     """
     names = sorted(names)
     rules = next((rules for norm, rules in _ERAS.items() if any(f"layers.0.{norm}.weight" in n for n in names)), _TODAY)
@@ -84,7 +85,7 @@ def canonical_names(names: Iterable[str]) -> dict[str, str]:
         canonical = name
         for old, new in rules:
             canonical = _run(old).sub(new, canonical)
-        # The fourth generation has called its classifier by both names.
+        # The fourth generation used both names of its classifier.
         if rules is not _TODAY and name != CLASSIFIER and any(_run(new).search(name) for _, new in rules):
             raise DogeExportError(
                 f"tensor {name} has a name of today among those of an older generation: two checkpoints are mixed,"
@@ -99,12 +100,12 @@ def canonical_names(names: Iterable[str]) -> dict[str, str]:
 
 
 def _run(part: str) -> re.Pattern[str]:
-    """Finds `part`, whole dotted parts of a name."""
+    """Compile a pattern that finds `part` in a name, only as whole dotted parts."""
     return re.compile(rf"(?<![^.]){re.escape(part)}(?![^.])")
 
 
 def first_layer(shapes: Mapping[str, Shape]) -> dict[str, Shape]:
-    """The tensors of the first layer by what follows `model.layers.0.`."""
+    """Return name -> shape of the first layer's tensors, without the prefix `model.layers.0.`."""
     prefix = LAYER.format(0)
     return {name.removeprefix(prefix): shape for name, shape in shapes.items() if name.startswith(prefix)}
 
@@ -147,9 +148,10 @@ def _feed_forward(a: Architecture) -> dict[str, Shape]:
 
 
 def stored_tensors(architecture: Architecture) -> dict[str, Shape]:
-    """Name -> shape of every tensor in the files: before those that never have an effect are left out.
+    """Return canonical name -> shape of every tensor in the files.
 
-    They hold dt_proj of G3 before it is folded, and a dynamic_mask in G1 and G2.
+    They differ from `expected_tensors` by the dt_proj of G3, which is not folded yet, and by the dynamic_mask of G1
+    and G2, which has no effect.
     """
     a, shapes = architecture, expected_tensors(architecture)
     for layer in map(LAYER.format, range(a.num_hidden_layers)):
@@ -161,7 +163,7 @@ def stored_tensors(architecture: Architecture) -> dict[str, Shape]:
 
 
 def expected_tensors(architecture: Architecture) -> dict[str, Shape]:
-    """Name -> shape of every tensor the architecture has; a tied head is not a tensor of its own."""
+    """Return canonical name -> shape of every tensor of the architecture; a tied head is not a tensor of its own."""
     hidden = (architecture.hidden_size,)
     layer: dict[str, Shape] = {"input_layernorm.weight": hidden, "post_attention_layernorm.weight": hidden}
     if architecture.weighted_residuals:

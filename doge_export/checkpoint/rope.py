@@ -1,9 +1,8 @@
-"""The rotary part of config.json, old and new spelling, as transformers 5.23 reads it.
+"""The rotary part of config.json, under its old and new keys, read as transformers 5.23 reads it.
 
 Precedence (`convert_rope_params_to_dict`, `standardize_rope_params`): a non-empty `rope_scaling` replaces
-`rope_parameters`; inside it `rope_type` goes before the old key `type`; `rope_theta` and `partial_rotary_factor` of
-the object go before those of the config; but for the types that know an original length,
-`original_max_position_embeddings` of the config goes before that of the object.
+`rope_parameters`. Inside it `rope_type` goes before the old key `type`, and `rope_theta` and `partial_rotary_factor`
+go before those of the config. `original_max_position_embeddings` of the config goes before that inside.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ def _dynamic(fields: Fields, head_dim: int) -> dict[str, Any]:
 
 
 def _yarn(fields: Fields, head_dim: int) -> dict[str, Any]:
-    if "factor" not in fields.values:  # null is allowed: the ratio of the two lengths is taken
+    if "factor" not in fields.values:  # null is allowed: the factor is then the ratio of the two lengths
         raise DogeExportError(f"{fields.name} has no factor, which rope_type yarn requires (null: from the lengths)")
     return {
         "factor": _optional(fields, "factor"),
@@ -108,10 +107,10 @@ def _standardized(config: Mapping[str, Any], max_position_embeddings: int) -> Fi
 
 
 def parse_rope(config: Mapping[str, Any], *, head_dim: int, max_position_embeddings: int) -> Rope:
-    """The rotary embedding that a config.json describes.
+    """Read the rotary embedding that a config.json describes.
 
     Raises:
-        DogeExportError: an unknown type, a sub-key that the type requires is missing, or a value out of range.
+        DogeExportError: the type is unknown, a key that it requires is missing, or a value is out of range.
     """
     fields = _standardized(config, max_position_embeddings)
     rope_type = fields.values["rope_type"]

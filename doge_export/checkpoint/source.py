@@ -1,4 +1,4 @@
-"""Where a checkpoint comes from: a folder, or a repository on the hub."""
+"""Finding a checkpoint's files: in a folder, among the bundled models, or in a repository on the hub."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ _PICKLED = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
 class Source:
     """A folder with the files of a checkpoint.
 
-    `name` is what the user typed; `revision` is the full commit sha of a hub repository, None for a local folder.
+    Attributes:
+        name: what the user typed.
+        folder: path of the folder, in the cache for a hub repository.
+        revision: full commit sha of a hub repository; None for a local folder.
     """
 
     name: str
@@ -38,18 +41,18 @@ def locate(
     offline: bool = False,
     weights: bool = True,
 ) -> Source:
-    """Find `model`: a folder that exists, else a bundled name, else a hub id `owner/name`, downloaded into the cache.
+    """Find a checkpoint, and download it if it is on the hub.
 
     Args:
-        model: folder or hub id. A folder goes first.
+        model: an existing folder, else the name of a bundled model, else a hub id `owner/name`.
         revision: branch, tag or commit of a hub repository.
-        token: for private and gated repositories; None: what huggingface_hub finds in the environment.
-        cache_dir: None: the cache that all users of huggingface_hub share.
-        offline: only look into the cache.
+        token: access token for private and gated repositories; by default the one huggingface_hub finds.
+        cache_dir: folder of downloads; by default the cache of huggingface_hub.
+        offline: use cached files only.
         weights: False fetches the small files only, so that a wrong model is refused before gigabytes arrive.
 
     Raises:
-        DogeExportError: no such folder, no such repository or revision, no access, no network, no safetensors.
+        DogeExportError: there is no such folder, repository or revision, no access, no network, or no safetensors.
     """
     name = str(model)
     folder = expanded(name)
@@ -70,7 +73,7 @@ def locate(
     repository = hub.Hub(name, revision, token, expanded(cache_dir) if cache_dir else None, offline)
     snapshot = repository.download(hub.METADATA + (hub.WEIGHTS if weights else []))
     if weights:
-        # The snapshot holds safetensors only; what else there is, the hub must tell.
+        # Only safetensors are downloaded, so the hub must tell which other weights there are.
         if not {WEIGHTS, INDEX} & _names(snapshot):
             _require_safetensors(name, repository.list_files())
         for file in snapshot.glob("*.safetensors"):
@@ -81,7 +84,7 @@ def locate(
 def _names(folder: Path) -> set[str]:
     try:
         return {file.name for file in folder.iterdir()}
-    except FileNotFoundError:  # a snapshot of nothing
+    except FileNotFoundError:  # a snapshot of no files is a folder that does not exist
         return set()
     except OSError as error:
         raise DogeExportError(f"{folder} cannot be read: {error.strerror}") from error
@@ -113,7 +116,7 @@ def _refuse_export(name: str, folder: Path, files: set[str]) -> None:
 
 
 def _require_safetensors(name: str, files: Iterable[str]) -> None:
-    """Refuse a checkpoint without safetensors, and say why its pickles do not count."""
+    """Refuse a checkpoint without safetensors, and say how to convert pickled weights."""
     files = sorted(files)
     if WEIGHTS in files or INDEX in files:
         return

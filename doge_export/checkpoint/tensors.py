@@ -1,4 +1,4 @@
-"""The tensors of a folder, read one at a time from safetensors: one file, or shards named by an index."""
+"""The tensors of a checkpoint folder, read one at a time from a safetensors file or from shards named by an index."""
 
 from __future__ import annotations
 
@@ -29,9 +29,10 @@ class _Stored:
 
 
 class Tensors(Mapping[str, torch.Tensor]):
-    """Name -> float32 tensor, read from its file each time it is asked for, so that none is held here.
+    """A mapping of name -> float32 tensor that reads a tensor from its file at each access and keeps none in memory.
 
-    A float32 tensor is a private view of the mapped file: cheap to read, safe to write to, freed with its last use.
+    A tensor stored in float32 is a private view of the mapped file: cheap to read, safe to write to, freed with its
+    last reference.
     """
 
     def __init__(self, stored: Mapping[str, _Stored]) -> None:
@@ -49,7 +50,11 @@ class Tensors(Mapping[str, torch.Tensor]):
         return len(self._stored)
 
     def raw(self, name: str) -> torch.Tensor:
-        """A tensor as it is stored, in its own dtype and layout."""
+        """Read a tensor as it is stored, in its own dtype and layout.
+
+        Raises:
+            DogeExportError: the file cannot be read.
+        """
         file = self._stored[name].file
         try:
             with safe_open(file, framework="pt") as opened:
@@ -59,15 +64,15 @@ class Tensors(Mapping[str, torch.Tensor]):
 
     @property
     def files(self) -> list[Path]:
-        """The safetensors files behind these tensors, sorted."""
+        """Paths of the safetensors files that hold these tensors, sorted."""
         return sorted({stored.file for stored in self._stored.values()})
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """The shape of a tensor, known without reading it."""
+        """Return the shape of a tensor without reading it."""
         return self._stored[name].shape
 
     def stored_name(self, name: str) -> str:
-        """The name of a tensor in its file."""
+        """Return the name of a tensor in its file."""
         return self._stored[name].name
 
     @property
@@ -76,25 +81,25 @@ class Tensors(Mapping[str, torch.Tensor]):
         return {name: stored.shape for name, stored in self._stored.items()}
 
     def without(self, names: Collection[str]) -> Tensors:
-        """The same tensors but these."""
+        """Return all tensors but `names`."""
         return Tensors({key: stored for key, stored in self._stored.items() if key not in names})
 
     def renamed(self, names: Mapping[str, str]) -> Tensors:
-        """The same tensors under new names; `names` is new -> old."""
+        """Return the tensors under new names; `names` maps new -> old."""
         return Tensors({new: self._stored[old] for new, old in names.items()})
 
     def changed(self, name: str, shape: tuple[int, ...], change: Change) -> Tensors:
-        """The same tensors, but one goes through `change`, which gives it `shape`, each time it is read."""
+        """Return the tensors with `change` applied to one of them at each read, which gives it `shape`."""
         return Tensors({**self._stored, name: replace(self._stored[name], shape=shape, change=change)})
 
     def check_values(self) -> None:
-        """Read every tensor once, one at a time, and refuse what cannot be a trained weight.
+        """Read every tensor once, one at a time, and refuse values that no trained weight has.
 
-        A magnitude whose square overflows float32 is refused like an infinity: no training arrives there, while a
-        flipped exponent bit does. A flip in any other bit is a plausible number and goes unseen.
+        A magnitude whose square overflows float32 is refused like an infinity: training does not reach it, but a
+        flipped exponent bit does. A flip of any other bit gives a plausible number and goes unnoticed.
 
         Raises:
-            DogeExportError: naming the first tensor with a NaN, an infinity or such a magnitude.
+            DogeExportError: a tensor, which the message names, has a NaN, an infinity or such a magnitude.
         """
         limit = torch.finfo(torch.float32).max ** 0.5
         for name, stored in self._stored.items():
@@ -102,7 +107,7 @@ class Tensors(Mapping[str, torch.Tensor]):
             if raw.numel() == 0:
                 continue
             low, high = (float(extreme) for extreme in torch.aminmax(raw))
-            if not -limit < low <= high < limit:  # false for NaN too, which aminmax hands on
+            if not -limit < low <= high < limit:  # aminmax returns NaN for a tensor with NaN, which fails this too
                 seen = "NaN" if low != low else f"{low if abs(low) > abs(high) else high:g}"
                 raise DogeExportError(
                     f"tensor {stored.name} in {stored.file} holds {seen}: the training diverged or the file is damaged;"
@@ -144,7 +149,7 @@ def _weight_map(index: Path) -> dict[str, str]:
     if not isinstance(weight_map, dict) or not weight_map:
         raise DogeExportError(f"{index} has no weight_map of tensor names to files: fetch the checkpoint again")
     for file in weight_map.values():
-        # Only a bare file name: an index must not reach out of its folder.
+        # An index must not name files outside its folder.
         if not isinstance(file, str) or file != PurePosixPath(file).name or "\\" in file or file in ("", ".."):
             raise DogeExportError(f"{index} names the file {shown(file)}, expected a file in the same folder")
     return weight_map
@@ -168,11 +173,11 @@ def _stored_in_shards(index: Path) -> dict[str, _Stored]:
 
 
 def open_tensors(folder: Path) -> Tensors:
-    """The tensors of `model.safetensors`, or where there is none, of the shards that the index names.
+    """Open the tensors of `model.safetensors`, or without that file, of the shards that the index names.
 
     Raises:
-        DogeExportError: a file that is damaged or missing, a dtype other than float32, float16 and bfloat16, or
-            shards that disagree with their index.
+        DogeExportError: a file is damaged or missing, a dtype is not float32, float16 or bfloat16, or the shards
+            disagree with their index.
     """
     sharded = (folder / INDEX).is_file() and not (folder / WEIGHTS).is_file()
     return Tensors(_stored_in_shards(folder / INDEX) if sharded else _stored_in(folder / WEIGHTS))

@@ -1,1 +1,1 @@
-"""Perplexity of text and accuracy on multiple choice, with the numbers that other tools give."""
+"""Perplexity of text and accuracy on multiple choice, defined as in other tools."""

@@ -1,4 +1,4 @@
-"""Multiple choice by likelihood, as lm-evaluation-harness does it: which choice would the model rather have written?"""
+"""Multiple choice by likelihood, as in lm-evaluation-harness: the model chooses the likeliest continuation."""
 
 from __future__ import annotations
 
@@ -20,10 +20,13 @@ from doge_export.runtime.tokenizer import Tokenizer
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What the model makes of one question.
+    """The model's answer to a question.
 
-    log_likelihoods: natural, of each choice behind the prompt. is_greedy: whether greedy generation would write it.
-    truncated: whether the start of a prompt was cut off, since it and the choice were longer than the export holds.
+    Attributes:
+        question: the question.
+        log_likelihoods: natural log-likelihood of each choice after the prompt.
+        is_greedy: for each choice, True if greedy decoding writes it.
+        truncated: True if the start of a prompt was cut off, because prompt and choice do not fit into the export.
     """
 
     question: Question
@@ -33,24 +36,24 @@ class Answer:
 
     @property
     def chosen(self) -> int:
-        """The likeliest choice; the first of equals."""
+        """Index of the likeliest choice, the first among equals."""
         return self._best([1] * len(self.log_likelihoods))
 
     @property
     def chosen_norm(self) -> int:
-        """The likeliest choice for its number of characters."""
+        """Index of the choice with the largest log-likelihood per character."""
         return self._best(list(map(len, self.question.choices)))
 
     @property
     def chosen_bytes(self) -> int:
-        """The likeliest choice for its number of UTF-8 bytes."""
+        """Index of the choice with the largest log-likelihood per UTF-8 byte."""
         return self._best([len(choice.encode()) for choice in self.question.choices])
 
     def _best(self, lengths: Sequence[int]) -> int:
         return int(np.argmax(np.divide(self.log_likelihoods, lengths)))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """Return plain JSON values."""
         values = dataclasses.asdict(self)
         chosen = {"chosen": self.chosen, "chosen_norm": self.chosen_norm, "chosen_bytes": self.chosen_bytes}
         return {**values.pop("question"), **values, **chosen}
@@ -58,17 +61,17 @@ class Answer:
 
 @dataclasses.dataclass(frozen=True)
 class ChoicesScore:
-    """Answers, and the share that was right under each measure of lm-evaluation-harness.
+    """Answers, and the share of right ones under each measure of lm-evaluation-harness.
 
-    "acc": the likeliest choice is right. "acc_norm", "acc_bytes": the likeliest for its number of characters, of bytes.
-    "exact_match": greedy generation would write the right one.
+    "acc" takes the likeliest choice, "acc_norm" the one likeliest per character, "acc_bytes" the one likeliest per
+    byte. "exact_match" is the share of questions whose right choice greedy decoding writes.
     """
 
     answers: tuple[Answer, ...]
 
     @property
     def measures(self) -> dict[str, dict[str, float | None]]:
-        """{measure: {"value", "stderr"}}; the standard error of one question alone is None."""
+        """Measure -> {"value", "stderr"}; the standard error of a single question is None."""
         right = {
             "acc": [item.chosen == item.question.answer for item in self.answers],
             "acc_norm": [item.chosen_norm == item.question.answer for item in self.answers],
@@ -79,24 +82,25 @@ class ChoicesScore:
 
     @property
     def truncated(self) -> int:
-        """Questions with a prompt that was cut."""
+        """Number of questions with a prompt whose start was cut off."""
         return sum(item.truncated for item in self.answers)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """Return plain JSON values."""
         items = [item.to_dict() for item in self.answers]
         return {**self.measures, "questions": len(items), "truncated": self.truncated, "items": items}
 
 
 def evaluate_choices(session: Session, questions: str | Path | Iterable[Question | Mapping[str, Any]]) -> ChoicesScore:
-    """Lets the model choose.
+    """Answer multiple-choice questions.
 
     Args:
-        session: of a folder exported for text-generation, with a tokenizer.
+        session: session of a folder exported for text-generation, with a tokenizer.
         questions: a JSONL file, or its objects: {"question": text, "choices": [text...], "answer": index or text,
-            "context": text (optional, before the question)}. A choice follows the question behind a space.
+            "context": text (optional, before the question)}. A choice is appended to the question after a space.
 
-    Raises DogeExportError for a question that is not one, or a choice that alone is longer than the export holds.
+    Raises:
+        DogeExportError: a question is malformed, or a choice alone is longer than the export holds.
     """
     tokenizer = need_tokenizer(session.tokenizer)
     if isinstance(questions, (str, Path)):
@@ -126,7 +130,7 @@ def _answer(scorer: Scorer, tokenizer: Tokenizer, max_length: int, question: Que
                 f"the choice {choice[:40]!r} has {len(choice_ids)} tokens, expected 1 to {max_length}, the tokens that "
                 "this export holds"
             )
-        # The last token is scored and not read; what is too long loses its start.
+        # The last token is scored but not read. A sequence that is too long loses its start.
         input_ids = [*prompt_ids, *choice_ids][-(max_length + 1) : -1]
         truncated |= len(prompt_ids) + len(choice_ids) - 1 > max_length
         log_probs, likeliest = scorer.score(input_ids, len(input_ids) - len(choice_ids), choice_ids)
@@ -136,11 +140,17 @@ def _answer(scorer: Scorer, tokenizer: Tokenizer, max_length: int, question: Que
 
 
 def encode_pair(tokenizer: Tokenizer, prompt: str, choice: str) -> tuple[list[int], list[int]]:
-    """Ids of the prompt and of the choice behind it.
+    """Encode a prompt and the choice after it.
 
-    Spaces at the end of the prompt belong to the choice: tokens begin with a space, they do not end with one. The ids
-    of the choice are what encoding both together has beyond the ids of the prompt. Where nothing is left of the prompt,
-    bos (else eos) stands in for it.
+    Spaces at the end of the prompt are moved to the choice, because tokens begin with a space and do not end with one.
+    The ids of the choice are those that the encoding of both together has after the ids of the prompt. An empty prompt
+    is replaced by bos, or without bos by eos.
+
+    Returns:
+        The ids of the prompt and the ids of the choice.
+
+    Raises:
+        DogeExportError: the prompt is empty and the tokenizer has neither bos nor eos.
     """
     bare = prompt.rstrip()
     choice = prompt[len(bare) :] + choice
@@ -155,11 +165,11 @@ def encode_pair(tokenizer: Tokenizer, prompt: str, choice: str) -> tuple[list[in
 
 
 def _encode(tokenizer: Tokenizer, text: str) -> list[int]:
-    """With the special tokens of every text, but no second bos where the text spells one."""
+    """Encode a text with special tokens, unless it begins with bos in writing: no second bos is added."""
     bos = tokenizer.special_tokens.get("bos_token")
     return tokenizer.encode(text, add_special_tokens=not (bos and text.startswith(bos)))
 
 
 def _stderr(hits: Sequence[bool]) -> float | None:
-    """Of the mean, with the sample's standard deviation."""
+    """Return the standard error of the mean; None for a single value."""
     return float(np.std(hits, ddof=1) / len(hits) ** 0.5) if len(hits) > 1 else None

@@ -17,14 +17,21 @@ from doge_export.runtime.prompts import need_tokenizer
 from doge_export.runtime.session import Session
 
 LONGEST_WINDOW = 2048
-"""Of the window that is chosen for the user: what the published models were trained on."""
+"""Upper bound of the default window: the length in tokens that the published models were trained on."""
 
 
 @dataclasses.dataclass(frozen=True)
 class TextScore:
-    """How well a text was foretold.
+    """The perplexity of a text.
 
-    tokens: how many were scored, each once. bytes: of UTF-8 that they stand for.
+    Attributes:
+        perplexity: exponential of `nats_per_token`.
+        nats_per_token: mean negative log-probability of a token.
+        bits_per_byte: negative log-probability in bits per UTF-8 byte of the scored tokens.
+        tokens: number of scored tokens, each of them scored once.
+        bytes: number of UTF-8 bytes of the scored tokens.
+        window: length of the window, in tokens.
+        stride: step of the window, in tokens.
     """
 
     perplexity: float
@@ -36,27 +43,28 @@ class TextScore:
     stride: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """Return plain JSON values."""
         return dataclasses.asdict(self)
 
 
 def evaluate_text(session: Session, text: str, *, window: int | None = None, stride: int | None = None) -> TextScore:
-    """Perplexity of `text`: the exponential of its tokens' mean negative log-probability.
+    """Compute the perplexity of a text: the exponential of its tokens' mean negative log-probability.
 
-    A window of `window` tokens moves over the text by `stride`. In each, the tokens that no window before it scored are
-    scored behind everything before them in the window, at least window - stride tokens but for the start of the text.
-    A window's first token has nothing before it and is not scored.
+    A window of `window` tokens moves over the text by `stride`. In each window the tokens that no earlier one has
+    scored are scored, given all tokens before them in the window; these are at least window - stride tokens, except at
+    the start of the text. The first token of a window has no token before it and is not scored.
 
-    The guide's own code lets a window of T scored tokens weigh T - 1 where windows overlap; here every token weighs
-    the same, as its formula says.
+    The code of the guide gives a window of T scored tokens the weight T - 1 where windows overlap; here every token has
+    the same weight, as in the guide's formula.
 
     Args:
-        session: of a folder exported for text-generation, with a tokenizer.
-        text: what the tokenizer makes of it is scored, with the special tokens that it adds to every text.
-        window: 2 to session.max_length; by default that, and at most 2048.
+        session: session of a folder exported for text-generation, with a tokenizer.
+        text: text to score, with the special tokens that the tokenizer adds to every text.
+        window: 2 to session.max_length; by default session.max_length, but at most 2048.
         stride: 1 to window; by default half of it.
 
-    Raises DogeExportError for a text of less than two tokens, and for a window or stride out of range.
+    Raises:
+        DogeExportError: the text has less than two tokens, or the window or stride is out of range.
     """
     window, stride = _extents(session, window, stride)
     ids, offsets = _encoded(session, text)
@@ -85,7 +93,7 @@ def evaluate_text(session: Session, text: str, *, window: int | None = None, str
 
 
 def windows(length: int, window: int, stride: int) -> Iterator[tuple[int, int, int]]:
-    """(begin, first scored, end) of every window over `length` tokens that scores any."""
+    """Yield (begin, first scored token, end) of every window over `length` tokens that scores a token."""
     scored = 0
     for begin in range(0, length, stride):
         end = min(begin + window, length)
@@ -111,7 +119,7 @@ def _extents(session: Session, window: int | None, stride: int | None) -> tuple[
 
 
 def _encoded(session: Session, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-    """Ids, and where each token stands in the text: [start, end) in characters, empty for what was added."""
+    """Encode a text; return the ids, and each token's [start, end) in characters, empty for an added token."""
     tokenizer = need_tokenizer(session.tokenizer)
     if not text:
         raise DogeExportError("the text is empty: there is nothing to score")

@@ -1,4 +1,4 @@
-"""Multiple-choice questions, one JSON object a line: {"question", "choices", "answer"}, and if wanted "context"."""
+"""Multiple-choice questions in JSONL: {"question", "choices", "answer"} and optionally "context"."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from doge_export.runtime.generation_config import is_integer
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """A prompt, the texts that may follow it behind a space, and the index of the right one."""
+    """A prompt, the choices that may follow it after a space, and the index of the right choice."""
 
     prompt: str
     choices: tuple[str, ...]
@@ -23,9 +23,13 @@ class Question:
 
     @classmethod
     def of(cls, fields: Any) -> Question:
-        """From an object of the file. `question` is read as it stands, behind `context` and an empty line.
+        """Read a question from an object of the file.
 
-        `answer` is an index from 0 or the text of a choice; other keys are left alone. Raises DogeExportError.
+        The prompt is `context`, an empty line and `question`, each as it stands. `answer` is an index from 0 or the
+        text of a choice. Other keys are ignored.
+
+        Raises:
+            DogeExportError: the object is malformed.
         """
         if not isinstance(fields, Mapping):
             raise DogeExportError(f"expected an object with question, choices and answer, not {_kind(fields)}")
@@ -43,7 +47,11 @@ class Question:
 
 
 def read_questions(file: str | Path) -> list[Question]:
-    """The questions of a file; empty lines are left out. Raises DogeExportError that names the line which is wrong."""
+    """Read the questions of a JSONL file, skipping empty lines.
+
+    Raises:
+        DogeExportError: the file cannot be read or has no questions, or a line, which the message names, is malformed.
+    """
     questions = []
     for number, line in enumerate(read_text(file).removeprefix("\ufeff").split("\n"), 1):
         if not line.strip():

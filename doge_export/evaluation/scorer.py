@@ -1,4 +1,4 @@
-"""Log-probabilities of given tokens, read through a session's cache piece by piece."""
+"""Log-probabilities of given tokens, computed in pieces through a session's cache."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import numpy as np
 from doge_export.errors import DogeExportError, RunFailed
 from doge_export.runtime.context import PREFILL_CHUNK
 from doge_export.runtime.session import Session
+from doge_export.token_ids import common_prefix
 
 
 class Scorer:
-    """Scores sequence after sequence, one row at a time. An answer that the session was streaming cannot go on.
+    """A scorer of one sequence after another, on a session whose answer in progress it ends.
 
-    A sequence goes through the cache in pieces, and what it shares with the one before is not read again, wherever
-    pieces give the same logits (`Decoder.chunkable_length`); elsewhere it is read whole, by itself.
+    A sequence is read through the cache in pieces, and the prefix that it shares with the sequence before is not read
+    again. Beyond `Decoder.chunkable_length`, where pieces would give other logits, a sequence is read in one piece.
     """
 
     def __init__(self, session: Session) -> None:
@@ -24,11 +25,14 @@ class Scorer:
         self._cached: list[int] = []
 
     def score(self, input_ids: Sequence[int], first: int, targets: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        """How likely the `targets` are, each behind its own token of `input_ids`, from index `first` on.
+        """Score `targets`: target i is the token that follows `input_ids[first + i]`.
 
-        Returns float64 [T] natural log-probabilities and bool [T], whether each is the likeliest token there.
-        Raises DogeExportError for ids out of range and more tokens than the export holds, RunFailed where a logit is
-        not finite.
+        Returns:
+            float64 [T], the natural log-probability of each target; bool [T], True if it is the likeliest token.
+
+        Raises:
+            DogeExportError: an id is out of range, or the export does not hold so many tokens.
+            RunFailed: a logit is not finite.
         """
         size = self._decoder.vocab_size
         if max(targets) >= size:
@@ -45,7 +49,7 @@ class Scorer:
             wanted = max(start, first)
             piece = np.array([input_ids[start:stop]], np.int64)
             logits = self._decoder.forward(piece, None, max(stop - wanted, 1))[0]
-            if in_pieces:  # what was read whole, beyond that length, is of no use to a shorter sequence
+            if in_pieces:  # a sequence read in one piece has a cache that shorter sequences cannot share
                 self._cached += input_ids[start:stop]
             here = np.array(targets[wanted - first : max(stop - first, 0)], np.int64)
             scored, likeliest = _log_probs(logits[: len(here)], here)
@@ -55,12 +59,8 @@ class Scorer:
         return np.concatenate(log_probs), np.concatenate(is_greedy)
 
     def _keep(self, input_ids: Sequence[int]) -> int:
-        """Keeps in the cache what it holds of the start of `input_ids`, and nothing else. Gives its length."""
-        shared = 0
-        for known, wanted in zip(self._cached, input_ids, strict=False):
-            if known != wanted:
-                break
-            shared += 1
+        """Cut the cache to the prefix that it shares with `input_ids`; return the length of that prefix."""
+        shared = common_prefix(self._cached, input_ids)
         if shared:
             self._decoder.rewind(shared)
         else:
@@ -70,7 +70,7 @@ class Scorer:
 
 
 def _log_probs(logits: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """float64 [T] and bool [T] from logits float32 [T, V]."""
+    """Compute float64 [T] log-probabilities of the targets, and bool [T] whether they are best, from logits [T, V]."""
     if not np.isfinite(logits).all():
         raise RunFailed("the model gives logits that are not finite: nothing can be said of its quality but that")
     is_greedy = logits.argmax(axis=-1) == targets

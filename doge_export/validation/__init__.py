@@ -1,4 +1,4 @@
-"""Proof that an exported folder computes what the checkpoint computes: PyTorch, eager, float32, is the oracle."""
+"""Validation of an exported folder against its checkpoint, run in PyTorch with eager attention in float32."""
 
 from doge_export.validation.validator import validate
 from doge_export.validation.verdict import CheckResult, Verdict

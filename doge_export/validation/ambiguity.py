@@ -1,9 +1,10 @@
-"""Where the reference itself hangs on rounding: selections whose last pick and first miss are as good as equal.
+"""Positions at which the reference itself depends on rounding, because a selection is nearly tied.
 
-Doge selects twice: keys beyond keep_window_size by score, experts of CDMoE by routing sum; older generations also rows
-of a table of values, keys above a share of all, and keys above a threshold. Two correct float32 implementations pick
-differently where the gap is smaller than their rounding, and `torch.topk` promises no order among equals. The gaps are
-the reference's own numbers, so what may be excused is known before the subject is looked at.
+Doge selects keys beyond keep_window_size by score, and experts of CDMoE by the sum of two routing scores. Older
+generations also select rows of a table of values, a share of the keys, and keys above a threshold. Two correct float32
+implementations select differently where the gap between the last element picked and the first one left out is smaller
+than their rounding, and `torch.topk` promises no order among equals. The gaps are computed from the reference alone, so
+the positions that may differ are known before the subject runs.
 
 Measured on random models of 20M and 60M size with and without experts, float32 against float64: scores (relative) and
 routing logits (over their standard deviation) are off by 1e-6 to 2e-6 on average, by up to 3e-5 at single tokens.
@@ -20,30 +21,37 @@ if TYPE_CHECKING:
     import torch
 
 TIE = 3e-6
-"""Below this gap, the usual rounding, the order is a matter of luck: what hangs on it is nothing to fail for."""
+"""Gap of a tie: usual rounding decides the order below it, so no check fails for what depends on the selection."""
 
 DOUBT = 1e-4
-"""Below this gap rare rounding may decide: a batch that fails only there is set aside and another one judged."""
+"""Gap below which rare rounding may decide: a batch that fails only there is set aside and another one is judged."""
 
 SENSITIVE = 0.1
-"""A position is ill-conditioned if one rounding of the embeddings moves its logits by this part of the tolerance.
+"""Share of the tolerance by which one rounding of the embeddings moves the logits of an ill-conditioned position.
 
-Layers add their own rounding to that of the input, some ten times as much: a random mixture of experts of 60M size had
-a token that one rounding moves by 0.5 of the tolerance, where the median is 0.05.
+The layers' own rounding adds about ten times that of the input. In a random mixture of experts of 60M size, one
+rounding of the embeddings moved one token by 0.5 of the tolerance; the median was 0.05.
 """
 
 
 def selection_gaps(
     scores: Sequence[np.ndarray], mask: np.ndarray, keep_window_size: int, chunks: Sequence[int]
 ) -> np.ndarray:
-    """The smallest relative gap of each position's key selection over layers and heads; inf without selection.
+    """Compute the smallest relative gap, over layers and heads, in each position's selection of keys.
 
-    scores: one [B, Hs, S] a layer; mask [B, S], 1 = token; chunks: the pieces the sequence was fed in. Gives [B, S].
+    Args:
+        scores: one array [B, Hs, S] for each layer.
+        mask: [B, S], 1 for a token.
+        keep_window_size: number of keys kept.
+        chunks: sizes of the pieces that the sequence is fed in.
+
+    Returns:
+        [B, S]; inf where every key is kept.
     """
     gaps = np.full(mask.shape, np.inf)
     if keep_window_size <= 0:
         return gaps
-    ends = np.repeat(np.cumsum(chunks), chunks)  # keys in the cache when each position was computed
+    ends = np.repeat(np.cumsum(chunks), chunks)  # number of keys in the cache when each position is computed
     for row, real in enumerate(map(np.flatnonzero, mask)):
         for count in range(keep_window_size + 1, len(real) + 1):
             position = real[count - 1]
@@ -53,19 +61,30 @@ def selection_gaps(
 
 
 def routing_gaps(router_logits: Sequence[torch.Tensor], picks: int) -> np.ndarray:
-    """The smallest gap over layers between the last expert picked and the first one missed.
+    """Compute the smallest gap, over layers, between the last expert picked and the first one left out.
 
-    router_logits: one [2, N, K] a layer. Gives [N], in standard deviations of the layer's logits.
+    Args:
+        router_logits: one tensor [2, N, K] for each layer, the scores of both halves for N tokens.
+        picks: number of experts picked for a token.
+
+    Returns:
+        [N], in standard deviations of the layer's logits.
     """
     gaps = [_pair_gaps(both[0], both[1], picks) / float(both.std()) for both in router_logits]
     return np.min(gaps, axis=0)
 
 
 def rank_gaps(halves: Sequence[tuple[torch.Tensor, torch.Tensor]], picks: int) -> np.ndarray:
-    """As `routing_gaps` where experts are named by ranks (`Router`).
+    """Compute the gaps of `routing_gaps` for routers that number experts by rank (`Router`).
 
-    halves: of each layer the sorted scores [N, K], and the indices that sorted them, as numbers. Two neighbours in the
-    order that are nearly equal change the experts, too, if one of them is picked.
+    There, two neighbours in the sorted order that are nearly equal also change the experts, if one of them is picked.
+
+    Args:
+        halves: for each layer the sorted scores [N, K], and the indices that sorted them, as floats.
+        picks: number of experts picked for a token.
+
+    Returns:
+        [N], in standard deviations of the layer's sorted scores.
     """
     gaps = []
     for x, y in halves:
@@ -74,16 +93,21 @@ def rank_gaps(halves: Sequence[tuple[torch.Tensor, torch.Tensor]], picks: int) -
         second = sums.topk(picks, dim=-1).indices % keys
         steps = np.full((len(x), keys + 1), np.inf)
         steps[:, 1:-1] = (x[:, :-1] - x[:, 1:]).numpy()
-        beside = np.minimum(steps[:, :-1], steps[:, 1:])  # the nearer neighbour of each rank
+        beside = np.minimum(steps[:, :-1], steps[:, 1:])  # distance to the nearer neighbour of each rank
         order = np.take_along_axis(beside, second.numpy(), axis=-1).min(-1)
         gaps.append(np.minimum(_pair_gaps(x, y, picks), order) / float(x.std()))
     return np.min(gaps, axis=0)
 
 
 def pick_gaps(matches: Sequence[torch.Tensor], picks: int) -> np.ndarray:
-    """The smallest gap over layers and heads between the last row of a table picked and the first one missed.
+    """Compute the smallest gap, over layers and heads, between the last table row picked and the first one left out.
 
-    matches: one [B, heads, S, V] a layer. Gives [B, S], in standard deviations of the layer's matches.
+    Args:
+        matches: one tensor [B, heads, S, V] for each layer, the scores of V rows.
+        picks: number of rows picked by a head.
+
+    Returns:
+        [B, S], in standard deviations of the layer's scores; inf where every row is picked.
     """
     gaps = []
     for match in matches:
@@ -94,28 +118,38 @@ def pick_gaps(matches: Sequence[torch.Tensor], picks: int) -> np.ndarray:
 
 
 def ratio_gaps(scores: Sequence[np.ndarray], mask: np.ndarray, rank: int) -> np.ndarray:
-    """The smallest relative gap over layers and heads between a token and the bound below which keys are left out, [B].
+    """Compute the smallest relative gap, over layers, heads and tokens, to the score below which a key is masked.
 
-    scores: one [B, Hs, T] a layer, of all keys read, padding too, as it is ranked with them; mask [B, T], 1 = token.
-    rank: the bound is the rank-th lowest score. Which padding falls below it does not matter.
+    Args:
+        scores: one array [B, Hs, T] for each layer, of all keys read. Padding counts, as it is ranked with the tokens.
+        mask: [B, T], 1 for a token. Which padding is masked does not matter.
+        rank: keys below the rank-th lowest score are masked.
+
+    Returns:
+        [B]; inf where no key is masked.
     """
     gaps = np.full(len(mask), np.inf)
-    if rank < 2:  # nothing is below the lowest
+    if rank < 2:  # no key is below the lowest
         return gaps
     for layer in scores:
         ordered = np.partition(layer, [rank - 2, rank - 1], axis=-1)
         below, bound = ordered[..., rank - 2, None], ordered[..., rank - 1, None]
         distance = np.where(layer < bound, bound - layer, layer - below) / np.abs(bound)
-        constant = layer.min(-1, keepdims=True) == layer.max(-1, keepdims=True)  # A is 0: exactly so everywhere
+        constant = layer.min(-1, keepdims=True) == layer.max(-1, keepdims=True)  # A is 0: equal without any rounding
         distance[np.broadcast_to(constant, layer.shape) | (mask[:, None] == 0)] = np.inf
         gaps = np.minimum(gaps, distance.min((1, 2)))
     return gaps
 
 
 def threshold_gaps(steps: Sequence[np.ndarray], mask: np.ndarray) -> np.ndarray:
-    """How far exp(step) is from 1, below which a key is left out: the smallest over layers and heads, [B, S].
+    """Compute the smallest distance, over layers and heads, of exp(step) from 1, below which a key is masked.
 
-    steps: one [B, Hs, S] a layer; mask [B, S], 1 = token. A step of 0 comes of A == 0 and is exact.
+    Args:
+        steps: one array [B, Hs, S] for each layer. A step of 0 comes of A == 0 and is exact.
+        mask: [B, S], 1 for a token.
+
+    Returns:
+        [B, S]; inf for padding.
     """
     gaps = np.full(mask.shape, np.inf)
     for step in steps:
@@ -125,10 +159,16 @@ def threshold_gaps(steps: Sequence[np.ndarray], mask: np.ndarray) -> np.ndarray:
 
 
 def spread(gaps: np.ndarray, chunks: Sequence[int], *, mixes_tokens: bool, looks_ahead: bool = False) -> np.ndarray:
-    """The smallest gap each position depends on, [B, S]: its own and that of all before it in its row.
+    """Compute the smallest gap that each position depends on: its own and those of earlier positions in its row.
 
-    mixes_tokens: routing carries a token's state to any token of the same call, in every row.
-    looks_ahead: tokens depend on all those of their row in the same call.
+    Args:
+        gaps: [B, S], each position's own gap.
+        chunks: sizes of the pieces that the sequence is fed in, one piece a call.
+        mixes_tokens: every token depends on all tokens of the same call, in all rows (reference CDMoE routing).
+        looks_ahead: every token depends on all tokens of its row in the same call.
+
+    Returns:
+        [B, S].
     """
     if mixes_tokens or looks_ahead:
         axis = None if mixes_tokens else 1
@@ -142,7 +182,7 @@ def spread(gaps: np.ndarray, chunks: Sequence[int], *, mixes_tokens: bool, looks
 
 
 def _pair_gaps(x: torch.Tensor, y: torch.Tensor, picks: int) -> np.ndarray:
-    """The gap between the picks-th and the next best sum of a pair of scores [N, K] each; inf without a next one."""
+    """Compute the gap between the picks-th and the next best sum of x [N, K] and y [N, K], [N]; inf without a next."""
     keys = x.shape[-1]
     if picks >= keys * keys:
         return np.full(x.shape[0], np.inf)
@@ -155,7 +195,7 @@ def _pair_gaps(x: torch.Tensor, y: torch.Tensor, picks: int) -> np.ndarray:
 
 
 def _gap(scores: np.ndarray, keep: int) -> float:
-    """Relative gap between the `keep`-th and the next best of the scores [Hs, n], the smallest over heads."""
+    """Compute the relative gap between the `keep`-th and the next best of the scores [Hs, n], smallest over heads."""
     size = scores.shape[-1]
     ordered = np.partition(scores, [size - keep - 1, size - keep], axis=-1)
     kept, left = ordered[:, size - keep], ordered[:, size - keep - 1]

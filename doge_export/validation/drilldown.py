@@ -1,7 +1,7 @@
-"""Where a failing run first leaves the reference: the caches of both, compared layer by layer.
+"""Localisation of a fault: the caches of a failing run and of the reference, compared layer by layer.
 
-Keys and values of layer i are the projections of its input, so the first layer whose cache differs localises a fault
-to what lies between its own projections and those of the layer before.
+Keys and values of layer i are projections of its input, so the fault lies between the projections of the last layer
+whose cache agrees and those of the first layer whose cache differs.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 CACHE_TOLERANCE = 2e-4
-"""Largest difference in a cache that counts as equal, in standard deviations of the reference's cache of that layer."""
+"""Largest difference between equal caches, in standard deviations of the reference's cache of that layer."""
 
 
 def first_diverging_layer(
@@ -19,9 +19,12 @@ def first_diverging_layer(
     subject: Sequence[tuple[np.ndarray, np.ndarray]],
     compared: np.ndarray,
 ) -> str:
-    """One sentence about the first layer whose (keys, values), float32 [B, Hkv, S, D] each, differ.
+    """Describe the first layer whose cache differs, in one sentence.
 
-    compared [B, S] bool: the positions that count.
+    Args:
+        reference: (keys, values) for each layer, float32 [B, Hkv, S, D] each.
+        subject: the same of the subject, whose heads may be wider, padded with zeros.
+        compared: bool [B, S], the positions to compare.
     """
     largest, where = 0.0, 0
     if len(reference) != len(subject):
@@ -29,7 +32,7 @@ def first_diverging_layer(
     for layer, (theirs, ours) in enumerate(zip(reference, subject, strict=True)):
         found = []
         for what, expected, actual in zip(("keys", "values"), theirs, ours, strict=True):
-            actual = actual[..., : expected.shape[-1]]  # a target may store heads wider, with zeros behind
+            actual = actual[..., : expected.shape[-1]]  # a target may pad heads with zeros
             if expected.shape != actual.shape:
                 return f"the cached {what} of layer {layer} have shape {actual.shape}, expected {expected.shape}"
             difference = _largest(expected, actual, compared)
@@ -46,7 +49,10 @@ def first_diverging_layer(
 
 
 def _largest(expected: np.ndarray, actual: np.ndarray, compared: np.ndarray) -> float:
-    """Largest difference at compared positions over the reference's standard deviation; NaN where not finite."""
+    """Compute the largest difference at compared positions, in standard deviations of the reference.
+
+    It is not finite if a value is not.
+    """
     ours, theirs = (np.moveaxis(array, 2, 1)[compared].astype(np.float64) for array in (actual, expected))
     if ours.size == 0:
         return 0.0

@@ -1,4 +1,4 @@
-"""The comparison that a folder must pass before it appears."""
+"""The validation that a folder must pass before it is moved to its place."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from doge_export.validation.verdict import Verdict
 
 
 def require_validation(folder: Path, advice: str, *, report: Path | None = None, **options: Any) -> Verdict:
-    """`validate` with a bar, and with the report written whatever it says.
+    """Validate a folder with a progress bar, write the report in any case, and raise if the folder fails.
 
     Args:
-        folder: complete but for the verdict.
-        advice: what to do where it fails, for the message.
-        report: an HTML file to write.
-        options: as `validate` takes them.
+        folder: an exported folder, complete but for the verdict.
+        advice: what to do about a failure, for the message.
+        report: HTML file to write.
+        options: keyword arguments of `validate`.
 
-    Raises RunFailed where the folder does not agree with PyTorch.
+    Raises:
+        RunFailed: the folder does not agree with PyTorch.
     """
     log("validating against PyTorch")
     with progress("validating against PyTorch") as advance:

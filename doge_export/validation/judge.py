@@ -1,9 +1,10 @@
-"""One batch judged: the subject's logits against the reference's, with the reference's own doubts taken into account.
+"""Judging the subject's logits for a batch, with allowance for positions where the reference depends on rounding.
 
-A batch that agrees everywhere passes. One that fails somewhere without doubt fails. One that fails only at positions
-which hang on rounding in the reference itself, behind a selection nearly tied (`ambiguity.DOUBT`) or ill-conditioned
-(`ambiguity.SENSITIVE`), is set aside and another is drawn. If all are set aside, the one with the fewest ties
-(`ambiguity.TIE`) is judged without what hangs on them. No tolerance moves.
+A batch that agrees everywhere passes. A position is in doubt if rounding may change the reference itself there: it
+depends on a nearly tied selection (`ambiguity.DOUBT`) or is ill-conditioned (`ambiguity.SENSITIVE`). A batch that fails
+at any other position fails. One that fails only at positions in doubt is set aside, and another is drawn. If all are
+set aside, the one with the fewest ties (`ambiguity.TIE`) is judged without the positions that depend on them. The
+tolerance never changes.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from doge_export.validation.ambiguity import DOUBT, SENSITIVE, TIE
-from doge_export.validation.compare import Comparison, compare
+from doge_export.validation.comparison import Comparison, compare
 from doge_export.validation.drilldown import first_diverging_layer
 from doge_export.validation.tolerance import FLOAT32, Tolerance
 
@@ -24,17 +25,25 @@ if TYPE_CHECKING:
     from doge_export.validation.one_call import OneCall
     from doge_export.validation.oracle import Oracle, ReferenceRun
 
-    Subject: TypeAlias = Session | OneCall
+    JudgedSession: TypeAlias = Session | OneCall
 
 DRAWS, DRAWS_WHEN_LONG = 4, 2
-"""Batches drawn at most; the second for those of more than LONG_BATCH tokens, which take seconds each."""
+"""Largest number of batches drawn; the second for batches of more than LONG_BATCH tokens, which take seconds each."""
 
 LONG_BATCH = 512
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Batch:
-    """Tokens to feed (ids, mask int64 [B, S], in pieces of `chunks`), the positions `wanted` [B, S] and the truth."""
+    """Tokens to feed to the subject, and the reference's result for them.
+
+    Attributes:
+        ids: int64 [B, S].
+        mask: int64 [B, S], 1 for a token.
+        chunks: sizes of the pieces that the tokens are fed in.
+        wanted: bool [B, S], the positions that the check is to compare.
+        reference: what the reference computes.
+    """
 
     ids: np.ndarray
     mask: np.ndarray
@@ -44,15 +53,21 @@ class Batch:
 
     @property
     def tied(self) -> np.ndarray:
-        """[B, S] bool: the wanted positions that hang on a tie."""
+        """Wanted positions that depend on a tie, bool [B, S]."""
         return self.wanted & (self.reference.gaps < TIE)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Judgement:
-    """What became of a batch, judged at the positions `compared` [B, S].
+    """The result for a batch.
 
-    passed is None where ties left nothing to compare; set_aside counts the other batches drawn.
+    Attributes:
+        batch: the batch that was judged.
+        compared: bool [B, S], the positions at which it was judged.
+        comparison: the differences there.
+        passed: None if ties left no position to compare.
+        fault: description of the failure; empty without one.
+        set_aside: number of other batches that were drawn and set aside.
     """
 
     batch: Batch
@@ -64,12 +79,12 @@ class Judgement:
 
     @property
     def left_out(self) -> int:
-        """How many wanted positions were not compared, because they hang on ties."""
+        """Number of wanted positions that were not compared, because they depend on ties."""
         return int((self.batch.wanted & ~self.compared).sum())
 
 
 def draws(tokens: int) -> int:
-    """How many batches of so many tokens may be drawn."""
+    """Return how many batches of `tokens` tokens may be drawn."""
     return DRAWS if tokens <= LONG_BATCH else DRAWS_WHEN_LONG
 
 
@@ -77,12 +92,21 @@ def judge(
     draw: Callable[[int], Batch],
     most: int,
     oracle: Oracle,
-    session: Subject,
+    session: JudgedSession,
     *,
     label: str,
     tolerance: Tolerance = FLOAT32,
 ) -> Judgement:
-    """Judge the batches draw(0), draw(1), ... draw(most - 1) until one decides."""
+    """Judge the batches draw(0), draw(1), ... draw(most - 1) until one passes or fails without doubt.
+
+    Args:
+        draw: makes the batch of a seed.
+        most: largest number of batches.
+        oracle: the reference, for the sensitivity of its logits to rounding.
+        session: the subject.
+        label: name of the run in reports.
+        tolerance: bounds that the differences must keep.
+    """
     fewest_ties: Judgement | None = None
     for seed in range(most):
         batch = draw(seed)
@@ -102,33 +126,24 @@ def judge(
 
 
 def _judge(
-    batch: Batch, compared: np.ndarray, logits: np.ndarray, session: Subject, label: str, tolerance: Tolerance
+    batch: Batch, compared: np.ndarray, logits: np.ndarray, session: JudgedSession, label: str, tolerance: Tolerance
 ) -> Judgement:
-    """Compare at the positions `compared`, bool [B, S]; the caches of the session must be those of the batch."""
+    """Compare `logits` at the positions `compared`, bool [B, S]. The session's cache must hold the batch."""
     reference = batch.reference
-    if logits.shape != reference.logits.shape:
-        nothing = compare(
-            reference.logits,
-            reference.logits,
-            np.zeros_like(compared),
-            batch.ids,
-            label=label,
-            ranked=reference.ranked,
-            scale=reference.scale,
-            tolerance=tolerance,
-        )
-        fault = f"logits of shape {list(logits.shape)}, expected {list(reference.logits.shape)}"
-        return Judgement(batch, compared, nothing, False, fault)
+    fits = logits.shape == reference.logits.shape
     comparison = compare(
         reference.logits,
-        logits,
-        compared,
+        logits if fits else reference.logits,
+        compared & fits,
         batch.ids,
         label=label,
         ranked=reference.ranked,
         scale=reference.scale,
         tolerance=tolerance,
     )
+    if not fits:
+        fault = f"logits of shape {list(logits.shape)}, expected {list(reference.logits.shape)}"
+        return Judgement(batch, compared, comparison, False, fault)
     if comparison.positions == 0 or comparison.passed:
         return Judgement(batch, compared, comparison, comparison.passed or None)
     if not reference.keys:
@@ -140,12 +155,12 @@ def _judge(
 
 
 def _doubt(judgement: Judgement, oracle: Oracle) -> str:
-    """Why every position that fails may fail rightly, in words; empty where one of them may not."""
+    """Return why all failing positions are in doubt, in words; empty if one of them is not."""
     batch, comparison = judgement.batch, judgement.comparison
     if comparison.positions == 0 or not comparison.finite.all():
         return ""
     failing = comparison.beyond_tolerance
-    if not failing.any():  # it fails by its mean
+    if not failing.any():  # the mean KL fails, which no doubt at single positions excuses
         return ""
     at = comparison.row[failing], comparison.position[failing]
     nearly_tied = batch.reference.gaps[at] < DOUBT

@@ -1,30 +1,30 @@
-"""The checks that compare logits, each a few planned batches."""
+"""The checks that compare logits, each over a few planned batches."""
 
 from __future__ import annotations
 
 import dataclasses
 from typing import TYPE_CHECKING
 
-from doge_export.validation.compare import concatenate
+from doge_export.validation.check_plan import MARGIN, PlannedCheck, Run, SubjectTraits
+from doge_export.validation.comparison import concatenate
 from doge_export.validation.judge import Batch, Judgement, draws, judge
-from doge_export.validation.plan import MARGIN, Limits, PlannedCheck, Run
 from doge_export.validation.verdict import CheckResult
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from doge_export.validation.judge import Subject
+    from doge_export.validation.judge import JudgedSession
     from doge_export.validation.oracle import Oracle
 
 
 def check_logits(
-    check: PlannedCheck, oracle: Oracle, session: Subject, limits: Limits, scale: float | None = None
+    check: PlannedCheck, oracle: Oracle, session: JudgedSession, traits: SubjectTraits, scale: float | None = None
 ) -> CheckResult:
-    """Carry out one planned check. scale: see `ReferenceRun`."""
+    """Run a planned check; `scale` is that of `ReferenceRun`."""
     result = CheckResult(check.name, check.description, None)
     if check.not_run:
         return dataclasses.replace(result, note=f"not run: {check.not_run}")
-    judgements = [_judge_run(run, check.beyond, oracle, session, limits, scale) for run in check.runs]
+    judgements = [_judge_run(run, check.beyond, oracle, session, traits, scale) for run in check.runs]
     notes = [check.note] if check.note else []
     notes += tie_notes(judgements)
     passed: bool | None = all(judgement.passed is not False for judgement in judgements)
@@ -39,7 +39,7 @@ def check_logits(
 
 
 def tie_notes(judgements: list[Judgement]) -> list[str]:
-    """What a reader must know of ties, of batches set aside, and of the first fault found."""
+    """Return notes for the reader on positions left out for ties, on batches set aside, and on the first fault."""
     faults = [f"{judgement.comparison.labels[0]}: {judgement.fault}" for judgement in judgements if judgement.fault]
     left_out = sum(judgement.left_out for judgement in judgements)
     set_aside = sum(judgement.set_aside for judgement in judgements)
@@ -53,25 +53,29 @@ def tie_notes(judgements: list[Judgement]) -> list[str]:
 
 
 def _judge_run(
-    run: Run, beyond: int, oracle: Oracle, session: Subject, limits: Limits, scale: float | None
+    run: Run, beyond: int, oracle: Oracle, session: JudgedSession, traits: SubjectTraits, scale: float | None
 ) -> Judgement:
     def draw(seed: int) -> Batch:
-        ids, mask = run.batch(limits, seed)
+        ids, mask = run.batch(traits, seed)
         reference = dataclasses.replace(oracle.run(ids, mask, run.chunks), scale=scale)
-        return Batch(ids, mask, run.chunks, _wanted(mask, beyond, limits), reference)
+        return Batch(ids, mask, run.chunks, _wanted(mask, beyond, traits), reference)
 
     most = 1 if oracle.selection_is_void else draws(run.length * len(run.rows))
-    return judge(draw, most, oracle, session, label=run.label, tolerance=limits.tolerance)
+    return judge(draw, most, oracle, session, label=run.label, tolerance=traits.tolerance)
 
 
-def _wanted(mask: np.ndarray, beyond: int, limits: Limits) -> np.ndarray:
-    """[B, S] bool: the positions to compare. A class stands at each token of its row, and hangs on all: at the last."""
+def _wanted(mask: np.ndarray, beyond: int, traits: SubjectTraits) -> np.ndarray:
+    """Return the positions to compare, bool [B, S].
+
+    For a classifier it is the last token of a row: the row's scores are the same at each of its tokens and depend on
+    all of them.
+    """
     count = mask.cumsum(-1)
-    if limits.task == "text-classification":
+    if traits.task == "text-classification":
         return (mask == 1) & (count == count[:, -1:])
     return (mask == 1) & (count > beyond - MARGIN)
 
 
 def _reaches(judgement: Judgement, beyond: int) -> bool:
-    """Whether a position was compared that the check is about."""
+    """Return whether a position beyond the first `beyond` tokens of a row was compared."""
     return bool((judgement.compared & (judgement.batch.mask.cumsum(-1) > beyond)).any())

@@ -1,8 +1,8 @@
-"""The project's own PyTorch module in float32: the reference of the generations that transformers does not have.
+"""The project's own PyTorch module in float32: the reference for generations that transformers does not have.
 
-It is the module that exports are traced from, so it says nothing of whether the module is right: that is proven apart,
-on answers that each generation's published code gave for small checkpoints (tests/golden). What is judged here is all
-that follows it: trace, lowering, the file, the runtime and its cache.
+Exports are traced from this module, so it validates what follows it (trace, lowering, the file, the runtime and its
+cache) but not itself. The module itself is tested against answers that each generation's published code gave for small
+checkpoints (tests/golden).
 """
 
 from __future__ import annotations
@@ -24,11 +24,14 @@ if TYPE_CHECKING:
 
 PROVEN_GENERATIONS = ("G1", "G3b", "G4b", "G5")
 PROVEN_CDMOE = ("M0", "M1", "M6", "M7")
-"""What the files of tests/golden are of; `is_proven` knows the rest."""
+"""Generations and experts of the files in tests/golden; `is_proven` adds the other conditions."""
 
 
 def is_proven(architecture: Architecture) -> bool:
-    """Whether a golden file is of this mechanism: language models, hard masks that hide nothing, ratios of all keys."""
+    """Return whether a golden file covers this architecture.
+
+    The files cover language models, hard masks that mask nothing, and ratio masks that count all keys.
+    """
     moe, ratio = architecture.moe, architecture.ratio_mask
     plain_fourth = architecture.generation == "G4b" and architecture.score == "none"  # is_causal
     return (
@@ -42,7 +45,7 @@ def is_proven(architecture: Architecture) -> bool:
 
 
 class ModuleOracle(Oracle):
-    """A checkpoint in `doge_export.model`, for graphs with this routing of experts."""
+    """The reference in `doge_export.model`, with the CDMoE routing of the exported graph."""
 
     name = "the PyTorch module"
 
@@ -56,7 +59,7 @@ class ModuleOracle(Oracle):
         )
         self._module: Any = MODULES[architecture.task].from_tensors(architecture, checkpoint.tensors, cdmoe_routing)
         self._layers: Any = self._module.model.layers
-        # What the layers showed in the last call, in their order.
+        # Recorded by hooks in the last call, one entry for each layer.
         self._cache: list[LayerCache] = []
         self._routed: list[tuple[torch.Tensor, torch.Tensor]] = []
         self._matched: list[torch.Tensor] = []
@@ -108,7 +111,7 @@ class ModuleOracle(Oracle):
         return answer
 
     def _watch(self) -> None:
-        """Keep what the layers select by; a new call begins with the embedding."""
+        """Register hooks that record the scores the layers select by; the embedding, called first, clears them."""
         from doge_export.model.attention import InnerFunction
 
         def begin(module: Any, inputs: Any) -> None:
@@ -147,7 +150,7 @@ class ModuleOracle(Oracle):
         return ReferenceRun(torch.cat(logits, 1).numpy(), keys, values, self._all_gaps(gaps, mask, chunks))
 
     def _answer(self, ids: torch.Tensor, mask: torch.Tensor) -> ReferenceRun:
-        """One call of a model without a language model's head."""
+        """Run a model without a language model's head, in one call."""
         output = self._module(ids, mask).numpy()
         tokens = ids.shape[1]
         gaps = self._all_gaps(self._call_gaps(mask, tokens), mask, (tokens,))
@@ -156,7 +159,12 @@ class ModuleOracle(Oracle):
         return ReferenceRun(broadcast(output, tokens), [], [], gaps, ranked=output.shape[1] > 1)
 
     def _call_gaps(self, mask: torch.Tensor, size: int) -> np.ndarray:
-        """The gaps of what the last call selected for its `size` tokens, [B, size]; mask of all tokens so far."""
+        """Compute the gaps of the selections that a call makes for its tokens alone, [B, size].
+
+        Args:
+            mask: [B, T], of all tokens so far.
+            size: number of tokens of the last call.
+        """
         import torch
 
         gaps = np.full((len(mask), size), np.inf)
@@ -177,7 +185,7 @@ class ModuleOracle(Oracle):
         return gaps
 
     def _all_gaps(self, gaps: np.ndarray, mask: torch.Tensor, chunks: Sequence[int]) -> np.ndarray:
-        """The gaps of the calls, those of the keys selected from the whole cache, and how far both reach: [B, S]."""
+        """Add the gaps of the keys selected from the whole cache to those of the calls, and spread both; [B, S]."""
         import torch
 
         is_token = mask.numpy()
@@ -198,6 +206,6 @@ class ModuleOracle(Oracle):
 
 
 def _rank(mask: RatioMask, total: int) -> int:
-    """Which lowest score of `total` is the bound: see `operators.ratio_mask_attention`."""
+    """Return k of `RatioMask` for `total` keys; 0 where none is masked."""
     counted = total - mask.keep_window_size if mask.of_excess else total
     return int(counted * mask.ratio) if total > mask.keep_window_size else 0

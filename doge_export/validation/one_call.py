@@ -1,6 +1,6 @@
-"""The checks of models without a language model's head: one call reads a batch and answers it.
+"""The checks of models without a language model's head, which answer a batch in one call.
 
-Padding may stand on either side, and positions count from 0 over it, as in transformers where none are given.
+Padding may be on either side. Positions count from 0, padding included, as in transformers without position_ids.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from doge_export.validation.plan import LONG, MEDIUM, Limits, PlannedCheck, Run, Side, plan
+from doge_export.validation.check_plan import LONG, MEDIUM, PlannedCheck, Run, Side, SubjectTraits, plan_checks
 
 if TYPE_CHECKING:
     from doge_export.runtime import ClassificationSession, FeatureSession
     from doge_export.validation.oracle import Oracle
 
 ROWS = 16
-"""Rows whose scores give the standard deviation that a classifier's differences are measured by."""
+"""Number of rows whose scores give the standard deviation that a classifier's differences are measured in."""
 
 
 class OneCall:
-    """A session of such a folder, asked as one of a language model is."""
+    """An adapter that gives a feature or classification session the `logits` of a language model's `Session`."""
 
     decoder: Any = None
 
@@ -29,17 +29,17 @@ class OneCall:
         self._session: Any = session
 
     def logits(self, input_ids: np.ndarray, attention_mask: np.ndarray | None = None, chunks: Any = None) -> np.ndarray:
-        """Hidden states [B, S, H], or the scores [B, L] of each row at each of its tokens [B, S, L]."""
+        """Return hidden states [B, S, H], or the class scores of each row, repeated at each of its tokens [B, S, L]."""
         if self._session.task == "feature-extraction":
             return self._session.hidden_states(input_ids, attention_mask)
         return np.repeat(self._session.logits(input_ids, attention_mask)[:, None], input_ids.shape[1], axis=1)
 
 
-def plan_one_call(limits: Limits) -> list[PlannedCheck]:
-    """The checks, in order."""
-    classifies = limits.task == "text-classification"
-    long = LONG // 2 if limits.mixes_tokens else LONG
-    simple = min(limits.max_length, limits.keep_window_size or limits.max_length, limits.trained_length)
+def plan_one_call(traits: SubjectTraits) -> list[PlannedCheck]:
+    """Plan the checks of a feature or classification model, in order."""
+    classifies = traits.task == "text-classification"
+    long = LONG // 2 if traits.mixes_tokens else LONG
+    simple = min(traits.max_length, traits.keep_window_size or traits.max_length, traits.trained_length)
     lengths = dict.fromkeys(max(min(simple, long) // part, 1) for part in (1, 2, 5, long))
     checks = [
         PlannedCheck(
@@ -47,35 +47,35 @@ def plan_one_call(limits: Limits) -> list[PlannedCheck]:
             f"rows of {', '.join(map(str, lengths))} tokens, each by itself",
             tuple(Run(f"{length} tokens", (length,), (length,)) for length in lengths),
         ),
-        _padded(min(simple, MEDIUM), limits, "left"),
-        _padded(min(simple, MEDIUM), limits, "right"),
+        _padded(min(simple, MEDIUM), traits, "left"),
+        _padded(min(simple, MEDIUM), traits, "right"),
     ]
     if classifies:
-        checks.append(_with_padding_ids(min(simple, MEDIUM), limits))
-    for check in plan(limits):
+        checks.append(_with_padding_ids(min(simple, MEDIUM), traits))
+    for check in plan_checks(traits):
         if check.name.startswith("beyond"):
             runs = tuple(run for run in check.runs if len(run.chunks) == 1)
-            if classifies and limits.lacks_pad_id:
+            if classifies and traits.lacks_pad_id:
                 runs = tuple(Run(run.label, run.rows[:1], run.chunks) for run in runs)
             checks.append(dataclasses.replace(check, runs=runs))
     return checks
 
 
-def answer_scale(oracle: Oracle, limits: Limits) -> float | None:
-    """The standard deviation of a classifier's scores over rows and classes; None for other tasks.
+def answer_scale(oracle: Oracle, traits: SubjectTraits) -> float | None:
+    """Compute the standard deviation of a classifier's scores over rows and classes; None for other tasks.
 
-    A row has too few of them to give one: with two classes it may be close to nothing by chance.
+    The scores of a single row are too few for it: with two classes they may be almost equal by chance.
     """
-    if limits.task != "text-classification":
+    if traits.task != "text-classification":
         return None
-    run = Run("scale", (min(limits.max_length, ROWS),), (min(limits.max_length, ROWS),))
-    scores = [oracle.run(*run.batch(limits, seed), run.chunks).logits[0, 0] for seed in range(ROWS)]
+    run = Run("scale", (min(traits.max_length, ROWS),), (min(traits.max_length, ROWS),))
+    scores = [oracle.run(*run.batch(traits, seed), run.chunks).logits[0, 0] for seed in range(ROWS)]
     return float(np.std(scores, dtype=np.float64))
 
 
-def _padded(length: int, limits: Limits, side: Side) -> PlannedCheck:
+def _padded(length: int, traits: SubjectTraits, side: Side) -> PlannedCheck:
     name = f"{side}-padded batch"
-    if limits.task == "text-classification" and limits.lacks_pad_id:
+    if traits.task == "text-classification" and traits.lacks_pad_id:
         reason = "without pad_token_id transformers classifies one row at a time"
         return PlannedCheck(name, "rows of several lengths", not_run=reason)
     rows = (length, max(length - length // 3, 1), max(length // 4, 1))
@@ -83,16 +83,16 @@ def _padded(length: int, limits: Limits, side: Side) -> PlannedCheck:
         name,
         f"rows of {', '.join(map(str, rows))} tokens padded to {length}",
         (Run("one call", rows, (length,), side=side),),
-        limits.mixing_note,
+        traits.mixing_note,
     )
 
 
-def _with_padding_ids(length: int, limits: Limits) -> PlannedCheck:
+def _with_padding_ids(length: int, traits: SubjectTraits) -> PlannedCheck:
     name, description = "padding ids among the tokens", "a row with pad_token_id inside, and one that ends with it"
-    if limits.lacks_pad_id:
+    if traits.lacks_pad_id:
         return PlannedCheck(name, description, not_run="there is no pad_token_id")
     if length < 3:
-        return PlannedCheck(name, description, not_run=f"max_length {limits.max_length} leaves no room for it")
+        return PlannedCheck(name, description, not_run=f"max_length {traits.max_length} leaves no room for it")
     return PlannedCheck(
         name,
         description,

@@ -1,6 +1,6 @@
-"""What an exported folder is held against: a model in PyTorch, eager attention, float32.
+"""The reference that an exported folder is compared with: a model in PyTorch, with eager attention in float32.
 
-transformers where it has the generation, else this project's own module, which has its own proof: `module_oracle`.
+It is transformers for the generations that transformers has, else this project's own module (`module_oracle`).
 """
 
 from __future__ import annotations
@@ -19,18 +19,21 @@ if TYPE_CHECKING:
 
 
 NOISY_RUNS = 2
-"""Runs that `Oracle.sensitivity` compares; one may by chance move a position little."""
+"""Number of noisy runs in `Oracle.sensitivity`; a single one may by chance move a position very little."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ReferenceRun:
-    """What the reference computes for one padded batch fed in pieces.
+    """The result of the reference for a padded batch that is fed in pieces.
 
-    logits float32 [B, S, V]; without a language model's head hidden states [B, S, H], or the classes' scores of a row
-    at each of its tokens [B, S, L]. keys and values, one float32 [B, Hkv, S, D] a layer (NaN where nothing was
-    computed, none without a cache). gaps [B, S]: the smallest gap in a selection that the position depends on, see
-    `ambiguity`. ranked: whether the largest of the last axis is an answer. scale: the standard deviation to measure
-    differences by; None for that of `logits`.
+    Attributes:
+        logits: float32 [B, S, V]; hidden states [B, S, H] of feature-extraction; the class scores of a row, repeated at
+            each of its tokens [B, S, L], of text-classification.
+        keys: float32 [B, Hkv, S, D] for each layer, NaN where nothing was computed; empty without a cache.
+        values: as `keys`.
+        gaps: [B, S], the smallest gap in a selection that the position depends on; see `ambiguity`.
+        ranked: True where the largest element of the last axis is an answer.
+        scale: standard deviation to measure differences in; None for that of `logits`.
     """
 
     logits: np.ndarray
@@ -45,9 +48,9 @@ class Oracle(abc.ABC):
     """A loaded reference model.
 
     Attributes:
-        name: of the reference in sentences.
-        selection_is_void: whether keys are selected by score and some layer has A == 0 for a head: all its scores are
-            equal, so nothing orders its keys.
+        name: name of the reference within a sentence.
+        selection_is_void: True if keys are selected by score and a head of some layer has A == 0. All its scores are
+            then equal, so the selection among its keys is unspecified.
     """
 
     name: str
@@ -61,26 +64,32 @@ class Oracle(abc.ABC):
 
     @abc.abstractmethod
     def describe(self) -> dict[str, str]:
-        """Who judges: "library", "version", and a "note" on what a reader must know of it, which may be empty."""
+        """Return "library", "version" and a "note" to the reader, which may be empty, of the reference."""
 
     @abc.abstractmethod
     def run(
         self, input_ids: np.ndarray, attention_mask: np.ndarray, chunks: Sequence[int], *, noise: int | None = None
     ) -> ReferenceRun:
-        """Feed int64 [B, S] through a cache in pieces of `chunks` tokens, position ids from the mask's running sum.
+        """Run the reference on a batch.
 
-        Models without a language model's head take all in one piece and count positions from 0.
-        noise: a seed; embeddings then carry a relative error of one float32 rounding, as any computation might make.
+        A language model is fed in pieces through its cache, with positions that count tokens but not padding. Another
+        model takes the batch in one piece, with positions that count padding too.
+
+        Args:
+            input_ids: int64 [B, S].
+            attention_mask: int64 [B, S], 1 for a token.
+            chunks: sizes of the pieces.
+            noise: seed of a relative error of one float32 rounding that is added to the embeddings; None for no error.
         """
 
     @abc.abstractmethod
     def generate(self, prompt: Sequence[int], new_tokens: int) -> list[int]:
-        """The new ids of greedy generation, never ending early."""
+        """Return the `new_tokens` ids that greedy decoding appends to `prompt`; no token ends it early."""
 
     def sensitivity(
         self, input_ids: np.ndarray, attention_mask: np.ndarray, chunks: Sequence[int], reference: ReferenceRun
     ) -> np.ndarray:
-        """How far the logits of a run move for rounding alone at its input: largest |change| by position, [B, S]."""
+        """Measure the largest change of a logit at each position, [B, S], caused by one rounding of the embeddings."""
         runs = (self.run(input_ids, attention_mask, chunks, noise=seed) for seed in range(NOISY_RUNS))
         return np.max([np.abs(run.logits - reference.logits).max(-1) for run in runs], axis=0)
 
@@ -90,7 +99,7 @@ class Oracle(abc.ABC):
         self._noise = None if seed is None else torch.Generator().manual_seed(seed)
 
     def _add_noise(self, module: Any, inputs: Any, embeddings: torch.Tensor) -> torch.Tensor | None:
-        """A forward hook of the embedding."""
+        """Add the noise of the current run to the embeddings; a forward hook."""
         import torch
 
         if self._noise is None:
@@ -99,5 +108,5 @@ class Oracle(abc.ABC):
 
 
 def broadcast(answers: np.ndarray, tokens: int) -> np.ndarray:
-    """Answers of rows [B, L] at each of their tokens, [B, S, L]."""
+    """Repeat the answers of rows [B, L] at each of their tokens, [B, S, L]."""
     return np.repeat(answers[:, None], tokens, axis=1)

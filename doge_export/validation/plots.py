@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from doge_export.validation.compare import HISTOGRAM_EDGES, Comparison
+from doge_export.validation.comparison import HISTOGRAM_EDGES, Comparison
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

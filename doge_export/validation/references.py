@@ -1,4 +1,4 @@
-"""Which reference judges a checkpoint: transformers where it has the generation, else this project's own module."""
+"""The choice of a checkpoint's reference: transformers if it has the generation, else this project's own module."""
 
 from __future__ import annotations
 
@@ -10,18 +10,23 @@ if TYPE_CHECKING:
     from doge_export.validation.oracle import Oracle
 
 IN_TRANSFORMERS = ("G6b", "G7")
-"""Generations whose tensors and maths are those of transformers' Doge; G6b calls itself doge2."""
+"""Generations whose tensors and computation are those of transformers' Doge; the model_type of G6b is doge2."""
 
 
 def in_transformers(architecture: Architecture) -> bool:
-    """Whether transformers computes what this checkpoint was trained with; its experts are routed as M7."""
+    """Return whether transformers computes this architecture; of the experts it has M7 only."""
     return architecture.generation in IN_TRANSFORMERS and (architecture.moe is None or architecture.moe.variant == "M7")
 
 
 def load_oracle(checkpoint: Checkpoint, cdmoe_routing: CdmoeRouting | None) -> Oracle:
-    """The reference of a checkpoint for graphs with this routing of experts (None where they mix no tokens).
+    """Load the reference of a checkpoint.
 
-    Raises DogeExportError where transformers judges and is missing, too old, or does not take the checkpoint whole.
+    Args:
+        checkpoint: the checkpoint.
+        cdmoe_routing: CDMoE routing of the exported graph; None for a graph whose routing mixes no tokens.
+
+    Raises:
+        DogeExportError: transformers is needed and is missing, too old, or does not load every tensor.
     """
     if in_transformers(checkpoint.architecture):
         from doge_export.validation.transformers_oracle import TransformersOracle

@@ -1,4 +1,4 @@
-"""How far a subject may be from the reference, by the type that it computes in."""
+"""The tolerances of a validation, by the data type that the subject computes in."""
 
 from __future__ import annotations
 
@@ -8,73 +8,84 @@ import math
 from doge_export.package.manifest import Manifest
 
 LOGITS_TOLERANCE = 2e-4
-"""Largest difference of a logit in float32 that passes, in standard deviations of the reference's logits."""
+"""Largest difference of a float32 logit that passes, in standard deviations of the reference's logits."""
 
 NEAR_TIE = 1e-4
-"""Two logits of the reference closer than this have no order that float32 could be asked to keep."""
+"""Largest difference of two logits of the reference whose order float32 need not keep."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Tolerance:
-    """The bars of a check.
+    """The bounds that a check must keep.
 
     Attributes:
         logits: largest difference of a logit, in standard deviations of the reference's logits.
-        near_tie, near_tie_of_std: two logits of the reference as close as this have no order that must be kept; in
-            logits, and in standard deviations.
-        mean_kl: largest mean KL divergence of a check's positions, in nats.
-        strays: share of a check's positions, but at least one, whose argmax may be another without a near tie; None
-            where none may.
+        near_tie: constant part of a near tie, in logits; see `tie`.
+        near_tie_of_std: part of a near tie in standard deviations of the reference's logits.
+        mean_kl: largest mean KL divergence over a check's positions, in nats.
+        disagreement_share: share of a check's positions at which the argmax may differ without a near tie; one
+            position may in any case. None: no position may.
     """
 
     logits: float = LOGITS_TOLERANCE
     near_tie: float = NEAR_TIE
     near_tie_of_std: float = 0.0
     mean_kl: float = math.inf
-    strays: float | None = None
+    disagreement_share: float | None = None
 
     def tie(self, std: float) -> float:
-        """How far apart two logits may be to count as tied, where the reference's logits deviate by `std`."""
+        """Return the largest difference of two logits that are a near tie, if the reference's logits deviate by `std`.
+
+        The order of nearly tied logits need not be kept.
+        """
         return self.near_tie + self.near_tie_of_std * std
 
     def allowed(self, positions: int) -> int:
-        """How many positions may have another argmax."""
-        return 0 if self.strays is None else max(1, math.floor(self.strays * positions))
+        """Return at how many of `positions` the argmax may differ without a near tie."""
+        return 0 if self.disagreement_share is None else max(1, math.floor(self.disagreement_share * positions))
 
     def to_dict(self) -> dict[str, float]:
-        """Those that are at work, for the manifest."""
+        """Return the bounds in force, for the manifest."""
         bars = {"max_abs_over_std": self.logits, "near_tie": self.near_tie}
-        if self.strays is not None:
-            bars |= {"near_tie_of_std": self.near_tie_of_std, "mean_kl": self.mean_kl, "strays": self.strays}
+        if self.disagreement_share is not None:
+            bars |= {
+                "near_tie_of_std": self.near_tie_of_std,
+                "mean_kl": self.mean_kl,
+                "strays": self.disagreement_share,
+            }
         return bars
 
     def __str__(self) -> str:
         text = f"max|Δ| <= {self.logits:g} of std, same argmax unless the top two are within "
-        if self.strays is None:
+        if self.disagreement_share is None:
             return f"{text}{self.near_tie:g}"
         return (
-            f"{text}{self.near_tie_of_std:g} of std (but at {100 * self.strays:g} % of the positions, or one), "
-            f"mean KL <= {self.mean_kl:g}"
+            f"{text}{self.near_tie_of_std:g} of std (but at {100 * self.disagreement_share:g} % of the positions,"
+            f" or one), mean KL <= {self.mean_kl:g}"
         )
 
 
 FLOAT32 = Tolerance()
 
-FLOAT16 = Tolerance(logits=0.25, near_tie=0.0, near_tie_of_std=0.02, mean_kl=1e-3, strays=0.005)
-"""11 binary digits, as factors in TF32 have. A different key or expert is selected here and there, which moves a logit
-by up to 0.1 standard deviations in a small mixture of experts (measured; without experts 0.007), so the bars that bite
-are those of all positions."""
+FLOAT16 = Tolerance(logits=0.25, near_tie=0.0, near_tie_of_std=0.02, mean_kl=1e-3, disagreement_share=0.005)
+"""For 11-bit significands: float16, and the factors of TF32 products. Now and then another key or expert is selected,
+which moves a logit by up to 0.1 standard deviations in a small mixture of experts (measured; without experts 0.007).
+The bounds that detect faults are therefore those over all positions: mean KL and share of disagreements."""
 
-BFLOAT16 = Tolerance(logits=1.0, near_tie=0.0, near_tie_of_std=0.16, mean_kl=3e-2, strays=0.02)
-"""8 digits: eight times the rounding of float16, hence some eight times its bars, and squared in the divergence. With
-every value rounded its mean was 1.5e-4 to 8e-4 on text and at real sizes (tests/trt/test_numerics.py), and 1.3e-2 where
-rounding changes which 64 keys out of 272 random ones are kept (doge-nano beyond its trained length)."""
+BFLOAT16 = Tolerance(logits=1.0, near_tie=0.0, near_tie_of_std=0.16, mean_kl=3e-2, disagreement_share=0.02)
+"""For 8-bit significands, with eight times the rounding of float16: about eight times its bounds, more for KL, which
+grows with the square. With every value rounded, mean KL was 1.5e-4 to 8e-4 on text and at real sizes
+(tests/trt/test_numerics.py), and 1.3e-2 where rounding changes which 64 of 272 random keys are kept (doge-nano beyond
+its trained length)."""
 
 _BY_PRECISION = {"fp32": FLOAT32, "tf32": FLOAT16, "fp16": FLOAT16, "bf16": BFLOAT16}
 
 
 def tolerance_of(manifest: Manifest) -> Tolerance:
-    """Of the folder's engine, by its precision; graphs of onnxruntime are proven in float32 (`quantize` has limits)."""
+    """Return the tolerance of a folder: by precision for a TensorRT engine, float32's for graphs of onnxruntime.
+
+    Quantised graphs are not validated here: `quantize` has bounds of its own.
+    """
     if manifest.target != "tensorrt":
         return FLOAT32
     return _BY_PRECISION[next(iter(manifest.graphs.values())).precision]

@@ -1,13 +1,13 @@
-"""transformers' Doge, eager attention in float32: the reference of the generations it has.
+"""transformers' Doge with eager attention in float32: the reference for the generations that transformers has.
 
-Dynamic NTK, 2026-09: transformers' rotary module remembers the longest sequence it has seen and forgets it only when
-a call stays strictly below max_position_embeddings, so its output depends on what ran before. The meaning of a
-sequence is that of a fresh module fed the sequence's pieces in order; every run therefore starts with a pristine copy
-of the rotary module. Nothing of transformers is patched.
+Dynamic NTK (2026-09): transformers' rotary module keeps the frequencies of the longest sequence it has seen until a
+call stays strictly below max_position_embeddings, so its output depends on earlier calls. The expected output is that
+of a fresh module fed the sequence's pieces in order; every run therefore starts with a fresh copy of the rotary module.
+Nothing of transformers is patched.
 
-Per-token routing, 2026-09: transformers mixes the router's logits of all tokens of a call, so a graph with per-token
-routing differs from it in every call of more than one token. Where one token of one row is fed at a time both agree;
-the reference is then computed so, with rotary frequencies frozen to those a fresh module takes for the whole piece.
+Per-token routing (2026-09): transformers mixes the router's logits of all tokens of a call, so a graph with per-token
+routing differs from it in every call of more than one token. Both agree on calls of one token of one row. For such a
+graph the reference is fed token by token, with the rotary frequencies that a fresh module takes for the whole piece.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from doge_export.checkpoint.architecture import CdmoeRouting
 
 OLDEST_TRANSFORMERS, OLDEST_WITH_EXPERTS = (5, 17), (5, 18)
-"""Eager attention is right in 5.17; its mixture of experts fails to run."""
+"""Oldest usable versions: eager attention is right from 5.17 on, and the mixture of experts runs from 5.18 on."""
 
 PER_TOKEN_NOTE = (
     "per-token CDMoE routing: transformers, which mixes the tokens of a call, was fed one token of one row at a time, "
@@ -40,7 +40,7 @@ PER_TOKEN_NOTE = (
 
 
 class TransformersOracle(Oracle):
-    """A checkpoint in transformers, for graphs with this routing of experts."""
+    """The reference in transformers, with the CDMoE routing of the exported graph."""
 
     name = "transformers"
 
@@ -51,7 +51,7 @@ class TransformersOracle(Oracle):
         self._model = load_transformers(checkpoint, attn_implementation="eager")
         self._base = getattr(self._model, "model", self._model)
         self._pristine_rotary = copy.deepcopy(self._base.rotary_emb)
-        # Sampling settings and end tokens of the checkpoint would make generate's tokens depend on more than logits.
+        # With the checkpoint's sampling settings and end tokens, generate would depend on more than the logits.
         self._model.generation_config = GenerationConfig()
         self._base.embed_tokens.register_forward_hook(self._add_noise)
         self._routed: list[torch.Tensor] = []  # [2, B * S, K] of each layer of the last call
@@ -85,7 +85,7 @@ class TransformersOracle(Oracle):
             return self._answer(ids, mask)
 
     def generate(self, prompt: Sequence[int], new_tokens: int) -> list[int]:
-        """The new ids of transformers' own greedy `generate`, never ending early."""
+        """See `Oracle`; the ids are those of transformers' own `generate`."""
         import torch
         from transformers import DynamicCache
 
@@ -130,7 +130,7 @@ class TransformersOracle(Oracle):
         return ReferenceRun(torch.cat(logits, 1).numpy(), keys, values, gaps)
 
     def _answer(self, ids: torch.Tensor, mask: torch.Tensor) -> ReferenceRun:
-        """One call of a model without a language model's head, asked as anyone would ask it."""
+        """Run a model without a language model's head in one ordinary call."""
         from transformers import DynamicCache
 
         cache = DynamicCache(config=self._model.config)
@@ -174,7 +174,7 @@ class TransformersOracle(Oracle):
         return self._classes(self._model.score(hidden[torch.arange(rows), self._pooled(ids)]), length, gaps)
 
     def _pooled(self, ids: torch.Tensor) -> torch.Tensor:
-        """The token that stands for its row [B], as `GenericForSequenceClassification` finds it."""
+        """Return the index of each row's classified token [B], as `GenericForSequenceClassification` finds it."""
         import torch
 
         pad = self._model.config.pad_token_id
@@ -186,7 +186,7 @@ class TransformersOracle(Oracle):
         return ReferenceRun(broadcast(logits.numpy(), tokens), [], [], gaps, ranked=logits.shape[1] > 1)
 
     def _hidden(self, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Any) -> torch.Tensor:
-        """Last hidden states [B, S, H] of the tokens behind a cache."""
+        """Compute the last hidden states [B, S, H] of tokens that follow a cache."""
         self._routed.clear()
         output = self._base(
             input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
@@ -201,13 +201,13 @@ class TransformersOracle(Oracle):
         rotary.rope_type = "default"  # the type under which transformers leaves the frequencies alone
 
     def _routing_gaps(self, shape: tuple[int, ...]) -> np.ndarray:
-        """`routing_gaps` of the last call, of so many rows and tokens; inf where it is dense."""
+        """Compute `routing_gaps` of the last call as an array of `shape`, [B, S]; inf for a dense model."""
         if self.architecture.moe is None:
             return np.full(shape, np.inf)
         return routing_gaps(self._routed, self.architecture.moe.num_experts_per_tok).reshape(shape)
 
     def _selection_gaps(self, values: list[np.ndarray], mask: torch.Tensor, chunks: Sequence[int]) -> np.ndarray:
-        """`selection_gaps` of each layer's cached values, [B, S]."""
+        """Compute `selection_gaps` from each layer's cached values, [B, S]."""
         import torch
 
         scores = []
@@ -220,10 +220,14 @@ class TransformersOracle(Oracle):
 
 
 def load_transformers(checkpoint: Checkpoint, **options: Any) -> Any:
-    """transformers' model of a checkpoint and its task, in float32 and from local files only.
+    """Load a checkpoint into the transformers class of its task, in float32 and from local files only.
 
-    options: of from_pretrained. Raises DogeExportError where transformers is missing or too old, or does not take the
-    checkpoint whole.
+    Args:
+        checkpoint: the checkpoint.
+        options: further keyword arguments of `from_pretrained`.
+
+    Raises:
+        DogeExportError: transformers is missing, too old, or does not load every tensor.
     """
     try:
         import torch
@@ -242,13 +246,14 @@ def load_transformers(checkpoint: Checkpoint, **options: Any) -> Any:
             f"transformers {version} is installed, but validating this checkpoint needs "
             f"{'.'.join(map(str, needed))} or later: pip install -U transformers"
         )
-    # doge2 is another name for the same; a padding id that is none fails as such in transformers.
+    # doge2 (G6b) is the same model; the checked pad_token_id replaces one outside the vocabulary, where transformers
+    # fails.
     config = checkpoint.config | {"model_type": "doge", "pad_token_id": architecture.pad_token_id}
     if architecture.labels:
         config["id2label"] = dict(enumerate(architecture.labels))
         config["label2id"] = {label: index for index, label in enumerate(architecture.labels)}
-    # transformers reads the files itself, unless a name in them is spelt in a way that it does not know, or it would
-    # warn of a head that the task does without.
+    # transformers reads the files itself, unless they have a tensor name that it does not know, or a head that the task
+    # does not use and of which it would warn.
     tensors = checkpoint.tensors
     as_stored = architecture.task != "feature-extraction" and all(tensors.stored_name(name) == name for name in tensors)
     bars = logging.is_progress_bar_enabled()
@@ -278,14 +283,14 @@ def _position_ids(mask: torch.Tensor) -> torch.Tensor:
 
 
 def _cached(cache: Any) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Keys and values of every layer of a DynamicCache."""
+    """Return the keys and the values of every layer of a DynamicCache."""
     return [layer.keys.numpy() for layer in cache.layers], [layer.values.numpy() for layer in cache.layers]
 
 
 def _scattered(
     rows: Sequence[tuple[list[np.ndarray], list[np.ndarray]]], mask: torch.Tensor
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Keys and values of rows cached one by one, put where the mask [B, S] has their tokens; NaN elsewhere."""
+    """Join the keys and values of rows that were cached apart: at the tokens of the mask [B, S], NaN elsewhere."""
     batch, length = mask.shape
 
     def scattered(which: int, layer: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""`validate`: run the checks on an exported folder and on its checkpoint, and say whether they agree."""
+"""`validate`: run the checks on an exported folder and its checkpoint, and decide whether they agree."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 from doge_export.errors import DogeExportError
 from doge_export.package.fingerprint import fingerprint
 from doge_export.package.manifest import Manifest
+from doge_export.validation.check_plan import SubjectTraits, plan_checks
 from doge_export.validation.greedy import NAME as GREEDY
 from doge_export.validation.greedy import check_greedy
 from doge_export.validation.logits import check_logits
 from doge_export.validation.one_call import OneCall, answer_scale, plan_one_call
-from doge_export.validation.plan import Limits, plan
 from doge_export.validation.tolerance import tolerance_of
 from doge_export.validation.verdict import CheckResult, Verdict
 
@@ -39,18 +39,26 @@ def validate(
     checkpoint: Checkpoint | None = None,
     on_progress: Callable[[int, int, str], None] | None = None,
 ) -> Verdict:
-    """Hold an exported folder against its checkpoint run in PyTorch: eager attention, float32.
+    """Compare an exported folder with its checkpoint, run in PyTorch with eager attention in float32.
 
-    The judge is transformers, or for generations that it does not have, doge-export's own module: `Verdict.reference`.
+    The reference is transformers, or doge-export's own module for generations that transformers does not have.
 
-    folder: what `export` wrote.
-    model: the checkpoint, a folder or hub id; by default the one the manifest names, at the revision it names.
-    checkpoint: the checkpoint already opened, instead of model and its options.
-    session: a session already open on the folder.
-    on_progress(done, total, name) is called before each check, and once at the end with an empty name.
+    Args:
+        folder: a folder that `export` wrote.
+        model: the checkpoint, a folder or hub id; by default the one that the manifest names, at its revision.
+        revision: branch, tag or commit of a hub repository.
+        token: access token for private and gated repositories.
+        cache_dir: folder of downloads; by default the cache of huggingface_hub.
+        offline: use cached files only.
+        session: a session already open on the folder.
+        checkpoint: the checkpoint already opened, instead of `model` and the options of the hub.
+        on_progress: called with (done, total, name) before each check, and at the end with an empty name.
 
-    Returns a Verdict; a failed check is a Verdict that has not passed, not an error. Raises DogeExportError where the
-    folder, the checkpoint or transformers cannot be read.
+    Returns:
+        The verdict; a failed check gives a verdict that has not passed, and no exception.
+
+    Raises:
+        DogeExportError: the folder, the checkpoint or transformers cannot be read.
     """
     from doge_export.runtime import Session, load
 
@@ -63,12 +71,12 @@ def validate(
     from doge_export.validation.references import load_oracle
 
     oracle = load_oracle(checkpoint, manifest.cdmoe_routing)
-    limits = dataclasses.replace(
-        Limits.of(checkpoint, session.max_length, manifest.cdmoe_routing),
+    traits = dataclasses.replace(
+        SubjectTraits.of(checkpoint, session.max_length, manifest.cdmoe_routing),
         max_batch=session.decoder.max_batch if isinstance(session, Session) else None,
         tolerance=tolerance_of(manifest),
     )
-    planned = _planned(oracle, session, limits)
+    planned = _planned(oracle, session, traits)
     checks = []
     for done, (name, check) in enumerate(planned):
         if on_progress is not None:
@@ -95,31 +103,38 @@ def validate(
         },
         subject=_subject(session),
         seconds=time.perf_counter() - started,
-        tolerance=limits.tolerance,
+        tolerance=traits.tolerance,
     )
 
 
-def _planned(oracle: Oracle, session: Any, limits: Limits) -> list[tuple[str, Callable[[], CheckResult]]]:
-    """The checks of the task by name, in order."""
-    if limits.task == "text-generation":
-        checks = [(check.name, partial(check_logits, check, oracle, session, limits)) for check in plan(limits)]
-        return [*checks, (GREEDY, partial(check_greedy, oracle, session, limits))]
-    subject, scale = OneCall(session), answer_scale(oracle, limits)
+def _planned(oracle: Oracle, session: Any, traits: SubjectTraits) -> list[tuple[str, Callable[[], CheckResult]]]:
+    """Return the task's checks as (name, function to run it), in order."""
+    if traits.task == "text-generation":
+        checks = [(check.name, partial(check_logits, check, oracle, session, traits)) for check in plan_checks(traits)]
+        return [*checks, (GREEDY, partial(check_greedy, oracle, session, traits))]
+    subject, scale = OneCall(session), answer_scale(oracle, traits)
     return [
-        (check.name, partial(check_logits, check, oracle, subject, limits, scale)) for check in plan_one_call(limits)
+        (check.name, partial(check_logits, check, oracle, subject, traits, scale)) for check in plan_one_call(traits)
     ]
 
 
 def open_recorded(
     manifest: Manifest, model: str | None = None, revision: str | None = None, **options: Any
 ) -> Checkpoint:
-    """The checkpoint that a manifest names, or `model` in its place. Raises DogeExportError where it is not to be had.
+    """Open the checkpoint that a manifest names, or `model` in its place.
 
-    options: as `open_checkpoint` takes them.
+    Args:
+        manifest: content of an exported folder's manifest.
+        model: a folder or hub id; by default the manifest's.
+        revision: branch, tag or commit; by default the manifest's.
+        options: further keyword arguments of `open_checkpoint`.
+
+    Raises:
+        DogeExportError: the checkpoint cannot be opened.
     """
     from doge_export.checkpoint import open_checkpoint
 
-    # Opened as for the export: what was assumed then, and for the same task.
+    # The assumptions and the task must be those of the export.
     assumed = dataclasses.replace(manifest.assumed, task=manifest.task)
     if model is not None:
         return open_checkpoint(model, revision=revision, assumed=assumed, **options)
@@ -135,7 +150,7 @@ def open_recorded(
 
 
 def _changed_files(manifest: Manifest, folder: Path) -> list[str]:
-    """Names of the recorded source files that `folder` holds with another content, or not at all."""
+    """Return the names of source files in the manifest that differ from those in `folder` or are missing there."""
     changed = []
     for name, entry in manifest.source.files.items():
         path = folder / name

@@ -1,4 +1,4 @@
-"""What a validation found: one result a check, and the verdict over all of them."""
+"""The results of a validation: one for each check, and the verdict over all of them."""
 
 from __future__ import annotations
 
@@ -7,17 +7,21 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from doge_export.validation.compare import Comparison
+from doge_export.validation.comparison import Comparison
 from doge_export.validation.tolerance import FLOAT32, Tolerance
 
 
 @dataclasses.dataclass(frozen=True)
 class CheckResult:
-    """The outcome of one check.
+    """The result of a check.
 
-    passed is None when nothing could be compared, with the reason in `note`: no check is left out silently.
-    metrics are those of `Comparison.metrics`, with what the check adds. comparison holds the arrays by position, for
-    the report; it is not part of `to_dict`.
+    Attributes:
+        name: name of the check.
+        description: what was fed.
+        passed: None if nothing could be compared; `note` then gives the reason, so that no check is left out silently.
+        metrics: those of `Comparison.metrics`, and further ones of the check.
+        note: notes to the reader.
+        comparison: arrays by position, for the report; not part of `to_dict`.
     """
 
     name: str
@@ -29,11 +33,11 @@ class CheckResult:
 
     @property
     def status(self) -> str:
-        """passed, failed or not run."""
+        """One of "passed", "failed" and "not run"."""
         return {True: "passed", False: "failed", None: "not run"}[self.passed]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; floats to 6 significant digits, numbers that are not finite as null."""
+        """Return plain JSON values: floats with 6 significant digits, None for numbers that are not finite."""
         return _plain(
             {
                 "name": self.name,
@@ -48,10 +52,14 @@ class CheckResult:
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """Whether an exported folder computes what its checkpoint computes.
+    """The verdict on whether an exported folder computes what its checkpoint computes.
 
-    reference says what judged (library, version, attention, dtype, model, revision), subject what was judged
-    (target, task, max_length, cdmoe_routing, files with sha256, runtime), tolerances by which bars.
+    Attributes:
+        checks: results of the checks, in order.
+        reference: library, version, attention, dtype, model and revision of the reference, and a note.
+        subject: target, task, max_length, cdmoe_routing, files with sha256, and runtime of the exported folder.
+        seconds: time that the validation took.
+        tolerance: bounds of the checks.
     """
 
     checks: tuple[CheckResult, ...]
@@ -62,16 +70,16 @@ class Verdict:
 
     @property
     def passed(self) -> bool:
-        """No check failed and at least one could be run."""
+        """True if no check failed and at least one passed."""
         return any(check.passed for check in self.checks) and all(check.passed is not False for check in self.checks)
 
     @property
     def tolerances(self) -> dict[str, float]:
-        """The bars: logits in standard deviations of the reference's, near ties in logits."""
+        """The bounds of the checks as JSON values; see `Tolerance`."""
         return self.tolerance.to_dict()
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values, for the manifest and `--json`."""
+        """Return plain JSON values, for the manifest and `--json`."""
         return _plain(
             {
                 "passed": self.passed,
@@ -85,7 +93,7 @@ class Verdict:
         )
 
     def summary_line(self) -> str:
-        """`PASSED  max|Δ| 3.1e-06 (1.2e-06 of std)  argmax 412/412  KL 2e-13  7 checks`."""
+        """Return one line such as `PASSED  max|Δ| 3.1e-06 (1.2e-06 of std)  argmax 412/412  KL 2e-13  7 checks`."""
         run = [check for check in self.checks if check.metrics.get("positions")]
         parts = ["PASSED" if self.passed else "FAILED"]
         if run and all(check.metrics["finite"] for check in run):
@@ -106,7 +114,7 @@ class Verdict:
         return "  ".join(parts) + (f": {', '.join(failed)}" if failed else "")
 
     def render_text(self) -> str:
-        """A table for a terminal: one line a check, the notes below, the summary last."""
+        """Return a table for a terminal: a line for each check, the notes below, the summary last."""
         header = ("check", "", "max|Δ|", "of std", "argmax", "near ties", "KL max", "worst at")
         rows = [header, *(_row(check) for check in self.checks)]
         widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
@@ -138,7 +146,7 @@ def _row(check: CheckResult) -> tuple[str, ...]:
 
 
 def ranked_cells(metrics: Mapping[str, Any], *kl: str) -> tuple[str, ...]:
-    """Argmax agreement, near ties and KL as a table shows them; empty where the largest is no answer."""
+    """Return argmax agreement, near ties and the `kl` metrics as table cells; empty cells if nothing is ranked."""
     if "argmax_agreement" not in metrics:
         return ("",) * (2 + len(kl))
     return (f"{metrics['argmax_agreement']:.2%}", str(metrics["near_ties"]), *(_number(metrics[name]) for name in kl))

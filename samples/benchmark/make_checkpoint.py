@@ -1,7 +1,7 @@
 """Write a checkpoint of a published size with random weights: `python make_checkpoint.py 20M OUT`.
 
-Nothing can be read from its answers, but it is as fast, as large and as hard to match as the real one: A is not zero,
-residual weights are not one, no two scores are equal. Tensors are named as the generation named them.
+Its answers mean nothing, but it is as fast, as large and as hard to reproduce as the real one: A is not zero, residual
+weights are not one, and no two scores are equal. Tensors have the names that their generation gave them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SHARD = 256 * 2**20  # numbers in a file, so that no more than one is in memory
 
 
 def random_tensor(name: str, shape: Shape, generator: torch.Generator) -> torch.Tensor:
-    """As large as training makes it, so that attention and experts matter to the logits."""
+    """Draw a tensor as large as training makes it, so that attention and experts matter to the logits."""
     tensor = torch.empty(shape)
     if name.endswith("dynamic_mask"):
         return tensor.fill_(1.0)  # never trained: it is only compared with zero
@@ -37,7 +37,7 @@ def random_tensor(name: str, shape: Shape, generator: torch.Generator) -> torch.
 
 
 def shards(shapes: Mapping[str, Shape]) -> Iterator[dict[str, Shape]]:
-    """The same tensors in runs of at most SHARD numbers, or of one tensor."""
+    """Split the tensors into runs of at most SHARD numbers; a larger tensor is a run of its own."""
     run: dict[str, Shape] = {}
     for name, shape in shapes.items():
         if run and sum(torch.Size(other).numel() for other in [*run.values(), shape]) > SHARD:
@@ -56,7 +56,7 @@ def write(
     seed: int = 0,
     third: bool = False,
 ) -> None:
-    """Write config.json and random weights. `third`: A as in the third generation, which never trained it: ones."""
+    """Write config.json and random weights; with `third`, A is ones, as in G3, which never trained it."""
     generator = torch.Generator().manual_seed(seed)
     out.mkdir(parents=True, exist_ok=True)
     stored = {"torch_dtype": str(dtype).removeprefix("torch."), **config}
@@ -80,7 +80,7 @@ def write(
 def make(
     size: str, out: Path, generation: str | None = None, dtype: torch.dtype = torch.float32, seed: int = 0
 ) -> None:
-    """Write the published model `size` as it was in `generation`, by default the latest."""
+    """Write the published model `size` as of `generation`, by default the latest."""
     generations = PUBLISHED[size]
     generation = generation or next(iter(generations))
     if generation not in generations:

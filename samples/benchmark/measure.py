@@ -1,7 +1,7 @@
 """Measure published sizes against transformers, and against GGUF files of the same shape: `python measure.py 20M 60M`.
 
-Makes a checkpoint with random weights and its export where they are not there yet, then times every precision in one
-process, in turns. Prints a table in Markdown, or with --json everything that was measured.
+The program makes a checkpoint with random weights and its export if they are missing, then times every precision in one
+process, in turns. It prints a table in Markdown, or with --json all measurements.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from doge_export.package import read_manifest
 
 PRECISIONS = ("fp32", "int8", "int4")
 SHORT, LONG = 64, 1536
-"""Contexts whose decoding is compared."""
+"""Contexts, in tokens, after which decoding is compared."""
 
 GGUF = {
     "20M": {"fp32": 52.5, "int8": 13.9, "int4": 9.6},
     "60M": {"fp32": 218, "int8": 58, "int4": 35},
     "320M": {"fp32": 1342, "int8": 357, "int4": 198},
 }
-"""MB of a Llama of the same shape as llama.cpp writes it: F32, Q8_0, Q4_0."""
+"""Size in MB of a Llama of the same shape as written by llama.cpp: F32, Q8_0, Q4_0."""
 
 COLUMNS = (
     "size", "precision", "decode tok/s", "against transformers", f"at {LONG} against {SHORT}", "prefill 512",
@@ -35,7 +35,7 @@ COLUMNS = (
 
 
 def measured(size: str, folder: Path, threads: int, rounds: int) -> dict[str, Any]:
-    """`Benchmark.to_dict` of a size, its checkpoint and its export kept in `folder`."""
+    """Measure a size, with its checkpoint and its export kept in `folder`; return `Benchmark.to_dict`."""
     checkpoint, out = folder / f"checkpoint-{size}", folder / f"out-{size}"
     if not checkpoint.exists():
         make(size, checkpoint)
@@ -48,7 +48,7 @@ def measured(size: str, folder: Path, threads: int, rounds: int) -> dict[str, An
 
 
 def rows(size: str, result: dict[str, Any]) -> list[list[str]]:
-    """A row for each precision, and one for transformers."""
+    """Return a table row for each precision, and one for transformers."""
     table = []
     for precision in PRECISIONS:
         rates, ratios = result["rates"][precision], result["ratios"][precision]

@@ -1,7 +1,7 @@
-"""The published Doge models: name -> the generations it was published in -> its `config.json`.
+"""The published Doge models: name -> generation -> `config.json`.
 
-Sizes and keys are those of the recipes and of the hub. The first generation of each name is the default; a name whose
-weights were uploaded anew has several.
+Sizes and keys are those of the published recipes and of the hub. A name whose weights were uploaded again has several
+generations; the first one is the default.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """`config` is a whole config.json; `cdmoe` the form of its mixture of experts, see `spelling`."""
+    """A published model: the content of its config.json, and the form of its mixture of experts (see `spelling`)."""
 
     config: dict[str, Any]
     cdmoe: str | None = None
@@ -26,7 +26,7 @@ DYNAMIC = {"factor": 4.0, "original_max_position_embeddings": 2048, "rope_type":
 
 
 def sizes(hidden: int, intermediate: int, layers: int, heads: int, kv_heads: int | None = None) -> dict[str, Any]:
-    """The keys that every generation has."""
+    """Return the config keys that every generation has."""
     grouped = {} if kv_heads is None else {"num_key_value_heads": kv_heads}
     return {
         **COMMON,
@@ -47,7 +47,7 @@ def sizes(hidden: int, intermediate: int, layers: int, heads: int, kv_heads: int
 def first(
     hidden: int, layers: int, heads: int, experts: tuple[int, int, int], values: tuple[int, int, int], positions: int
 ) -> Model:
-    """G1: `experts` of which each of so many heads picks so many; inner `values` likewise."""
+    """Return a G1 model; `experts` and inner `values` are each a number, their heads, and the picks of a head."""
     config = sizes(hidden, 4 * hidden, layers, heads) | FIRST_SPECIAL | {"max_position_embeddings": positions}
     config |= {
         "hidden_bias": False,
@@ -66,7 +66,7 @@ def first(
 
 
 def third_wide(hidden: int, layers: int, heads: int) -> Model:
-    """G3a: no groups, no scaling, a head of its own."""
+    """Return a G3a model: no grouped heads, no RoPE scaling, an untied head."""
     config = sizes(hidden, 4 * hidden, layers, heads) | FIRST_SPECIAL
     return Model(config | {"hidden_bias": False, "tie_word_embeddings": False, "is_moe": False})
 
@@ -80,19 +80,19 @@ CLASSIC = {
 
 
 def third(name: str) -> Model:
-    """G3b."""
+    """Return a G3b model."""
     config = sizes(*CLASSIC[name]) | SPECIAL | {"rope_scaling": DYNAMIC, "hidden_bias": False, "is_moe": False}
     return Model(config | {"tie_word_embeddings": True, "num_channels": 3, "patch_size": 16})
 
 
 def fourth(name: str) -> Model:
-    """G4b."""
+    """Return a G4b model."""
     config = third(name).config | {"dynamic_mask_ratio": 0.0, "keep_window_size": 2048}
     return Model({key: value for key, value in config.items() if key not in ("num_channels", "patch_size")})
 
 
 def fifth(name: str) -> Model:
-    """G5, and today's."""
+    """Return a model of G5 or of today's transformers."""
     config = sizes(*CLASSIC[name]) | SPECIAL | {"rope_scaling": DYNAMIC, "is_moe": False, "tie_word_embeddings": True}
     return Model(
         config | {"attention_bias": False, "mlp_bias": False, "keep_window_size": 2048, "sliding_window": None}
@@ -100,20 +100,20 @@ def fifth(name: str) -> Model:
 
 
 def llama_vocabulary(*trunk: int, **changes: Any) -> Model:
-    """G7 with Llama 3's vocabulary."""
+    """Return a G7 model with Llama 3's vocabulary."""
     config = sizes(*trunk) | LLAMA_SPECIAL | {"vocab_size": 128256, "is_moe": False, "tie_word_embeddings": True}
     config |= {"attention_bias": False, "mlp_bias": False, "keep_window_size": 2048, "sliding_window": None}
     return Model(config | changes)
 
 
 def routed(model: Model, cdmoe: str, experts: int, picked: int) -> Model:
-    """The same trunk with a mixture of experts of one routing head."""
+    """Return the same model with a mixture of experts of one routing head."""
     moe = {"is_moe": True, "num_experts": experts, "num_experts_per_tok": picked, "norm_topk_prob": False}
     return Model(model.config | moe, cdmoe)
 
 
 def second_doge() -> Model:
-    """Doge2-175M: G6a."""
+    """Return Doge2-175M, a G6a model."""
     config = sizes(576, 1536, 30, 9, 3) | {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
     config |= {
         "model_type": "doge2",

@@ -1,7 +1,7 @@
-"""What memory bandwidth allows: tokens a second of the published sizes, on paper: `python roofline.py`.
+"""Print the tokens per second that memory bandwidth allows for the published sizes: `python roofline.py`.
 
-A decoded token reads every weight once, of a table of experts only the picked rows, and the keys, values and scores of
-its context. Nothing here is measured; no engine can be faster at batch 1, whatever its kernels.
+A decoded token reads every weight once (of a table of experts only the picked rows), and the keys, values and scores of
+its context. The numbers are computed, not measured; no engine can be faster at batch 1.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ GENERATION = "G7"
 
 
 def weight_bytes(model: Model, number_bytes: int) -> int:
-    """Bytes of weights that one token reads."""
+    """Count the bytes of weights that a token reads."""
     config, total = model.config, 0
     for name, shape in tensors(GENERATION, model.cdmoe, config).items():
         if name.endswith(("down_embed.weight", "up_embed.weight")):
@@ -29,7 +29,7 @@ def weight_bytes(model: Model, number_bytes: int) -> int:
 
 
 def cache_bytes(model: Model, context: int, number_bytes: int) -> int:
-    """Bytes of keys, values and float32 scores that one token reads behind `context` tokens, no key being left out."""
+    """Count the bytes of keys, values and float32 scores that a token reads after `context` tokens, none masked."""
     _, kv_heads, size = heads(model.config)
     return model.config["num_hidden_layers"] * context * kv_heads * (2 * size * number_bytes + 4)
 

@@ -1,7 +1,7 @@
-"""How each generation of Doge named and shaped its tensors, from `config.json` as that generation wrote it.
+"""Names and shapes of the tensors of each Doge generation, from a `config.json` with the keys of that generation.
 
-Written down from the published code, not from doge-export, so that the tests may compare the two. Experts are M0 to M7
-by the form of their router:
+They are taken from the published code, not from doge-export, so that tests can compare the two. Experts are M0 to M7 by
+the form of their router:
 
     M0, M1       queries and keys with several heads         M4, M5       queries_proj and keys, one head
     M2, M3       queries_proj and keys with several heads    M6, M7       router_gate
@@ -56,19 +56,19 @@ NORMED = ("G6a", "G6b", "G7", "G8")
 
 
 def linear(name: str, rows: int, columns: int, bias: bool = False) -> dict[str, Shape]:
-    """A weight, and a bias where there is one."""
+    """Return the shapes of a weight and, if it has one, of its bias."""
     return {f"{name}.weight": (rows, columns)} | ({f"{name}.bias": (rows,)} if bias else {})
 
 
 def heads(config: Mapping[str, Any]) -> tuple[int, int, int]:
-    """Query heads, key/value heads, size of a head."""
+    """Return the number of query heads, the number of key/value heads, and the size of a head."""
     count = config["num_attention_heads"]
     size = config.get("head_dim") or config["hidden_size"] // count
     return count, config.get("num_key_value_heads") or count, size
 
 
 def attention(generation: str, config: Mapping[str, Any]) -> dict[str, Shape]:
-    """The tensors of an attention layer."""
+    """Return name -> shape of the tensors of an attention layer."""
     hidden = config["hidden_size"]
     count, kv_count, size = heads(config)
     queries, keys = count * size, kv_count * size
@@ -94,13 +94,13 @@ def attention(generation: str, config: Mapping[str, Any]) -> dict[str, Shape]:
 
 
 def expert_sizes(config: Mapping[str, Any]) -> tuple[int, int]:
-    """Experts and routing heads, whose keys were renamed twice."""
+    """Return the numbers of experts and of routing heads, whose config keys were renamed twice."""
     experts = next(config[key] for key in ("num_experts", "num_cdmoe_experts", "num_cdmmoe_experts") if key in config)
     return experts, config.get("num_cdmoe_heads") or config.get("num_cdmmoe_heads") or 1
 
 
 def feed_forward(generation: str, cdmoe: str | None, config: Mapping[str, Any]) -> dict[str, Shape]:
-    """The tensors of a feed-forward layer. `cdmoe` "M0-shared" is M0 with the names of 11 November 2024."""
+    """Return name -> shape of a feed-forward layer. `cdmoe` "M0-shared" is M0 with the names of 11 November 2024."""
     hidden, inner, biased = config["hidden_size"], config["intermediate_size"], False
     if generation != "G6a":  # whose MLP never had biases
         biased = config.get("mlp_bias", config.get("hidden_bias", False))
@@ -135,10 +135,10 @@ def feed_forward(generation: str, cdmoe: str | None, config: Mapping[str, Any]) 
 def tensors(
     generation: str, cdmoe: str | None, config: Mapping[str, Any], head: str | None = "lm_head", labels: int = 0
 ) -> dict[str, Shape]:
-    """Name -> shape of every tensor, as published.
+    """Return name -> shape of every tensor, as published.
 
-    `head` is "lm_head" (only stored where it is not the embedding), "score", "classifier" or None: the bare decoder,
-    whose names have no prefix.
+    `head` is "lm_head" (stored only if it is not tied to the embedding), "score", "classifier", or None for the bare
+    decoder, whose names have no prefix.
     """
     names, hidden = NAMES[generation], (config["hidden_size"],)
     layer: dict[str, Shape] = {f"{names['first_norm']}.weight": hidden, f"{names['second_norm']}.weight": hidden}

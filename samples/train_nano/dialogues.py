@@ -18,7 +18,7 @@ Turn = tuple[str, str]
 
 
 def messages(turns: list[Turn]) -> list[Message]:
-    """User and assistant take turns."""
+    """Convert (user, assistant) turns to messages."""
     return [
         {"role": role, "content": content}
         for turn in turns
@@ -28,14 +28,14 @@ def messages(turns: list[Turn]) -> list[Message]:
 
 @dataclasses.dataclass(frozen=True)
 class Fact:
-    """One sentence, and the questions that it answers."""
+    """A sentence, and the questions that it answers."""
 
     sentence: str
     questions: list[Turn]
 
 
 def facts(rng: random.Random, count: int) -> list[Fact]:
-    """`count` facts about different people and things, such that each question has one answer."""
+    """Draw `count` facts about different people and things, so that each question has one answer."""
     names = rng.sample(words.GIRLS + words.BOYS, count)
     pools = {
         "toy": rng.sample(words.TOYS, count),
@@ -73,7 +73,7 @@ def _fact(rng: random.Random, name: str, toy: str, thing: str, place: str, spot:
 
 
 def recall(rng: random.Random, count: int | None = None) -> list[Message]:
-    """Facts, then questions about them, a turn each."""
+    """Draw a dialogue of facts and then questions about them, one in each turn."""
     told = facts(rng, count or rng.randint(1, 6))
     asked = [rng.choice(fact.questions) for fact in rng.sample(told, min(len(told), rng.randint(1, 4)))]
     text = " ".join(fact.sentence for fact in told)
@@ -105,7 +105,7 @@ FAREWELLS = [(["Goodbye!", "Bye!", "Good night!", "See you soon!"], ["Goodbye! H
 
 
 def small_talk(rng: random.Random) -> list[Message]:
-    """A greeting, a few polite turns, a name that is remembered."""
+    """Draw a dialogue of a greeting, a few polite turns, and perhaps a name to remember."""
     turns: list[Turn] = []
     match rng.randrange(5):
         case 0 | 1 | 2:
@@ -126,7 +126,7 @@ def small_talk(rng: random.Random) -> list[Message]:
 
 
 def counting(rng: random.Random) -> list[Message]:
-    """Counting up, adding and taking away, up to ten."""
+    """Draw a dialogue that counts, adds or subtracts, up to ten."""
     number = words.NUMBERS
     name, other = rng.sample(words.GIRLS + words.BOYS, 2)
     food = rng.choice(words.FOODS)
@@ -171,12 +171,12 @@ KNOWN: list[Turn] = [
 
 
 def knowledge(rng: random.Random) -> list[Message]:
-    """A few things that are always true."""
+    """Draw a dialogue about things that are always true."""
     return messages(rng.sample(KNOWN, rng.randint(1, 3)))
 
 
 def told_story(rng: random.Random) -> list[Message]:
-    """A story on request, and perhaps a question about it."""
+    """Draw a dialogue with a story on request, and perhaps a question about it."""
     kind = rng.choice(words.ANIMALS) if rng.random() < 0.7 else None
     s = stories.scene(rng, kind)
     about = rng.choice([f" about {a(s.hero.kind)}", f" about {a(s.hero.kind)} named {s.hero.name}"] + [""] * (not kind))
@@ -188,7 +188,7 @@ def told_story(rng: random.Random) -> list[Message]:
 
 
 def read_story(rng: random.Random) -> list[Message]:
-    """The user tells how a story begins and asks about it."""
+    """Draw a dialogue in which the user tells how a story begins and asks about it."""
     s = stories.scene(rng)
     first, *rest = rng.sample(_about(s), rng.randint(1, 2))
     return messages([(f"{stories.opening(s)} {first[0]}", first[1]), *rest])
@@ -204,7 +204,7 @@ def _about(s: stories.Scene) -> list[Turn]:
 
 
 def shopping(rng: random.Random) -> list[Message]:
-    """A list to repeat."""
+    """Draw a dialogue with a list to repeat."""
     name = rng.choice(words.GIRLS + words.BOYS)
     things = [a(thing) for thing in rng.sample(words.TOYS + words.SMALL_THINGS, rng.randint(2, 4))]
     sentence = f"{name} bought {listing(things)}."
@@ -212,7 +212,7 @@ def shopping(rng: random.Random) -> list[Message]:
 
 
 def repeating(rng: random.Random) -> list[Message]:
-    """Words in no order, to say again: nothing but the text itself tells the answer."""
+    """Draw a dialogue that repeats words in random order, which only the text itself predicts."""
     known = words.TOYS + words.SMALL_THINGS + words.FOODS + words.COLOURS + words.ANIMALS + words.GIRLS + words.BOYS
     said = " ".join(rng.sample(known, rng.randint(3, 12)))
     return messages([(f"Say after me: {said}", said)])
@@ -232,7 +232,7 @@ SYSTEM_MESSAGES = ["You are a helpful assistant.", "You are a kind helper.", "An
 
 
 def dialogue(rng: random.Random) -> list[Message]:
-    """One dialogue of any kind; one in ten has a system message."""
+    """Draw a dialogue of any kind; one in ten has a system message."""
     (kind,) = rng.choices(list(KINDS), list(KINDS.values()))
     system = [{"role": "system", "content": rng.choice(SYSTEM_MESSAGES)}] if rng.random() < 0.1 else []
     return system + kind(rng)

@@ -1,4 +1,4 @@
-"""What a trained model can do, on text that the training has not drawn. `python evaluate.py FOLDER...` prints it."""
+"""Evaluate trained models on text that the training has not seen: `python evaluate.py FOLDER...`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Forward = nano.Forward
 
 @torch.no_grad()
 def perplexity(forward: Forward, tokenizer: PreTrainedTokenizerBase, length: int = 256, rows: int = 64) -> float:
-    """Of the next token, over packed rows of held-out documents."""
+    """Compute the perplexity of the next token, over packed rows of held-out documents."""
     packed = nano_tokenizer.rows(tokenizer, grammar.stream(grammar.HELD_OUT_SEED), length)
     batch = torch.tensor(list(itertools.islice(packed, rows)))
     losses = [F.cross_entropy(forward(part)[:, :-1].flatten(0, 1), part[:, 1:].flatten()) for part in batch.split(16)]
@@ -29,10 +29,10 @@ def perplexity(forward: Forward, tokenizer: PreTrainedTokenizerBase, length: int
 
 @torch.no_grad()
 def recall_accuracy(forward: Forward, tokenizer: PreTrainedTokenizerBase, facts: int, questions: int = 200) -> float:
-    """Share of held-out questions whose greedy answer is, to the last token, the one expected.
+    """Compute the share of held-out questions whose greedy answer is the expected one, to the last token.
 
-    The greedy answer is the expected one exactly when each of its tokens, eos included, is the most probable after
-    those before it: one pass tells, without generating.
+    The greedy answer is the expected one exactly if each of its tokens, eos included, is the most probable after those
+    before it, so a single forward pass decides, without generating.
     """
     right = 0
     for messages in grammar.questions(grammar.HELD_OUT_SEED, questions, facts):
@@ -45,7 +45,7 @@ def recall_accuracy(forward: Forward, tokenizer: PreTrainedTokenizerBase, facts:
 
 @torch.no_grad()
 def greedy(forward: Forward, prompt: list[int], new_tokens: int, eos: int | None) -> list[int]:
-    """The most probable continuation, without a cache; `eos` None goes on past the end of a document."""
+    """Return the greedy continuation, computed without a cache; with `eos` None nothing ends it early."""
     ids = list(prompt)
     for _ in range(new_tokens):
         ids.append(int(forward(torch.tensor([ids]))[0, -1].argmax()))
@@ -55,12 +55,12 @@ def greedy(forward: Forward, prompt: list[int], new_tokens: int, eos: int | None
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
-    """Text with its special tokens."""
+    """Decode ids to text, special tokens included."""
     return str(tokenizer.decode(ids))
 
 
 def smallest_score_strength(model: nn.Module) -> float:
-    """The least |A| over all layers and heads."""
+    """Return the smallest |A| over all layers and heads."""
     return min(weight.abs().min().item() for name, weight in model.named_parameters() if name.endswith(".A"))
 
 
@@ -74,7 +74,7 @@ CHATS = [
 
 
 def report(folder: Path) -> str:
-    """Numbers and greedy text, a line each."""
+    """Return a report: metrics, then greedy stories and chats."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = nano.load(folder)
     forward = nano.forward_of(model)

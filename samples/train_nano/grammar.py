@@ -21,26 +21,26 @@ HELD_OUT_SEED = 1
 
 
 def document(rng: random.Random) -> Document:
-    """Three stories for seven dialogues: stories are longer, so that the tokens are about even."""
+    """Draw a document: 3 in 10 are stories, whose greater length gives both kinds about as many tokens."""
     if rng.random() < 0.3:
         return stories.story(stories.scene(rng), rng.randint(1, 5))
     return dialogues.dialogue(rng)
 
 
 def stream(seed: int) -> Iterator[Document]:
-    """Documents without end."""
+    """Yield documents without end."""
     rng = random.Random(seed)
     while True:
         yield document(rng)
 
 
 def documents(seed: int, n: int) -> list[Document]:
-    """The first `n` documents of stream `seed`."""
+    """Return the first `n` documents of stream `seed`."""
     return list(itertools.islice(stream(seed), n))
 
 
 def questions(seed: int, n: int, facts: int) -> list[list[Message]]:
-    """`n` dialogues of one question each about `facts` facts; the last message is the answer expected."""
+    """Return `n` dialogues of one question each about `facts` facts; the last message is the expected answer."""
     rng = random.Random(seed)
     found = []
     for _ in range(n):

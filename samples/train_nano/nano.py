@@ -1,7 +1,7 @@
-"""The two models: their sizes, how they start, how they are written and read.
+"""The two models: their sizes, their initial weights, saving and loading.
 
-The dense one is transformers' own class. The CDMoE one is ours with per-token routing: transformers lets a token's
-routing depend on the tokens after it, which a training would learn to exploit and generation could not keep.
+The dense model is transformers' own class. The CDMoE model is doge-export's, with per-token routing: in transformers a
+token's routing depends on later tokens, which training would exploit but decoding cannot see.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Forward = Callable[[Tensor], Tensor]
 
 
 def config(kind: str, **changes: Any) -> DogeConfig:
-    """The configuration of the "dense" or the "moe" model, with `changes` for a smaller one."""
+    """Return the configuration of the "dense" or the "moe" model, with `changes` such as smaller sizes."""
     sizes: dict[str, Any] = {
         "vocab_size": 1024,
         "hidden_size": 256,
@@ -52,16 +52,16 @@ def config(kind: str, **changes: Any) -> DogeConfig:
 
 
 def build(config: DogeConfig, seed: int) -> nn.Module:
-    """A model with fresh float32 weights.
+    """Build a model with initial float32 weights.
 
-    Matrices keep the variance of what they read, those that write to the residual stream add one part in 2 L of it.
-    A, the strength of the dynamic mask, starts with random sign between 0.5 and 1.5 in magnitude: at transformers'
-    zero every score is 1, so that selection would be a tie among all keys.
+    Matrices preserve the variance of their input; those that write to the residual stream add 1 / (2 L) of it.
+    A, the strength of the dynamic mask, starts with a random sign and a magnitude between 0.5 and 1.5: with
+    transformers' zero every score is 1, so all keys would tie in the selection.
 
-    2026-11-21: the first layer's q_norm is zero and stays so. There a value, and with it the score, depends on the
-    token alone: copies of a token tie, torch.topk keeps some of them by no rule, and RoPE would make it matter which.
-    Without a query copies are interchangeable, so that greedy text can be compared token for token past
-    keep_window_size. The price: these models say nothing about ties in other checkpoints, where they do matter.
+    2026-11-21: the first layer's q_norm is zero and stays zero. In that layer a value, and so the score, depends on the
+    token alone: equal tokens tie, torch.topk keeps an unspecified choice of them, and with RoPE the choice matters.
+    Without a query equal tokens are interchangeable, so greedy text can be compared token by token past
+    keep_window_size. In return, these models do not test ties, which do matter in other checkpoints.
     """
     if config.is_moe:
         model: nn.Module = DogeForExport(parse_todays_config(config.to_dict()), cdmoe_routing="per-token")
@@ -88,7 +88,7 @@ def build(config: DogeConfig, seed: int) -> nn.Module:
 
 
 def forward_of(model: nn.Module) -> Forward:
-    """The same call for both classes."""
+    """Return a function from token ids to logits, the same for both classes."""
 
     def forward(input_ids: Tensor) -> Tensor:
         if isinstance(model, DogeForCausalLM):
@@ -111,7 +111,7 @@ def save(model: nn.Module, config: DogeConfig, folder: Path) -> None:
 
 
 def load(folder: Path) -> nn.Module:
-    """A saved model, its float16 weights widened to float32."""
+    """Load a saved model, its float16 weights converted to float32."""
     config = DogeConfig.from_pretrained(folder)
     model = build(config, seed=0)
     state = {name: weight.float() for name, weight in load_file(folder / "model.safetensors").items()}

@@ -11,7 +11,7 @@ from words import Character, a, capital
 
 @dataclasses.dataclass
 class Scene:
-    """What is true while a story is told."""
+    """The state of the world while a story is told."""
 
     rng: random.Random
     hero: Character
@@ -22,12 +22,12 @@ class Scene:
     met: bool = False
 
     def pick(self, *choices: str) -> str:
-        """One of several ways to say it."""
+        """Draw one of several wordings."""
         return self.rng.choice(choices)
 
 
 def scene(rng: random.Random, kind: str | None = None) -> Scene:
-    """A fresh scene; its hero is a `kind` where one is asked for."""
+    """Draw a scene, with a hero of this `kind` if given."""
     hero, friend = words.cast(rng, 2)
     if kind is not None:
         hero = Character(hero.name, kind)
@@ -35,7 +35,7 @@ def scene(rng: random.Random, kind: str | None = None) -> Scene:
 
 
 def opening(s: Scene) -> str:
-    """Who it is about, where, and with what."""
+    """Introduce the hero, the place and the toy."""
     hero, trait = s.hero, s.rng.choice(words.TRAITS)
     home = s.rng.choice([place for place in words.PLACES if place != s.place and "school" not in place])
     who = s.pick(
@@ -58,7 +58,7 @@ def opening(s: Scene) -> str:
 
 
 def meeting(s: Scene) -> str:
-    """The friend comes in."""
+    """Tell how the friend comes in."""
     hero, friend = s.hero, s.friend
     s.met = True
     return s.pick(
@@ -72,7 +72,7 @@ def meeting(s: Scene) -> str:
 
 
 def lost(s: Scene) -> str:
-    """The toy is lost and found again."""
+    """Tell how the toy is lost and found again."""
     hero, friend = s.hero, s.friend
     first, second = s.rng.sample(words.SPOTS, 2)
     cause = s.pick(
@@ -98,7 +98,7 @@ def lost(s: Scene) -> str:
 
 
 def rain(s: Scene) -> str:
-    """The weather turns and turns back."""
+    """Tell how the weather changes and changes back."""
     they = "they" if s.met else s.hero.he
     return (
         s.pick("Then it started to rain. ", "Soon dark clouds came, and it began to rain. ")
@@ -109,7 +109,7 @@ def rain(s: Scene) -> str:
 
 
 def noise(s: Scene) -> str:
-    """A fright that was nothing."""
+    """Tell of a fright without a cause."""
     hero, friend = s.hero, s.friend
     animal = s.rng.choice([kind for kind in words.ANIMALS if kind not in (hero.kind, friend.kind)])
     calm = f'"Do not be afraid," said {friend.name}. ' if s.met else f"But {hero.he} was brave and went to look. "
@@ -121,7 +121,7 @@ def noise(s: Scene) -> str:
 
 
 def sharing(s: Scene) -> str:
-    """Simple counting with food."""
+    """Tell a little arithmetic with food."""
     hero, friend = s.hero, s.friend
     food = s.rng.choice(words.FOODS)
     count = s.rng.randint(3, 6)
@@ -135,7 +135,7 @@ def sharing(s: Scene) -> str:
 
 
 def rescue(s: Scene) -> str:
-    """Somebody small needs help."""
+    """Tell how somebody small needs help."""
     hero, friend = s.hero, s.friend
     who = f"{hero.name} and {friend.name}" if s.met else hero.name
     they, them = ("they", "them") if s.met else (hero.he, hero.him)
@@ -154,7 +154,7 @@ def rescue(s: Scene) -> str:
 
 
 def gift(s: Scene) -> str:
-    """A present for the friend."""
+    """Tell of a present for the friend."""
     hero, friend = s.hero, s.friend
     colour, toy = s.rng.choice(words.COLOURS), s.rng.choice([toy for toy in words.TOYS if toy != s.toy])
     return f"The next day was {friend.name}'s birthday. {hero.name} gave {friend.him} {a(colour)} {toy}. " + s.pick(
@@ -164,7 +164,7 @@ def gift(s: Scene) -> str:
 
 
 def building(s: Scene) -> str:
-    """The two make something."""
+    """Tell how the two make something."""
     hero, friend = s.hero, s.friend
     work = s.rng.choice(["a small house", "a bridge", "a wooden boat", "a tall tower"])
     noun = work.split()[-1]
@@ -175,7 +175,7 @@ def building(s: Scene) -> str:
 
 
 def ending(s: Scene) -> str:
-    """Home, and a close."""
+    """Tell how all go home, and close."""
     hero, friend = s.hero, s.friend
     home = s.pick(
         f"When the sun went down, {hero.name} went home.",
@@ -202,7 +202,7 @@ TOGETHER = [lost, rain, noise, rescue, sharing, gift, building]
 
 
 def story(s: Scene, episodes: int) -> str:
-    """A whole story with so many episodes between opening and ending."""
+    """Tell a whole story, with a number of episodes between opening and ending."""
     parts = [opening(s)]
     if episodes > 1 or s.rng.random() < 0.5:
         early = s.rng.random() < 0.3

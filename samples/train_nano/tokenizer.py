@@ -1,7 +1,7 @@
-"""A byte-level BPE of 1024 tokens with Doge's special tokens, first ids and chat template.
+"""A byte-level BPE tokenizer of 1024 tokens, with Doge's special tokens, first ids and chat template.
 
-Doge-Instruct's conventions: `<|begin_of_text|>` is 0 and put before every plain text, turns end with
-`<|end_of_text|>` (1), padding is 2 and goes to the left; the chat always opens with a system block.
+The conventions are those of Doge-Instruct: `<|begin_of_text|>` is 0 and precedes every plain text, turns end with
+`<|end_of_text|>` (1), padding is 2 and on the left, and a chat always opens with a system block.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ WORDS = (
 
 
 def contents(document: Document) -> str:
-    """The text of a document without special tokens."""
+    """Return the text of a document without special tokens."""
     if isinstance(document, str):
         return document
     return SYSTEM_BLOCK + "\n".join(message["content"] for message in document)
 
 
 def train(documents: Iterable[Document]) -> Tokenizer:
-    """The merges that these documents call for."""
+    """Train a tokenizer on documents."""
     tokenizer = Tokenizer(models.BPE(ignore_merges=True))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -69,7 +69,7 @@ def train(documents: Iterable[Document]) -> Tokenizer:
 
 
 def save(tokenizer: Tokenizer, folder: Path) -> PreTrainedTokenizerBase:
-    """Write the tokenizer's four files into `folder` and load them as any user would."""
+    """Write the tokenizer's four files into `folder`, and load them with `AutoTokenizer`."""
     named = {"bos_token": BOS, "eos_token": EOS, "pad_token": PAD}
     tokenizer_config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -89,19 +89,19 @@ def save(tokenizer: Tokenizer, folder: Path) -> PreTrainedTokenizerBase:
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, document: Document) -> list[int]:
-    """Token ids of a document as training sees it: from bos to eos, or the rendered chat."""
+    """Encode a document for training: a story from bos to eos, or the rendered chat."""
     if isinstance(document, str):
         return tokenizer(document).input_ids + [tokenizer.eos_token_id]
     return chat(tokenizer, document)
 
 
 def chat(tokenizer: PreTrainedTokenizerBase, messages: list[Message], answering: bool = False) -> list[int]:
-    """Token ids of a chat, up to where the assistant is to speak if `answering`."""
+    """Encode a chat; with `answering`, up to the point where the assistant is to speak."""
     return list(tokenizer.apply_chat_template(messages, add_generation_prompt=answering, return_dict=False))
 
 
 def rows(tokenizer: PreTrainedTokenizerBase, documents: Iterable[Document], length: int) -> Iterator[list[int]]:
-    """Rows of `length` tokens: each opens with a document and is filled with the next ones, the last cut short."""
+    """Yield rows of `length` tokens: whole documents from the start of the row, the last one cut off."""
     row: list[int] = []
     for document in documents:
         row += encode(tokenizer, document)

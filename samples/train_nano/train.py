@@ -1,10 +1,10 @@
 """Train doge-nano and doge-nano-moe from nothing: `python train.py dense|moe|all --out FOLDER`.
 
-A first lesson is to copy: random tokens said twice, until the model can look up what followed a token before. From
-stories alone it would need many times as long to discover that names and colours can be looked up at all.
+The first lesson is copying: random tokens repeated once, until the model can look up what followed a token earlier.
+From stories alone it would take many times as long to learn that names and colours can be looked up.
 
-Deterministic: text, first weights and order of the rows come from fixed seeds, and sums are made by a fixed number of
-threads. Another processor or torch release may round differently and end in other, equally good weights.
+Training is deterministic: text, initial weights and the order of rows come from fixed seeds, and the number of threads
+is fixed. Another processor or torch release may round differently and give other, equally good weights.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ THREADS = 2
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """So many steps, each on `rows` rows of `length` tokens."""
+    """A number of training steps, each on `rows` rows of `length` tokens."""
 
     steps: int
     rows: int
@@ -41,7 +41,7 @@ class Stage:
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """What to learn, for how long and how fast: copying, then text in short rows, then in whole ones."""
+    """The stages (copying, then text in short rows, then in whole rows) and the hyperparameters of a training."""
 
     copying: Stage = Stage(150, 32, 64)
     short: Stage = Stage(700, 16, 128)
@@ -54,11 +54,11 @@ class Recipe:
 
     @property
     def steps(self) -> int:
-        """Of all stages."""
+        """Number of steps of all stages."""
         return self.copying.steps + self.short.steps + self.whole.steps
 
     def scaled(self, steps: int) -> Recipe:
-        """The same proportions in about `steps` steps, at least one of each stage."""
+        """Return the same recipe with about `steps` steps, in the same proportions, at least one of each stage."""
 
         def shorter(stage: Stage) -> Stage:
             return dataclasses.replace(stage, steps=max(1, stage.steps * steps // self.steps))
@@ -68,7 +68,7 @@ class Recipe:
         )
 
     def rate(self, step: int) -> float:
-        """Learning rate: linear warm-up, then a half cosine down to zero."""
+        """Return the learning rate of a step: linear warm-up, then half a cosine down to zero."""
         if step < self.warmup:
             return self.learning_rate * (step + 1) / self.warmup
         done = (step - self.warmup) / max(1, self.steps - self.warmup)
@@ -78,17 +78,17 @@ class Recipe:
 RECIPES = {"dense": Recipe(whole=Stage(500, 8, 256)), "moe": Recipe()}
 TOKENIZER_DOCUMENTS = 4000
 Lesson = tuple[Tensor, int]
-"""Token ids [B, S], and the index of the first token that is to be predicted."""
+"""Token ids [B, S], and the index of the first token to predict."""
 
 
 def make_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of both models, written into `folder`."""
+    """Train the tokenizer of both models and write it into `folder`."""
     documents = grammar.documents(grammar.TRAINING_SEED, TOKENIZER_DOCUMENTS)
     return nano_tokenizer.save(nano_tokenizer.train(documents), folder)
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """AdamW; vectors (norms, residual weights, A) are not decayed."""
+    """Make an AdamW optimizer without weight decay for vectors (norms, residual weights, A)."""
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     groups = [
         {"params": [weight for weight in weights if weight.dim() > 1], "weight_decay": recipe.weight_decay},
@@ -98,7 +98,7 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 
 
 def copy_lessons(stage: Stage, vocab_size: int, seed: int) -> Iterator[Lesson]:
-    """Random tokens said twice; only the second time counts."""
+    """Yield rows of random tokens and their repetition; the loss counts the repetition only."""
     generator = torch.Generator().manual_seed(seed)
     half = stage.length // 2
     for _ in range(stage.steps):
@@ -107,7 +107,7 @@ def copy_lessons(stage: Stage, vocab_size: int, seed: int) -> Iterator[Lesson]:
 
 
 def text_lessons(stages: list[Stage], tokenizer: PreTrainedTokenizerBase) -> Iterator[Lesson]:
-    """Packed documents, each document seen once."""
+    """Yield rows of packed documents, each of which is seen once."""
     documents = grammar.stream(grammar.TRAINING_SEED)
     for stage in stages:
         rows = nano_tokenizer.rows(tokenizer, documents, stage.length)
@@ -116,13 +116,13 @@ def text_lessons(stages: list[Stage], tokenizer: PreTrainedTokenizerBase) -> Ite
 
 
 def lesson_loss(forward: nano.Forward, lesson: Lesson) -> Tensor:
-    """Mean cross entropy of the tokens that count."""
+    """Compute the mean cross entropy of the tokens to predict."""
     batch, first = lesson
     return F.cross_entropy(forward(batch)[:, first - 1 : -1].flatten(0, 1), batch[:, first:].flatten())
 
 
 def fit(model: nn.Module, tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> list[float]:
-    """Train in place. Gives the loss of each step."""
+    """Train a model in place; return the loss of each step."""
     forward, optimizer, losses = nano.forward_of(model), make_optimizer(model, recipe), []
     lessons = itertools.chain(
         copy_lessons(recipe.copying, len(tokenizer), recipe.seed),
@@ -149,7 +149,7 @@ def fit(model: nn.Module, tokenizer: PreTrainedTokenizerBase, recipe: Recipe) ->
 
 
 def train(config: DogeConfig, recipe: Recipe, folder: Path) -> list[float]:
-    """From nothing to a checkpoint folder."""
+    """Train a model from scratch and write its checkpoint folder; return the loss of each step."""
     torch.manual_seed(recipe.seed)
     torch.set_num_threads(THREADS)
     torch.use_deterministic_algorithms(True)
@@ -161,12 +161,12 @@ def train(config: DogeConfig, recipe: Recipe, folder: Path) -> list[float]:
 
 
 def log(message: str) -> None:
-    """Progress goes to stderr, results to stdout."""
+    """Print a progress line to stderr; stdout has the results."""
     print(message, file=sys.stderr, flush=True)
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("kind", choices=["dense", "moe", "all"])
     parser.add_argument("--out", type=Path, required=True, help="folder for doge-nano/ and doge-nano-moe/")

@@ -1,4 +1,4 @@
-"""The small world that every story and dialogue is drawn from."""
+"""The vocabulary of the small world in all stories and dialogues."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight
 
 @dataclasses.dataclass(frozen=True)
 class Character:
-    """Somebody with a name; `kind` is "girl", "boy" or an animal."""
+    """A character with a name; `kind` is "girl", "boy" or an animal."""
 
     name: str
     kind: str
 
     @property
     def is_girl(self) -> bool:
-        """Which pronouns the name takes."""
+        """True if the name takes female pronouns."""
         return self.name in GIRLS
 
     @property
@@ -70,7 +70,7 @@ class Character:
 
 
 def cast(rng: random.Random, count: int, animals: bool = True) -> list[Character]:
-    """`count` characters with different names."""
+    """Draw `count` characters with different names."""
     found = []
     for name in rng.sample(GIRLS + BOYS, count):
         child = "girl" if name in GIRLS else "boy"
@@ -79,15 +79,15 @@ def cast(rng: random.Random, count: int, animals: bool = True) -> list[Character
 
 
 def a(noun: str) -> str:
-    """The noun with its indefinite article."""
+    """Return the noun with its indefinite article."""
     return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
 
 
 def capital(text: str) -> str:
-    """The text with its first letter raised."""
+    """Return the text with its first letter in upper case."""
     return text[0].upper() + text[1:]
 
 
 def listing(items: list[str]) -> str:
-    """`x, y and z`."""
+    """Join texts as in `x, y and z`."""
     return items[0] if len(items) == 1 else ", ".join(items[:-1]) + " and " + items[-1]

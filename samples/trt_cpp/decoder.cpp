@@ -66,7 +66,7 @@ void Logger::log(Severity severity, const char* message) noexcept {
 }
 
 Decoder::Decoder(const std::string& engine, const std::string& plugin) {
-    // The registry refuses a path without a folder; the library must be there before the engine that calls it.
+    // The registry refuses a path without a folder; the library must be loaded before the engine that calls it.
     require(plugin.empty() || getPluginRegistry()->loadLibrary(plugin.c_str()) != nullptr,
             "TensorRT does not load the plugin " + plugin);
     const std::vector<char> stored = read_file(engine);
@@ -85,7 +85,7 @@ Decoder::Decoder(const std::string& engine, const std::string& plugin) {
 
 Decoder::~Decoder() { cudaStreamDestroy(stream_); }
 
-// One buffer for every tensor, of its size for one row, and one for each pair of past and present cache.
+// Allocates a buffer for each tensor, sized for one row; a past cache and its present cache share one.
 void Decoder::allocate() {
     const nvinfer1::Dims ids = engine_->getProfileShape("input_ids", prefill, nvinfer1::OptProfileSelector::kMAX);
     const nvinfer1::Dims best = engine_->getTensorShape("best_tokens");
@@ -134,7 +134,7 @@ void Decoder::bind(nvinfer1::IExecutionContext& context, int32_t new_tokens) {
 
 void Decoder::upload(const char* name, const std::vector<int32_t>& values) {
     const auto found = buffers_.find(name);
-    if (found != buffers_.end()) {  // position_ids are asked for by some models only
+    if (found != buffers_.end()) {  // only some models take position_ids
         check(cudaMemcpyAsync(found->second->data(), values.data(), values.size() * sizeof(int32_t),
                               cudaMemcpyHostToDevice, stream_));
     }

@@ -1,4 +1,4 @@
-// An engine of `doge-export trt` for one row of tokens: prompt in, then one token after the other.
+// Greedy decoding of one row of tokens on an engine of `doge-export trt`.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -13,7 +13,7 @@
 
 namespace doge_sample {
 
-// Device memory that is freed with its owner.
+// Device memory that the destructor frees.
 class DeviceBuffer {
 public:
     explicit DeviceBuffer(size_t bytes);
@@ -32,14 +32,14 @@ class Logger final : public nvinfer1::ILogger {
 
 class Decoder {
 public:
-    // Opens an engine; `plugin` is the path of libdoge_trt_plugin.so, empty where the engine needs none.
+    // Opens an engine; `plugin` is the path of libdoge_trt_plugin.so, empty for an engine without plugins.
     Decoder(const std::string& engine, const std::string& plugin);
     ~Decoder();
 
-    // Tokens that a row holds, prompt and answer together.
+    // Number of tokens that a row holds, prompt and answer together.
     int32_t max_length() const { return max_length_; }
 
-    // Appends tokens; gives the token of the highest logit behind the last one.
+    // Appends tokens; returns the most probable next token.
     int32_t forward(const std::vector<int32_t>& tokens);
 
 private:
@@ -51,7 +51,7 @@ private:
     void upload(const char* name, const std::vector<int32_t>& values);
     void download(const char* name, void* values, size_t bytes);
 
-    // In this order, since an engine must go before its runtime, and contexts before their engine.
+    // Destroyed in reverse order: contexts before their engine, the engine before its runtime.
     Logger logger_;
     std::unique_ptr<nvinfer1::IRuntime> runtime_;
     std::unique_ptr<nvinfer1::ICudaEngine> engine_;
@@ -59,9 +59,9 @@ private:
     std::map<std::string, std::shared_ptr<DeviceBuffer>> buffers_;
     cudaStream_t stream_ = nullptr;
     int32_t max_length_ = 0;
-    size_t longest_ = 0;  // tokens that one run reads at most
+    size_t longest_ = 0;  // largest number of tokens that one run reads
     int32_t length_ = 0;
-    int64_t candidates_ = 0;  // best tokens that a run gives: all that is copied to the host
+    int64_t candidates_ = 0;  // number of best tokens that a run returns, which is all that is copied to the host
 };
 
 }  // namespace doge_sample

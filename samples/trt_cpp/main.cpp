@@ -1,5 +1,5 @@
-// doge_generate ENGINE PLUGIN COUNT ID...: the COUNT tokens that follow these, greedily. PLUGIN is - for an engine that
-// needs none.
+// doge_generate ENGINE PLUGIN COUNT ID...: prints the COUNT tokens that follow the ids, greedily. PLUGIN is - for an
+// engine without plugins.
 #include <cstdlib>
 #include <exception>
 #include <iostream>

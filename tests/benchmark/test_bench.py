@@ -14,7 +14,7 @@ from doge_export.benchmark.bench import bench, contexts_to_plot
 from doge_export.benchmark.machine import machine
 from doge_export.benchmark.probe import probe
 from doge_export.benchmark.reference import load_reference
-from doge_export.benchmark.subject import Exported
+from doge_export.benchmark.timed_model import TimedSession
 from doge_export.checkpoint import open_checkpoint
 from doge_export.cli import main
 from doge_export.errors import DogeExportError
@@ -137,7 +137,7 @@ def test_what_is_timed_is_greedy_generation(kind, nano_folder):
     prompt = session.tokenizer.encode("Once upon a time")
     expected = session.generate(prompt, max_new_tokens=8, do_sample=False, eos_token_id=[]).token_ids
     if kind == "exported":
-        subject = Exported("ours", session)
+        subject = TimedSession("ours", session)
     elif kind == "transformers":
         subject = load_reference(open_checkpoint("doge-nano"), None, 1)
         assert subject.name == kind

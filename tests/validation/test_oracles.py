@@ -12,8 +12,8 @@ from task_checkpoints import changed, classifier
 from doge_export.checkpoint import open_checkpoint
 from doge_export.checkpoint.architecture import RatioMask
 from doge_export.checkpoint.identify import Assumptions
+from doge_export.validation.check_plan import Run, SubjectTraits
 from doge_export.validation.module_oracle import PROVEN_CDMOE, PROVEN_GENERATIONS, ModuleOracle, is_proven
-from doge_export.validation.plan import Limits, Run
 from doge_export.validation.references import in_transformers, load_oracle
 from doge_export.validation.transformers_oracle import TransformersOracle
 
@@ -23,10 +23,10 @@ ROUNDING = 3e-5
 
 
 def batches(opened, sides):
-    limits = Limits.of(opened, 64, None)
-    yield Run("beyond the window", (40,), (30, 1, 9)).batch(limits, 0), (30, 1, 9)
+    traits = SubjectTraits.of(opened, 64, None)
+    yield Run("beyond the window", (40,), (30, 1, 9)).batch(traits, 0), (30, 1, 9)
     for side in sides:
-        yield Run("padded", (24, 20, 7), (24,), side=side).batch(limits, 1), (24,)
+        yield Run("padded", (24, 20, 7), (24,), side=side).batch(traits, 1), (24,)
 
 
 def agree(ours, theirs, mask, *, gaps):
@@ -153,7 +153,7 @@ def test_proven_is_what_there_are_golden_files_of():
 def test_every_hard_selection_has_gaps(name, ids):
     opened = open_checkpoint(GOLDEN / name, assumed=Assumptions(cdmoe="M6" if "-m6" in name else None))
     oracle = load_oracle(opened, "reference")
-    batch = Run("r", (ids,), (ids,)).batch(Limits.of(opened, 64, None), 0)
+    batch = Run("r", (ids,), (ids,)).batch(SubjectTraits.of(opened, 64, None), 0)
     gaps = oracle.run(*batch, (ids,)).gaps
     assert 0 < gaps[0, -1] < 1
     assert np.isinf(load_oracle(open_checkpoint(GOLDEN / "g4b-additive"), None).run(*batch, (ids,)).gaps).all()
@@ -162,7 +162,7 @@ def test_every_hard_selection_has_gaps(name, ids):
 def test_a_tie_between_rows_of_inner_values_is_found_at_its_token():
     opened = open_checkpoint(GOLDEN / "g1-inner-function")
     oracle = load_oracle(opened, None)
-    ids, mask = Run("r", (20,), (20,)).batch(Limits.of(opened, 64, None), 3)
+    ids, mask = Run("r", (20,), (20,)).batch(SubjectTraits.of(opened, 64, None), 3)
     assert oracle.run(ids, mask, (20,)).gaps.min() > 1e-5
     inner = oracle._layers[1].self_attn.v_proj
     match = oracle._matched[1][0, 0, 7]  # of head 0 at token 7
@@ -177,7 +177,7 @@ def test_a_tie_between_rows_of_inner_values_is_found_at_its_token():
 def test_a_share_of_all_keys_is_one_ranking_for_the_whole_call():
     opened = open_checkpoint(GOLDEN / "g4b-additive-ratio")  # 0.3 of the keys
     oracle = load_oracle(opened, None)
-    ids, mask = Run("r", (20,), (20,)).batch(Limits.of(opened, 64, None), 3)
+    ids, mask = Run("r", (20,), (20,)).batch(SubjectTraits.of(opened, 64, None), 3)
     whole, stepped = (oracle.run(ids, mask, chunks).gaps[0] for chunks in ((20,), (1,) * 20))
     assert (whole == whole[0]).all() and np.isfinite(whole[0])
     assert np.isinf(stepped[:6]).all() and np.isfinite(stepped[6:]).all()  # below the lowest of six there is nothing

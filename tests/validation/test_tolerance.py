@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from doge_export.validation.compare import compare
+from doge_export.validation.comparison import compare
 from doge_export.validation.tolerance import BFLOAT16, FLOAT16, FLOAT32, tolerance_of
 
 POSITIONS, VOCAB = 300, 50

@@ -1,7 +1,7 @@
-"""Two tensors of logits, told apart position by position.
+"""Position-by-position comparison of two tensors of logits.
 
-Every number is kept per position, because a fault has a shape: one that begins at keep_window_size, one that grows
-with the position, one confined to padded rows. The aggregates of a check are computed from these arrays.
+Every number is kept per position, because the positions hint at the fault: it may begin at keep_window_size, grow with
+the position, or be confined to padded rows. The aggregates of a check are computed from these arrays.
 """
 
 from __future__ import annotations
@@ -18,19 +18,32 @@ from doge_export.validation.tolerance import FLOAT32, Tolerance
 HISTOGRAM_EDGES = np.arange(-12.0, 2.01, 0.25)
 """Edges of the histogram of log10 |difference|; smaller and larger differences fall into the outer bins."""
 
-_BLOCK = 64  # positions at once: the float64 intermediates of a long prompt would not fit otherwise
+_BLOCK = 64  # positions at a time, since the float64 intermediates of a whole long prompt do not fit into memory
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Comparison:
-    """Differences of N compared positions; every array has shape [N] unless said otherwise.
+    """Differences at N compared positions.
 
-    run (index into `labels`), row, position, token are int64; max_abs, mean_abs, kl (nats, reference || subject) and
-    margin (between the reference's two best logits) float64; finite and argmax_equal bool. histogram counts single
-    logits by log10 |difference| over HISTOGRAM_EDGES. count, total and squares are those of the reference's logits.
-
-    ranked: whether the largest is an answer; hidden states have none, and no KL. scale: the standard deviation to
-    measure by; None for that of the logits compared. tolerance: the bars.
+    Attributes:
+        labels: names of the runs that the positions come from.
+        run: int64 [N], index into `labels`.
+        row: int64 [N], row in the batch.
+        position: int64 [N], position in the row, padding included.
+        token: int64 [N], token id.
+        max_abs: float64 [N], largest difference of a logit.
+        mean_abs: float64 [N], mean difference of the logits.
+        kl: float64 [N], KL(reference || subject) in nats.
+        margin: float64 [N], difference of the reference's two best logits.
+        finite: bool [N], all logits of both sides are finite.
+        argmax_equal: bool [N], both sides have the same best logit.
+        histogram: int64, number of logits by log10 |difference|, over HISTOGRAM_EDGES.
+        count: number of logits of the reference.
+        total: their sum.
+        squares: sum of their squares.
+        ranked: True where the best logit is an answer. Hidden states have no best element and no KL.
+        scale: standard deviation that differences are measured in; None for that of the compared logits.
+        tolerance: bounds that the differences must keep.
     """
 
     labels: tuple[str, ...]
@@ -54,12 +67,12 @@ class Comparison:
 
     @property
     def positions(self) -> int:
-        """How many positions were compared."""
+        """Number of compared positions."""
         return len(self.row)
 
     @property
     def reference_std(self) -> float:
-        """Standard deviation of all compared logits of the reference, or the one given for them."""
+        """`scale` if given, else the standard deviation of the reference's compared logits."""
         if self.scale is not None:
             return self.scale
         if self.count == 0:
@@ -68,34 +81,37 @@ class Comparison:
 
     @property
     def near_tie(self) -> np.ndarray:
-        """[N] bool: the reference's two best logits are as good as equal, so either is its argmax."""
+        """Positions at which the reference's two best logits are nearly equal, so either may be the best; bool [N]."""
         return self.margin <= self.tolerance.tie(self.reference_std)
 
     @property
-    def strays(self) -> np.ndarray:
-        """[N] bool: positions with another argmax than the reference, which has no near tie there."""
+    def argmax_disagreements(self) -> np.ndarray:
+        """Positions at which the argmax differs although the reference has no near tie; bool [N]."""
         return ~self.argmax_equal & ~self.near_tie
 
     @property
     def beyond_tolerance(self) -> np.ndarray:
-        """[N] bool: positions that fail, by a difference too large, by another argmax or by not being finite.
+        """Positions that fail, bool [N]: the difference is too large, a logit is not finite, or the argmax disagrees.
 
-        Another argmax fails where there are more such positions than the tolerance allows.
+        Disagreements fail only if there are more of them than the tolerance allows.
         """
         close = self.max_abs <= self.tolerance.logits * self.reference_std
-        strays = self.strays
-        too_many = strays.sum() > self.tolerance.allowed(self.positions)
-        return ~(self.finite & close) | (strays & too_many)
+        disagreements = self.argmax_disagreements
+        too_many = disagreements.sum() > self.tolerance.allowed(self.positions)
+        return ~(self.finite & close) | (disagreements & too_many)
 
     @property
     def passed(self) -> bool:
-        """No compared position fails, nor their mean. Without positions there is nothing to pass."""
+        """True if at least one position was compared, none fails, and their mean KL is within the tolerance."""
         if self.positions == 0 or self.beyond_tolerance.any():
             return False
         return float(self.kl.mean()) <= self.tolerance.mean_kl
 
     def metrics(self) -> dict[str, Any]:
-        """The aggregates of a check, those of ranks only where there are any. Differences are None where not finite."""
+        """Return the aggregates of a check as JSON values, with argmax and KL only if `ranked`.
+
+        Differences are None if a logit is not finite.
+        """
         if self.positions == 0:
             return {"positions": 0}
         finite = bool(self.finite.all())
@@ -121,7 +137,7 @@ class Comparison:
             return differences
         return differences | {
             "argmax_agreement": float(self.argmax_equal.mean()),
-            "argmax_disagreements": int(self.strays.sum()),
+            "argmax_disagreements": int(self.argmax_disagreements.sum()),
             "near_ties": int(self.near_tie.sum()),
             "near_ties_decided_otherwise": int((~self.argmax_equal & self.near_tie).sum()),
             "kl_mean": float(self.kl.mean()) if finite else None,
@@ -140,9 +156,17 @@ def compare(
     scale: float | None = None,
     tolerance: Tolerance = FLOAT32,
 ) -> Comparison:
-    """Compare float32 logits [B, S, V] where selected [B, S] is True. input_ids [B, S] name the tokens in reports.
+    """Compare logits at selected positions.
 
-    ranked, scale, tolerance: see `Comparison`.
+    Args:
+        reference: float32 [B, S, V].
+        subject: float32 [B, S, V].
+        selected: bool [B, S], the positions to compare.
+        input_ids: int64 [B, S], the tokens named in reports.
+        label: name of the run.
+        ranked: see `Comparison`.
+        scale: see `Comparison`.
+        tolerance: see `Comparison`.
     """
     rows, positions = np.nonzero(selected)
     size = len(rows)
@@ -156,7 +180,7 @@ def compare(
         at = rows[part], positions[part]
         ours, theirs = subject[at].astype(np.float64), reference[at].astype(np.float64)
         finite[part] = np.isfinite(ours).all(-1) & np.isfinite(theirs).all(-1)
-        ours[~finite[part]] = 0.0  # such a position fails by itself; it must not turn the other numbers into NaN
+        ours[~finite[part]] = 0.0  # such a position fails anyway; it must not turn the aggregates into NaN
         theirs[~finite[part]] = 0.0
         difference = np.abs(ours - theirs)
         columns["max_abs"][part] = difference.max(-1)
@@ -190,7 +214,7 @@ def compare(
 
 
 def concatenate(parts: Sequence[Comparison]) -> Comparison:
-    """One comparison out of those of several runs, in their order."""
+    """Join the comparisons of several runs into one, in their order."""
     runs: list[np.ndarray] = []
     labels: list[str] = []
     for part in parts:

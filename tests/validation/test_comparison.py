@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 
-from doge_export.validation.compare import compare, concatenate
+from doge_export.validation.comparison import compare, concatenate
 from doge_export.validation.tolerance import LOGITS_TOLERANCE, NEAR_TIE
 from doge_export.validation.verdict import CheckResult, Verdict
 

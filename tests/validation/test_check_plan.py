@@ -7,9 +7,9 @@ from random_doge import MOE
 from transformers import DogeForCausalLM
 
 from doge_export.checkpoint import open_checkpoint
-from doge_export.validation.plan import Limits, Run, plan
+from doge_export.validation.check_plan import Run, SubjectTraits, plan_checks
 
-LIMITS = Limits(
+TRAITS = SubjectTraits(
     max_length=4096,
     vocab_size=32768,
     keep_window_size=2048,
@@ -23,12 +23,12 @@ LIMITS = Limits(
 )
 
 
-def limits(**changes):
-    return dataclasses.replace(LIMITS, **changes)
+def traits(**changes):
+    return dataclasses.replace(TRAITS, **changes)
 
 
 def by_name(**changes):
-    return {check.name: check for check in plan(limits(**changes))}
+    return {check.name: check for check in plan_checks(traits(**changes))}
 
 
 @pytest.mark.parametrize("max_length", [1, 2, 3, 5, 16, 64, 65, 100, 300])
@@ -36,14 +36,14 @@ def by_name(**changes):
 @pytest.mark.parametrize("trained", [2, 40, 256])
 @pytest.mark.parametrize("mixes", [False, True])
 def test_every_run_fits_and_every_check_runs_or_says_why_not(max_length, window, trained, mixes):
-    given = limits(max_length=max_length, keep_window_size=window, trained_length=trained, mixes_tokens=mixes)
-    for check in plan(given):
+    given = traits(max_length=max_length, keep_window_size=window, trained_length=trained, mixes_tokens=mixes)
+    for check in plan_checks(given):
         assert bool(check.runs) != bool(check.not_run)
         for run in check.runs:
             assert all(size > 0 for size in run.chunks)
             assert run.length == max(run.rows) <= max_length and min(run.rows) > 0
             assert run.length > check.beyond
-    first = plan(given)[:4]
+    first = plan_checks(given)[:4]
     assert all(run.length <= min(max_length, window or max_length, trained) for check in first for run in check.runs)
 
 
@@ -67,15 +67,15 @@ def test_too_few_ids_for_distinct_tokens_is_said():
 
 def test_tokens_are_distinct_ordinary_left_padded_and_seeded():
     run = Run("r", (30, 10), (30,))
-    ids, mask = run.batch(LIMITS, 0)
+    ids, mask = run.batch(TRAITS, 0)
     assert ids.dtype == mask.dtype == np.int64
     assert mask.tolist() == [[1] * 30, [0] * 20 + [1] * 10]
     assert (ids[mask == 0] == 2).all()
     for row, tokens in enumerate((30, 10)):
         real = ids[row, mask[row] == 1]
         assert len(set(real.tolist())) == tokens and real.min() > 2
-    assert (run.batch(LIMITS, 0)[0] == ids).all()
-    assert (run.batch(LIMITS, 1)[0] != ids).any()
+    assert (run.batch(TRAITS, 0)[0] == ids).all()
+    assert (run.batch(TRAITS, 1)[0] != ids).any()
 
 
 @pytest.mark.parametrize("changes", [{}, {"tie_word_embeddings": True}, MOE], ids=["dense", "tied", "moe"])
@@ -84,15 +84,15 @@ def test_the_cost_of_a_token_is_every_matrix_once_and_its_experts(checkpoint, ch
     model = DogeForCausalLM.from_pretrained(folder)
     linear = sum(module.weight.numel() for module in model.modules() if isinstance(module, torch.nn.Linear))
     routed = 2 * 4 * 64 * 3 if changes == MOE else 0
-    given = Limits.of(open_checkpoint(folder), 72, "reference")
+    given = SubjectTraits.of(open_checkpoint(folder), 72, "reference")
     assert given.multiplications_per_token == linear + routed
     assert given.reserved_ids == {0, 1, 2} and given.mixes_tokens is (changes == MOE)
 
 
 def test_padding_on_the_right_and_padding_ids():
-    ids, mask = Run("r", (5, 2), (5,), side="right").batch(LIMITS, 0)
+    ids, mask = Run("r", (5, 2), (5,), side="right").batch(TRAITS, 0)
     assert mask.tolist() == [[1] * 5, [1, 1, 0, 0, 0]] and ids[1, 2:].tolist() == [2, 2, 2]
-    ids, mask = Run("r", (5,), (5,), padding_ids=(2,)).batch(LIMITS, 0)
+    ids, mask = Run("r", (5,), (5,), padding_ids=(2,)).batch(TRAITS, 0)
     assert mask.all() and (ids[0] == 2).tolist() == [False, False, True, False, False]
 
 

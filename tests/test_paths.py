@@ -1,8 +1,9 @@
-"""Whether results can be written is known before the work."""
+"""Paths that a user names are checked before the work: what passes can be written, what is refused cannot."""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -10,12 +11,18 @@ from doge_export import DogeExportError
 from doge_export.paths import check_file, check_folder
 
 
-@pytest.mark.parametrize("name", ["a", "a/b/c", "."])
-def test_a_folder_that_can_be_made(tmp_path, monkeypatch, name):
-    check_folder("--results", tmp_path / name)
-    (tmp_path / name).mkdir(parents=True, exist_ok=True)
+@pytest.mark.parametrize("relative", [False, True])
+@pytest.mark.parametrize("name", [".", "there", "there/new", "a", "a/b/c"])
+def test_a_folder_that_can_be_made(tmp_path, monkeypatch, name, relative):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "file").touch()
     monkeypatch.chdir(tmp_path)
-    check_folder("--results", type(tmp_path)(name))
+    before = sorted(tmp_path.rglob("*"))
+    folder = Path(name) if relative else tmp_path / name
+    check_folder("--results", folder)
+    assert sorted(tmp_path.rglob("*")) == before, "the check itself must make nothing"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "result").write_text("written")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What is timed: something that reads a prompt and goes on from there, greedily, token by token."""
+"""The interface of a timed model, which reads a prompt and decodes greedily, and its implementation by a session."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from doge_export.runtime.context import Context
 from doge_export.runtime.session import Session
 
 
-class Subject(Protocol):
-    """A row of the table. Prompts are int64 [1, S]; every time is in seconds."""
+class TimedModel(Protocol):
+    """A model to time. Prompts are int64 [1, S]; all times are in seconds."""
 
     name: str
 
     def read(self, prompt: np.ndarray) -> float:
-        """Time from nothing to the token behind the prompt: the time to first token."""
+        """Read a prompt with an empty cache and choose the next token; return the time to first token."""
 
     def step(self, count: int) -> float:
-        """Time of so many more tokens, each read and its successor chosen."""
+        """Read the chosen token and choose the next, `count` times; return the time."""
 
     def generate(self, prompt: np.ndarray, new_tokens: int) -> float:
-        """Time of a whole greedy generation that no token ends."""
+        """Generate `new_tokens` tokens greedily after a prompt, none of which ends the answer; return the time."""
 
 
-class Exported:
-    """A session, asked as `Session.generate` asks: the same reads, and the likeliest token of each step."""
+class TimedSession:
+    """A session that is read as `Session.generate` reads it, and whose best token is chosen at each step."""
 
     def __init__(self, name: str, session: Session) -> None:
         self.name = name
@@ -35,7 +35,7 @@ class Exported:
         self._token = np.zeros((1, 1), np.int64)
 
     def read(self, prompt: np.ndarray) -> float:
-        """See `Subject`."""
+        """See `TimedModel`."""
         rows = prompt.tolist()
         start = time.perf_counter()
         predictions, self._turn = self._context.read(rows)
@@ -43,12 +43,12 @@ class Exported:
         return time.perf_counter() - start
 
     def step(self, count: int) -> float:
-        """See `Subject`."""
+        """See `TimedModel`."""
         start = time.perf_counter()
         for _ in range(count):
             self._token[0, 0] = self._context.append(self._turn, self._token)[0].argmax()
         return time.perf_counter() - start
 
     def generate(self, prompt: np.ndarray, new_tokens: int) -> float:
-        """See `Subject`."""
+        """See `TimedModel`."""
         return self.read(prompt) + self.step(new_tokens - 1)
