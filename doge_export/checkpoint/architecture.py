@@ -167,6 +167,10 @@ class Architecture:
                 return self.rope.original_max_position_embeddings or self.max_position_embeddings
         return None
 
+    def scales_rope(self, max_length: int) -> bool:
+        """Return whether RoPE's frequencies depend on the length for sequences of up to `max_length` tokens."""
+        return self.trained_length is not None and max_length > self.trained_length
+
     @property
     def cached_scores(self) -> int:
         """Rows of scores that are cached for a layer; a ratio mask keeps padding in one of its own."""

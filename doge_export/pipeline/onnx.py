@@ -178,7 +178,6 @@ def plan(model: str | Path, output: str | Path, **options: Unpack[Options]) -> P
     max_length = _checked_length(given.get("max_length"), architecture)
     architecture = architecture.within(max_length)
     _check_operators(TARGETS[target], architecture)
-    trained = architecture.trained_length
     return Plan(
         checkpoint=checkpoint,
         architecture=architecture,
@@ -187,7 +186,7 @@ def plan(model: str | Path, output: str | Path, **options: Unpack[Options]) -> P
         max_length=max_length,
         cdmoe_routing=cdmoe_routing if architecture.moe and architecture.moe.mixes_tokens else None,
         key_selection=architecture.selects_keys(max_length),
-        rope_scaling=trained is not None and max_length > trained,
+        rope_scaling=architecture.scales_rope(max_length),
         parameters=sum(math.prod(shape) for shape in expected_tensors(architecture).values()),
     )
 
