@@ -49,7 +49,7 @@ COMPOSITIONS: dict[str, dict[str, Any]] = {
 }
 """Those in which a token's logits depend on the tokens before it alone."""
 
-BLINDING: dict[str, dict[str, Any]] = {
+FULLY_MASKING: dict[str, dict[str, Any]] = {
     "hard threshold": {"score": "threshold", "score_heads": 4, "qk_norm": False},
     "ratio of all": {"score_heads": 4, "ratio_mask": RatioMask(0.3, 0, False, True)},
     "ratio of all, replaced": {"score_heads": 4, "ratio_mask": RatioMask(0.7, 0, False, False)},

@@ -177,7 +177,7 @@ class Architecture:
         return self.score_heads + (self.ratio_mask is not None)
 
     @property
-    def may_blind_rows(self) -> bool:
+    def may_fully_mask_rows(self) -> bool:
         """Whether a token may see no key at all, and then attends evenly to whatever is read, later tokens included."""
         return self.score == "threshold" or self.ratio_mask is not None
 

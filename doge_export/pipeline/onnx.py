@@ -66,9 +66,9 @@ class Plan:
         """Up to which length a prompt gives the same logits when it is read in pieces.
 
         Reference CDMoE routing depends on what is read together, as does the place of a token that may see no key
-        (`Architecture.may_blind_rows`), and scaled RoPE turns each piece by the length so far.
+        (`Architecture.may_fully_mask_rows`), and scaled RoPE turns each piece by the length so far.
         """
-        if self.cdmoe_routing == "reference" or self.architecture.may_blind_rows:
+        if self.cdmoe_routing == "reference" or self.architecture.may_fully_mask_rows:
             return 0
         trained = self.architecture.trained_length
         return trained if trained is not None and self.rope_scaling else self.max_length
@@ -81,7 +81,7 @@ class Plan:
         architecture = self.architecture
         return Traits(
             cached=architecture.task == "text-generation",
-            whole_rows=self.cdmoe_routing == "reference" or architecture.may_blind_rows,
+            fully_masked_rows=self.cdmoe_routing == "reference" or architecture.may_fully_mask_rows,
             static_rope=architecture.rotates_keys and not self.rope_scaling,
             max_length=self.max_length,
         )
@@ -193,7 +193,7 @@ def plan(model: str | Path, output: str | Path, **options: Unpack[Options]) -> P
 
 def _check_operators(target: Target, architecture: Architecture) -> None:
     """A plugin knows two operators, which leave open what a token that sees no key attends to."""
-    if target.keeps_operators and architecture.may_blind_rows:
+    if target.keeps_operators and architecture.may_fully_mask_rows:
         which = "dynamic_mask_ratio" if architecture.ratio_mask else "a hard mask of negative A"
         raise DogeExportError(
             f"target {target.name} has no operator for {which} ({architecture.generation}), where a token may"

@@ -16,14 +16,14 @@ class Traits:
 
     Attributes:
         cached: the model is a language model with a cache; models of other tasks read a text in one call.
-        whole_rows: rows with every key masked must attend evenly to all keys, as in transformers, because other
+        fully_masked_rows: rows with every key masked must attend evenly to all keys, as in transformers, because other
             tokens read them or because they may belong to tokens.
         static_rope: keys are rotated, and the RoPE frequencies do not depend on the length.
         max_length: the most tokens that a sequence may have.
     """
 
     cached: bool = True
-    whole_rows: bool = False
+    fully_masked_rows: bool = False
     static_rope: bool = False
     max_length: int = 0
 

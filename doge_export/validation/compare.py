@@ -73,7 +73,7 @@ class Comparison:
         return self.margin <= self.tolerance.tie(self.reference_std)
 
     @property
-    def strays(self) -> np.ndarray:
+    def argmax_disagreements(self) -> np.ndarray:
         """[N] bool: positions with another argmax than the reference, which has no near tie there."""
         return ~self.argmax_equal & ~self.near_tie
 
@@ -84,9 +84,9 @@ class Comparison:
         Another argmax fails where there are more such positions than the tolerance allows.
         """
         close = self.max_abs <= self.tolerance.logits * self.reference_std
-        strays = self.strays
-        too_many = strays.sum() > self.tolerance.allowed(self.positions)
-        return ~(self.finite & close) | (strays & too_many)
+        disagreements = self.argmax_disagreements
+        too_many = disagreements.sum() > self.tolerance.allowed(self.positions)
+        return ~(self.finite & close) | (disagreements & too_many)
 
     @property
     def passed(self) -> bool:
@@ -122,7 +122,7 @@ class Comparison:
             return differences
         return differences | {
             "argmax_agreement": float(self.argmax_equal.mean()),
-            "argmax_disagreements": int(self.strays.sum()),
+            "argmax_disagreements": int(self.argmax_disagreements.sum()),
             "near_ties": int(self.near_tie.sum()),
             "near_ties_decided_otherwise": int((~self.argmax_equal & self.near_tie).sum()),
             "kl_mean": float(self.kl.mean()) if finite else None,

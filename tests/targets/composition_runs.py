@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from compositions import BLINDING, COMPOSITIONS, MIXING
+from compositions import FULLY_MASKING, COMPOSITIONS, MIXING
 
 from doge_export.runtime.decoders.canonical import CanonicalDecoder
 from doge_export.runtime.decoders.growing import PortableDecoder
@@ -12,14 +12,14 @@ from doge_export.targets import Traits
 
 LENGTH, VOCABULARY = 24, 96
 DECODERS = {"onnxruntime": InPlaceDecoder, "portable": PortableDecoder, "canonical": CanonicalDecoder}
-EVERY = COMPOSITIONS | BLINDING | MIXING
-CASES = [(name, target) for name in EVERY for target in DECODERS if target != "canonical" or name not in BLINDING]
+EVERY = COMPOSITIONS | FULLY_MASKING | MIXING
+CASES = [(name, target) for name in EVERY for target in DECODERS if target != "canonical" or name not in FULLY_MASKING]
 
 
 def traits(name):
     """The kernel rotates every second composition, tables of angles rotate the others."""
     static = list(EVERY).index(name) % 2 == 0 and EVERY[name].get("rotates_keys", True)
-    return Traits(whole_rows=name in BLINDING | MIXING, static_rope=static, max_length=32)
+    return Traits(fully_masked_rows=name in FULLY_MASKING | MIXING, static_rope=static, max_length=32)
 
 
 def run(decoder, ids, mask=None, chunks=None):

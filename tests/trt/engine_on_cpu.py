@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import torch
-from compositions import BLINDING, COMPOSITIONS, MIXING, random_module
+from compositions import FULLY_MASKING, COMPOSITIONS, MIXING, random_module
 from doge_runs import module_logits
 from one_thread import open_session
 from sixteen_bits import emulated
@@ -27,7 +27,7 @@ from doge_export.trt.on_cpu import runnable
 from doge_export.trt.plan_engine import plan_traced
 from doge_export.trt.traced import Traced
 
-EVERY = COMPOSITIONS | BLINDING | MIXING
+EVERY = COMPOSITIONS | FULLY_MASKING | MIXING
 NOWHERE = Origin(Path(), (), {"model": "random", "revision": None}, {}, {}, None, 0)
 
 

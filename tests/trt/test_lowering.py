@@ -8,7 +8,7 @@ from collections import Counter
 import numpy as np
 import onnx_ir as ir
 import pytest
-from compositions import BLINDING, COMPOSITIONS, MIXING, random_module
+from compositions import FULLY_MASKING, COMPOSITIONS, MIXING, random_module
 from doge_runs import ONNXRUNTIME, assert_equal_to_rounding, distinct_ids
 from engine_on_cpu import EVERY, NOWHERE, EngineOnCpu, dtype_of, plan_of, random_traced, reference
 
@@ -21,7 +21,7 @@ CAPACITY, LENGTH, VOCABULARY = 32, 24, 96
 IDS = distinct_ids(3, LENGTH, VOCABULARY)
 QUICK = {"as today", "M7"}
 NAMES = [
-    name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in EVERY if name not in BLINDING
+    name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in EVERY if name not in FULLY_MASKING
 ]
 NATIVE = {"no scores", "linear score", "score by query head", "heads of 20, one of keys", "M1", "M7"}
 NATIVE_NAMES = [

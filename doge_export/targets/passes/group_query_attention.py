@@ -13,7 +13,7 @@ The score of a key is passed as attention_bias. Differences from the operators:
   tables of the positions 0 to max_length - 1, which onnxruntime computes while it loads, and `position_ids` is no
   input. A token's place in the cache stands for its position: RoPE is relative, and padding on the left shifts a whole
   row.
-- The kernel applies causality: it masks the keys after P + i of every row. With `whole_rows` the bias does it
+- The kernel applies causality: it masks the keys after P + i of every row. With `fully_masked_rows` the bias does it
   instead: a fully masked row then attends evenly to all T keys, later ones included, as in transformers. Such a row is
   padding, which only reference CDMoE routing reads, because it mixes tokens; or a token that the selection of an older
   generation leaves no key.
@@ -93,7 +93,7 @@ class GroupQueryAttention(Lowering):
             for value in named(values, ".score"):
                 values.remove(value)
         self.joint = JointHeads(graph, nodes, self.traits)
-        self.causal = self.traits.whole_rows or any(map(selects_keys, nodes))
+        self.causal = self.traits.fully_masked_rows or any(map(selects_keys, nodes))
         self._lengths()
         self._past_scores([scores for node in nodes if (scores := raw_scores(node)) is not None])
         self.new_scores: list[ir.Value] = []
@@ -168,7 +168,7 @@ class GroupQueryAttention(Lowering):
             "kv_num_heads": node.attributes["kv_num_heads"].as_int(),
             "scale": node.attributes["scale"].as_float(),
         }
-        if self.traits.whole_rows:
+        if self.traits.fully_masked_rows:
             attributes["causal"] = 0
         size = extent(node.inputs[0], 2) // heads
         query, key, value, table = self.joint.build(tape, node)
