@@ -52,7 +52,7 @@ COMPOSITIONS: dict[str, dict[str, Any]] = {
 }
 """Those in which a token's logits depend on the tokens before it alone."""
 
-BLINDING: dict[str, dict[str, Any]] = {
+FULLY_MASKING: dict[str, dict[str, Any]] = {
     "hard threshold": {"score": "threshold", "score_heads": 4, "qk_norm": False},
     "ratio of all": {"score_heads": 4, "ratio_mask": RatioMask(0.3, 0, False, True)},
     "ratio of all, replaced": {"score_heads": 4, "ratio_mask": RatioMask(0.7, 0, False, False)},
@@ -69,7 +69,7 @@ MIXING: dict[str, dict[str, Any]] = {
 }
 """Those whose reference routes a token by others."""
 
-EVERY = COMPOSITIONS | BLINDING | MIXING
+EVERY = COMPOSITIONS | FULLY_MASKING | MIXING
 
 
 def random_module(changes: dict[str, Any], seed: int = 0, **options: Any) -> DogeForExport:

@@ -184,13 +184,17 @@ class Architecture:
                 return self.rope.original_max_position_embeddings or self.max_position_embeddings
         return None
 
+    def scales_rope(self, max_length: int) -> bool:
+        """Return whether RoPE's frequencies depend on the length for sequences of up to `max_length` tokens."""
+        return self.trained_length is not None and max_length > self.trained_length
+
     @property
     def cached_scores(self) -> int:
         """Number of score rows in a layer's cache; a ratio mask needs one more, which marks padding."""
         return self.score_heads + (self.ratio_mask is not None)
 
     @property
-    def may_blind_rows(self) -> bool:
+    def may_fully_mask_rows(self) -> bool:
         """Whether a token may see no key at all, and then attends evenly to whatever is read, later tokens included."""
         return self.score == "threshold" or self.ratio_mask is not None
 

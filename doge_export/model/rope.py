@@ -117,8 +117,7 @@ class RotaryEmbedding(nn.Module):
         self.max_position_embeddings = architecture.max_position_embeddings
         inverse, self.attention_scaling = inverse_frequencies(self.rope, self.head_dim, self.max_position_embeddings)
         self.inv_freq = nn.Buffer(inverse, persistent=False)
-        trained = architecture.trained_length
-        self.scales_beyond = trained if trained is not None and max_length > trained else None
+        self.scales_beyond = architecture.trained_length if architecture.scales_rope(max_length) else None
         if self.rope.rope_type == "longrope":
             self.long_inv_freq = nn.Buffer(_divided(self.rope, self.head_dim, self.rope.long_factor), persistent=False)
         self.powers = nn.Buffer(_powers(self.head_dim), persistent=False)

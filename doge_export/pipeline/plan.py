@@ -54,9 +54,9 @@ class ExportPlan:
         """Length up to which a prompt gives the same logits when it is read in pieces.
 
         Reference CDMoE routing depends on what is read together, as does the place of a token that may see no key
-        (`Architecture.may_blind_rows`), and scaled RoPE turns each piece by the length so far.
+        (`Architecture.may_fully_mask_rows`), and scaled RoPE turns each piece by the length so far.
         """
-        if self.cdmoe_routing == "reference" or self.architecture.may_blind_rows:
+        if self.cdmoe_routing == "reference" or self.architecture.may_fully_mask_rows:
             return 0
         trained = self.architecture.trained_length
         return trained if trained is not None and self.rope_scaling else self.max_length
@@ -69,7 +69,7 @@ class ExportPlan:
         architecture = self.architecture
         return Traits(
             cached=architecture.task == "text-generation",
-            whole_rows=self.cdmoe_routing == "reference" or architecture.may_blind_rows,
+            fully_masked_rows=self.cdmoe_routing == "reference" or architecture.may_fully_mask_rows,
             static_rope=architecture.rotates_keys and not self.rope_scaling,
             max_length=self.max_length,
         )
@@ -210,7 +210,6 @@ def plan(model: str | Path, **options: Unpack[Options]) -> ExportPlan:
     max_length = _checked_length(given.get("max_length"), architecture)
     architecture = architecture.within(max_length)
     _check_operators(TARGETS[target], architecture)
-    trained = architecture.trained_length
     return ExportPlan(
         checkpoint=checkpoint,
         architecture=architecture,
@@ -218,7 +217,7 @@ def plan(model: str | Path, **options: Unpack[Options]) -> ExportPlan:
         max_length=max_length,
         cdmoe_routing=cdmoe_routing if architecture.moe and architecture.moe.mixes_tokens else None,
         key_selection=architecture.selects_keys(max_length),
-        rope_scaling=trained is not None and max_length > trained,
+        rope_scaling=architecture.scales_rope(max_length),
         parameters=sum(math.prod(shape) for shape in expected_tensors(architecture).values()),
         quantization=quantization,
     )
@@ -241,7 +240,7 @@ def trace_plan(planned: ExportPlan) -> ir.Model:
 
 def _check_operators(target: Target, architecture: Architecture) -> None:
     """Refuse masks that a plugin's two operators leave open: what a token attends to that sees no key."""
-    if target.keeps_operators and architecture.may_blind_rows:
+    if target.keeps_operators and architecture.may_fully_mask_rows:
         which = "dynamic_mask_ratio" if architecture.ratio_mask else "a hard mask of negative A"
         raise DogeExportError(
             f"target {target.name} has no operator for {which} ({architecture.generation}), where a token may"

@@ -1,4 +1,4 @@
-"""Numbers by blocks: w = scale * (code - zero point), with a scale and a zero point for each run of weights of a row.
+"""Weights in blocks: w = scale * (code - zero point), one scale and zero point for each run of weights of a row.
 
 Codes are unsigned, as onnxruntime's MatMulNBits and GatherBlockQuantized read them. A symmetric block has no zero point
 of its own: it is the middle code, 2^(bits - 1).
@@ -15,8 +15,11 @@ import numpy as np
 class Blocks:
     """A weight [N, K] in blocks along K.
 
-    codes: uint8 [N, K / block, block], each below 2^bits. scales: float32 [N, K / block]. zero_points: uint8 of the
-    same shape; None where the middle code is zero.
+    Attributes:
+        bits: size of a code.
+        codes: uint8 [N, K / block, block], each below 2^bits.
+        scales: float32 [N, K / block].
+        zero_points: uint8 [N, K / block]; None where the middle code is zero.
     """
 
     bits: int
@@ -26,27 +29,31 @@ class Blocks:
 
     @property
     def block(self) -> int:
-        """Weights that share a scale."""
+        """How many weights share a scale."""
         return int(self.codes.shape[2])
 
     def dequantized(self) -> np.ndarray:
-        """The float32 weights [N, K] that these codes stand for."""
+        """Return the float32 weights [N, K] that the codes stand for."""
         middle = np.float32(2 ** (self.bits - 1))
         zero = middle if self.zero_points is None else self.zero_points[..., None].astype(np.float32)
         return ((self.codes - zero) * self.scales[..., None]).reshape(len(self.codes), -1)
 
     def rows(self, rows: slice) -> Blocks:
-        """Some of the N rows."""
+        """Return some of the N rows."""
         zeros = None if self.zero_points is None else self.zero_points[rows]
         return Blocks(self.bits, self.codes[rows], self.scales[rows], zeros)
 
     def packed_codes(self) -> np.ndarray:
-        """uint8 [N, K / block, block * bits / 8]; of two 4-bit codes in a byte the first is the low half."""
+        """Return uint8 [N, K / block, block * bits / 8]; of two 4-bit codes in a byte the first is the low half."""
         return _packed(self.codes, self.bits)
 
     def packed_zero_points(self) -> np.ndarray | None:
-        """uint8 [N, ceil(K / block * bits / 8)], packed as the codes."""
+        """Return uint8 [N, ceil(K / block * bits / 8)], packed like the codes."""
         return None if self.zero_points is None else _packed(self.zero_points, self.bits)
+
+
+StoredRows = tuple[slice, Blocks | None]
+"""Rows of a weight (outputs of a linear layer, or entries of a table) and their blocks; None for float32."""
 
 
 def _packed(codes: np.ndarray, bits: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""How large cached keys and values get, channel by channel: what the scales of an int8 cache are made of."""
+"""The largest magnitudes of cached keys and values by channel, from which the scales of an int8 cache are computed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Ranges = list[tuple[np.ndarray, np.ndarray]]
 
 
 def cache_ranges(decoder: Decoder, texts: Texts) -> Ranges:
-    """What the float32 model caches on these texts."""
+    """Return the largest magnitudes that the float32 model caches on these texts."""
     ranges: Ranges = []
     for ids in texts.rows:
         decoder.reset(1)

@@ -1,4 +1,4 @@
-"""How large the values get that a 16-bit graph stores, seen in float32: float16 ends at 65504, and infinity spreads."""
+"""The largest values that a 16-bit graph would store, measured in float32: float16 ends at 65504."""
 
 from __future__ import annotations
 
@@ -16,7 +16,15 @@ from doge_export.targets.half.prepare import prepare
 
 
 def extremes_of(file: Path, texts: Texts) -> list[Extreme]:
-    """Of every value that a float16 form of the float32 graph `file` computes and stores in 16 bits, in its order."""
+    """Measure every value that a float16 form of a graph would compute and store in 16 bits.
+
+    Args:
+        file: the float32 graph.
+        texts: the texts to run.
+
+    Returns:
+        The largest magnitude of each value, in the graph's order.
+    """
     model = ir.load(file)
     prepare(model)
     watched = watch(model)

@@ -1,7 +1,7 @@
-"""GPTQ: the error of each column is made up for by the columns that are not rounded yet.
+"""GPTQ: the columns that are not rounded yet compensate for the error of each rounded column.
 
-Minimises |(W - W') X|^2 over the codes, where H = X X^T is what calibration text has shown of the inputs. Columns are
-rounded in order; with U the upper Cholesky factor of H^-1, the error of column i, (w_i - w'_i) / U_ii, goes to each
+Minimises |(W - W') X|^2 over the codes, where H = X X^T is the Gram matrix of the inputs on calibration text. Columns
+are rounded in order; with U the upper Cholesky factor of H^-1, the error of column i, (w_i - w'_i) / U_ii, goes to each
 later column j times U_ij. A block's scales are fitted when its turn comes, to the weights as they then are.
 
 Frantar, Ashkboos, Hoefler, Alistarh, GPTQ, https://arxiv.org/abs/2210.17323.
@@ -15,15 +15,24 @@ from doge_export.quantization.blocks import Blocks
 from doge_export.quantization.rounding import fitted
 
 DAMPING = 0.01
-"""Of the mean of H's diagonal, added to it: keeps the correction within what the calibration text can tell."""
+"""Share of the mean of H's diagonal that is added to it: bounds the correction by what the calibration text tells."""
 
 
 def gptq(
-    weight: np.ndarray, moments: np.ndarray, bits: int, block: int, *, symmetric: bool = True, damping: float = DAMPING
+    weight: np.ndarray, gram: np.ndarray, bits: int, block: int, *, symmetric: bool = True, damping: float = DAMPING
 ) -> Blocks:
-    """float32 [N, K] with moments X X^T [K, K]."""
+    """Quantize a weight.
+
+    Args:
+        weight: float32 [N, K].
+        gram: X X^T [K, K] of the inputs X [K, tokens].
+        bits: size of a code.
+        block: weights that share a scale; divides K.
+        symmetric: no zero points.
+        damping: see `DAMPING`.
+    """
     rows, width = weight.shape
-    hessian = moments.astype(np.float64)
+    hessian = gram.astype(np.float64)
     diagonal = np.diagonal(hessian)
     mean = diagonal.mean() or 1.0
     hessian = hessian + damping * mean * np.eye(width)

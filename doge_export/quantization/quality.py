@@ -1,4 +1,4 @@
-"""How far a file is from the float32 one, on text that neither has been made with."""
+"""The difference between a graph and the float32 one, on text that neither was calibrated with."""
 
 from __future__ import annotations
 
@@ -9,24 +9,26 @@ from typing import Any
 
 import numpy as np
 
+from doge_export.numerics import kl_divergence, log_softmax
 from doge_export.quantization.texts import Texts
 from doge_export.quantization.whole import WholeTexts
 
 
 @dataclasses.dataclass(frozen=True)
 class Quality:
-    """Of a graph, against the float32 graph.
+    """The quality of a graph, measured against the float32 graph.
 
     Attributes:
-        text: where the text comes from.
-        positions: tokens (for classification, texts) that were compared.
-        kl_mean, kl_p99: Kullback-Leibler divergence of the next token, in nats, float32 || this file: mean and 99th
-            percentile. For hidden states, which are no distribution, 1 - cosine takes its place.
-        kl_standard_error: of the mean.
-        argmax_agreement: how often the likeliest answer is the same; None for hidden states.
+        text: origin of the text.
+        positions: number of tokens (for classification, of texts) that were compared.
+        kl_mean: mean Kullback-Leibler divergence of the next token, in nats, float32 || this file. For hidden states,
+            which are no distribution, 1 - cosine takes its place.
+        kl_p99: its 99th percentile.
+        kl_standard_error: standard error of `kl_mean`.
+        argmax_agreement: share of positions with the same argmax; None for hidden states.
         perplexity: of the text, by this file; None where the graph is no language model.
-        perplexity_ratio: to that by the float32 file.
-        limit: what `kl_mean` may be.
+        perplexity_ratio: `perplexity` divided by that of the float32 file.
+        limit: largest `kl_mean` that passes.
     """
 
     text: str
@@ -41,16 +43,16 @@ class Quality:
 
     @property
     def passed(self) -> bool:
-        """Whether the limit is kept; what is not a number keeps none."""
+        """Return whether the limit is kept; NaN never is."""
         return self.kl_mean <= self.limit
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON values; a number that is none becomes null."""
+        """Return JSON values; infinity and NaN become None."""
         values = dataclasses.asdict(self)
         return {name: None if isinstance(x, float) and not math.isfinite(x) else x for name, x in values.items()}
 
     def summary_line(self) -> str:
-        """The numbers, for people."""
+        """Return the numbers in one line for people."""
         parts = [f"KL {self.kl_mean:.3g} ± {self.kl_standard_error:.1g} (limit {self.limit:g}), 99 % {self.kl_p99:.3g}"]
         if self.argmax_agreement is None:
             parts[0] = parts[0].replace("KL", "1 - cosine", 1)
@@ -63,7 +65,15 @@ class Quality:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Row:
-    """A text's positions: KL, equal argmax, and the negative log-likelihood of each next token by both files."""
+    """Measurements of one text.
+
+    Attributes:
+        kl: divergence at each position, float64 [S].
+        same: equal argmax, bool [S].
+        reference_nll: negative log-likelihood of each next token by the float32 file, [S - 1]; empty if nothing is
+            predicted.
+        nll: the same by the measured file.
+    """
 
     kl: np.ndarray
     same: np.ndarray
@@ -78,7 +88,15 @@ def measure(
     limit: float,
     on_progress: Callable[[int], object] | None = None,
 ) -> Quality:
-    """Run both graphs over the texts. `on_progress` is told of each text done."""
+    """Run both graphs over the texts and compare them.
+
+    Args:
+        reference: the float32 graph.
+        subject: the graph to measure.
+        texts: the texts.
+        limit: largest mean divergence that passes.
+        on_progress: called with 1 after each text.
+    """
     compare = _hidden_row if reference.output == "last_hidden_state" else _logits_row
     rows = []
     for ids in texts.rows:
@@ -109,23 +127,17 @@ def _summed(rows: Sequence[_Row], texts: Texts, limit: float, *, ranked: bool) -
 
 
 def _logits_row(expected: np.ndarray, found: np.ndarray, ids: np.ndarray) -> _Row:
-    """Logits [S, V] of a text, or [1, labels] of a class."""
-    p, q = _log_softmax(expected), _log_softmax(found)
-    kl = np.maximum((np.exp(p) * (p - q)).sum(-1), 0)  # rounding goes below zero where both are equal
+    """Compare logits [S, V] of a text, or logits [1, labels] of its class."""
+    p, q = log_softmax(expected), log_softmax(found)
+    kl = kl_divergence(p, q)
     predicts = len(p) == len(ids) and len(ids) > 1
     here, following = np.arange(len(ids) - 1 if predicts else 0), ids[1:] if predicts else ids[:0]
     return _Row(kl, p.argmax(-1) == q.argmax(-1), -p[here, following], -q[here, following])
 
 
 def _hidden_row(expected: np.ndarray, found: np.ndarray, ids: np.ndarray) -> _Row:
-    """Hidden states [S, H]."""
+    """Compare hidden states [S, H]."""
     a, b = expected.astype(np.float64), found.astype(np.float64)
     cosine = (a * b).sum(-1) / (np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1))
     none = np.empty(0)
     return _Row(np.maximum(1 - cosine, 0), np.ones(len(a), bool), none, none)
-
-
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    x = logits.astype(np.float64)
-    x -= x.max(-1, keepdims=True)
-    return x - np.log(np.exp(x).sum(-1, keepdims=True))

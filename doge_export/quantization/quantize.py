@@ -118,13 +118,13 @@ def _write_quantised(
     from doge_export.quantization.quantize_caches import QuantizeCaches
     from doge_export.quantization.quantize_weights import ACCURACY_LEVEL, QuantizeWeights
     from doge_export.quantization.recipe import store
-    from doge_export.quantization.weights import sites_of
+    from doge_export.quantization.weights import quantizable_weights
     from doge_export.targets.lowering import named
 
     model = ir.load(folder / MODEL)
-    sites = sites_of(model.graph)
-    stored = store(sites, precision, folder / MODEL, calibration)
-    QuantizeWeights(sites, stored)(model)
+    weights = quantizable_weights(model.graph)
+    stored = store(weights, precision, folder / MODEL, calibration)
+    QuantizeWeights(weights, stored)(model)
     if ranges is not None:
         QuantizeCaches(ranges)(model)
     write_onnx(model, folder / precision.file)

@@ -14,44 +14,72 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
+from doge_export.targets.contract import ContractError, GraphPass, node_input
 from doge_export.targets.lowering import named
 
 HEADROOM = 1.25
-"""Magnitudes that a text may have, by those of the calibration text."""
+"""Largest magnitudes that a scale covers, as a multiple of those of the calibration text."""
 
 KEY_SCALE, INPUTS = 12, 14
-"""Place of k_scale among the kernel's inputs, before v_scale; and how many inputs there are with both."""
+"""Place of k_scale among the kernel's inputs, before v_scale; and the number of inputs with both."""
+PAST_KEY = 3
 
 
-class QuantizeCaches(ir.passes.InPlacePass):
-    """ranges: largest magnitudes of keys and of values, each float32 [Hkv, D], for every layer."""
+class QuantizeCaches(GraphPass):
+    """Give every attention node int8 caches and their scales.
+
+    Needs GroupQueryAttention nodes whose past keys are named past_key_values.{layer}.key, and a range for each layer.
+
+    Args:
+        ranges: largest magnitudes of keys and of values, each float32 [Hkv, D], for every layer.
+    """
 
     def __init__(self, ranges: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
         super().__init__()
         self._ranges = ranges
 
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Every attention node, then the caches themselves."""
-        graph = model.graph
-        nodes = [node for node in graph if node.op_type == "GroupQueryAttention"]
+    def requires(self, model: ir.Model) -> None:
+        """Require attention nodes whose layers have ranges."""
+        super().requires(model)
+        nodes = _attention(model.graph)
+        if not nodes:
+            raise ContractError(f"graph {model.graph.name}", "expected GroupQueryAttention nodes, found none")
         for node in nodes:
-            cache = node.inputs[3]
-            assert cache is not None and cache.name is not None
-            layer = int(cache.name.split(".")[1])
+            if (layer := _layer(node)) >= len(self._ranges):
+                raise ContractError(node, f"expected a range for layer {layer}, found {len(self._ranges)} ranges")
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Rewrite every attention node, then the caches themselves."""
+        graph = model.graph
+        for node in _attention(graph):
+            layer = _layer(node)
             node.resize_inputs(INPUTS)
             for place, (part, largest) in enumerate(zip(("key", "value"), self._ranges[layer], strict=True), KEY_SCALE):
                 node.replace_input_with(place, _scale(graph, f"past_key_values.{layer}.{part}.scale", largest))
             for attribute in ("k_quant_type", "v_quant_type"):
                 node.attributes[attribute] = ir.AttrString(attribute, "PER_CHANNEL")
             node.attributes["kv_cache_bit_width"] = ir.AttrInt64("kv_cache_bit_width", 8)
-        for cache in [*graph.inputs, *graph.outputs] if nodes else ():
+        for cache in [*graph.inputs, *graph.outputs]:
             if cache in [*named([cache], ".key"), *named([cache], ".value")]:
                 cache.dtype = ir.DataType.INT8
-        return ir.passes.PassResult(model, modified=bool(nodes))
+        return ir.passes.PassResult(model, modified=True)
+
+
+def _attention(graph: ir.Graph) -> list[ir.Node]:
+    return [node for node in graph if node.op_type == "GroupQueryAttention"]
+
+
+def _layer(node: ir.Node) -> int:
+    """Return the layer of an attention node, by the name of its past keys."""
+    cache = node_input(node, PAST_KEY)
+    match (cache.name or "").split("."):
+        case ["past_key_values", layer, "key"] if layer.isdecimal():
+            return int(layer)
+    raise ContractError(cache, "expected the name past_key_values.{layer}.key")
 
 
 def _scale(graph: ir.Graph, name: str, largest: np.ndarray) -> ir.Value:
-    """An initializer float32 [1, Hkv, 1, D]; a channel that is always 0 may have any."""
+    """Register the scales float32 [1, Hkv, 1, D]; a channel that is always 0 may have any."""
     scale = np.where(largest > 0, largest * np.float32(HEADROOM / 127), np.float32(1)).astype(np.float32)
     value = ir.val(name, const_value=ir.tensor(scale[None, :, None, :], name=name))
     graph.register_initializer(value)

@@ -1,84 +1,93 @@
 """Weights in blocks of few bits: MatMul becomes MatMulNBits, Gather becomes GatherBlockQuantized (com.microsoft).
 
-What onnxruntime's CPU kernels ask for, beyond the documentation of the operators (onnxruntime 1.31):
+Requirements of onnxruntime's CPU kernels, beyond the documentation of the operators (onnxruntime 1.31):
 
 - MatMulNBits must find codes, scales and zero points in initializers. Behind a node (a Cast of float16 scales, say)
   it runs with accuracy_level 4 only as long as the node is folded, and is silently wrong otherwise. Scales are float32.
-- Both operators read one weight where the codes are [N, blocks, bytes]: GatherBlockQuantized takes that for a table of
-  matrices. It wants its scales as [N, blocks, 1], which a Reshape makes of those that are stored; and 4-bit zero points
-  would have to be stored a second time, unpacked.
+- Both operators can read one weight whose codes are [N, blocks, bytes], which GatherBlockQuantized takes for a table of
+  matrices. It then wants scales [N, blocks, 1], a Reshape of the stored ones; 4-bit zero points would have to be
+  stored a second time, unpacked.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.tape import Tape
 
-from doge_export.quantization.blocks import Blocks
-from doge_export.quantization.weights import Site
+from doge_export.quantization.blocks import Blocks, StoredRows
+from doge_export.quantization.weights import QuantizableWeight
+from doge_export.targets.contract import ContractError, GraphPass, node_input
 from doge_export.targets.lowering import constant, replace
 
 ACCURACY_LEVEL = 4
-"""Inputs of linear layers are rounded to 8 bits for each block, so that products are of integers."""
+"""4: inputs of linear layers are rounded to 8 bits block by block, so that products are of integers."""
 
-Piece = tuple[slice, Blocks | None]
-"""Outputs of a linear layer, or entries of a table, and how they are stored; None for float32."""
-
-
-class Storage(Protocol):
-    """Decides for a site: its pieces in order, from the first output to the last."""
-
-    def __call__(self, site: Site) -> Sequence[Piece]:
-        """One piece where the site has a lookup."""
+Storage = Callable[[QuantizableWeight], Sequence[StoredRows]]
+"""Returns the rows of a weight in order, from the first output to the last; all in one where the weight has lookups."""
 
 
-class QuantizeWeights(ir.passes.InPlacePass):
-    """Rewrites every site by what `storage` says of it; one that is float32 in one piece stays as it is."""
+class QuantizeWeights(GraphPass):
+    """Rewrite the readers of every weight by its storage; a weight that is float32 in all rows stays as it is.
 
-    def __init__(self, sites: Iterable[Site], storage: Storage) -> None:
+    Needs weights of the model it is run on. A weight with lookups needs blocks in one piece, and token ids of known
+    rank.
+
+    Args:
+        weights: as `quantizable_weights` returns them for the graph.
+        storage: decides how each is stored.
+    """
+
+    def __init__(self, weights: Iterable[QuantizableWeight], storage: Storage) -> None:
         super().__init__()
-        self._sites, self._storage = sites, storage
+        self._weights, self._storage = list(weights), storage
+
+    def requires(self, model: ir.Model) -> None:
+        """Require initializers of this graph."""
+        super().requires(model)
+        for weight in self._weights:
+            if model.graph.initializers.get(weight.name) is not weight.value:
+                raise ContractError(weight.value, f"expected an initializer of graph {model.graph.name}")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Site by site: of the float32 weights, one is in memory at a time where the file is mapped."""
+        """Rewrite weight by weight: one float32 weight is in memory at a time where the file is mapped."""
         self._graph = model.graph
         modified = False
-        for site in self._sites:
-            pieces = self._storage(site)
+        for weight in self._weights:
+            pieces = self._storage(weight)
             if all(blocks is None for _, blocks in pieces):
                 continue
-            self._rewrite(site, pieces)
+            self._rewrite(weight, pieces)
             modified = True
         if modified:
             model.opset_imports["com.microsoft"] = 1
         return ir.passes.PassResult(model, modified)
 
-    def _rewrite(self, site: Site, pieces: Sequence[Piece]) -> None:
-        stored = [self._store(site, rows, blocks, number) for number, (rows, blocks) in enumerate(pieces)]
-        for node in site.products:
+    def _rewrite(self, weight: QuantizableWeight, pieces: Sequence[StoredRows]) -> None:
+        stored = [self._store(weight, rows, blocks, number) for number, (rows, blocks) in enumerate(pieces)]
+        for node in weight.products:
             tape = Tape()
-            parts = [self._product(tape, node.inputs[0], site, *piece) for piece in zip(pieces, stored, strict=True)]
+            parts = [self._product(tape, node.inputs[0], weight, *piece) for piece in zip(pieces, stored, strict=True)]
             replace(node, tape, [parts[0] if len(parts) == 1 else tape.op("Concat", parts, {"axis": -1})])
-        for node in site.lookups:
-            ((_, blocks),), (values,) = pieces, stored
-            assert blocks is not None
+        for node in weight.lookups:
+            if len(pieces) != 1 or pieces[0][1] is None:
+                raise ContractError(node, f"expected the blocks of {weight.name} in one piece, found {len(pieces)}")
+            blocks, values = pieces[0][1], stored[0]
             tape = Tape()
-            replace(node, tape, [self._lookup(tape, node, blocks, values, shared=bool(site.products))])
-        for user, _ in site.value.uses():  # the Transpose of a tied head
+            replace(node, tape, [self._lookup(tape, node, blocks, values, shared=bool(weight.products))])
+        for user, _ in weight.value.uses():  # the Transpose of a tied head
             self._graph.remove(user, safe=True)
-        del self._graph.initializers[site.name]
+        del self._graph.initializers[weight.name]
 
-    def _store(self, site: Site, rows: slice, blocks: Blocks | None, number: int) -> list[ir.Value]:
-        """Initializers: codes, scales and, where there are any, zero points; or one float32 matrix [K, N]."""
-        name = site.name if number == 0 else f"{site.name}.{number}"
+    def _store(self, weight: QuantizableWeight, rows: slice, blocks: Blocks | None, number: int) -> list[ir.Value]:
+        """Register codes, scales and zero points, if there are any, as initializers; or one float32 matrix [K, N]."""
+        name = weight.name if number == 0 else f"{weight.name}.{number}"
         if blocks is None:
-            return [self._initializer(f"{name}.float32", np.ascontiguousarray(site.weight()[rows].T))]
+            return [self._initializer(f"{name}.float32", np.ascontiguousarray(weight.matrix()[rows].T))]
         codes, zeros = blocks.packed_codes(), blocks.packed_zero_points()
-        if not site.products:
+        if not weight.products:
             codes = codes.reshape(len(codes), -1)
         parts = {f"q{blocks.bits}": codes, "scales": blocks.scales}
         if zeros is not None:
@@ -91,13 +100,13 @@ class QuantizeWeights(ir.passes.InPlacePass):
         return value
 
     def _product(
-        self, tape: Tape, x: ir.Value | None, site: Site, piece: Piece, stored: Sequence[ir.Value]
+        self, tape: Tape, x: ir.Value | None, weight: QuantizableWeight, piece: StoredRows, stored: Sequence[ir.Value]
     ) -> ir.Value:
         rows, blocks = piece
         if blocks is None:
             return tape.op("MatMul", [x, *stored])
         attributes = {
-            "K": site.shape[1],
+            "K": weight.shape[1],
             "N": rows.stop - rows.start,
             "bits": blocks.bits,
             "block_size": blocks.block,
@@ -121,7 +130,8 @@ class QuantizeWeights(ir.passes.InPlacePass):
             return rows(scales, zeros, 1)
         deeper = constant(self._graph, np.array([*blocks.scales.shape, 1]))
         scales, *zeros = (tape.op("Reshape", [value, deeper]) for value in (scales, *zeros))
-        ids = node.inputs[1]
-        assert ids is not None and ids.shape is not None
+        ids = node_input(node, 1)
+        if ids.shape is None:
+            raise ContractError(ids, "expected a known rank")
         flat = constant(self._graph, np.array([*[0] * len(ids.shape), -1]))
         return tape.op("Reshape", [rows(scales, zeros, 2), flat])

@@ -1,7 +1,7 @@
-"""What quantisation is calibrated and judged on: text in the model's own words, or in the user's.
+"""Texts to calibrate and to judge quantisation with: written by the model itself, or given by the user.
 
-A float32 session answers prompts with sampling. Calibration and evaluation take other prompts and other seeds, so that
-no file is judged on what it was made with. A folder without a tokenizer is given random token ids.
+A float32 session answers prompts with sampling. Calibration and evaluation take different prompts and seeds, so that
+no file is judged on the text it was calibrated with. A folder without a tokenizer is given random token ids.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from doge_export.runtime.task_session import TaskSession
 Purpose = Literal["calibration", "evaluation"]
 
 LENGTH = 192
-"""Tokens of a text at most."""
+"""The most tokens of a text."""
 TOKENS = {"calibration": 4096, "evaluation": 4096}
 ROUNDS = 4
-"""How often the prompts are answered at most, to come to so many tokens."""
+"""How often the prompts are answered at most, to reach `TOKENS`."""
 
 STORIES = (
     "Once upon a time", "One day", "It was a cold morning", "Long ago, in a small village",
@@ -42,21 +42,32 @@ MESSAGES = (
 
 @dataclasses.dataclass(frozen=True)
 class Texts:
-    """Rows of token ids, each int64 [S], and where they come from."""
+    """Texts as token ids.
+
+    Attributes:
+        origin: where they come from, in words for reports.
+        rows: token ids of each text, int64 [S].
+    """
 
     origin: str
     rows: tuple[np.ndarray, ...]
 
     @property
     def tokens(self) -> int:
-        """Of all rows."""
+        """How many tokens all rows have."""
         return sum(map(len, self.rows))
 
 
 def texts_for(purpose: Purpose, session: TaskSession, file: Path | None = None) -> Texts:
-    """Texts of at most LENGTH tokens a row, some thousand in all.
+    """Return texts of at most `LENGTH` tokens a row, some thousand in all.
 
-    file: UTF-8 text to take them from instead. Raises DogeExportError when it cannot be read or is too short.
+    Args:
+        purpose: selects prompts and seeds.
+        session: the float32 model.
+        file: UTF-8 text to take them from instead.
+
+    Raises:
+        DogeExportError: the file cannot be read or is too short.
     """
     length = min(LENGTH, session.max_length)
     if file is not None:
@@ -87,7 +98,7 @@ def _generated(purpose: Purpose, session: Session, length: int) -> Texts:
     for turn in range(ROUNDS):
         if sum(map(len, rows)) >= TOKENS[purpose]:
             break
-        # One by one: the rows of a batch may route one another, and each goes on as long as there is room.
+        # One by one: tokens of a batch may be routed by other rows, and each answer goes on as long as there is room.
         for number, row in enumerate(ids):
             answer = session.generate(
                 row,
@@ -122,7 +133,7 @@ def _from_file(session: TaskSession, file: Path, length: int) -> Texts:
         raise DogeExportError(f"cannot read {file}: {os.strerror(error.errno or 0).lower()}") from error
     except UnicodeDecodeError as error:
         raise DogeExportError(f"{file} is not UTF-8 text: {error.reason} at byte {error.start}") from error
-    # Every row begins as the tokenizer begins a text: a model has not seen many that do not.
+    # Every row begins with the tokens that the tokenizer puts before a text, as almost all training texts do.
     ids, beginning = tokenizer.encode(text, add_special_tokens=False), tokenizer.encode("")[:1]
     if len(ids) < 32:
         raise DogeExportError(f"{file} has {len(ids)} tokens, expected at least 32 to measure by; give a longer text")

@@ -1,4 +1,4 @@
-"""Where a graph keeps weights that may be stored in fewer bits: linear layers, tables to look rows up in, or both.
+"""The weights of a graph that may be stored in fewer bits: of linear layers, of tables to look rows up in, or of both.
 
 A tied head and embedding are one weight, and stay one.
 """
@@ -11,9 +11,11 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
+from doge_export.targets.contract import initializer
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Site:
+class QuantizableWeight:
     """A weight, and every node that reads it.
 
     Attributes:
@@ -30,25 +32,22 @@ class Site:
 
     @property
     def name(self) -> str:
-        """Of the initializer; weights that were joined to one are joined by +."""
-        assert self.value.name is not None
-        return self.value.name
+        """Name of the initializer; the names of weights that were fused to one are joined by "+"."""
+        return initializer(self.value)[0]
 
     @property
     def shape(self) -> tuple[int, int]:
         """[N, K]: N outputs or entries, K inputs or the width of an entry."""
-        assert self.value.const_value is not None
-        first, second = self.value.const_value.shape.numpy()
+        first, second = initializer(self.value)[1].shape.numpy()
         return (first, second) if self.by_row else (second, first)
 
-    def weight(self) -> np.ndarray:
-        """float32 [N, K]."""
-        assert self.value.const_value is not None
-        stored = self.value.const_value.numpy()
+    def matrix(self) -> np.ndarray:
+        """Return the weight, float32 [N, K]."""
+        stored = initializer(self.value)[1].numpy()
         return stored if self.by_row else np.ascontiguousarray(stored.T)
 
     def parts(self) -> list[tuple[str, slice]]:
-        """The outputs that are taken apart again behind a joined product, with names; the whole where none are."""
+        """Return names and outputs of the linear layers that a fused product is split into; else the whole weight."""
         rows = self.shape[0]
         sizes = _split_sizes(self.products)
         if sizes is None or sum(sizes) != rows:
@@ -61,13 +60,13 @@ class Site:
         return list(zip(names, slices, strict=True))
 
 
-def sites_of(graph: ir.Graph) -> list[Site]:
-    """Every float32 matrix that linear layers and lookups read, and nothing else does."""
-    found = (_site(value) for value in graph.initializers.values())
-    return [site for site in found if site is not None]
+def quantizable_weights(graph: ir.Graph) -> list[QuantizableWeight]:
+    """Return every float32 matrix that only linear layers and lookups read."""
+    found = (_quantizable(value) for value in graph.initializers.values())
+    return [weight for weight in found if weight is not None]
 
 
-def _site(value: ir.Value) -> Site | None:
+def _quantizable(value: ir.Value) -> QuantizableWeight | None:
     tensor = value.const_value
     if tensor is None or tensor.dtype != ir.DataType.FLOAT or len(tensor.shape) != 2 or value.is_graph_output():
         return None
@@ -93,7 +92,7 @@ def _site(value: ir.Value) -> Site | None:
             return None
     if len(by_row) != 1:
         return None
-    return Site(value, tuple(products), tuple(lookups), by_row.pop())
+    return QuantizableWeight(value, tuple(products), tuple(lookups), by_row.pop())
 
 
 def _integer(node: ir.Node, name: str, default: int) -> int:
@@ -101,7 +100,7 @@ def _integer(node: ir.Node, name: str, default: int) -> int:
 
 
 def _split_sizes(products: Sequence[ir.Node]) -> list[int] | None:
-    """How the one product of a joined weight is taken apart again."""
+    """Return the sizes by which a Split takes the one product of a fused weight apart; None without such a Split."""
     for user, index in products[0].outputs[0].uses() if len(products) == 1 else ():
         if user.op_type == "Split" and index == 0 and user.inputs[1] is not None:
             sizes = user.inputs[1].const_value

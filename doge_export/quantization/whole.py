@@ -1,4 +1,4 @@
-"""Running a graph over whole texts, one at a time, with an empty cache."""
+"""Running a graph over whole texts, one at a time, from an empty cache."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ from doge_export.runtime.graph import CACHE_TYPES
 
 
 class WholeTexts:
-    """A graph of any target and task, read text by text.
+    """Runs a graph of any target and task on one text after another.
 
-    packs: let onnxruntime keep float32 weights a second time, in the order that single tokens are multiplied fastest.
+    Args:
+        file: the graph.
+        packs: let onnxruntime keep a second copy of float32 weights, in the order that is fastest for single tokens.
+        threads: for one operator; by default onnxruntime's choice.
     """
 
     def __init__(self, file: Path, *, packs: bool = True, threads: int | None = None) -> None:
@@ -26,14 +29,14 @@ class WholeTexts:
         options.intra_op_num_threads = threads or 0
         self._session = onnxruntime.InferenceSession(os.fspath(file), options, providers=["CPUExecutionProvider"])
         self.output: str = self._session.get_outputs()[0].name
-        """What the task is about: logits, or last_hidden_state."""
+        """Name of the first output: logits or last_hidden_state."""
 
     def run(self, ids: np.ndarray, outputs: Sequence[str] | None = None) -> list[np.ndarray]:
-        """The outputs of that name for token ids int64 [S]; by default `output` alone, [1, S, ...]."""
+        """Return the outputs of these names for token ids int64 [S]; by default only `output`, [1, S, ...]."""
         return list(self._session.run(list(outputs or [self.output]), self._feeds(ids[None])))
 
     def _feeds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
-        """Nothing is cached, and a cache that is written in place has room for this text."""
+        """Return all inputs: empty caches, with room for this text where they are written in place."""
         length = ids.shape[1]
         given = {
             "input_ids": ids,

@@ -10,6 +10,7 @@ import numpy as np
 import onnxruntime
 
 from doge_export.errors import DogeExportError
+from doge_export.numerics import softmax
 from doge_export.package.manifest import Manifest
 from doge_export.runtime.files import read_json
 from doge_export.runtime.generation_config import is_integer
@@ -136,9 +137,4 @@ def _sigmoid(logits: np.ndarray) -> np.ndarray:
     return np.where(logits >= 0, 1, small) / (1 + small)
 
 
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    exponentials = np.exp(logits - logits.max())
-    return exponentials / exponentials.sum()
-
-
-_FUNCTIONS = {"softmax": _softmax, "sigmoid": _sigmoid, "none": lambda logits: logits}
+_FUNCTIONS = {"softmax": softmax, "sigmoid": _sigmoid, "none": lambda logits: logits}

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from doge_export.numerics import softmax
 from doge_export.runtime.generation_config import GenerationConfig
 from doge_export.runtime.prediction import Candidates, Prediction
 
@@ -52,12 +53,6 @@ def keep_min_p(candidates: Candidates, min_p: float) -> Candidates:
     ids, scores = candidates
     kept = scores >= scores.max() + math.log(min_p)
     return ids[kept], scores[kept]
-
-
-def softmax(scores: np.ndarray) -> np.ndarray:
-    """Probabilities float32 [n]."""
-    exponentials = np.exp(scores - scores.max())
-    return exponentials / exponentials.sum()
 
 
 def filtered(prediction: Prediction, config: GenerationConfig) -> Candidates:

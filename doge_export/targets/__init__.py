@@ -6,6 +6,7 @@ import onnx_ir as ir
 
 from doge_export.graph.tidy import tidy
 from doge_export.targets.canonical import CANONICAL
+from doge_export.targets.contract import run_passes
 from doge_export.targets.onnxruntime import ONNXRUNTIME
 from doge_export.targets.portable import PORTABLE
 from doge_export.targets.target import Target, Traits
@@ -16,16 +17,18 @@ __all__ = ["TARGETS", "Target", "Traits", "lower"]
 
 
 def lower(model: ir.Model, target: Target, traits: Traits) -> None:
-    """Lower canonical ONNX in place.
+    """Lower a canonical graph for one target.
 
     Args:
-        model: as `graph.trace` gives it.
+        model: canonical graph, as `graph.trace` returns it; changed in place.
         target: one of `TARGETS`.
-        traits: of the model.
+        traits: properties of the model that decide how it is lowered.
+
+    Raises:
+        ContractError: the graph is not what a pass of the target needs.
     """
-    for lowering in target.passes(traits):
-        lowering(model)
+    run_passes(model, target.passes(traits))
     model.opset_imports[""] = target.opset
     model.ir_version = target.ir_version
     tidy(model)
-    model.graph.sort()  # passes put nodes where they found others, and the standard asks for an order
+    model.graph.sort()  # passes insert nodes out of order, and the standard asks for a topological order

@@ -1,14 +1,11 @@
-"""The graph as the model was traced: for compilers with a plugin for the two `doge` operators, TensorRT above all."""
+"""The traced graph as it is, for compilers with a plugin for the two `doge` operators, TensorRT above all."""
 
 from __future__ import annotations
 
-from doge_export.graph.trace import IR_VERSION, OPSET
 from doge_export.targets.target import Target
 
 CANONICAL = Target(
     name="canonical",
-    opset=OPSET,
-    ir_version=IR_VERSION,
     summary="for compilers with a plugin: nodes of domain doge, each with a function body of standard ops",
     passes=lambda traits: (),
     keeps_operators=True,

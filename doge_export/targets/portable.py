@@ -1,4 +1,4 @@
-"""Anything that reads ONNX: standard ops of opset 21, the input and output names of the ecosystem."""
+"""The form that any ONNX reader runs: standard ops of opset 21, and the input and output names of the ecosystem."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from doge_export.targets.target import Target
 PORTABLE = Target(
     name="portable",
     opset=21,
-    ir_version=10,
     summary="for anything that reads ONNX: standard ops, key/value caches only",
     passes=lambda traits: (
         StandardAttention(),

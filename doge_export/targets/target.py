@@ -1,4 +1,4 @@
-"""What a target may contain, as values that passes and packaging ask, instead of asking for a name."""
+"""A target as a value: what its graphs may contain, which packaging asks for instead of asking for a name."""
 
 from __future__ import annotations
 
@@ -7,20 +7,23 @@ from collections.abc import Callable, Sequence
 
 import onnx_ir as ir
 
+from doge_export.graph.trace import IR_VERSION, OPSET
+
 
 @dataclasses.dataclass(frozen=True)
 class Traits:
-    """What of a model decides how it is lowered.
+    """The properties of a model that decide how it is lowered.
 
     Attributes:
-        cached: it is a language model over a cache; other tasks read a text in one call.
-        whole_rows: rows that see no key at all are read by others, or may be those of tokens.
-        static_rope: keys are rotated, and by frequencies that depend on no length.
-        max_length: tokens a sequence may have.
+        cached: the model is a language model with a cache; models of other tasks read a text in one call.
+        fully_masked_rows: rows with every key masked must attend evenly to all keys, as in transformers, because other
+            tokens read them or because they may belong to tokens.
+        static_rope: keys are rotated, and the RoPE frequencies do not depend on the length.
+        max_length: the most tokens that a sequence may have.
     """
 
     cached: bool = True
-    whole_rows: bool = False
+    fully_masked_rows: bool = False
     static_rope: bool = False
     max_length: int = 0
 
@@ -30,19 +33,20 @@ class Target:
     """A place where a graph will run.
 
     Attributes:
-        name: as on the command line.
-        opset: version of the standard ops, written into every file.
-        ir_version: of the ONNX file format; onnx's own default is newer than runtimes read.
+        name: its name on the command line.
         summary: one line for help and model cards.
-        passes: the lowering of a model with such traits.
-        interface: how a language model's graph is fed, see `package.manifest.Interface`.
-        keeps_operators: nodes of domain `doge` stay, for a plugin that knows the two operators and no other.
+        passes: returns the passes that lower a model with the given traits.
+        interface: how the graph of a language model is fed, see `package.manifest.Interface`.
+        opset: version of the standard ops that is written into the file; that of the trace by default.
+        ir_version: version of the ONNX file format; onnx's own default is newer than runtimes read.
+        keeps_operators: nodes of domain `doge` stay, for a plugin that knows DynamicMaskAttention and CDMoE and no
+            other operator.
     """
 
     name: str
-    opset: int
-    ir_version: int
     summary: str
     passes: Callable[[Traits], Sequence[ir.passes.InPlacePass]]
     interface: str
+    opset: int = OPSET
+    ir_version: int = IR_VERSION
     keeps_operators: bool = False

@@ -1,4 +1,4 @@
-"""TensorRT: the canonical graph with caches in place, typed as TensorRT 11 follows it, for our plugin or for none."""
+"""The graph of a TensorRT engine: caches of fixed capacity, types as TensorRT 11 takes them, with or without plugin."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from doge_export.graph.tidy import tidy
+from doge_export.targets.contract import run_passes
 from doge_export.targets.half import HalfPrecision, prepare
 from doge_export.targets.half.flow import Flow
 from doge_export.targets.passes.candidates import Candidates
 from doge_export.targets.passes.fixed_capacity import FixedCapacity
+from doge_export.targets.passes.float32_norm import Float32RMSNorm
+from doge_export.targets.passes.float32_residuals import Float32Residuals
 from doge_export.targets.passes.fold_scores import FoldScores
 from doge_export.targets.passes.inline_functions import InlineFunctions
 from doge_export.targets.passes.native_attention import NativeAttention
 from doge_export.targets.passes.plugin_nodes import PluginNodes
 from doge_export.targets.passes.primitives import PrimitiveRMSNorm, PrimitiveRotaryEmbedding
-from doge_export.targets.passes.rope_tables import RopeTables
+from doge_export.targets.passes.rope_tables import RopeTables, scales_rope
 from doge_export.targets.passes.routed_experts import RoutedExperts
 from doge_export.targets.passes.transpose_weights import TransposeWeights
-from doge_export.targets.passes.wide_norm import WideRMSNorm
-from doge_export.targets.passes.wide_residuals import WideResiduals
 
 Precision = Literal["fp16", "bf16", "fp32"]
 Attention = Literal["plugin", "native"]
@@ -36,8 +37,13 @@ IR_VERSIONS: dict[Attention, int] = {"plugin": 8, "native": 10}
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-    """What an engine's graph is to be: the type of its weights, who computes attention, slots of a cache row, and how
-    many of the best next tokens it gives beside all logits.
+    """The form of an engine's graph.
+
+    Attributes:
+        precision: type of weights, activations and caches.
+        attention: "plugin" for our kernels, "native" for TensorRT's own layers.
+        capacity: slots of a cache row.
+        candidates: how many of the best next tokens the graph gives beside all logits; 0 for none.
     """
 
     precision: Precision
@@ -47,7 +53,15 @@ class Form:
 
 
 def lower_for_tensorrt(model: ir.Model, form: Form) -> None:
-    """Lower a canonical language model in place; inputs and outputs are then those of `trt.plan.EnginePlan`."""
+    """Lower a canonical language model for an engine.
+
+    Args:
+        model: canonical graph; changed in place. Its inputs and outputs become those of `trt.engine_plan.EnginePlan`.
+        form: what the engine's graph is to be.
+
+    Raises:
+        ContractError: the graph is not what a pass needs.
+    """
     lower_in_float32(model, form)
     if form.precision != "fp32":
         prepare(model)
@@ -55,16 +69,32 @@ def lower_for_tensorrt(model: ir.Model, form: Form) -> None:
     else:
         for value in Flow(model.graph).reals:
             value.dtype = value.dtype or ir.DataType.FLOAT
-    _run(model, (RopeTables(form.capacity), WideRMSNorm(), Candidates(form.candidates)))
-    if form.attention == "plugin":
-        PluginNodes()(model)
-    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    run_passes(
+        model,
+        (
+            *([] if scales_rope(model.graph) else [RopeTables(form.capacity)]),
+            Float32RMSNorm(),
+            *([Candidates(form.candidates)] if form.candidates else []),
+            *([PluginNodes()] if form.attention == "plugin" else []),
+            common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        ),
+    )
     tidy(model)
     model.graph.sort()
 
 
 def lower_in_float32(model: ir.Model, form: Form) -> None:
-    """The part of `lower_for_tensorrt` before types are given: whoever wants to see values in float32 starts here."""
+    """Run the passes of `lower_for_tensorrt` that come before types are given.
+
+    The graph then still computes in float32, so that its values can be measured.
+
+    Args:
+        model: canonical graph; changed in place.
+        form: what the engine's graph is to be; its precision is not read.
+
+    Raises:
+        ContractError: the graph is not what a pass needs.
+    """
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     passes: Sequence[ir.passes.InPlacePass] = (
         FixedCapacity(form.capacity),
@@ -73,13 +103,8 @@ def lower_in_float32(model: ir.Model, form: Form) -> None:
     )
     if form.attention == "native":
         passes = (FixedCapacity(form.capacity), NativeAttention(), RoutedExperts(), InlineFunctions())
-    # Scores straight from the hidden states: through values rounded to 16 bits their exponentials would differ.
-    _run(model, (FoldScores(repeats=False), *passes, WideResiduals(), TransposeWeights()))
+    # Folded scores come straight from the hidden states: 16-bit values between would change their exponentials.
+    run_passes(model, (FoldScores(repeats=False), *passes, Float32Residuals(), TransposeWeights()))
     model.opset_imports[""] = OPSETS[form.attention]
     model.ir_version = IR_VERSIONS[form.attention]
     model.graph.sort()
-
-
-def _run(model: ir.Model, passes: Sequence[ir.passes.InPlacePass]) -> None:
-    for one in passes:
-        one(model)

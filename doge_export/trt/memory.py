@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from doge_export.plugin.build import KERNELS, cached_builds
 from doge_export.plugin.params import AttentionParams, CdmoeParams, Params
-from doge_export.targets.lowering import extent
+from doge_export.targets.contract import extent
 from doge_export.trt.engine_plan import MOST_ELEMENTS, Binding, Cache, Memory
 
 _DTYPES = {ir.DataType.FLOAT: 0, ir.DataType.FLOAT16: 1, ir.DataType.BFLOAT16: 2}

@@ -11,9 +11,10 @@ from doge_export.console import log
 from doge_export.errors import DogeExportError
 from doge_export.runtime.context import PREFILL_CHUNK
 from doge_export.runtime.engine.versions import OLDEST, dotted
+from doge_export.targets.contract import extent
 from doge_export.targets.half import operators_by_type
 from doge_export.targets.half.extremes import Extreme
-from doge_export.targets.lowering import extent, named
+from doge_export.targets.lowering import named
 from doge_export.targets.tensorrt import DTYPES, Attention, Form, Precision, lower_for_tensorrt
 from doge_export.trt.engine_plan import DECODE, PREFILL, Binding, Cache, EnginePlan, Range
 from doge_export.trt.largest_values import largest_values, overflows, texts_for

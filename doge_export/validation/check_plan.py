@@ -100,7 +100,7 @@ class SubjectTraits:
             reserved_ids=frozenset(item for item in flat if isinstance(item, int)),
             pad_id=0 if pad is None else pad,
             mixes_tokens=moe is not None and moe.mixes_tokens and cdmoe_routing == "reference",
-            looks_ahead=architecture.may_blind_rows,
+            looks_ahead=architecture.may_fully_mask_rows,
             ratio=ratio is not None,
             task=architecture.task,
             lacks_pad_id=pad is None,

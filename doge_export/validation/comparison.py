@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from doge_export.numerics import kl_divergence, log_softmax
 from doge_export.validation.tolerance import FLOAT32, Tolerance
 
 HISTOGRAM_EDGES = np.arange(-12.0, 2.01, 0.25)
@@ -186,7 +187,7 @@ def compare(
         columns["max_abs"][part] = difference.max(-1)
         columns["mean_abs"][part] = difference.mean(-1)
         if ranked:
-            columns["kl"][part] = _kl(theirs, ours)
+            columns["kl"][part] = kl_divergence(log_softmax(theirs), log_softmax(ours))
             best = np.partition(theirs, -2, axis=-1)
             columns["margin"][part] = np.where(finite[part], best[:, -1] - best[:, -2], np.inf)
             argmax_equal[part] = (ours.argmax(-1) == theirs.argmax(-1)) & finite[part]
@@ -233,14 +234,3 @@ def concatenate(parts: Sequence[Comparison]) -> Comparison:
         tolerance=parts[0].tolerance,
         **{name: np.concatenate([getattr(part, name) for part in parts]) for name in per_position},
     )
-
-
-def _kl(reference: np.ndarray, subject: np.ndarray) -> np.ndarray:
-    """KL(reference || subject) in nats of logits [N, V]. Rounding may leave a sum just below zero: it is clipped."""
-    p, q = _log_softmax(reference), _log_softmax(subject)
-    return np.maximum((np.exp(p) * (p - q)).sum(-1), 0.0)
-
-
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    shifted = logits - logits.max(-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))

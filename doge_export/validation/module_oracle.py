@@ -201,7 +201,7 @@ class ModuleOracle(Oracle):
                 steps.append(step.transpose(1, 2).numpy())
             gaps = np.minimum(gaps, ambiguity.threshold_gaps(steps, is_token))
         return ambiguity.spread(
-            gaps, chunks, mixes_tokens=self._mixes_tokens, looks_ahead=self.architecture.may_blind_rows
+            gaps, chunks, mixes_tokens=self._mixes_tokens, looks_ahead=self.architecture.may_fully_mask_rows
         )
 
 

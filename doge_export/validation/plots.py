@@ -124,7 +124,7 @@ def _differences(axes: Axes, comparison: Comparison) -> None:
     at = ok & comparison.near_tie
     if at.any():
         axes.plot(position[at], largest[at], "o", ms=8, mfc="none", mec=INK, label="near tie")
-    at = ok & comparison.strays
+    at = ok & comparison.argmax_disagreements
     if at.any():
         axes.plot(position[at], largest[at], "x", ms=7, color=BAD, label="different argmax")
     if ok.any():

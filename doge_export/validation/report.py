@@ -186,8 +186,8 @@ def _meanings(verdict: Verdict) -> str:
         best = "class" if verdict.subject.get("task") == "text-classification" else "token"
         tie = f"{tolerance.near_tie_of_std:g} of std" if tolerance.near_tie_of_std else f"{tolerance.near_tie:g}"
         most = ""
-        if tolerance.strays is not None:
-            most = f"; it may be another at {100 * tolerance.strays:g} % of a check's positions, or at one"
+        if tolerance.disagreement_share is not None:
+            most = f"; it may be another at {100 * tolerance.disagreement_share:g} % of a check's positions, or at one"
         limit = (
             f" Its mean is at most {tolerance.mean_kl:g}."
             if tolerance.mean_kl < float("inf")

@@ -51,7 +51,7 @@ class Tolerance:
             bars |= {
                 "near_tie_of_std": self.near_tie_of_std,
                 "mean_kl": self.mean_kl,
-                "strays": self.disagreement_share,
+                "disagreement_share": self.disagreement_share,
             }
         return bars
 

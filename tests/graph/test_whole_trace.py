@@ -92,7 +92,7 @@ def traits_of(module, static_rope=False):
     mixes = architecture.moe is not None and architecture.moe.mixes_tokens
     return Traits(
         cached=architecture.task == "text-generation",
-        whole_rows=architecture.may_blind_rows or mixes,
+        fully_masked_rows=architecture.may_fully_mask_rows or mixes,
         static_rope=static_rope and architecture.rotates_keys and architecture.trained_length is None,
         max_length=CAPACITY,
     )
@@ -136,7 +136,7 @@ def test_one_form(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_equal_after_lowering(name, target, half):
     module, *graphs = traces(name)
-    if target == "canonical" and module.architecture.may_blind_rows:
+    if target == "canonical" and module.architecture.may_fully_mask_rows:
         pytest.skip("has no operator for it, by contract")
     answers = []
     for graph in graphs:

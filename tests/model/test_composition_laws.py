@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from compositions import BLINDING, COMPOSITIONS, MIXING, random_module
+from compositions import COMPOSITIONS, FULLY_MASKING, MIXING, random_module
 from doge_runs import assert_equal_to_rounding, distinct_ids, left_padded, module_logits
 
 LENGTH, VOCABULARY = 24, 96
@@ -38,10 +38,10 @@ def test_padding_and_neighbours_change_nothing(module):
     assert_equal_to_rounding(together[1:, 6:], module_logits(module, ids[1:, 6:]))
 
 
-@pytest.mark.parametrize("name", [*COMPOSITIONS, *BLINDING, *MIXING])
+@pytest.mark.parametrize("name", [*COMPOSITIONS, *FULLY_MASKING, *MIXING])
 def test_every_parameter_matters(name):
     """Else a comparison with this composition would prove less than it seems to."""
-    module = random_module((COMPOSITIONS | BLINDING | MIXING)[name])
+    module = random_module((COMPOSITIONS | FULLY_MASKING | MIXING)[name])
     ids = distinct_ids(1, LENGTH, VOCABULARY)
     before = module_logits(module, ids)
     for key, parameter in module.named_parameters():
@@ -68,10 +68,10 @@ def test_reference_routing_mixes_and_per_token_routing_does_not(name):
     assert_equal_to_rounding(module_logits(mixed, ids[:1, :1]), module_logits(alone, ids[:1, :1]))
 
 
-@pytest.mark.parametrize("name", BLINDING)
-def test_a_selection_that_may_blind_a_token_depends_on_what_is_read_together(name):
+@pytest.mark.parametrize("name", FULLY_MASKING)
+def test_a_selection_that_may_fully_mask_a_token_depends_on_what_is_read_together(name):
     """Why such exports read prompts in one piece: `chunkable_length` is 0."""
-    module = random_module(BLINDING[name])
-    assert module.architecture.may_blind_rows
+    module = random_module(FULLY_MASKING[name])
+    assert module.architecture.may_fully_mask_rows
     ids = distinct_ids(1, LENGTH, VOCABULARY)
     assert np.abs(module_logits(module, ids, chunks=[1] * LENGTH) - module_logits(module, ids)).max() > 1e-3

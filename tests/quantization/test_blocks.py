@@ -9,7 +9,7 @@ from weight_graph import model_of
 from doge_export.quantization import quantize_weights
 from doge_export.quantization.quantize_weights import QuantizeWeights
 from doge_export.quantization.rounding import fitted, nearest
-from doge_export.quantization.weights import sites_of
+from doge_export.quantization.weights import quantizable_weights
 
 ROWS, WIDTH = 40, 256
 KINDS = [(8, 128), (8, 64), (4, 32), (4, 64), (4, 16)]
@@ -34,7 +34,7 @@ def random_weight(seed=0, rows=ROWS, width=WIDTH):
 
 
 def quantise(model, storage):
-    QuantizeWeights(sites_of(model.graph), storage)(model)
+    QuantizeWeights(quantizable_weights(model.graph), storage)(model)
     return model
 
 
@@ -43,7 +43,7 @@ def run(model, **feeds):
 
 
 def whole(blocks):
-    return lambda site: [(slice(0, site.shape[0]), blocks)]
+    return lambda weight: [(slice(0, weight.shape[0]), blocks)]
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
@@ -118,7 +118,7 @@ def test_pieces_of_several_kinds_give_the_outputs_in_order(monkeypatch):
     fine, coarse = nearest(weight, 8, 128), nearest(weight, 4, 32)
     cuts = [slice(0, 7), slice(7, 30), slice(30, ROWS)]
     pieces = [(cuts[0], None), (cuts[1], coarse.rows(cuts[1])), (cuts[2], fine.rows(cuts[2]))]
-    model = quantise(model_of(weight, product="MatMul"), lambda site: pieces)
+    model = quantise(model_of(weight, product="MatMul"), lambda weight: pieces)
     read = np.concatenate([weight[cuts[0]], coarse.dequantized()[cuts[1]], fine.dequantized()[cuts[2]]])
     x = np.random.default_rng(3).standard_normal((2, 3, WIDTH)).astype(np.float32)
     np.testing.assert_allclose(run(model, x=x)[0], x @ read.T, atol=1e-3)
@@ -129,4 +129,17 @@ def test_a_weight_that_something_else_reads_is_left_alone():
     weight = model.graph.initializers["weight"]
     node = ir.node("Neg", [weight])
     model.graph.append(node)
-    assert sites_of(model.graph) == []
+    assert quantizable_weights(model.graph) == []
+
+
+def test_a_weight_of_another_graph_is_refused():
+    model, other = (model_of(random_weight(), product="MatMul") for _ in range(2))
+    with pytest.raises(ir.passes.PreconditionError, match=r"^QuantizeWeights: value weight: expected an initializer"):
+        QuantizeWeights(quantizable_weights(other.graph), whole(nearest(random_weight(), 8, 128)))(model)
+
+
+def test_a_table_in_several_pieces_is_refused():
+    blocks = nearest(random_weight(), 8, 128)
+    pieces = [(slice(0, 8), blocks.rows(slice(0, 8))), (slice(8, ROWS), blocks.rows(slice(8, ROWS)))]
+    with pytest.raises(ir.passes.PreconditionError, match=r"^QuantizeWeights: Gather node .*in one piece, found 2"):
+        quantise(model_of(random_weight(), lookup=True), lambda weight: pieces)

@@ -183,3 +183,19 @@ def test_a_channel_that_is_always_zero(quantised, ids, tmp_path):
     QuantizeCaches(ranges)(model)
     write_onnx(model, tmp_path / "zero.onnx")
     assert np.isfinite(WholeTexts(tmp_path / "zero.onnx").run(ids[0])[0]).all()
+
+
+@pytest.mark.parametrize(
+    ("past", "ranges", "message"),
+    [
+        ("past_key_values.0.key", 0, "GroupQueryAttention node .*: expected a range for layer 0"),
+        ("past", 1, "value past: expected the name"),
+        (None, 1, "graph .*: expected GroupQueryAttention nodes"),
+    ],
+)
+def test_a_graph_without_known_caches_is_refused(past, ranges, message):
+    x, cache = (ir.val(name, ir.DataType.FLOAT, [1]) for name in ("x", past or "past"))
+    node = ir.node("GroupQueryAttention" if past else "Neg", [x, x, x, cache, cache])
+    graph = ir.Graph([x, cache], node.outputs, nodes=[node], name="graph")
+    with pytest.raises(ir.passes.PreconditionError, match=f"^QuantizeCaches: {message}"):
+        QuantizeCaches([(np.ones((1, 8), np.float32),) * 2] * ranges)(ir.Model(graph, ir_version=10))

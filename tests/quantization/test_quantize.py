@@ -53,12 +53,12 @@ class TestBundled:
         from doge_export.package.onnx_file import write_onnx
         from doge_export.quantization.quantize_weights import QuantizeWeights
         from doge_export.quantization.rounding import nearest
-        from doge_export.quantization.weights import sites_of
+        from doge_export.quantization.weights import quantizable_weights
 
         result = quantised(name, target)
         model = ir.load(result.folder / "onnx/model.onnx")
-        large = [site for site in sites_of(model.graph) if site.weight().size >= 2**12]
-        QuantizeWeights(large, lambda site: [(slice(0, site.shape[0]), nearest(site.weight(), 4, 128))])(model)
+        large = [weight for weight in quantizable_weights(model.graph) if weight.matrix().size >= 2**12]
+        QuantizeWeights(large, lambda weight: [(slice(0, weight.shape[0]), nearest(weight.matrix(), 4, 128))])(model)
         write_onnx(model, tmp_path / "rounded.onnx")
         evaluation = texts_for("evaluation", load(result.folder), texts["eval_text"])
         reference = WholeTexts(result.folder / "onnx/model.onnx")

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from doge_export.numerics import softmax
 from doge_export.runtime.generation_config import GenerationConfig
 from doge_export.runtime.prediction import Prediction
-from doge_export.runtime.sampling import Sampler, filtered, penalise_repetition, softmax
+from doge_export.runtime.sampling import Sampler, filtered, penalise_repetition
 
 VOCAB_SIZE = 2000
 

@@ -75,7 +75,7 @@ def classes(task_export):
 class TestHiddenStates:
     @pytest.mark.parametrize("target", ["onnxruntime", "portable", "canonical"])
     @pytest.mark.parametrize("length", [1, 7, TRAINED, MAX_LENGTH])
-    def test_of_whole_rows(self, features, target, length):
+    def test_of_fully_masked_rows(self, features, target, length):
         model, session = features(target=target)
         assert isinstance(session, FeatureSession) and session.max_length == MAX_LENGTH
         ids = distinct_ids(2, length, VOCAB_SIZE)
@@ -203,7 +203,7 @@ class TestBatches:
 class TestLogits:
     @pytest.mark.parametrize("target", ["onnxruntime", "portable", "canonical"])
     @pytest.mark.parametrize("length", [1, 7, TRAINED, MAX_LENGTH])
-    def test_of_whole_rows(self, classes, target, length):
+    def test_of_fully_masked_rows(self, classes, target, length):
         model, session = classes(target=target)
         assert isinstance(session, ClassificationSession)
         assert session.labels == ("LABEL_0", "LABEL_1", "LABEL_2")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from compositions import BLINDING, EVERY, MIXING
+from compositions import EVERY, FULLY_MASKING, MIXING
 
 from doge_export.runtime.decoders.growing import GrowingDecoder, GrowingScoresDecoder
 from doge_export.runtime.decoders.in_place import InPlaceDecoder
@@ -11,13 +11,13 @@ from doge_export.targets import Traits
 
 LENGTH, VOCABULARY = 24, 96
 DECODERS = {"onnxruntime": InPlaceDecoder, "portable": GrowingDecoder, "canonical": GrowingScoresDecoder}
-CASES = [(name, target) for name in EVERY for target in DECODERS if target != "canonical" or name not in BLINDING]
+CASES = [(name, target) for name in EVERY for target in DECODERS if target != "canonical" or name not in FULLY_MASKING]
 
 
 def traits(name):
     """The kernel rotates every second composition, tables of angles rotate the others."""
     static = list(EVERY).index(name) % 2 == 0 and EVERY[name].get("rotates_keys", True)
-    return Traits(whole_rows=name in BLINDING | MIXING, static_rope=static, max_length=32)
+    return Traits(fully_masked_rows=name in FULLY_MASKING | MIXING, static_rope=static, max_length=32)
 
 
 def run(decoder, ids, mask=None, chunks=None):

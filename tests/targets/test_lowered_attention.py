@@ -19,7 +19,7 @@ LOWERINGS = {
     "canonical": None,
     "standard": StandardAttention,
     "in-place": functools.partial(GroupQueryAttention, Traits()),
-    "in-place-whole-rows": functools.partial(GroupQueryAttention, Traits(whole_rows=True)),
+    "in-place-fully-masked-rows": functools.partial(GroupQueryAttention, Traits(fully_masked_rows=True)),
 }
 EXTENTS = [(1, 0), (2, 0), (9, 0), (1, 1), (1, 2), (1, 13), (2, 2), (5, 7)]
 """New tokens and past."""

@@ -9,7 +9,7 @@ from collections import Counter
 import numpy as np
 import onnx_ir as ir
 import pytest
-from compositions import BLINDING, COMPOSITIONS, EVERY, MIXING, random_module
+from compositions import COMPOSITIONS, EVERY, FULLY_MASKING, MIXING, random_module
 from doge_runs import ONNXRUNTIME, assert_equal_to_rounding, distinct_ids
 from engine_on_cpu import NOWHERE, EngineOnCpu, dtype_of, plan_of, random_traced, reference
 from whole_trace import whole_trace
@@ -23,7 +23,7 @@ CAPACITY, LENGTH, VOCABULARY = 32, 24, 96
 IDS = distinct_ids(3, LENGTH, VOCABULARY)
 QUICK = {"as today", "M7"}
 NAMES = [
-    name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in EVERY if name not in BLINDING
+    name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in EVERY if name not in FULLY_MASKING
 ]
 NATIVE = {"no scores", "linear score", "score by query head", "heads of 20, one of keys", "M1", "M7"}
 NATIVE_NAMES = [
@@ -59,7 +59,7 @@ def test_with_layers_of_tensorrt(name):
 @pytest.mark.parametrize("attention", ["plugin", "native"])
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=() if name == "M7" else pytest.mark.slow) for name in EVERY if name not in BLINDING],
+    [pytest.param(name, marks=() if name == "M7" else pytest.mark.slow) for name in EVERY if name not in FULLY_MASKING],
 )
 def test_equal_to_the_bit_from_the_whole_trace(name, attention, precision):
     if attention == "native" and name not in NATIVE:

@@ -1,4 +1,4 @@
-"""Which values of a graph 16 bits must hold, and how large each gets: float16 ends at 65504, and infinity spreads."""
+"""The values of a graph that 16 bits must hold, and how large they get: float16 ends at 65504, and infinity spreads."""
 
 from __future__ import annotations
 
@@ -16,14 +16,17 @@ from doge_export.targets.lowering import constant
 
 _UNCHANGED = {"Expand", "Gather", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
 _BOUNDED = {"Cos", "Max", "Sigmoid", "Sin", "Softmax"}
-"""What moves values that were looked at before, and what cannot be large; the one Max is a bias of at most 0."""
+"""Operators that move values measured before, and operators whose results are small; the one Max is a bias <= 0."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Extreme:
-    """The largest magnitude of a value: `operator` made it, `value` is its name in the graph.
+    """The largest magnitude of a value.
 
-    Infinite where any of it is not a number.
+    Attributes:
+        operator: the operator that computes the value.
+        value: its name in the graph.
+        magnitude: max |x|; infinite where any element is not a number.
     """
 
     operator: str
@@ -32,12 +35,12 @@ class Extreme:
 
     @property
     def overflows(self) -> bool:
-        """Whether float16 cannot hold it."""
+        """Return whether it is beyond float16."""
         return not self.magnitude <= largest(ir.DataType.FLOAT16)
 
     @property
     def is_finite(self) -> bool:
-        """Whether float32 holds it."""
+        """Return whether float32 holds it."""
         return math.isfinite(self.magnitude)
 
     def __str__(self) -> str:
@@ -47,7 +50,7 @@ class Extreme:
 
 
 def worst(extremes: Sequence[Extreme]) -> list[Extreme]:
-    """The largest of each operator, the first among equals; in the order given."""
+    """Return the largest of each operator, the first among equals, in the order given."""
 
     def size(extreme: Extreme) -> float:
         return math.inf if math.isnan(extreme.magnitude) else extreme.magnitude
@@ -59,7 +62,7 @@ def worst(extremes: Sequence[Extreme]) -> list[Extreme]:
 
 
 def by_operator(extremes: Sequence[Extreme]) -> dict[str, dict[str, Any]]:
-    """The largest of each operator, for the manifest: "value", and "magnitude", null where that is not finite."""
+    """Return the largest of each operator for the manifest: "value", and "magnitude", None where that is not finite."""
     return {
         extreme.operator: {
             "magnitude": extreme.magnitude if extreme.is_finite else None,  # JSON has no infinity
@@ -70,14 +73,20 @@ def by_operator(extremes: Sequence[Extreme]) -> dict[str, dict[str, Any]]:
 
 
 def watch(model: ir.Model) -> Mapping[str, tuple[str, str]]:
-    """Outputs max |x|, float32 [], for every value worth a look: operator and name by the output's name.
+    """Add an output max |x|, float32 [], for every value that `half_values` lists and that may be large.
 
-    It is infinite where any x is not a number: onnxruntime's ReduceMax passes over a NaN among numbers.
+    It is infinite where any x is not a number: onnxruntime's ReduceMax ignores a NaN among numbers.
+
+    Args:
+        model: float32 graph after `prepare`; changed in place.
+
+    Returns:
+        For the name of each new output the operator that computes the value, and the value's name.
     """
     graph, watched = model.graph, {}
     for number, value in enumerate(half_values(model)):
         node = value.producer()
-        # A row of a table is no larger than the table, which was looked at when it was stored.
+        # A row of a table is no larger than the table, which `fits` checks when it is stored.
         if node is None or value.name is None or node.op_type in _UNCHANGED | _BOUNDED:
             continue
         tape = Tape()

@@ -1,4 +1,4 @@
-"""Which values of a graph are real numbers, which are stored with it, and which are only there to decide."""
+"""The values of a graph that are real numbers, that are stored with it, and that only feed sensitive operators."""
 
 from __future__ import annotations
 
@@ -7,48 +7,48 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_ir as ir
 
-from doge_export.targets.half.kinds import DECIDING, EXTENTS, FOLLOWING, KERNELS, NOT_REAL, PRODUCTS
+from doge_export.targets.half.kinds import EXTENTS, FOLLOWING, KERNELS, NOT_REAL, PRODUCTS, SENSITIVE
 
 FLOAT = ir.DataType.FLOAT
 Operator = tuple[str, str]
 
 
 def operator(node: ir.Node) -> Operator:
-    """Domain and name; the standard domain has one spelling."""
+    """Return domain and name; the standard domain has one spelling, ""."""
     return ("" if node.domain == "ai.onnx" else node.domain, node.op_type)
 
 
 class Flow:
-    """Of a float32 graph without subgraphs.
+    """What is known of the values of a float32 graph without subgraphs.
 
     Attributes:
-        reals: its values of type float32.
-        deciding: nodes whose results only go to a ranking, a comparison or an exponential.
+        reals: the values of type float32.
+        sensitive: nodes whose results only feed sensitive operators: a ranking, a comparison or an exponential.
     """
 
     def __init__(self, graph: ir.Graph) -> None:
         self.graph = graph
         self.reals = self._reals()
         self._stored: dict[ir.Value, bool] = {}
-        self.deciding: set[ir.Node] = set()
+        self.sensitive: set[ir.Node] = set()
         for node in reversed(graph):
-            if self._may_decide(node) and all(map(self.decides, self.real_outputs(node))):
-                self.deciding.add(node)
+            if self._may_be_sensitive(node) and all(map(self.feeds_only_sensitive, self.real_outputs(node))):
+                self.sensitive.add(node)
 
     def real_inputs(self, node: ir.Node) -> Iterator[tuple[int, ir.Value]]:
-        """Place and value."""
+        """Yield place and value of each real input."""
         return ((place, value) for place, value in enumerate(node.inputs) if value is not None and value in self.reals)
 
     def real_outputs(self, node: ir.Node) -> list[ir.Value]:
-        """Those outputs that are real numbers."""
+        """Return the outputs that are real numbers."""
         return [value for value in node.outputs if value in self.reals]
 
     def computed_inputs(self, node: ir.Node) -> list[ir.Value]:
-        """Real inputs that are not stored."""
+        """Return the real inputs that are not stored."""
         return [value for _, value in self.real_inputs(node) if not self.is_stored(value)]
 
     def is_stored(self, value: ir.Value) -> bool:
-        """An initializer, or what movement alone makes of initializers: a transposed weight."""
+        """Return whether a value is an initializer, or one that `FOLLOWING` only moves: a transposed weight."""
         if value not in self._stored:
             node = value.producer()
             known = value.const_value is not None and not value.is_graph_input()
@@ -57,25 +57,25 @@ class Flow:
             self._stored[value] = known
         return self._stored[value]
 
-    def decides(self, value: ir.Value) -> bool:
-        """Whether all that reads a value's numbers is a decision, at once or in the end."""
+    def feeds_only_sensitive(self, value: ir.Value) -> bool:
+        """Return whether all readers of a value's elements are sensitive, or only feed sensitive operators."""
         readers = [use for use in value.uses() if use.node.op_type not in EXTENTS]
-        return bool(readers) and not value.is_graph_output() and all(self._decides_in(*use) for use in readers)
+        return bool(readers) and not value.is_graph_output() and all(self._is_sensitive(*use) for use in readers)
 
-    def serves_decision(self, node: ir.Node) -> bool:
-        """Whether anything that reads a node's results is a decision, or is only there for one."""
-        return any(self._decides_in(*use) for value in self.real_outputs(node) for use in value.uses())
+    def feeds_sensitive(self, node: ir.Node) -> bool:
+        """Return whether any reader of a node's results is sensitive, or only feeds sensitive operators."""
+        return any(self._is_sensitive(*use) for value in self.real_outputs(node) for use in value.uses())
 
-    def _decides_in(self, node: ir.Node, place: int) -> bool:
+    def _is_sensitive(self, node: ir.Node, place: int) -> bool:
         kernel = KERNELS.get(operator(node))
         if kernel is not None:
-            return place in kernel.wide_inputs
-        return operator(node) in DECIDING or node in self.deciding
+            return place in kernel.float32_inputs
+        return operator(node) in SENSITIVE or node in self.sensitive
 
-    def _may_decide(self, node: ir.Node) -> bool:
+    def _may_be_sensitive(self, node: ir.Node) -> bool:
         if not self.real_outputs(node):
             return False
-        if operator(node) in PRODUCTS:  # not that of queries and keys, which would have a whole cache cast
+        if operator(node) in PRODUCTS:  # not queries times keys, which would cast a whole cache
             return any(self.is_stored(value) for _, value in self.real_inputs(node))
         return operator(node) in FOLLOWING or node.op_type == "Cast"
 
@@ -105,7 +105,7 @@ def _is_real(node: ir.Node, place: int, reals: set[ir.Value]) -> bool:
 
 
 def fits(tensor: ir.TensorProtocol, limit: float) -> bool:
-    """Whether no finite number of a stored tensor is beyond a type's largest."""
+    """Return whether every finite number of a stored tensor is within a type's limit."""
     values = tensor.numpy()
     if not values.size or (values.min() >= -limit and values.max() <= limit):
         return True

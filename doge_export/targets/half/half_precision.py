@@ -1,4 +1,4 @@
-"""The pass that gives every real value of a float32 graph its type, and puts a Cast wherever the type changes."""
+"""The pass that gives every real value of a float32 graph its type, with a Cast wherever the type changes."""
 
 from __future__ import annotations
 
@@ -7,16 +7,30 @@ from collections import Counter
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from doge_export.targets.contract import ContractError, GraphPass, initializer
 from doge_export.targets.half.flow import FLOAT
 from doge_export.targets.half.types import Types, largest
 
 
-class HalfPrecision(ir.passes.InPlacePass):
-    """From float32 to 16 bits. `dtype`: FLOAT16 or BFLOAT16. The model has gone through `prepare`."""
+class HalfPrecision(GraphPass):
+    """Turn a float32 graph into one of 16 bits.
+
+    Needs a graph that `prepare` has rewritten, so without Constant nodes, whose type nothing tells.
+
+    Args:
+        dtype: FLOAT16 or BFLOAT16.
+    """
 
     def __init__(self, dtype: ir.DataType = ir.DataType.FLOAT16) -> None:
         super().__init__()
         self._dtype = dtype
+
+    def requires(self, model: ir.Model) -> None:
+        """Require constants as initializers."""
+        super().requires(model)
+        for node in model.graph:
+            if node.op_type == "Constant":
+                raise ContractError(node, "expected an initializer: `prepare` lifts constants")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Decide all types first, then rewrite node by node."""
@@ -24,15 +38,15 @@ class HalfPrecision(ir.passes.InPlacePass):
         self._types = Types(graph, largest(self._dtype))
         self._versions: dict[tuple[ir.Value, bool], ir.Value] = {}
         initializers = list(graph.initializers.values())
-        outputs = [(value, self._types.is_wide_output(value)) for value in graph.outputs]
+        outputs = [(value, self._types.is_float32_output(value)) for value in graph.outputs]
         for node in list(graph):
             for place, value in self._types.flow.real_inputs(node):
-                node.replace_input_with(place, self._version(value, self._types.reads_wide(node, place)))
+                node.replace_input_with(place, self._version(value, self._types.reads_float32(node, place)))
         for value in self._types.flow.reals:
             if value.const_value is None:
-                value.dtype = FLOAT if self._types.is_wide(value) else self._dtype
-        for place, (value, wide) in enumerate(outputs):
-            self._rename_output(place, value, wide)
+                value.dtype = FLOAT if self._types.is_float32(value) else self._dtype
+        for place, (value, in_float32) in enumerate(outputs):
+            self._rename_output(place, value, in_float32)
         for value in initializers:
             if value in self._types.flow.reals and not value.uses() and not value.is_graph_output():
                 del graph.initializers[value.name]  # type: ignore[arg-type]
@@ -40,24 +54,25 @@ class HalfPrecision(ir.passes.InPlacePass):
         common.RemoveUnusedNodesPass()(model)
         return ir.passes.PassResult(model, modified=True)
 
-    def _suffix(self, wide: bool) -> str:
-        return "float32" if wide else self._dtype.name.lower()
+    def _suffix(self, in_float32: bool) -> str:
+        return "float32" if in_float32 else self._dtype.name.lower()
 
-    def _version(self, value: ir.Value, wide: bool) -> ir.Value:
-        """The value in float32 or in 16 bits, made where it comes from, once."""
-        if value.const_value is None and self._types.is_wide(value) == wide:
+    def _version(self, value: ir.Value, in_float32: bool) -> ir.Value:
+        """Return the value in float32 or in 16 bits; it is cast once, right after its producer."""
+        if value.const_value is None and self._types.is_float32(value) == in_float32:
             return value
-        if (value, wide) not in self._versions:
-            self._versions[value, wide] = self._tensor(value, wide) if value.const_value else self._cast(value, wide)
-        return self._versions[value, wide]
+        if (value, in_float32) not in self._versions:
+            self._versions[value, in_float32] = (
+                self._tensor(value, in_float32) if value.const_value else self._cast(value, in_float32)
+            )
+        return self._versions[value, in_float32]
 
-    def _tensor(self, value: ir.Value, wide: bool) -> ir.Value:
-        tensor, dtype = value.const_value, self._dtype
-        if wide:
+    def _tensor(self, value: ir.Value, in_float32: bool) -> ir.Value:
+        if in_float32:
             return value
-        assert tensor is not None and value.name is not None
-        both = any(self._types.reads_wide(*use) for use in value.uses())
-        name = f"{value.name}.{self._suffix(wide)}" if both else value.name
+        (old_name, tensor), dtype = initializer(value), self._dtype
+        both = any(self._types.reads_float32(*use) for use in value.uses())
+        name = f"{old_name}.{self._suffix(in_float32)}" if both else old_name
         rounded = ir.LazyTensor(
             lambda: ir.tensor(tensor.numpy().astype(dtype.numpy()), dtype=dtype, name=name),
             dtype=dtype,
@@ -66,16 +81,16 @@ class HalfPrecision(ir.passes.InPlacePass):
             cache=False,
         )
         if not both:
-            value.name = f"{name}.float32"  # which nothing reads, and which goes at the end
+            value.name = f"{name}.float32"  # frees the name; nothing reads it, and `call` deletes it
         version = ir.val(name, const_value=rounded)
         self._graph.register_initializer(version)
         return version
 
-    def _cast(self, value: ir.Value, wide: bool) -> ir.Value:
-        to = FLOAT if wide else self._dtype
-        cast = ir.node("Cast", [value], {"to": to}, name=f"cast_{value.name}_to_{self._suffix(wide)}")
+    def _cast(self, value: ir.Value, in_float32: bool) -> ir.Value:
+        to = FLOAT if in_float32 else self._dtype
+        cast = ir.node("Cast", [value], {"to": to}, name=f"cast_{value.name}_to_{self._suffix(in_float32)}")
         result = cast.outputs[0]
-        result.name, result.dtype, result.shape = f"{value.name}.{self._suffix(wide)}", to, value.shape
+        result.name, result.dtype, result.shape = f"{value.name}.{self._suffix(in_float32)}", to, value.shape
         producer = value.producer()
         if producer is None:
             self._graph.insert_before(self._graph[0], cast)
@@ -83,17 +98,22 @@ class HalfPrecision(ir.passes.InPlacePass):
             self._graph.insert_after(producer, cast)
         return result
 
-    def _rename_output(self, place: int, value: ir.Value, wide: bool) -> None:
-        """An output of another type than its value is a Cast of it, under the output's name."""
-        if self._types.is_wide(value) == wide:
+    def _rename_output(self, place: int, value: ir.Value, in_float32: bool) -> None:
+        """Make an output of another type than its value a Cast of it, under the output's name."""
+        if self._types.is_float32(value) == in_float32:
             return
-        result, name, dtype, shape = self._version(value, wide), value.name, FLOAT if wide else self._dtype, value.shape
-        value.name = f"{name}.{self._suffix(not wide)}"
+        result, name, dtype, shape = (
+            self._version(value, in_float32),
+            value.name,
+            FLOAT if in_float32 else self._dtype,
+            value.shape,
+        )
+        value.name = f"{name}.{self._suffix(not in_float32)}"
         result.name, result.dtype, result.shape = name, dtype, shape
         self._graph.outputs[place] = result
 
     def _drop_old_casts(self) -> None:
-        """Casts of the float32 graph, each of which now has the type that it was to make."""
+        """Remove the casts of the float32 graph, whose inputs now have the type that they cast to."""
         for node in list(self._graph):
             if node.op_type == "CastLike" and node.outputs[0] in self._types.flow.reals:
                 source = node.inputs[0]
@@ -107,7 +127,7 @@ class HalfPrecision(ir.passes.InPlacePass):
 
 
 def operators_by_type(model: ir.Model) -> dict[str, dict[str, int]]:
-    """How many nodes of each operator give float32 and how many give 16 bits, by the name of the type."""
+    """Count the nodes of each operator by the type of their first output: "float32", "float16" or "bfloat16"."""
     found: dict[str, Counter[str]] = {}
     for node in model.graph:
         dtype = node.outputs[0].dtype

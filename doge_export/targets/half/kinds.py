@@ -1,11 +1,13 @@
-"""What operators need of the type they compute in."""
+"""Kinds of operators, by the type they compute in."""
 
 from __future__ import annotations
 
 import dataclasses
 
+from doge_export.graph.schemas import CDMOE, DOMAIN, DYNAMIC_MASK_ATTENTION, RATIO_MASK_ATTENTION
+
 PRODUCTS = {("", "MatMul"), ("", "Gemm"), ("com.microsoft", "FusedMatMul")}
-"""Stored and multiplied in 16 bits, summed in whatever the processor has; GPUs have float32."""
+"""Products: stored and multiplied in 16 bits, summed in the type that the processor has; GPUs sum in float32."""
 
 FOLLOWING = {
     ("", name)
@@ -15,48 +17,49 @@ FOLLOWING = {
         "Transpose", "Unsqueeze", "Where",
     )
 }  # fmt: skip
-"""Arithmetic and movement, in the type of what comes in."""
+"""Arithmetic and movement, in the type of the inputs."""
 
 JOINING = {"Concat", "TensorScatter"}
-"""What puts new keys beside cached ones, which have a type already."""
+"""Operators that put new keys beside cached ones, whose type is given."""
 
-DECIDING = {("", name) for name in ("Softplus", "Exp", "TopK", "Less", "LessOrEqual", "Greater", "GreaterOrEqual")}
-"""What a small difference may tip, or what makes a small difference a large one."""
+SENSITIVE = {("", name) for name in ("Softplus", "Exp", "TopK", "Less", "LessOrEqual", "Greater", "GreaterOrEqual")}
+"""Operators whose result a small difference may flip, or that make a small difference a large one."""
 
 EXTENTS = {"Shape", "Size"}
-"""What reads no number of a value."""
+"""Operators that read no element of a value."""
 
 NOT_REAL = EXTENTS | {
     "And", "ArgMax", "ArgMin", "Equal", "Greater", "GreaterOrEqual", "IsNaN", "Less", "LessOrEqual", "NonZero", "Not",
     "Or",
 }  # fmt: skip
-"""What gives integers or truth values of real numbers."""
+"""Operators that return integers or booleans for real numbers."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
-    """An operator that stores 16 bits and takes care of float32 inside.
+    """An operator that stores 16 bits and computes in float32 inside.
 
     Attributes:
-        wide_inputs: places that are float32 all the same; what comes there decides.
-        wide_outputs: the same of outputs.
-        serves_decisions: it is a float32 node where a decision reads its result, which is then not rounded.
+        float32_inputs: places of inputs that are float32 all the same, because rankings depend on them.
+        float32_outputs: places of such outputs.
+        float32_for_sensitive: the whole node is float32 where a sensitive operator reads its result, which is then not
+            rounded.
     """
 
-    wide_inputs: tuple[int, ...] = ()
-    wide_outputs: tuple[int, ...] = ()
-    serves_decisions: bool = False
+    float32_inputs: tuple[int, ...] = ()
+    float32_outputs: tuple[int, ...] = ()
+    float32_for_sensitive: bool = False
 
 
-_ATTENTION = Kernel(wide_inputs=(3, 6), wide_outputs=(3,))
+_ATTENTION = Kernel(float32_inputs=(3, 6), float32_outputs=(3,))
 KERNELS = {
-    ("doge", "DynamicMaskAttention"): _ATTENTION,
-    ("doge", "RatioMaskAttention"): _ATTENTION,
-    ("doge", "CDMoE"): Kernel(wide_inputs=(1, 2)),
+    (DOMAIN, DYNAMIC_MASK_ATTENTION.name): _ATTENTION,
+    (DOMAIN, RATIO_MASK_ATTENTION.name): _ATTENTION,
+    (DOMAIN, CDMOE.name): Kernel(float32_inputs=(1, 2)),
     ("com.microsoft", "GroupQueryAttention"): Kernel(),
-    ("com.microsoft", "SkipSimplifiedLayerNormalization"): Kernel(wide_outputs=(1, 2), serves_decisions=True),
-    ("com.microsoft", "SimplifiedLayerNormalization"): Kernel(serves_decisions=True),
-    ("", "RMSNormalization"): Kernel(serves_decisions=True),
+    ("com.microsoft", "SkipSimplifiedLayerNormalization"): Kernel(float32_outputs=(1, 2), float32_for_sensitive=True),
+    ("com.microsoft", "SimplifiedLayerNormalization"): Kernel(float32_for_sensitive=True),
+    ("", "RMSNormalization"): Kernel(float32_for_sensitive=True),
     ("", "Attention"): Kernel(),
 }
-"""RMSNormalization is defined with its first stage, up to the multiplication by the weight, in float32 (stash_type)."""
+"""The kernels. RMSNormalization computes in float32 up to the multiplication by the weight (stash_type)."""

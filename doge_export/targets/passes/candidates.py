@@ -1,4 +1,4 @@
-"""The best next tokens as outputs, so that whoever samples on the host need not copy all logits there."""
+"""The best next tokens as outputs, so that sampling on the host need not copy all logits there."""
 
 from __future__ import annotations
 
@@ -6,23 +6,35 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.tape import Tape
 
+from doge_export.targets.contract import ContractError, GraphPass, graph_output, shape_of
 from doge_export.targets.lowering import constant
 
 
-class Candidates(ir.passes.InPlacePass):
-    """Adds best_logits float32 and best_tokens int32, both [batch, num_logits, count]: the `count` highest logits."""
+class Candidates(GraphPass):
+    """Add outputs best_logits float32 and best_tokens int32, both [batch, num_logits, count]: the highest logits.
+
+    Needs a graph output `logits` [batch, num_logits, V], float32.
+
+    Args:
+        count: how many of the highest logits; 1 or more.
+    """
 
     def __init__(self, count: int) -> None:
         super().__init__()
         self._count = count
 
+    def requires(self, model: ir.Model) -> None:
+        """Require float32 logits."""
+        super().requires(model)
+        logits = graph_output(model.graph, "logits")
+        shape_of(logits, 3)
+        if logits.dtype != ir.DataType.FLOAT:
+            raise ContractError(logits, f"expected float32, found {logits.dtype}")
+
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Of a graph whose output logits [batch, num_logits, V] is float32; nothing is added for a count of 0."""
-        if not self._count:
-            return ir.passes.PassResult(model, modified=False)
+        """Add the outputs."""
         graph, tape = model.graph, Tape()
-        logits = next(value for value in graph.outputs if value.name == "logits")
-        assert logits.dtype == ir.DataType.FLOAT and logits.shape is not None
+        logits = graph_output(graph, "logits")
         count = constant(graph, np.array([self._count]))
         best, places = tape.op_multi_out("TopK", [logits, count], num_outputs=2)
         tokens = tape.op("Cast", [places], {"to": ir.DataType.INT32})
@@ -30,7 +42,8 @@ class Candidates(ir.passes.InPlacePass):
             (best, "best_logits", ir.DataType.FLOAT),
             (tokens, "best_tokens", ir.DataType.INT32),
         ):
-            value.name, value.dtype, value.shape = name, dtype, ir.Shape([*logits.shape[:2], self._count])
+            value.name, value.dtype = name, dtype
+            value.shape = ir.Shape([*shape_of(logits, 3)[:2], self._count])
             graph.outputs.append(value)
         graph.extend(tape.nodes)
         return ir.passes.PassResult(model, modified=True)

@@ -8,24 +8,24 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.tape import Tape
 
-from doge_export.targets.lowering import constant, stored, weight
+from doge_export.targets.contract import GraphPass, initializer
+from doge_export.targets.lowering import constant, weight
 
 
-class FuseProjections(ir.passes.InPlacePass):
+class FuseProjections(GraphPass):
     """MatMul(x, W1), MatMul(x, W2), ... -> Split(MatMul(x, [W1 W2 ...])).
 
-    A small model's time at batch 1 goes to starting work, not to doing it, so one wide product beats several narrow.
+    At batch 1 a small model spends its time on launching nodes, so one wide product beats several narrow ones.
+    Products with a computed, shared or not two-dimensional right operand stay as they are.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Group by left operand; needs weights stored as right operands."""
+        """Fuse the products that share a left operand and have a weight of their own as right operand."""
         graph = model.graph
         by_input: dict[ir.Value, list[ir.Node]] = defaultdict(list)
         for node in graph:
-            if node.op_type == "MatMul" and node.inputs[0] is not None:
-                right = node.inputs[1]
-                if right is not None and right.const_value is not None and len(right.uses()) == 1:
-                    by_input[node.inputs[0]].append(node)
+            if node.op_type == "MatMul" and node.inputs[0] is not None and _is_own_matrix(node.inputs[1]):
+                by_input[node.inputs[0]].append(node)
         groups = [(source, nodes) for source, nodes in by_input.items() if len(nodes) > 1]
         for source, nodes in groups:
             self._fuse(graph, source, nodes)
@@ -33,7 +33,7 @@ class FuseProjections(ir.passes.InPlacePass):
 
     @staticmethod
     def _fuse(graph: ir.Graph, source: ir.Value, nodes: list[ir.Node]) -> None:
-        names, tensors = zip(*(stored(node.inputs[1]) for node in nodes), strict=True)
+        names, tensors = zip(*(initializer(node.inputs[1]) for node in nodes), strict=True)
         widths = [tensor.shape.numpy()[1] for tensor in tensors]
         rows = tensors[0].shape.numpy()[0]
         joined = weight(
@@ -52,3 +52,13 @@ class FuseProjections(ir.passes.InPlacePass):
             node.outputs[0].replace_all_uses_with(part)
             graph.remove(node, safe=True)
             del graph.initializers[name]
+
+
+def _is_own_matrix(value: ir.Value | None) -> bool:
+    """Return whether a value is a two-dimensional initializer with one reader."""
+    return (
+        value is not None
+        and value.const_value is not None
+        and len(value.const_value.shape) == 2
+        and len(value.uses()) == 1
+    )

@@ -1,30 +1,38 @@
-"""`num_logits_to_keep`: run the head over the last tokens only."""
+"""The input `num_logits_to_keep`: logits of the last tokens only."""
 
 from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
 
+from doge_export.targets.contract import GraphPass, graph_output, node_input, producer_of, shape_of
 from doge_export.targets.lowering import constant
 
 NAME = "num_logits_to_keep"
+HEADS = ("MatMul", "FusedMatMul")
+"""Operators that the head may be."""
 
 
-class NumLogitsToKeep(ir.passes.InPlacePass):
-    """Adds an int64 scalar input that cuts the hidden states before the head.
+class NumLogitsToKeep(GraphPass):
+    """Add an int64 scalar input that cuts the hidden states before the head.
 
-    0, its default, keeps every token: hidden[:, -n:], and -0 is the beginning. As an initializer with the same name it
-    need not be fed.
+    Its default 0 keeps every token: hidden[:, -n:], and -0 is the beginning. An initializer of the same name makes
+    feeding it optional. Needs an output `logits` [B, S, V] that a MatMul or FusedMatMul computes.
     """
 
+    def requires(self, model: ir.Model) -> None:
+        """Require logits that come from the product of the head."""
+        super().requires(model)
+        logits = graph_output(model.graph, "logits")
+        shape_of(logits, 3)
+        node_input(producer_of(logits, *HEADS), 0)
+
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Cut the left operand of the product that makes the logits."""
+        """Cut the left operand of the product that computes the logits."""
         graph = model.graph
-        logits = next(value for value in graph.outputs if value.name == "logits")
-        head = logits.producer()
-        assert head is not None and head.op_type in ("MatMul", "FusedMatMul"), "the logits come from the head"
-        hidden = head.inputs[0]
-        assert hidden is not None
+        logits = graph_output(graph, "logits")
+        head = producer_of(logits, *HEADS)
+        hidden = node_input(head, 0)
 
         count = ir.val(NAME, dtype=ir.DataType.INT64, shape=[])
         count.const_value = ir.tensor(np.array(0, dtype=np.int64), name=NAME)
@@ -38,6 +46,6 @@ class NumLogitsToKeep(ir.passes.InPlacePass):
         last = tape.op("Slice", [hidden, start, end, axis])
         graph.insert_before(head, tape.nodes)
         head.replace_input_with(0, last)
-        assert logits.shape is not None
-        logits.shape = ir.Shape([logits.shape[0], "num_logits", logits.shape[2]])
+        batch, _, vocabulary = shape_of(logits, 3)
+        logits.shape = ir.Shape([batch, "num_logits", vocabulary])
         return ir.passes.PassResult(model, modified=True)

@@ -1,4 +1,4 @@
-"""What passes recognise of the canonical graph: linear layers, norms by head, rotation."""
+"""Patterns of the canonical graph that passes recognise: linear layers, norms by head, rotation."""
 
 from __future__ import annotations
 
@@ -6,34 +6,48 @@ import dataclasses
 
 import onnx_ir as ir
 
+from doge_export.targets.contract import ContractError, node_input
 
-def made_by(value: ir.Value | None, op_type: str) -> ir.Node | None:
-    """The node that makes `value`, if it is of this operator."""
+
+def computed_by(value: ir.Value | None, op_type: str) -> ir.Node | None:
+    """Return the node that computes `value` if it is of this operator, else None."""
     node = value.producer() if value is not None else None
     return node if node is not None and node.op_type == op_type else None
 
 
 @dataclasses.dataclass(frozen=True)
 class Linear:
-    """`source` times a stored weight [out, in], without bias."""
+    """A linear layer without bias.
+
+    Attributes:
+        source: its input [..., in].
+        weight: its initializer [out, in].
+    """
 
     source: ir.Value
     weight: ir.Value
 
 
 def linear(value: ir.Value | None) -> Linear | None:
-    """The linear layer that `value` comes from; None where it has a bias or is none."""
-    product = made_by(value, "MatMul")
-    turned = made_by(product.inputs[1], "Transpose") if product is not None else None
-    if product is None or turned is None or product.inputs[0] is None:
+    """Return the linear layer that computes `value`; None where it has a bias or is anything else."""
+    product = computed_by(value, "MatMul")
+    transpose = computed_by(product.inputs[1], "Transpose") if product is not None else None
+    if product is None or transpose is None or product.inputs[0] is None:
         return None
-    stored = turned.inputs[0]
+    stored = transpose.inputs[0]
     return Linear(product.inputs[0], stored) if stored is not None and stored.is_initializer() else None
 
 
 @dataclasses.dataclass(frozen=True)
 class Heads:
-    """Queries or keys on their way into attention: projected, normalised by head (`norm` None: not), rotated."""
+    """The steps that compute queries or keys.
+
+    Attributes:
+        linear: the projection; None where it is not a linear layer without bias.
+        projected: its result [B, S, heads * D].
+        norm: RMSNormalization by head; None where there is none.
+        rotation: RotaryEmbedding; None where there is none.
+    """
 
     linear: Linear | None
     projected: ir.Value
@@ -42,14 +56,18 @@ class Heads:
 
 
 def heads(value: ir.Value | None) -> Heads:
-    """The steps behind an attention node's query or key [B, S, heads * D]."""
-    assert value is not None
-    rotation = made_by(value, "RotaryEmbedding")
-    projected = rotation.inputs[0] if rotation is not None else value
-    joined = made_by(projected, "Reshape")
-    norm = made_by(joined.inputs[0], "RMSNormalization") if joined is not None else None
-    by_head = made_by(norm.inputs[0], "Reshape") if norm is not None else None
+    """Return the steps behind an attention node's query or key [B, S, heads * D].
+
+    Raises:
+        ContractError: the query or key is omitted.
+    """
+    if value is None:
+        raise ContractError("an omitted input", "expected queries or keys")
+    rotation = computed_by(value, "RotaryEmbedding")
+    projected = node_input(rotation, 0) if rotation is not None else value
+    joined = computed_by(projected, "Reshape")
+    norm = computed_by(joined.inputs[0], "RMSNormalization") if joined is not None else None
+    by_head = computed_by(norm.inputs[0], "Reshape") if norm is not None else None
     if by_head is not None:
-        projected = by_head.inputs[0]
-    assert projected is not None
+        projected = node_input(by_head, 0)
     return Heads(linear(projected), projected, norm if by_head is not None else None, rotation)

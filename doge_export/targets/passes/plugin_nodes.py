@@ -1,23 +1,39 @@
-"""Nodes of domain `doge` as TensorRT's parser finds their plugin, and no function that it would take instead."""
+"""Nodes of domain `doge` in the form in which TensorRT's parser finds their plugin."""
 
 from __future__ import annotations
 
 import onnx_ir as ir
 
-NAMESPACE, VERSION = "doge", "1"
+from doge_export.graph.schemas import CDMOE, DOMAIN, DYNAMIC_MASK_ATTENTION, VERSION
+from doge_export.targets.contract import ContractError, GraphPass, check_signature
+
+OPERATORS = (DYNAMIC_MASK_ATTENTION.name, CDMOE.name)
+"""Operators that the plugin has."""
 
 
-class PluginNodes(ir.passes.InPlacePass):
-    """plugin_namespace and plugin_version on every node; the function bodies go.
+class PluginNodes(GraphPass):
+    """Add plugin_namespace and plugin_version to every node of domain `doge`, and remove all functions.
 
-    From TensorRT 10.15 on a function wins over a plugin that is not asked for in this way.
+    From TensorRT 10.15 on, a function is preferred to a plugin that these attributes do not ask for. Needs operators
+    that the plugin has; a graph without nodes of domain `doge` only loses its functions.
     """
 
+    def requires(self, model: ir.Model) -> None:
+        """Require operators that the plugin has."""
+        super().requires(model)
+        for node in _nodes(model.graph):
+            check_signature(node)
+            if node.op_type not in OPERATORS:
+                raise ContractError(node, f"expected an operator of the plugin: {' or '.join(OPERATORS)}")
+
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """All nodes of the main graph."""
-        for node in model.graph:
-            if node.domain == "doge":
-                node.attributes["plugin_namespace"] = ir.AttrString("plugin_namespace", NAMESPACE)
-                node.attributes["plugin_version"] = ir.AttrString("plugin_version", VERSION)
+        """Add the attributes to the nodes of the main graph."""
+        for node in _nodes(model.graph):
+            node.attributes["plugin_namespace"] = ir.AttrString("plugin_namespace", DOMAIN)
+            node.attributes["plugin_version"] = ir.AttrString("plugin_version", str(VERSION))
         model.functions.clear()
         return ir.passes.PassResult(model, modified=True)
+
+
+def _nodes(graph: ir.Graph) -> list[ir.Node]:
+    return [node for node in graph if node.domain == DOMAIN]

@@ -1,4 +1,4 @@
-"""Cosines and sines of rotary embedding as float32 tables: a GPU's own are fast rather than right at large angles."""
+"""Cosines and sines of rotary embedding as float32 tables: a GPU's own functions lose accuracy at large angles."""
 
 from __future__ import annotations
 
@@ -6,35 +6,47 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.tape import Tape
 
-from doge_export.targets.passes.patterns import made_by
+from doge_export.targets.contract import ContractError, GraphPass
+from doge_export.targets.passes.patterns import computed_by
+
+POSITIONS = "positions"
+"""Name of the value, int32 [B, S], that `FixedCapacity` computes where RoPE is not scaled."""
 
 
 def scales_rope(graph: ir.Graph) -> bool:
-    """Whether frequencies depend on how long the sequence is."""
+    """Return whether the RoPE frequencies of a graph depend on the length of the sequence."""
     return any(_frequencies(node) is None for node in _angles(graph))
 
 
-class RopeTables(ir.passes.InPlacePass):
-    """cos(position * frequency) -> Gather(table [capacity, D / 2], position), after types were given.
+class RopeTables(GraphPass):
+    """cos(position * frequency) -> Gather(table [capacity, D / 2], position), after types are given.
 
-    Computed in float64 from the angles as float32 has them, since those are what the model was trained with.
+    The tables are computed in float64 from the float32 angles that the model was trained with. Needs a computed value
+    `positions` and stored frequencies: a graph for which `scales_rope` is true cannot have tables.
+
+    Args:
+        capacity: rows of a table.
     """
 
     def __init__(self, capacity: int) -> None:
         super().__init__()
         self._capacity = capacity
 
+    def requires(self, model: ir.Model) -> None:
+        """Require the value `positions` and stored frequencies."""
+        super().requires(model)
+        _positions(model.graph)
+        for node in _angles(model.graph):
+            _stored_frequencies(node)
+
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Where frequencies are stored; the graph has a value `positions`, int32 [B, S]."""
+        """Replace every Cos and Sin."""
         graph = model.graph
-        positions = next((value for node in graph for value in node.outputs if value.name == "positions"), None)
-        if positions is None:
-            return ir.passes.PassResult(model, modified=False)
+        positions = _positions(graph)
         for node in _angles(graph):
-            frequencies = _frequencies(node)
-            assert frequencies is not None
             tape = Tape()
-            result = tape.op("Gather", [self._table(graph, node.op_type, frequencies), positions], {"axis": 0})
+            table = self._table(graph, node.op_type, _stored_frequencies(node))
+            result = tape.op("Gather", [table, positions], {"axis": 0})
             old = node.outputs[0]
             result.name, result.type, result.shape = old.name, old.type, old.shape
             ir.convenience.replace_nodes_and_values(graph, node, [node], tape.nodes, [old], [result])
@@ -51,13 +63,29 @@ class RopeTables(ir.passes.InPlacePass):
 
 
 def _angles(graph: ir.Graph) -> list[ir.Node]:
+    """Return the nodes whose inputs are RoPE angles."""
     return [node for node in graph if node.op_type in ("Cos", "Sin")]
 
 
+def _positions(graph: ir.Graph) -> ir.Value:
+    for node in graph:
+        for value in node.outputs:
+            if value.name == POSITIONS:
+                return value
+    raise ContractError(f"value {POSITIONS}", "missing; FixedCapacity computes it where RoPE is not scaled")
+
+
 def _frequencies(node: ir.Node) -> np.ndarray | None:
-    """The stored factor [D / 2] of the positions, if that is what the angles are made of."""
-    product = made_by(node.inputs[0], "Mul")
-    stored = (
-        [value for value in product.inputs if value is not None and value.const_value is not None] if product else []
-    )
-    return stored[0].const_value.numpy() if stored and stored[0].const_value is not None else None
+    """Return the stored frequencies [D / 2] that positions are multiplied by; None where they are computed."""
+    product = computed_by(node.inputs[0], "Mul")
+    for value in product.inputs if product is not None else ():
+        if value is not None and value.const_value is not None:
+            return value.const_value.numpy()
+    return None
+
+
+def _stored_frequencies(node: ir.Node) -> np.ndarray:
+    frequencies = _frequencies(node)
+    if frequencies is None:
+        raise ContractError(node, "expected angles of stored frequencies, found frequencies that depend on the length")
+    return frequencies

@@ -1,4 +1,4 @@
-"""Which keys a row sees, in standard ops: padding, causality, and the two selections by score."""
+"""The keys that a row sees, in standard ops: padding, causality, and the two selections by score."""
 
 from __future__ import annotations
 
@@ -6,39 +6,77 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.tape import Tape
 
+from doge_export.graph.schemas import DYNAMIC_MASK_ATTENTION, RATIO_MASK_ATTENTION
+from doge_export.targets.contract import ContractError, check_signature, node_input, producer_of
 from doge_export.targets.lowering import constant
 
 NEG = np.finfo(np.float32).min
-ATTENTION = ("DynamicMaskAttention", "RatioMaskAttention")
-"""The attention operators of domain `doge`; they differ in what `row_bias` does."""
+ATTENTION = (DYNAMIC_MASK_ATTENTION.name, RATIO_MASK_ATTENTION.name)
+"""The attention operators of domain `doge`; they differ in the bias that `row_bias` returns."""
+SCORE = 3
+"""The place of the scores among an attention node's inputs."""
 
 
 def selects_keys(node: ir.Node) -> bool:
-    """Whether an attention node leaves out keys by score."""
-    return node.op_type == "RatioMaskAttention" or node.attributes["keep_window_size"].as_int() > 0
+    """Return whether an attention node leaves out keys by score."""
+    return node.op_type == RATIO_MASK_ATTENTION.name or node.attributes["keep_window_size"].as_int() > 0
+
+
+def check_attention(node: ir.Node) -> None:
+    """Check an attention node of the canonical graph: its signature, and the node that marks padding in its scores.
+
+    Raises:
+        ContractError: an input or attribute is missing, or padding is not marked.
+    """
+    check_signature(node)
+    raw_scores(node)
+
+
+def padded_scores(node: ir.Node) -> ir.Value:
+    """Return the scores [B, S, Hs] of an attention node, in which padding is marked."""
+    return node_input(node, SCORE)
 
 
 def raw_scores(node: ir.Node) -> ir.Value | None:
-    """The scores [B, S, Hs] of an attention node before padding was marked in them; None where they are all zero."""
-    marked = node.inputs[3]
-    producer = marked.producer() if marked is not None else None
-    assert producer is not None, "padding is marked in the scores"
-    if node.op_type == "RatioMaskAttention":
-        assert producer.op_type == "Concat"
-        return producer.inputs[0]
-    assert producer.op_type == "Where"
-    scores = producer.inputs[1]
-    assert scores is not None
+    """Return the scores [B, S, Hs] of an attention node before padding is marked in them; None where all are zero.
+
+    Raises:
+        ContractError: padding is not marked, by Where for DynamicMaskAttention and by Concat for RatioMaskAttention.
+    """
+    try:
+        if node.op_type == RATIO_MASK_ATTENTION.name:
+            return node_input(producer_of(padded_scores(node), "Concat"), 0)
+        scores = node_input(producer_of(padded_scores(node), "Where"), 1)
+    except ContractError as error:
+        raise ContractError(node, f"expected scores in which padding is marked; {error}") from error
     known = ir.convenience.get_const_tensor(scores)
     return None if known is not None and not known.numpy().any() else scores
+
+
+def read_lengths_from(ids: ir.Value, mask: ir.Value) -> None:
+    """Let nodes that ask for the shape of the mask, to count the new tokens, ask for that of the ids.
+
+    Args:
+        ids: input_ids [B, S].
+        mask: attention_mask, which is about to cover the cached tokens too.
+    """
+    for node, place in mask.uses():
+        if node.op_type == "Shape":
+            node.replace_input_with(place, ids)
 
 
 def visible_keys(
     tape: Tape, graph: ir.Graph, mask: ir.Value, past_length: ir.Value, total_length: ir.Value, *, causal: bool
 ) -> ir.Value:
-    """Which of T keys each of S new tokens may see, bool [B, 1, S, T]: tokens, and with `causal` none after P + i.
+    """Return which of T keys each of S new tokens may see, bool [B, 1, S, T].
 
-    mask int64 [B, T], 1 for a token; past_length and total_length int64 [1].
+    Args:
+        tape: records the nodes.
+        graph: gets the constants.
+        mask: int64 [B, T], 1 for a token and 0 for padding.
+        past_length: P, int64 [1].
+        total_length: T, int64 [1].
+        causal: also hide the keys after P + i from token i.
     """
     tokens = tape.op("Cast", [mask], {"to": ir.DataType.BOOL})
     tokens = tape.op("Unsqueeze", [tokens, constant(graph, np.array([1, 2]))])
@@ -50,7 +88,7 @@ def visible_keys(
 
 
 def causal_keys(tape: Tape, graph: ir.Graph, past_length: ir.Value, total_length: ir.Value) -> ir.Value:
-    """bool [S, T]: key j comes no later than new token P + i. Lengths int64 [1]."""
+    """Return bool [S, T]: key j comes no later than new token P + i. Lengths are int64 [1]."""
     zero, one = constant(graph, np.array(0)), constant(graph, np.array(1))
     keys = tape.op("Range", [zero, tape.op("Squeeze", [total_length]), one])
     rows = tape.op("Slice", [keys, past_length, total_length])
@@ -61,14 +99,23 @@ def causal_keys(tape: Tape, graph: ir.Graph, past_length: ir.Value, total_length
 def row_bias(
     tape: Tape, graph: ir.Graph, node: ir.Node, scores: ir.Value | None, visible: ir.Value, total_length: ir.Value
 ) -> ir.Value:
-    """What an attention node adds to the products of each new token with every key, [B, Hs, S, T] float32.
+    """Return what an attention node adds to the products of each new token with every key, [B, Hs, S, T] float32.
 
-    scores: `raw_scores` of cached and new tokens, [B, Hs, 1, T]. visible: as `visible_keys` gives it, causal where the
-    node selects keys. total_length: int64 [1].
+    Args:
+        tape: records the nodes.
+        graph: gets the constants.
+        node: the attention node.
+        scores: `raw_scores` of cached and new tokens, [B, Hs, 1, T]; None where all are zero.
+        visible: as `visible_keys` returns it, causal where the node selects keys.
+        total_length: T, int64 [1].
+
+    Raises:
+        ContractError: a RatioMaskAttention without scores.
     """
     zero, lowest = constant(graph, np.array(0, dtype=np.float32)), constant(graph, np.array(NEG))
-    if node.op_type == "RatioMaskAttention":
-        assert scores is not None
+    if node.op_type == RATIO_MASK_ATTENTION.name:
+        if scores is None:
+            raise ContractError(node, "expected scores to rank, found none")
         ranked = _leave_out_lowest(tape, graph, node, scores, total_length)
         if node.attributes["adds_causality"].as_int():
             return tape.op("Add", [ranked, tape.op("Where", [visible, zero, lowest])])
@@ -79,7 +126,7 @@ def row_bias(
 
 
 def _keep_best(tape: Tape, graph: ir.Graph, scores: ir.Value, window: int, total_length: ir.Value) -> ir.Value:
-    """Scores [B, Hs, S, T] float32 of causal rows, NEG where they are not among the `window` best of their row.
+    """Return the scores [B, Hs, S, T] float32 of causal rows, NEG where not among the `window` best of their row.
 
     Of equal scores TopK takes the lower index, as the operator demands.
     """
@@ -90,14 +137,14 @@ def _keep_best(tape: Tape, graph: ir.Graph, scores: ir.Value, window: int, total
 
 
 def _leave_out_lowest(tape: Tape, graph: ir.Graph, node: ir.Node, scores: ir.Value, total_length: ir.Value) -> ir.Value:
-    """Scores [B, Hs, 1, T], NEG where `ratio_mask_attention` leaves out a key whoever looks."""
+    """Return the scores [B, Hs, 1, T], NEG where `ratio_mask_attention` leaves out a key for every row."""
     window = constant(graph, np.array([node.attributes["keep_window_size"].as_int()]))
     ratio = constant(graph, np.array(float(node.attributes["ratio"].as_string()), dtype=np.float64))
     one, lowest = constant(graph, np.array([1])), constant(graph, np.array(NEG))
 
     counted = tape.op("Sub", [total_length, window]) if node.attributes["of_excess"].as_int() else total_length
     share = tape.op("Mul", [tape.op("Cast", [counted], {"to": ir.DataType.DOUBLE}), ratio])
-    rank = tape.op("Cast", [share], {"to": ir.DataType.INT64})  # cut off towards zero, as int() does
+    rank = tape.op("Cast", [share], {"to": ir.DataType.INT64})  # truncated, as by int()
     is_ranked = tape.op("And", [tape.op("Greater", [total_length, window]), tape.op("GreaterOrEqual", [rank, one])])
 
     last, end = constant(graph, np.array([-1])), constant(graph, np.array([np.iinfo(np.int64).max]))

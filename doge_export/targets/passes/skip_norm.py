@@ -1,4 +1,4 @@
-"""x + y and the norm of the sum as one node."""
+"""A residual sum and its norm as one node."""
 
 from __future__ import annotations
 
@@ -7,32 +7,41 @@ from collections.abc import Sequence
 import onnx_ir as ir
 from onnx_ir.tape import Tape
 
+from doge_export.targets.contract import ContractError, check_attributes, node_input, producer_of
 from doge_export.targets.lowering import Lowering
-from doge_export.targets.passes.patterns import made_by
+from doge_export.targets.passes.patterns import computed_by
 
 
 class SkipNorm(Lowering):
     """RMSNormalization(Add(residual, branch)) -> com.microsoft SkipSimplifiedLayerNormalization.
 
-    1. The norm of a sum of two computed tensors: fused; the sum, which the next residual reads, comes out beside it.
-    2. Any other norm (of the embedding, of the heads) is left alone.
+    1. The norm of a sum of two computed tensors is fused; the sum, which the next residual reads, is a second output.
+    2. Any other norm (of the embedding, of the heads) stays as it is.
+
+    Needs a weight and an epsilon in every norm of a sum.
     """
 
     op_types = ("RMSNormalization",)
 
     def nodes(self, graph: ir.Graph) -> list[ir.Node]:
-        """Norms of sums."""
+        """Return the norms of sums."""
         return [node for node in super().nodes(graph) if self._is_sum(node.inputs[0])]
 
     @staticmethod
     def _is_sum(value: ir.Value | None) -> bool:
-        add = made_by(value, "Add")
+        add = computed_by(value, "Add")
         return add is not None and all(source is not None and source.producer() is not None for source in add.inputs)
 
+    def check(self, node: ir.Node) -> None:
+        """Check one norm of a sum."""
+        node_input(node, 1)
+        check_attributes(node, "epsilon")
+        if (axis := node.attributes.get_int("axis", -1)) != -1:
+            raise ContractError(node, f"expected axis -1, found {axis}")
+
     def build(self, tape: Tape, node: ir.Node) -> Sequence[ir.Value]:
-        """The sum takes the place of Add's output everywhere else."""
-        add = made_by(node.inputs[0], "Add")
-        assert add is not None
+        """Record the fused node; its second output takes the place of Add's output for all other readers."""
+        add = producer_of(node_input(node, 0), "Add")
         epsilon = node.attributes["epsilon"].as_float()
         normed, _, _, total = tape.op_multi_out(
             "SkipSimplifiedLayerNormalization",

@@ -1,7 +1,7 @@
 """The attention operators in standard ops, with scores recomputed from the cached values.
 
-For the portable graph, and for every graph without a cache. No loader of ONNX language models can carry a third state
-per layer, so the scores are not cached and `attention_mask` covers past and new tokens,
+For the portable graph, and for every graph without a cache. No loader of ONNX language models carries a third state
+per layer, so the scores are not cached, and `attention_mask` covers past and new tokens,
 [batch_size, past_sequence_length + sequence_length].
 """
 
@@ -14,47 +14,67 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 from onnx_ir.tape import Tape
 
-from doge_export.targets.lowering import Lowering, constant, extent, named
-from doge_export.targets.passes.selection import ATTENTION, raw_scores, row_bias, visible_keys
+from doge_export.graph.schemas import DOMAIN
+from doge_export.targets.contract import extent, graph_input, node_input
+from doge_export.targets.lowering import Lowering, constant, named
+from doge_export.targets.passes.selection import (
+    ATTENTION,
+    check_attention,
+    raw_scores,
+    read_lengths_from,
+    row_bias,
+    visible_keys,
+)
 
 TOTAL = "past_sequence_length + sequence_length"
 
 
 class StandardAttention(Lowering):
-    """Queries of a group meet their key as rows of one matrix, [B, Hkv, group * S, D], so that no key is repeated."""
+    """Lower every attention operator to MatMul, Softmax, MatMul.
 
-    domain, op_types = "doge", ATTENTION
+    The queries of a group meet their key as rows of one matrix, [B, Hkv, group * S, D], so that no key is repeated.
+    Needs inputs input_ids and attention_mask, padding marked in the scores, and a static head size. A graph without a
+    cache has no inputs ".key", ".value" and ".score", and then keeps the axes of its mask.
+    """
+
+    domain, op_types = DOMAIN, ATTENTION
+
+    def requires(self, model: ir.Model) -> None:
+        """Require the inputs that say which keys are visible."""
+        super().requires(model)
+        graph_input(model.graph, "input_ids"), graph_input(model.graph, "attention_mask")
+
+    def check(self, node: ir.Node) -> None:
+        """Check one attention node."""
+        check_attention(node)
+        extent(node.inputs[4], 3)
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Replace every node, then the inputs and outputs that go with the scores."""
+        """Remove the cached scores, widen the mask, then replace every node."""
         graph = model.graph
         for values in (graph.inputs, graph.outputs):
             for value in named(values, ".score"):
                 values.remove(value)
-        mask, ids = (
-            next(value for value in graph.inputs if value.name == name) for name in ("attention_mask", "input_ids")
-        )
+        mask, ids = graph_input(graph, "attention_mask"), graph_input(graph, "input_ids")
         if named(graph.inputs, ".key"):
             mask.shape = ir.Shape(["batch_size", TOTAL])
-        for node, place in mask.uses():
-            if node.op_type == "Shape":  # asked for the number of new tokens, which the mask no longer tells
-                node.replace_input_with(place, ids)
+        read_lengths_from(ids, mask)
         tape = Tape()
         self.total_length = tape.op("Shape", [mask], {"start": 1, "end": 2})
         past_length = tape.op("Sub", [self.total_length, tape.op("Shape", [ids], {"start": 1, "end": 2})])
         self.visible = visible_keys(tape, graph, mask, past_length, self.total_length, causal=True)
         graph.insert_before(graph[0], tape.nodes)
         result = super().call(model)
-        # The scores now depend on the whole value cache, which is put together further down.
+        # The scores now read the whole value cache, whose Concat comes later in the graph.
         common.TopologicalSortPass()(model)
         return result
 
     def build(self, tape: Tape, node: ir.Node) -> Sequence[ir.Value | None]:
-        """One layer."""
-        query, key, value, _, past_key, past_value, _ = node.inputs
+        """Record one layer."""
+        query, key, _, _, past_key, past_value, _ = node.inputs
+        value = node_input(node, 2)
         heads = node.attributes["num_heads"].as_int()
         kv_heads = node.attributes["kv_num_heads"].as_int()
-        assert value is not None
         size, group = extent(past_key, 3), heads // kv_heads
         score = raw_scores(node)
         score_heads = 1 if score is None else extent(score, 2)
@@ -99,9 +119,9 @@ class StandardAttention(Lowering):
 
 
 def _recompute(score: ir.Value, value: ir.Value, every_value: ir.Value) -> None:
-    """Let the nodes between `value` [B, S, Hkv * D] and `score` read `every_value` [B, T, Hkv * D] instead.
+    """Let the nodes that compute `score` from `value` [B, S, Hkv * D] read `every_value` [B, T, Hkv * D] instead.
 
-    They work token by token, so the same nodes then give the scores of all T tokens.
+    They work token by token, so the same nodes then compute the scores of all T tokens.
     """
     pending, seen = [score.producer()], set()
     while pending:

@@ -1,4 +1,4 @@
-"""What the inputs of linear layers look like on calibration text: X^T X, summed over its tokens."""
+"""Gram matrices X^T X of the inputs of linear layers, summed over the tokens of calibration text."""
 
 from __future__ import annotations
 
@@ -12,18 +12,24 @@ from onnx_ir.tape import Tape
 
 from doge_export.package.onnx_file import write_onnx
 from doge_export.quantization.texts import Texts
-from doge_export.quantization.weights import sites_of
+from doge_export.quantization.weights import quantizable_weights
 from doge_export.quantization.whole import WholeTexts
+from doge_export.targets.contract import node_input
 from doge_export.targets.lowering import constant
 
 HELD = 2**29
-"""Bytes of moments held at once; a large model's are taken in several readings of the text."""
+"""Bytes of matrices held at once; a large model needs several passes over the text."""
 
 
-def moments_of(file: Path, texts: Texts) -> Iterator[tuple[frozenset[str], np.ndarray]]:
-    """Names of the weights that read an input [K], and its moments, float32 [K, K]; for every input of a linear layer.
+def gram_matrices(file: Path, texts: Texts) -> Iterator[tuple[frozenset[str], np.ndarray]]:
+    """Run a graph over texts and yield the Gram matrix of every input of a linear layer.
 
-    file: the float32 graph.
+    Args:
+        file: the float32 graph.
+        texts: calibration text.
+
+    Yields:
+        The names of the weights that read an input X [tokens, K], and X^T X, float32 [K, K].
     """
     model = ir.load(file)
     outputs = _add_outputs(model)
@@ -43,20 +49,25 @@ def moments_of(file: Path, texts: Texts) -> Iterator[tuple[frozenset[str], np.nd
 
 
 def _add_outputs(model: ir.Model) -> dict[str, tuple[frozenset[str], int]]:
-    """An output X^T X for each input X of linear layers: by its name, the weights that read X, and the width of X."""
+    """Add an output X^T X for each input X of linear layers.
+
+    Returns:
+        For the name of each output the names of the weights that read X, and the width K of X.
+    """
     readers: dict[ir.Value, set[str]] = {}
-    for site in sites_of(model.graph):
-        for node in site.products:
-            source = node.inputs[0]
-            assert source is not None
-            readers.setdefault(source, set()).add(site.name)
+    widths: dict[ir.Value, int] = {}
+    for weight in quantizable_weights(model.graph):
+        for node in weight.products:
+            source = node_input(node, 0)
+            readers.setdefault(source, set()).add(weight.name)
+            widths[source] = weight.shape[1]
     outputs = {}
     for number, (source, names) in enumerate(readers.items()):
-        width = next(site.shape[1] for site in sites_of(model.graph) if site.name in names)
+        width = widths[source]
         tape = Tape()
         flat = tape.op("Reshape", [source, constant(model.graph, np.array([-1, width]))])
         square = tape.op("MatMul", [tape.op("Transpose", [flat], {"perm": [1, 0]}), flat])
-        square.name, square.dtype, square.shape = f"moments_{number}", ir.DataType.FLOAT, ir.Shape([width, width])
+        square.name, square.dtype, square.shape = f"gram_{number}", ir.DataType.FLOAT, ir.Shape([width, width])
         model.graph.extend(tape.nodes)
         model.graph.outputs.append(square)
         outputs[square.name] = (frozenset(names), width)
@@ -64,6 +75,7 @@ def _add_outputs(model: ir.Model) -> dict[str, tuple[frozenset[str], int]]:
 
 
 def _groups(widths: dict[str, int]) -> Iterator[Sequence[str]]:
+    """Yield the names of outputs in groups whose matrices take at most `HELD` bytes, or a single one."""
     group: list[str] = []
     for name in widths:
         if group and 4 * sum(widths[other] ** 2 for other in [*group, name]) > HELD:
