@@ -126,7 +126,7 @@ def command(
 def _build(
     model: str, out: Path, settings: dict[str, Any], build: dict[str, Any], as_json: bool, options: dict[str, Any]
 ) -> None:
-    from doge_export.trt.builder import Settings
+    from doge_export.trt.builder import BuilderSettings
     from doge_export.trt.make import make_engine
 
     save_results = build.pop("save_results")
@@ -136,7 +136,7 @@ def _build(
             raise DogeExportError('--save-results needs polygraphy: pip install "doge-export[trt]"')
     if settings["timing_cache"] is not None:
         check_file("--timing-cache", settings["timing_cache"])
-    result = make_engine(model, out, settings=Settings(**settings), **build, **options)
+    result = make_engine(model, out, settings=BuilderSettings(**settings), **build, **options)
     saved = []
     if save_results is not None:
         from doge_export.trt.polygraphy_files import save

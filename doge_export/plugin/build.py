@@ -22,7 +22,7 @@ from typing import Any
 from doge_export import console
 from doge_export.errors import DogeExportError
 from doge_export.package.atomic import staged_folder
-from doge_export.plugin.compiling import Settings, compile_plugin, install_libraries
+from doge_export.plugin.compiling import CompileSettings, compile_plugin, install_libraries
 from doge_export.plugin.sources import plugin_sources, source_hash
 from doge_export.plugin.toolchain import PathLike, Toolchain, find_toolchain
 
@@ -140,7 +140,7 @@ def architectures_here() -> tuple[str, ...]:
     return tuple(sorted({line.strip().replace(".", "") for line in done.stdout.splitlines() if line.strip()}))
 
 
-def _settings(toolchain: Toolchain, architectures: Sequence[str] | None, cuda: bool) -> Settings:
+def _settings(toolchain: Toolchain, architectures: Sequence[str] | None, cuda: bool) -> CompileSettings:
     if architectures is not None:
         if not cuda:
             raise DogeExportError("GPUs to compile for were given, and CUDA was left out; drop one of the two")
@@ -155,10 +155,10 @@ def _settings(toolchain: Toolchain, architectures: Sequence[str] | None, cuda: b
                 f"architecture {' '.join(architectures)} cannot be compiled for: {toolchain.nvcc.missing}"
             )
     chosen = tuple(architectures or architectures_here() or ARCHITECTURES) if cuda and toolchain.nvcc.path else ()
-    return Settings(chosen, tensorrt=bool(toolchain.tensorrt.path and toolchain.cuda_headers.path))
+    return CompileSettings(chosen, tensorrt=bool(toolchain.tensorrt.path and toolchain.cuda_headers.path))
 
 
-def _missing(toolchain: Toolchain, settings: Settings, cuda: bool) -> Iterator[str]:
+def _missing(toolchain: Toolchain, settings: CompileSettings, cuda: bool) -> Iterator[str]:
     if cuda and toolchain.nvcc.missing:
         yield toolchain.nvcc.missing
     if toolchain.tensorrt.missing:
@@ -169,14 +169,14 @@ def _missing(toolchain: Toolchain, settings: Settings, cuda: bool) -> Iterator[s
         yield "no kernels in the TensorRT plugin: it can be looked at, and refuses to run"
 
 
-def _key(sources: Path, settings: Settings, toolchain: Toolchain) -> str:
+def _key(sources: Path, settings: CompileSettings, toolchain: Toolchain) -> str:
     compilers = {tool.name: tool.version for tool in (toolchain.cxx, toolchain.nvcc, toolchain.tensorrt)}
     parts = [source_hash(sources), dataclasses.asdict(settings), compilers, platform.machine()]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
 def _compile_into(
-    entry: Path, sources: Path, settings: Settings, toolchain: Toolchain, jobs: int | None
+    entry: Path, sources: Path, settings: CompileSettings, toolchain: Toolchain, jobs: int | None
 ) -> dict[str, Any]:
     names = ", ".join(settings.architectures) or "the CPU only"
     console.log(f"compiling the plugin for {names}, once (kept in {entry})")

@@ -22,7 +22,7 @@ _ERRORS_SHOWN = 5
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class CompileSettings:
     """What to compile. `architectures` as CMake names them ("89", "80-real"); empty: no kernels."""
 
     architectures: tuple[str, ...]
@@ -33,7 +33,7 @@ class Settings:
 def compile_plugin(
     sources: Path,
     tree: Path,
-    settings: Settings,
+    settings: CompileSettings,
     toolchain: Toolchain,
     *,
     jobs: int | None = None,
@@ -80,7 +80,7 @@ def install_libraries(tree: Path, folder: Path, toolchain: Toolchain) -> list[Pa
     return sorted(folder.glob("*.so"))
 
 
-def _configure_command(sources: Path, tree: Path, settings: Settings, toolchain: Toolchain) -> list[str]:
+def _configure_command(sources: Path, tree: Path, settings: CompileSettings, toolchain: Toolchain) -> list[str]:
     use_ninja = toolchain.ninja.path is not None
     definitions = {
         "CMAKE_BUILD_TYPE": "Release",

@@ -32,7 +32,7 @@ _OPERATORS = {AttentionParams: "attention", CdmoeParams: "cdmoe"}
 
 
 @dataclasses.dataclass(frozen=True)
-class Cache:
+class KernelCache:
     """A cache of fixed capacity C: key, value [B, Hkv, C, D], score [B, Hs, C] float32.
 
     With slots [B, Hkv, C] int32, the places in the text of what each slot holds, it is bounded: C = keep_window_size.
@@ -47,9 +47,9 @@ class Cache:
         """Those that are there."""
         return tuple(tensor for tensor in (self.key, self.value, self.score, self.slots) if tensor is not None)
 
-    def clone(self) -> Cache:
+    def clone(self) -> KernelCache:
         """The same in memory of its own."""
-        return Cache(*(tensor.clone() for tensor in self.tensors()))
+        return KernelCache(*(tensor.clone() for tensor in self.tensors()))
 
 
 class KernelLibrary:
@@ -97,13 +97,13 @@ class KernelLibrary:
         key: Tensor,
         value: Tensor,
         score: Tensor,
-        past: Cache,
+        past: KernelCache,
         past_lengths: Tensor,
         *,
         num_heads: int,
         scale: float,
         keep_window_size: int,
-        present: Cache | None = None,
+        present: KernelCache | None = None,
         new_lengths: Tensor | None = None,
         output: Tensor | None = None,
         workspace: Tensor | None = None,

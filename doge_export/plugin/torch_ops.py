@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from doge_export.model import operators
-from doge_export.plugin.library import Cache, KernelLibrary, load
+from doge_export.plugin.library import KernelCache, KernelLibrary, load
 
 
 def register(library: KernelLibrary | None = None, device_type: str = "cuda") -> None:
@@ -40,7 +40,7 @@ def register(library: KernelLibrary | None = None, device_type: str = "cuda") ->
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         batch, _, past, _ = past_key.shape
         new = query.shape[1]
-        cache = Cache(*(_grown(tensor, axis=2, by=new) for tensor in (past_key, past_value, past_score)))
+        cache = KernelCache(*(_grown(tensor, axis=2, by=new) for tensor in (past_key, past_value, past_score)))
         output = library.attention(
             query.contiguous(),
             key.contiguous(),

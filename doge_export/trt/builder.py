@@ -23,7 +23,7 @@ _HARDWARE = {"same": "SAME_COMPUTE_CAPABILITY", "ampere+": "AMPERE_PLUS"}
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class BuilderSettings:
     """What the builder is told beside the plan.
 
     Attributes:
@@ -69,7 +69,9 @@ class Built:
     seconds: float
 
 
-def build_engine(trt: ModuleType, plan: EnginePlan, onnx: Path, plugin: PluginFile | None, settings: Settings) -> Built:
+def build_engine(
+    trt: ModuleType, plan: EnginePlan, onnx: Path, plugin: PluginFile | None, settings: BuilderSettings
+) -> Built:
     """Builds the engine of a plan.
 
     Args:
@@ -130,7 +132,9 @@ def _check_plugin_layers(trt: ModuleType, network: Any, expected: int) -> int:
     return found
 
 
-def _configure(trt: ModuleType, builder: Any, plan: EnginePlan, plugin: PluginFile | None, settings: Settings) -> Any:
+def _configure(
+    trt: ModuleType, builder: Any, plan: EnginePlan, plugin: PluginFile | None, settings: BuilderSettings
+) -> Any:
     config = builder.create_builder_config()
     for name, shapes in plan.profiles.items():
         profile = builder.create_optimization_profile()

@@ -43,7 +43,7 @@ class Binding:
 
 
 @dataclasses.dataclass(frozen=True)
-class Cache:
+class PlannedCache:
     """A cache that is written in place: `past` and `present` are bound to one buffer of `shape`, zeros at first.
 
     `shape` is that of the largest batch; a smaller one uses the buffer's first rows.
@@ -61,7 +61,7 @@ class Cache:
 
 
 @dataclasses.dataclass(frozen=True)
-class Memory:
+class DeviceMemory:
     """Bytes on the device.
 
     Attributes:
@@ -102,7 +102,7 @@ class Finding:
 
 
 @dataclasses.dataclass(frozen=True)
-class Origin:
+class Provenance:
     """Where the model came from, as a manifest would tell it.
 
     `folder` holds `companions`: config.json and the tokenizer's files. `chunkable_length`, `cdmoe_routing`,
@@ -161,13 +161,13 @@ class EnginePlan:
     max_logits: int
     inputs: dict[str, Binding]
     outputs: dict[str, Binding]
-    caches: tuple[Cache, ...]
+    caches: tuple[PlannedCache, ...]
     profiles: dict[str, dict[str, Range]]
     plugin_nodes: int
-    memory: Memory
+    memory: DeviceMemory
     findings: tuple[Finding, ...]
     types: dict[str, dict[str, int]]
-    origin: Origin
+    provenance: Provenance
     extremes: tuple[Extreme, ...] = ()
 
     @property

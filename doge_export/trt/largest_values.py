@@ -26,11 +26,11 @@ ROW = 192
 def texts_for(traced: Traced) -> Texts:
     """Prompts in the model's own tokenizer, some hundred tokens; random ids where it has none."""
     length = min(ROW, traced.max_length)
-    vocabulary = traced.origin.architecture["vocab_size"]
-    if not (traced.origin.folder / "tokenizer.json").is_file():
+    vocabulary = traced.provenance.architecture["vocab_size"]
+    if not (traced.provenance.folder / "tokenizer.json").is_file():
         generator = np.random.default_rng(0)
         return Texts("random ids", tuple(generator.integers(0, vocabulary, (4, length))))
-    tokenizer = Tokenizer.from_folder(traced.origin.folder)
+    tokenizer = Tokenizer.from_folder(traced.provenance.folder)
     assert tokenizer is not None
     parts = (STORIES[:8], STORIES[8:], MESSAGES[:8], MESSAGES[8:])
     return Texts("prompts", tuple(np.array(tokenizer.encode(" ".join(part))[:length], np.int64) for part in parts))

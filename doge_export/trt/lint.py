@@ -9,10 +9,10 @@ from collections.abc import Mapping
 
 import onnx_ir as ir
 
+from doge_export.trt.creators import Creator, packaged
 from doge_export.trt.engine_plan import Finding
-from doge_export.trt.fields import Creator, packaged
-from doge_export.trt.operators import Version
-from doge_export.trt.rules.subject import Subject
+from doge_export.trt.importers import Version
+from doge_export.trt.rules.lint_subject import LintSubject
 
 
 def lint(
@@ -31,5 +31,5 @@ def lint(
     """
     from doge_export.trt.rules import RULES
 
-    subject = Subject(model, version, packaged() if creators is None else creators, sizes or {})
+    subject = LintSubject(model, version, packaged() if creators is None else creators, sizes or {})
     return tuple(Finding(name, where, message) for name, rule in RULES.items() for where, message in rule(subject))

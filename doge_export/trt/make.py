@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from doge_export.console import log
 from doge_export.errors import DogeExportError
+from doge_export.plugin.tensorrt_versions import dotted
 from doge_export.runtime.engine import installation, plugin_file
 from doge_export.runtime.engine.device import Device
 from doge_export.runtime.engine.plugin_file import PluginFile
-from doge_export.runtime.engine.sidecar import ENGINE, ONNX, CachePair, Sidecar, Tensor
-from doge_export.runtime.engine.versions import dotted
-from doge_export.trt.builder import Built, Settings, build_engine
-from doge_export.trt.card import write_card
+from doge_export.runtime.engine.sidecar import ENGINE, ONNX, CachePair, EngineTensor, Sidecar
+from doge_export.trt.builder import BuilderSettings, Built, build_engine
+from doge_export.trt.engine_card import write_card
 from doge_export.version import __version__
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def make_engine(
     model: str | Path,
     output: str | Path,
     *,
-    settings: Settings | None = None,
+    settings: BuilderSettings | None = None,
     plugin: str | Path | None = None,
     keep_onnx: bool = False,
     force: bool = False,
@@ -85,7 +85,7 @@ def make_engine(
     from doge_export.paths import expanded, protected_by
 
     started = time.monotonic()
-    settings = settings or Settings()
+    settings = settings or BuilderSettings()
     settings.check()
     trt, runtime = installation.require()
     protected = protected_by(model)
@@ -100,7 +100,7 @@ def make_engine(
         if not keep_onnx:
             for file in folder.glob(f"{ONNX}*"):
                 file.unlink()
-        copy_companions(planned.origin.companions, folder)
+        copy_companions(planned.provenance.companions, folder)
         manifest = manifest_of(planned, "--no-validate", tf32=settings.tf32)
         write_manifest(folder, manifest)
         if validate:
@@ -121,7 +121,7 @@ def plan_facts(planned: EnginePlan) -> dict[str, Any]:
         return {name: f"{port.dtype.name} [{', '.join(map(str, port.shape))}]" for name, port in bindings.items()}
 
     return {
-        "model": planned.origin.source["model"],
+        "model": planned.provenance.source["model"],
         "precision": planned.precision,
         "attention": planned.attention,
         "tensorrt": dotted(planned.tensorrt_version),
@@ -157,18 +157,18 @@ def manifest_of(planned: EnginePlan, skipped: str, *, tf32: bool = False) -> dic
     from doge_export.package.onnx_file import describe_graph
     from doge_export.package.provenance import versions
 
-    origin = planned.origin
+    provenance = planned.provenance
     dtype = "tf32" if tf32 and planned.precision == "fp32" else DTYPES[planned.precision]
     return {
         "doge_export": __version__,
-        "source": origin.source,
-        "architecture": origin.architecture,
+        "source": provenance.source,
+        "architecture": provenance.architecture,
         "task": "text-generation",
-        "assumptions": origin.assumptions,
+        "assumptions": provenance.assumptions,
         "target": "tensorrt",
         "max_length": planned.max_length,
-        "chunkable_length": origin.chunkable_length,
-        "cdmoe_routing": origin.cdmoe_routing,
+        "chunkable_length": provenance.chunkable_length,
+        "cdmoe_routing": provenance.cdmoe_routing,
         "graphs": {ENGINE: describe_graph(planned.graph, dtype) | {"typing": planned.typing}},
         "versions": versions(),
         "validation": {"skipped": skipped},
@@ -181,7 +181,7 @@ def write_engine(
     planned: EnginePlan,
     folder: Path,
     plugin: PluginFile | None,
-    settings: Settings,
+    settings: BuilderSettings,
 ) -> Sidecar:
     """The graph, its engine and the sidecar."""
     from doge_export.package.manifest import fingerprint
@@ -249,8 +249,8 @@ def _checkpoint_of(model: str | Path) -> tuple[str | Path, dict[str, Any]]:
 def describe(plan: EnginePlan, **built: Any) -> Sidecar:
     """The sidecar of an engine of this plan; `built` are the fields that only the builder knows."""
 
-    def tensor(binding: Any) -> Tensor:
-        return Tensor(_TYPES[binding.dtype.name], tuple(binding.shape))
+    def tensor(binding: Any) -> EngineTensor:
+        return EngineTensor(_TYPES[binding.dtype.name], tuple(binding.shape))
 
     return Sidecar(
         precision=plan.precision,

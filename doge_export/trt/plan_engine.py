@@ -9,17 +9,17 @@ import onnx_ir as ir
 
 from doge_export.console import log
 from doge_export.errors import DogeExportError
+from doge_export.plugin.tensorrt_versions import OLDEST, dotted
 from doge_export.runtime.context import PREFILL_CHUNK
-from doge_export.runtime.engine.versions import OLDEST, dotted
 from doge_export.targets.half import operators_by_type
 from doge_export.targets.half.extremes import Extreme
 from doge_export.targets.lowering import extent, named
 from doge_export.targets.tensorrt import DTYPES, Attention, Form, Precision, lower_for_tensorrt
-from doge_export.trt.engine_plan import DECODE, PREFILL, Binding, Cache, EnginePlan, Range
+from doge_export.trt.device_memory import memory_of
+from doge_export.trt.engine_plan import DECODE, PREFILL, Binding, EnginePlan, PlannedCache, Range
+from doge_export.trt.importers import Version
 from doge_export.trt.largest_values import largest_values, overflows, texts_for
 from doge_export.trt.lint import lint
-from doge_export.trt.memory import memory_of
-from doge_export.trt.operators import Version
 from doge_export.trt.rules.layers import MOST_PICKS
 from doge_export.trt.traced import Traced, open_model
 
@@ -116,7 +116,7 @@ def plan_traced(
         memory=memory_of(graph, inputs | outputs, caches, largest),
         findings=(*lint(graph, tensorrt_version, sizes=largest), *overflows(extremes)),
         types=operators_by_type(graph),
-        origin=traced.origin,
+        provenance=traced.provenance,
         extremes=extremes,
     )
 
@@ -124,7 +124,7 @@ def plan_traced(
 def _longest(traced: Traced, max_logits: int) -> int:
     """Tokens of a row that one run reads at most: all that the caches hold, unless a prompt may be read in pieces."""
     capacity = traced.max_length
-    if traced.origin.chunkable_length < capacity:
+    if traced.provenance.chunkable_length < capacity:
         return capacity
     return min(capacity, max(PREFILL_CHUNK, max_logits))
 
@@ -170,10 +170,12 @@ def _binding(value: ir.Value) -> Binding:
     return Binding(value.name, value.dtype, tuple(size if isinstance(size, int) else str(size) for size in value.shape))
 
 
-def _cache(past: Binding, outputs: dict[str, Binding], max_batch: int) -> Cache:
+def _cache(past: Binding, outputs: dict[str, Binding], max_batch: int) -> PlannedCache:
     present = outputs[past.name.replace("past_key_values", "present")]
     assert (present.dtype, present.shape) == (past.dtype, past.shape), f"{past.name} is not written in place"
-    return Cache(past.name, present.name, past.dtype, tuple(x if isinstance(x, int) else max_batch for x in past.shape))
+    return PlannedCache(
+        past.name, present.name, past.dtype, tuple(x if isinstance(x, int) else max_batch for x in past.shape)
+    )
 
 
 def _profiles(inputs: dict[str, Binding], largest: dict[str, int]) -> dict[str, dict[str, Range]]:

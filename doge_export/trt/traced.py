@@ -11,7 +11,7 @@ from typing import Any
 import onnx_ir as ir
 
 from doge_export.errors import DogeExportError
-from doge_export.trt.engine_plan import Origin
+from doge_export.trt.engine_plan import Provenance
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Traced:
 
     graph: ir.Model
     max_length: int
-    origin: Origin
+    provenance: Provenance
 
 
 def open_model(model: str | Path, **options: Any) -> Traced:
@@ -46,7 +46,7 @@ def _checkpoint(model: str | Path, options: dict[str, Any]) -> Traced:
     planned = plan(model, nowhere, **(options | {"target": "canonical"}))
     checkpoint = planned.checkpoint
     _require_language_model(str(model), planned.architecture.task)
-    origin = Origin(
+    provenance = Provenance(
         folder=checkpoint.source.folder,
         companions=tuple(checkpoint.companions),
         source=source_of(checkpoint),
@@ -55,7 +55,7 @@ def _checkpoint(model: str | Path, options: dict[str, Any]) -> Traced:
         cdmoe_routing=planned.cdmoe_routing,
         chunkable_length=planned.chunkable_length,
     )
-    return Traced(trace_plan(planned), planned.max_length, origin)
+    return Traced(trace_plan(planned), planned.max_length, provenance)
 
 
 _FETCHING = ("token", "cache_dir", "offline")
@@ -85,7 +85,7 @@ def _exported(folder: Path, options: dict[str, Any]) -> Traced:
         raise DogeExportError(
             f"max length is {max_length}, and {folder} was exported for {longest}: give the checkpoint"
         )
-    origin = Origin(
+    provenance = Provenance(
         folder=folder,
         companions=tuple(companions(folder)),
         source=manifest["source"],
@@ -94,7 +94,7 @@ def _exported(folder: Path, options: dict[str, Any]) -> Traced:
         cdmoe_routing=manifest["cdmoe_routing"],
         chunkable_length=min(manifest["chunkable_length"], max_length),
     )
-    return Traced(ir.load(folder / GRAPH), max_length, origin)
+    return Traced(ir.load(folder / GRAPH), max_length, provenance)
 
 
 def _require_language_model(name: str, task: str) -> None:

@@ -102,7 +102,7 @@ def test_the_library_tells_of_itself(trt_library, fields):
 
 def test_the_package_has_a_copy_of_the_fields(fields, trt_library):
     """The lint of engines reads it where no plugin is built; `doge_plugin_fields > plugin_fields.json` renews it."""
-    from doge_export.trt.fields import of_library, packaged
+    from doge_export.trt.creators import of_library, packaged
 
     file = importlib.resources.files("doge_export.trt").joinpath("plugin_fields.json")
     assert json.loads(file.read_text(encoding="utf-8")) == fields

@@ -22,13 +22,13 @@ from doge_export.checkpoint import open_checkpoint
 from doge_export.graph import trace
 from doge_export.model import DogeForExport
 from doge_export.package.onnx_file import write_onnx
-from doge_export.trt.engine_plan import EnginePlan, Origin
+from doge_export.trt.engine_plan import EnginePlan, Provenance
 from doge_export.trt.on_cpu import runnable
 from doge_export.trt.plan_engine import plan_traced
 from doge_export.trt.traced import Traced
 
 EVERY = COMPOSITIONS | BLINDING | MIXING
-NOWHERE = Origin(Path(), (), {"model": "random", "revision": None}, {}, {}, None, 0)
+NOWHERE = Provenance(Path(), (), {"model": "random", "revision": None}, {}, {}, None, 0)
 
 
 @functools.cache
@@ -58,8 +58,8 @@ def stored_traced(folder: Path, max_length: int) -> tuple[DogeForExport, Traced]
     """A checkpoint, traced once."""
     checkpoint = open_checkpoint(folder)
     module = DogeForExport.from_tensors(checkpoint.architecture, checkpoint.tensors, max_length=max_length)
-    origin = dataclasses.replace(NOWHERE, architecture=checkpoint.architecture.to_dict())
-    return module, Traced(trace(module), max_length, origin)
+    provenance = dataclasses.replace(NOWHERE, architecture=checkpoint.architecture.to_dict())
+    return module, Traced(trace(module), max_length, provenance)
 
 
 def plan_of(traced: Traced, **options: Any) -> EnginePlan:

@@ -11,7 +11,7 @@ from doge_export.errors import DogeExportError, RunFailed
 from doge_export.package.onnx_file import write_onnx
 from doge_export.plugin.build import TENSORRT_PLUGIN
 from doge_export.runtime.engine import plugin_file
-from doge_export.trt.builder import Settings, build_engine, make_monitor
+from doge_export.trt.builder import BuilderSettings, build_engine, make_monitor
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def build(machine, tmp_path):
         plan = plan or toy_plan(tmp_path)
         write_onnx(plan.graph, tmp_path / "model.onnx")
         file = tmp_path / "model.onnx"
-        return build_engine(machine.trt, plan, file, machine.plugin if plugin else None, Settings(**settings))
+        return build_engine(machine.trt, plan, file, machine.plugin if plugin else None, BuilderSettings(**settings))
 
     return build
 
@@ -164,9 +164,9 @@ def test_a_plugin_of_another_major_version(machine):
 
 def test_settings_that_do_not_fit(tmp_path):
     with pytest.raises(DogeExportError, match="--version-compatible"):
-        Settings(embed_plugin=True).check()
+        BuilderSettings(embed_plugin=True).check()
     with pytest.raises(DogeExportError, match="is a folder"):
-        Settings(timing_cache=tmp_path).check()
+        BuilderSettings(timing_cache=tmp_path).check()
 
 
 def test_progress_moves_and_an_interruption_ends_the_build(machine):

@@ -13,8 +13,8 @@ from engine_on_cpu import EngineOnCpu, plan_of, random_traced
 
 from doge_export import DogeExportError, export
 from doge_export.assets import bundled
-from doge_export.trt import memory
-from doge_export.trt.fields import packaged
+from doge_export.trt import device_memory
+from doge_export.trt.creators import packaged
 from doge_export.trt.make import refuse_findings
 from doge_export.trt.plan_engine import plan_engine
 
@@ -50,8 +50,8 @@ def test_profiles(plan):
 def test_a_run_reads_no_more_than_the_runtime_gives_it(capacity, chunkable_length, max_logits, longest):
     """A prompt that may be read in pieces is read in pieces of 512; any other whole."""
     traced = random_traced("as today", capacity)[1]
-    origin = dataclasses.replace(traced.origin, chunkable_length=chunkable_length)
-    plan = plan_of(dataclasses.replace(traced, origin=origin), max_batch=3, max_logits=max_logits)
+    provenance = dataclasses.replace(traced.provenance, chunkable_length=chunkable_length)
+    plan = plan_of(dataclasses.replace(traced, provenance=provenance), max_batch=3, max_logits=max_logits)
     assert plan.profiles["prefill"]["input_ids"] == ((1, 1), (1, min(512, capacity)), (3, longest))
     assert plan.profiles["prefill"]["past_key_values.0.key"][2][2] == plan.capacity == capacity
     assert plan.largest_sizes == {"batch": 3, "sequence": longest, "num_logits": max_logits}
@@ -116,18 +116,20 @@ def test_half_the_weights(plan):
 
 
 def test_without_kernels_the_workspace_is_not_known(plan, monkeypatch):
-    monkeypatch.setattr(memory, "cached_builds", lambda: [])
+    monkeypatch.setattr(device_memory, "cached_builds", lambda: [])
     sizes = plan.largest_sizes
-    assert memory.memory_of(plan.graph, plan.inputs | plan.outputs, plan.caches, sizes).workspace is None
+    assert device_memory.memory_of(plan.graph, plan.inputs | plan.outputs, plan.caches, sizes).workspace is None
     native = plan_of(random_traced("score by query head", CAPACITY)[1], attention="native")
     assert native.memory.workspace == 0
 
 
 def test_a_library_that_does_not_load_is_passed_over(plan, monkeypatch, tmp_path):
-    (tmp_path / memory.KERNELS).write_text("not a library")
-    monkeypatch.setattr(memory, "cached_builds", lambda: [{"folder": str(tmp_path), "libraries": [memory.KERNELS]}])
+    (tmp_path / device_memory.KERNELS).write_text("not a library")
+    monkeypatch.setattr(
+        device_memory, "cached_builds", lambda: [{"folder": str(tmp_path), "libraries": [device_memory.KERNELS]}]
+    )
     sizes = plan.largest_sizes
-    assert memory.memory_of(plan.graph, plan.inputs | plan.outputs, plan.caches, sizes).workspace is None
+    assert device_memory.memory_of(plan.graph, plan.inputs | plan.outputs, plan.caches, sizes).workspace is None
 
 
 def test_trtexec(plan):
@@ -178,9 +180,9 @@ def test_of_an_export(canonical):
     assert plan.max_length == 80
     assert plan.plugin_nodes == 4
     assert plan.findings == ()
-    assert plan.origin.companions[0] == canonical / "config.json"
-    assert "tokenizer.json" in [file.name for file in plan.origin.companions]
-    assert plan.origin.architecture["vocab_size"] == plan.outputs["logits"].shape[2]
+    assert plan.provenance.companions[0] == canonical / "config.json"
+    assert "tokenizer.json" in [file.name for file in plan.provenance.companions]
+    assert plan.provenance.architecture["vocab_size"] == plan.outputs["logits"].shape[2]
     assert plan.inputs["past_key_values.0.key"].dtype == ir.DataType.FLOAT16
 
 

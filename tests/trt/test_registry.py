@@ -6,7 +6,7 @@ import pytest
 from tensorrt_on_cpu import in_a_process, require_lean_runtime, tensorrt_major
 
 from doge_export.plugin.build import TENSORRT_PLUGIN, cached_builds
-from doge_export.trt.fields import of_registry, packaged
+from doge_export.trt.creators import of_registry, packaged
 
 
 def listed(library):

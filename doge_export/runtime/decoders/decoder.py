@@ -96,7 +96,7 @@ def open_decoder(
     target = manifest.get("target")
     file = graph_file(folder, manifest, precision)
     if target == "tensorrt":
-        from doge_export.runtime.engine.decoder import open_engine_decoder
+        from doge_export.runtime.engine.engine_decoder import open_engine_decoder
 
         return open_engine_decoder(folder, manifest)
     if target not in kinds:

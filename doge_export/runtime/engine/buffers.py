@@ -9,9 +9,9 @@ import math
 
 import numpy as np
 
-from doge_export.runtime.engine.block import Block
 from doge_export.runtime.engine.device import Device
 from doge_export.runtime.engine.sidecar import CachePair, Sidecar, as_float32, storage
+from doge_export.runtime.engine.staging import StagedTensors
 
 LOGITS = "logits"
 BEST = ("best_tokens", "best_logits")
@@ -33,9 +33,9 @@ class Buffers:
         largest = {"batch": sidecar.max_batch, "sequence": self.longest, "num_logits": sidecar.max_logits}
         inputs = {name: tensor for name, tensor in sidecar.inputs.items() if name not in caches}
         best = {name: sidecar.outputs[name] for name in BEST if name in sidecar.outputs}
-        self._inputs = Block(device, inputs, largest)
-        self._best = Block(device, best, largest)
-        self._logits = Block(device, {LOGITS: sidecar.outputs[LOGITS]}, largest)
+        self._inputs = StagedTensors(device, inputs, largest)
+        self._best = StagedTensors(device, best, largest)
+        self._logits = StagedTensors(device, {LOGITS: sidecar.outputs[LOGITS]}, largest)
         self._blocks = (self._inputs, self._best, self._logits)
         self.addresses = caches
         self._name_addresses()

@@ -8,7 +8,7 @@ from typing import Any
 
 from doge_export import console
 from doge_export.errors import DogeExportError
-from doge_export.runtime.engine.versions import OLDEST, dotted, numbers
+from doge_export.plugin.tensorrt_versions import OLDEST, dotted, numbers
 
 _INSTALL = 'pip install "doge-export[trt]"'
 

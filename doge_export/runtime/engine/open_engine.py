@@ -8,10 +8,10 @@ from types import ModuleType
 from typing import Any
 
 from doge_export.errors import DogeExportError, RunFailed
+from doge_export.plugin.tensorrt_versions import dotted, numbers
 from doge_export.runtime.engine import installation, plugin_file
 from doge_export.runtime.engine.device import Device
 from doge_export.runtime.engine.sidecar import ENGINE, Sidecar, read_sidecar
-from doge_export.runtime.engine.versions import dotted, numbers
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,7 +21,7 @@ FORMAT = 1
 
 
 @dataclasses.dataclass(frozen=True)
-class Tensor:
+class EngineTensor:
     """An input or output; `shape` holds sizes and the names of dynamic axes, `dtype` is float16, int32..."""
 
     dtype: str
@@ -69,8 +69,8 @@ class Sidecar:
     max_batch: int
     max_length: int
     max_logits: int
-    inputs: dict[str, Tensor]
-    outputs: dict[str, Tensor]
+    inputs: dict[str, EngineTensor]
+    outputs: dict[str, EngineTensor]
     profiles: dict[str, dict[str, Range]]
     caches: tuple[CachePair, ...]
     tensorrt: str
@@ -114,8 +114,8 @@ def read_sidecar(folder: Path) -> Sidecar:
 
 
 def _from_dict(values: Mapping[str, Any]) -> Sidecar:
-    def tensors(of: Mapping[str, Any]) -> dict[str, Tensor]:
-        return {name: Tensor(value["dtype"], tuple(value["shape"])) for name, value in of.items()}
+    def tensors(of: Mapping[str, Any]) -> dict[str, EngineTensor]:
+        return {name: EngineTensor(value["dtype"], tuple(value["shape"])) for name, value in of.items()}
 
     def three(shapes: Any) -> Range:
         low, best, high = map(tuple, shapes)

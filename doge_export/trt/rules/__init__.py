@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from doge_export.trt.rules import dispatch, files, interface, layers, volumes
-from doge_export.trt.rules.subject import Rule
+from doge_export.trt.rules.lint_subject import Rule
 
 RULES: dict[str, Rule] = {
     "version": files.version,

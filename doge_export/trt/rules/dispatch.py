@@ -10,9 +10,9 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
-from doge_export.trt.fields import Creator
-from doge_export.trt.operators import importers
-from doge_export.trt.rules.subject import Message, Subject, is_custom, name_of
+from doge_export.trt.creators import Creator
+from doge_export.trt.importers import importers
+from doge_export.trt.rules.lint_subject import LintSubject, Message, is_custom, name_of
 
 EXPLICIT_SINCE = (10, 15)
 """Since then plugin_namespace on a node puts its plugin before everything else, and nothing else does."""
@@ -25,7 +25,7 @@ def _text(node: ir.Node, name: str) -> str | None:
     return attribute.as_string() if attribute is not None and attribute.type == ir.AttributeType.STRING else None
 
 
-def _creator(subject: Subject, node: ir.Node, *, by_domain: bool) -> Creator | None:
+def _creator(subject: LintSubject, node: ir.Node, *, by_domain: bool) -> Creator | None:
     """The creator that the parser finds for a node."""
     namespace = _text(node, "plugin_namespace")
     spaces = [namespace or ""]
@@ -35,13 +35,13 @@ def _creator(subject: Subject, node: ir.Node, *, by_domain: bool) -> Creator | N
     return next((x for x in subject.creators if (x.name, x.version, x.namespace) in wanted), None)
 
 
-def _is_explicit(subject: Subject, node: ir.Node) -> bool:
+def _is_explicit(subject: LintSubject, node: ir.Node) -> bool:
     """Whether a node's plugin goes before importers and functions."""
     explicit = subject.version >= EXPLICIT_SINCE and "plugin_namespace" in node.attributes
     return explicit and _creator(subject, node, by_domain=False) is not None
 
 
-def taken_name(subject: Subject) -> Iterator[Message]:
+def taken_name(subject: LintSubject) -> Iterator[Message]:
     """A node whose name the parser has an importer for is taken for that one."""
     known = importers(subject.version)
     for node in subject.nodes:
@@ -49,7 +49,7 @@ def taken_name(subject: Subject) -> Iterator[Message]:
             yield name_of(node), f"{subject.tensorrt} takes {node.domain}.{node.op_type} for its own {node.op_type}"
 
 
-def function_wins(subject: Subject) -> Iterator[Message]:
+def function_wins(subject: LintSubject) -> Iterator[Message]:
     """A function of a node's name, of whatever domain, would be computed instead of the plugin."""
     functions = {name for _, name, _ in subject.model.functions}
     ours = {creator.name for creator in subject.creators}
@@ -69,7 +69,7 @@ def function_wins(subject: Subject) -> Iterator[Message]:
             )
 
 
-def nested_plugin(subject: Subject) -> Iterator[Message]:
+def nested_plugin(subject: LintSubject) -> Iterator[Message]:
     """Inside functions and subgraphs newer parsers look for no plugin by plugin_namespace."""
     ours = {creator.name for creator in subject.creators}
     bodies = {f"function {function.name}": function.all_nodes() for function in subject.model.functions.values()}
@@ -81,7 +81,7 @@ def nested_plugin(subject: Subject) -> Iterator[Message]:
                 yield name_of(node), f"stands in {where}; nodes for the plugin belong in the main graph"
 
 
-def no_creator(subject: Subject) -> Iterator[Message]:
+def no_creator(subject: LintSubject) -> Iterator[Message]:
     """A node that nobody imports, or a plugin of another version or namespace."""
     known = importers(subject.version)
     functions = {name for _, name, _ in subject.model.functions}

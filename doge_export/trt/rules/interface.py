@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
-from doge_export.trt.fields import Tensor
-from doge_export.trt.rules.subject import Message, Subject, name_of
+from doge_export.trt.creators import PluginTensor
+from doge_export.trt.rules.lint_subject import LintSubject, Message, name_of
 
 _PARSERS_OWN = {"plugin_namespace", "plugin_version", "tensorrt_plugin_shape_input_indices", "aot"}
 _INT32 = range(-(2**31), 2**31)
@@ -15,7 +15,7 @@ _REAL = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
 _TYPES = {"float32": {ir.DataType.FLOAT}, "int32": {ir.DataType.INT32}}
 
 
-def attribute_type(subject: Subject) -> Iterator[Message]:
+def attribute_type(subject: LintSubject) -> Iterator[Message]:
     """INT becomes int32, FLOAT float32, STRING text; nothing is converted, and tensors of int64 or bool are refused."""
     for node, creator in subject.custom_nodes():
         declared = {field.name: field.type for field in creator.fields}
@@ -28,7 +28,7 @@ def attribute_type(subject: Subject) -> Iterator[Message]:
                 yield name_of(node), f"attribute {name} is {attribute.as_int()}; the parser cuts it to 32 bits"
 
 
-def attribute_missing(subject: Subject) -> Iterator[Message]:
+def attribute_missing(subject: LintSubject) -> Iterator[Message]:
     """The parser only warns; the plugin then refuses."""
     for node, creator in subject.custom_nodes():
         for field in creator.fields:
@@ -36,7 +36,7 @@ def attribute_missing(subject: Subject) -> Iterator[Message]:
                 yield name_of(node), f"attribute {field.name} is missing"
 
 
-def attribute_unread(subject: Subject) -> Iterator[Message]:
+def attribute_unread(subject: LintSubject) -> Iterator[Message]:
     """What the creator does not list the parser does not read, so that the node would mean less than it says."""
     for node, creator in subject.custom_nodes():
         known = _PARSERS_OWN | {field.name for field in creator.fields}
@@ -45,13 +45,13 @@ def attribute_unread(subject: Subject) -> Iterator[Message]:
                 yield name_of(node), f"attribute {name} is not one of the plugin's; it would not be read"
 
 
-def _there(node: ir.Node, tensors: tuple[Tensor, ...]) -> list[Tensor]:
+def _there(node: ir.Node, tensors: tuple[PluginTensor, ...]) -> list[PluginTensor]:
     bounded = node.attributes.get("bounded")
     is_bounded = bounded is not None and bounded.type == ir.AttributeType.INT and bounded.as_int() == 1
     return [tensor for tensor in tensors if is_bounded or not tensor.bounded_only]
 
 
-def input_count(subject: Subject) -> Iterator[Message]:
+def input_count(subject: LintSubject) -> Iterator[Message]:
     """As many inputs as the plugin reads."""
     for node, creator in subject.custom_nodes():
         expected = len(_there(node, creator.inputs))
@@ -59,7 +59,7 @@ def input_count(subject: Subject) -> Iterator[Message]:
             yield name_of(node), f"{len(node.inputs)} inputs; {expected} expected"
 
 
-def output_count(subject: Subject) -> Iterator[Message]:
+def output_count(subject: LintSubject) -> Iterator[Message]:
     """The parser counts outputs with a name, and the engine's layer has all of the plugin's."""
     for node, creator in subject.custom_nodes():
         found, expected = sum(bool(value.name) for value in node.outputs), len(_there(node, creator.outputs))
@@ -67,20 +67,20 @@ def output_count(subject: Subject) -> Iterator[Message]:
             yield name_of(node), f"{found} outputs; {expected} expected"
 
 
-def _inputs(subject: Subject) -> Iterator[tuple[ir.Node, Tensor, ir.Value | None]]:
+def _inputs(subject: LintSubject) -> Iterator[tuple[ir.Node, PluginTensor, ir.Value | None]]:
     for node, creator in subject.custom_nodes():
         for tensor, value in zip(_there(node, creator.inputs), node.inputs, strict=False):
             yield node, tensor, value
 
 
-def input_empty(subject: Subject) -> Iterator[Message]:
+def input_empty(subject: LintSubject) -> Iterator[Message]:
     """An absent input arrives as a null pointer, which the plugin does not take."""
     for node, tensor, value in _inputs(subject):
         if value is None:
             yield name_of(node), f"input {tensor.name} is empty"
 
 
-def input_type(subject: Subject) -> Iterator[Message]:
+def input_type(subject: LintSubject) -> Iterator[Message]:
     """No input is cast for a plugin: int64 stays int64, and bool and uint8 are no types of a plugin's at all."""
     for node, tensor, value in _inputs(subject):
         if value is None:
@@ -102,7 +102,7 @@ def _of_node(node: ir.Node) -> set[ir.DataType]:
     return {dtype} if dtype in _REAL else _REAL
 
 
-def input_zero_length(subject: Subject) -> Iterator[Message]:
+def input_zero_length(subject: LintSubject) -> Iterator[Message]:
     """TensorRT's compiler breaks on inputs of plugins that have no elements (NVIDIA/TensorRT-Edge-LLM#192)."""
     for node, tensor, value in _inputs(subject):
         if value is not None and value.shape is not None and 0 in value.shape:

@@ -6,14 +6,14 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
-from doge_export.trt.operators import IMPORTERS, importers
-from doge_export.trt.rules.subject import Message, Subject, is_custom, name_of
+from doge_export.trt.importers import IMPORTERS, importers
+from doge_export.trt.rules.lint_subject import LintSubject, Message, is_custom, name_of
 
 MOST_PICKS = 3840
 """Of TopK."""
 
 
-def layer(subject: Subject) -> Iterator[Message]:
+def layer(subject: LintSubject) -> Iterator[Message]:
     """A standard operator without an importer is refused."""
     known = importers(subject.version)
     for node in subject.nodes:
@@ -23,7 +23,7 @@ def layer(subject: Subject) -> Iterator[Message]:
             yield name_of(node), f"{subject.tensorrt} has no layer for {node.op_type}{more}"
 
 
-def top_k(subject: Subject) -> Iterator[Message]:
+def top_k(subject: LintSubject) -> Iterator[Message]:
     """At most `MOST_PICKS`, in order."""
     for node in subject.nodes:
         if is_custom(node) or node.op_type != "TopK":
@@ -36,7 +36,7 @@ def top_k(subject: Subject) -> Iterator[Message]:
             yield name_of(node), "sorted is 0; 1 expected"
 
 
-def attention(subject: Subject) -> Iterator[Message]:
+def attention(subject: LintSubject) -> Iterator[Message]:
     """ONNX's Attention: four axes, no cache inside, one output, no causality beside a mask."""
     for node in subject.nodes:
         if is_custom(node) or node.op_type != "Attention":
@@ -53,7 +53,7 @@ def attention(subject: Subject) -> Iterator[Message]:
                 yield name_of(node), f"{value.name} has {len(value.shape)} axes; 4 expected"
 
 
-def cache_in_place(subject: Subject) -> Iterator[Message]:
+def cache_in_place(subject: LintSubject) -> Iterator[Message]:
     """TensorScatter becomes a layer that writes into a network input, which comes out of the network again."""
     for node in subject.nodes:
         if is_custom(node) or node.op_type != "TensorScatter":

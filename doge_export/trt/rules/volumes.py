@@ -9,13 +9,13 @@ import onnx_ir as ir
 
 from doge_export.runtime.context import PREFILL_CHUNK
 from doge_export.trt.engine_plan import MOST_ELEMENTS
-from doge_export.trt.rules.subject import Message, Subject, is_custom, name_of
+from doge_export.trt.rules.lint_subject import LintSubject, Message, is_custom, name_of
 
 _Shape = tuple[int | str, ...]
 """Sizes, and the names of dynamic axes."""
 
 
-def volume(subject: Subject) -> Iterator[Message]:
+def volume(subject: LintSubject) -> Iterator[Message]:
     """Of the tensors that the same options make as large as they are, the largest."""
     largest: dict[tuple[str, ...], tuple[int, str, str]] = {}
     for where, shape in _tensors(subject):
@@ -30,7 +30,7 @@ def volume(subject: Subject) -> Iterator[Message]:
         yield where, f"{sizes} is {elements} elements; {subject.tensorrt} takes up to {MOST_ELEMENTS}{lower}"
 
 
-def _options(where: str, shape: _Shape, subject: Subject) -> tuple[str, ...]:
+def _options(where: str, shape: _Shape, subject: LintSubject) -> tuple[str, ...]:
     """What made the tensor as large as it is."""
     lengthened = _is_cache(where) or ("sequence" in shape and subject.sizes["sequence"] > PREFILL_CHUNK)
     options = {
@@ -45,7 +45,7 @@ def _is_cache(name: str) -> bool:
     return name.startswith(("past_key_values.", "present."))
 
 
-def _tensors(subject: Subject) -> Iterator[tuple[str, _Shape]]:
+def _tensors(subject: LintSubject) -> Iterator[tuple[str, _Shape]]:
     """Name and shape of inputs and outputs, and of the widest between them: products, weights of attention."""
     graph = subject.model.graph
     for value in (*graph.inputs, *graph.outputs):

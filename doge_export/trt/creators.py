@@ -15,7 +15,7 @@ from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
-class Field:
+class PluginField:
     """An attribute: `type` is INT or FLOAT."""
 
     name: str
@@ -24,7 +24,7 @@ class Field:
 
 
 @dataclasses.dataclass(frozen=True)
-class Tensor:
+class PluginTensor:
     """An input or output: `type` is T (float32, float16 or bfloat16, one for the whole node), float32 or int32."""
 
     name: str
@@ -40,9 +40,9 @@ class Creator:
     name: str
     version: str
     namespace: str
-    fields: tuple[Field, ...]
-    inputs: tuple[Tensor, ...]
-    outputs: tuple[Tensor, ...]
+    fields: tuple[PluginField, ...]
+    inputs: tuple[PluginTensor, ...]
+    outputs: tuple[PluginTensor, ...]
 
 
 def packaged() -> tuple[Creator, ...]:
@@ -69,15 +69,15 @@ def of_registry(registry: Any) -> dict[str, dict[str, str]]:
 
 
 def _creators(printed: dict[str, Any]) -> tuple[Creator, ...]:
-    def tensors(listed: list[dict[str, Any]]) -> tuple[Tensor, ...]:
-        return tuple(Tensor(x["name"], x["type"], tuple(x["axes"]), x["bounded_only"]) for x in listed)
+    def tensors(listed: list[dict[str, Any]]) -> tuple[PluginTensor, ...]:
+        return tuple(PluginTensor(x["name"], x["type"], tuple(x["axes"]), x["bounded_only"]) for x in listed)
 
     return tuple(
         Creator(
             name=operator["name"],
             version=printed["version"],
             namespace=printed["namespace"],
-            fields=tuple(Field(x["name"], x["type"], x["required"]) for x in operator["attributes"]),
+            fields=tuple(PluginField(x["name"], x["type"], x["required"]) for x in operator["attributes"]),
             inputs=tensors(operator["inputs"]),
             outputs=tensors(operator["outputs"]),
         )

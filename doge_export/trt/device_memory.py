@@ -11,7 +11,7 @@ import onnx_ir as ir
 from doge_export.plugin.build import KERNELS, cached_builds
 from doge_export.plugin.params import AttentionParams, CdmoeParams, Params
 from doge_export.targets.lowering import extent
-from doge_export.trt.engine_plan import MOST_ELEMENTS, Binding, Cache, Memory
+from doge_export.trt.engine_plan import MOST_ELEMENTS, Binding, DeviceMemory, PlannedCache
 
 _DTYPES = {ir.DataType.FLOAT: 0, ir.DataType.FLOAT16: 1, ir.DataType.BFLOAT16: 2}
 """doge_dtype of plugins/include/doge/operators.h."""
@@ -20,10 +20,10 @@ _DTYPES = {ir.DataType.FLOAT: 0, ir.DataType.FLOAT16: 1, ir.DataType.BFLOAT16: 2
 def memory_of(
     model: ir.Model,
     bindings: dict[str, Binding],
-    caches: Sequence[Cache],
+    caches: Sequence[PlannedCache],
     sizes: dict[str, int],
     library: Path | None = None,
-) -> Memory:
+) -> DeviceMemory:
     """Of a lowered graph.
 
     Args:
@@ -35,7 +35,7 @@ def memory_of(
     """
     cached = {name for cache in caches for name in (cache.past, cache.present)}
     tensors = (value.const_value for value in model.graph.initializers.values())
-    return Memory(
+    return DeviceMemory(
         weights=sum(tensor.nbytes for tensor in tensors if tensor is not None),
         caches=sum(cache.bytes for cache in caches),
         io=sum(binding.bytes(sizes) for name, binding in bindings.items() if name not in cached),

@@ -8,13 +8,13 @@ from collections.abc import Mapping
 import numpy as np
 
 from doge_export.runtime.engine.device import ALIGNMENT, Device
-from doge_export.runtime.engine.sidecar import Tensor, storage
+from doge_export.runtime.engine.sidecar import EngineTensor, storage
 
 Sizes = Mapping[str, int]
 """Of dynamic axes, by name."""
 
 
-class Block:
+class StagedTensors:
     """Tensors close together in one piece of device memory, and their like in pinned memory of the host.
 
     Allocated once, for the largest sizes; a run of smaller ones uses, and copies, the first bytes.
@@ -24,7 +24,7 @@ class Block:
         views: on the host, by name; numpy arrays in `storage(dtype)`.
     """
 
-    def __init__(self, device: Device, tensors: Mapping[str, Tensor], largest: Sizes) -> None:
+    def __init__(self, device: Device, tensors: Mapping[str, EngineTensor], largest: Sizes) -> None:
         self._device, self._tensors = device, tensors
         size = self._offsets(largest)[1]
         self._address = device.allocate(size) if tensors else 0
@@ -60,11 +60,11 @@ class Block:
         return offsets, end
 
 
-def shape_of(tensor: Tensor, sizes: Sizes) -> tuple[int, ...]:
+def shape_of(tensor: EngineTensor, sizes: Sizes) -> tuple[int, ...]:
     """Where the dynamic axes have these sizes."""
     return tuple(size if isinstance(size, int) else sizes[size] for size in tensor.shape)
 
 
-def nbytes(tensor: Tensor, sizes: Sizes) -> int:
+def nbytes(tensor: EngineTensor, sizes: Sizes) -> int:
     """Where the dynamic axes have these sizes."""
     return tensor.itemsize * math.prod(shape_of(tensor, sizes))

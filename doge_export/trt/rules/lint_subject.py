@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator, Mapping
 
 import onnx_ir as ir
 
-from doge_export.trt.fields import Creator
-from doge_export.trt.operators import Version
+from doge_export.trt.creators import Creator
+from doge_export.trt.importers import Version
 
 
 @dataclasses.dataclass(frozen=True)
-class Subject:
+class LintSubject:
     """What a rule looks at: a model, the TensorRT that is to read it, and the creators in its registry.
 
     sizes: the dynamic axes at their largest, by name; empty where they are not known.
@@ -41,7 +41,7 @@ class Subject:
 
 Message = tuple[str, str]
 """Where, and what is wrong there."""
-Rule = Callable[[Subject], Iterator[Message]]
+Rule = Callable[[LintSubject], Iterator[Message]]
 
 
 def is_custom(node: ir.Node) -> bool:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from doge_export.package import validation_line
+from doge_export.plugin.tensorrt_versions import dotted
 from doge_export.runtime.engine.sidecar import Sidecar
-from doge_export.runtime.engine.versions import dotted
 
 
 def write_card(folder: Path, manifest: Mapping[str, Any], sidecar: Sidecar) -> None:
