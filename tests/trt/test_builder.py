@@ -100,6 +100,21 @@ def test_a_timing_cache_goes_on_growing(build, tmp_path):
     assert cache.read_bytes() == b"known measured"
 
 
+def test_a_timing_cache_keeps_what_another_build_wrote_meanwhile(build, machine, tmp_path, monkeypatch):
+    cache = tmp_path / "timing.cache"
+    cache.write_bytes(b"known ")
+    recorder = type(machine.trt)
+    build_network = recorder.Builder_build_serialized_network
+
+    def beside_another(*arguments):
+        cache.write_bytes(b"theirs ")
+        return build_network(*arguments)
+
+    monkeypatch.setattr(recorder, "Builder_build_serialized_network", beside_another)
+    build(timing_cache=cache)
+    assert cache.read_bytes() == b"known theirs measured"
+
+
 def test_a_timing_cache_of_another_gpu_is_made_anew(build, tmp_path, capsys):
     cache = tmp_path / "timing.cache"
     cache.write_bytes(b"other gpu")
