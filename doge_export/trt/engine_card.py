@@ -1,4 +1,4 @@
-"""README.md of an engine's folder: what it is, where it runs, and what was compared."""
+"""The README.md of an engine's folder: what the engine is, where it runs, and how it compares with PyTorch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from doge_export.runtime.engine.sidecar import Sidecar
 
 
 def write_card(folder: Path, manifest: Mapping[str, Any], sidecar: Sidecar) -> None:
-    """Writes README.md into `folder`; `manifest` has no need of "files"."""
+    """Write README.md into `folder`; `manifest` need not have "files"."""
     calls = (
         f"It calls the plugin of doge-export ({sidecar.plugin['name']}): `doge-export plugin build`."
         if (sidecar.plugin and not sidecar.plugin_embedded)

@@ -1,4 +1,4 @@
-"""The float32 graph that an engine starts from: traced from a checkpoint, or as a canonical export holds it."""
+"""The float32 graph that an engine is made from: traced from a checkpoint, or read from a canonical export."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from doge_export.trt.engine_plan import Provenance
 
 @dataclasses.dataclass(frozen=True)
 class Traced:
-    """A canonical language model for sequences of up to `max_length` tokens, and where it came from."""
+    """A canonical language model for sequences of up to `max_length` tokens, and its source."""
 
     graph: ir.Model
     max_length: int
@@ -24,10 +24,18 @@ class Traced:
 
 
 def open_model(model: str | Path, **options: Any) -> Traced:
-    """A checkpoint, or a folder exported with `--target canonical`.
+    """Open a checkpoint, or a folder exported with `--target canonical`.
 
-    options: as `pipeline.plan` takes them, without target. Of an export only max_length may be given, and no more
-    than it was made for. Raises DogeExportError for what is no language model, or has no operator in the plugin.
+    Args:
+        model: a checkpoint (folder, hub id, bundled name) or such a folder.
+        options: those of `pipeline.plan`, without target; None is the default. An export takes only max_length, up to
+            the one it was made for.
+
+    Returns:
+        the float32 graph.
+
+    Raises:
+        DogeExportError: the model is no language model, has no operator in the plugin, or does not take an option.
     """
     from doge_export.package import is_exported
 
@@ -59,7 +67,7 @@ def _checkpoint(model: str | Path, options: dict[str, Any]) -> Traced:
 
 
 _FETCHING = ("token", "cache_dir", "offline")
-"""Options of how a checkpoint is fetched, which change nothing where none is."""
+"""Options of fetching a checkpoint, which an export ignores."""
 
 
 def _exported(folder: Path, options: dict[str, Any]) -> Traced:

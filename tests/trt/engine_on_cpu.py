@@ -22,6 +22,7 @@ from doge_export.checkpoint import open_checkpoint
 from doge_export.graph import trace
 from doge_export.model import DogeForExport
 from doge_export.package.onnx_file import write_onnx
+from doge_export.trt.engine_options import EngineOptions
 from doge_export.trt.engine_plan import EnginePlan, Provenance
 from doge_export.trt.on_cpu import runnable
 from doge_export.trt.plan_engine import plan_traced
@@ -65,7 +66,13 @@ def stored_traced(folder: Path, max_length: int) -> tuple[DogeForExport, Traced]
 def plan_of(traced: Traced, **options: Any) -> EnginePlan:
     """Lowering changes its graph, so a copy of that; `clone` would share the types of values."""
     copy = ir.serde.deserialize_model(ir.serde.serialize_model(traced.graph))
-    return plan_traced(dataclasses.replace(traced, graph=copy), **options)
+    return plan_traced(dataclasses.replace(traced, graph=copy), EngineOptions(**({"calibrate": False} | options)))
+
+
+def largest_sizes(plan: EnginePlan) -> dict[str, int]:
+    """The dynamic axes at their largest."""
+    sequence = plan.profiles["prefill"]["input_ids"][2][1]
+    return {"batch": plan.max_batch, "sequence": sequence, "num_logits": plan.max_logits}
 
 
 class EngineOnCpu:

@@ -1,4 +1,4 @@
-"""The rules of the lint, by name; each is one small function with a graph in the tests that breaks it."""
+"""The rules of the lint by name. Each is a small function, and the tests have a graph that breaks it."""
 
 from __future__ import annotations
 
