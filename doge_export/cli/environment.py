@@ -1,4 +1,4 @@
-"""What is installed of what the package metadata asks for."""
+"""Which requirements of the package metadata are installed."""
 
 from __future__ import annotations
 
@@ -8,19 +8,25 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
-import re
 import sys
 from typing import Any
 
-DISTRIBUTION = "doge-export"
+from packaging import requirements as pep508
+from packaging.specifiers import SpecifierSet
 
-_REQUIREMENT = re.compile(r"""([\w.-]+)(?:\[[^\]]*\])?\s*([^;]*?)\s*(?:;(.*)extra\s*==\s*["']([\w-]+)["'].*)?""")
-_CONDITION = re.compile(r"""(sys_platform|platform_machine)\s*==\s*["'](\w+)["']""")
+DISTRIBUTION = "doge-export"
 
 
 @dataclasses.dataclass(frozen=True)
 class Requirement:
-    """A package that the base install (`extra` None) or an extra asks for, and what is here of it."""
+    """A package that the base install or an extra asks for.
+
+    Attributes:
+        name: of the distribution.
+        specifier: the versions that will do, as PEP 440 writes them; empty: any.
+        extra: that asks for it; None: the base install.
+        installed: the version that is installed; None: none is.
+    """
 
     name: str
     specifier: str
@@ -29,27 +35,33 @@ class Requirement:
 
     @property
     def met(self) -> bool:
-        """Whether it is installed in a version that will do."""
-        return self.installed is not None and _allows(self.specifier, self.installed)
+        """True if it is installed in a version that will do."""
+        return self.installed is not None and SpecifierSet(self.specifier).contains(self.installed, prereleases=True)
 
 
 def requirements() -> list[Requirement]:
-    """All that hold on this platform, by extra; none where this is not an installed package."""
+    """Return the requirements that apply to this platform; none if this is not an installed package."""
     try:
         lines = importlib.metadata.requires(DISTRIBUTION) or []
+        extras = importlib.metadata.metadata(DISTRIBUTION).get_all("Provides-Extra") or []
     except importlib.metadata.PackageNotFoundError:
         return []
-    matches = [match for match in map(_REQUIREMENT.fullmatch, lines) if match and match[1] != DISTRIBUTION]
-    found = [
-        Requirement(match[1], match[2], match[4], _installed(match[1])) for match in matches if _is_for_here(match[3])
-    ]
+    found = []
+    for asked in map(pep508.Requirement, lines):
+        applying = [extra for extra in ("", *extras) if asked.marker is None or asked.marker.evaluate({"extra": extra})]
+        if applying and asked.name != DISTRIBUTION:
+            found.append(Requirement(asked.name, str(asked.specifier), applying[0] or None, _installed(asked.name)))
     exporting = {requirement.name for requirement in found if requirement.extra == "export"}
     # The metadata repeats what an extra takes over from `export`.
     return [item for item in found if item.extra in (None, "export") or item.name not in exporting]
 
 
 def environment() -> dict[str, Any]:
-    """Facts in JSON values: python, platform, cpus, extras, providers, bundled, missing ({extra: command})."""
+    """Return facts of this machine in JSON values.
+
+    The keys are doge_export, python, executable, platform, cpus, extras, providers, bundled and missing, which maps
+    each incomplete extra to the command that installs it.
+    """
     from doge_export.assets import BUNDLED, bundled
     from doge_export.errors import DogeExportError
     from doge_export.version import __version__
@@ -83,20 +95,14 @@ def environment() -> dict[str, Any]:
 
 
 def install_command(extra: str | None) -> str:
-    """The pip command that gets an extra, or the base install."""
+    """Return the pip command that installs an extra, or the base install for None."""
     return f'pip install "{DISTRIBUTION}[{extra}]"' if extra else f"pip install {DISTRIBUTION}"
 
 
 def requirement_for(module: str) -> Requirement | None:
-    """The requirement that brings a module of that name; None when none does."""
+    """Return the requirement that brings a module of that name; None if none does."""
     name = module.partition(".")[0]
     return next((found for found in requirements() if found.name.replace("-", "_") == name), None)
-
-
-def _is_for_here(marker: str | None) -> bool:
-    """Whether a marker of our metadata holds on this machine: conditions joined by `and`."""
-    here = {"sys_platform": sys.platform, "platform_machine": platform.machine()}
-    return all(here[name] == value for name, value in _CONDITION.findall(marker or ""))
 
 
 def _providers() -> list[str]:
@@ -108,28 +114,8 @@ def _providers() -> list[str]:
 
 
 def _installed(name: str) -> str | None:
-    # onnxruntime-gpu brings the same module, in place of onnxruntime
+    # onnxruntime-gpu brings the same module and replaces onnxruntime.
     for distribution in (name, "onnxruntime-gpu") if name == "onnxruntime" else (name,):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             return importlib.metadata.version(distribution)
     return None
-
-
-def _allows(specifier: str, version: str) -> bool:
-    """Whether a release satisfies bounds such as `>=2.11,<2.14`, the only kinds that our metadata has."""
-    for bound in filter(None, specifier.split(",")):
-        match = re.fullmatch(r"\s*(>=|<)\s*([\d.]+)\s*", bound)
-        if match is None:
-            raise ValueError(f"requirement {bound!r} has a bound that doctor cannot judge")
-        least = _release(version) >= _release(match[2])
-        if least != (match[1] == ">="):
-            return False
-    return True
-
-
-def _release(version: str) -> tuple[int, ...]:
-    """2.13.0+cpu is (2, 13): trailing zeros do not count, what follows the numbers neither."""
-    numbers = [int(part) for part in re.match(r"\d+(\.\d+)*", version)[0].split(".")]  # type: ignore[index]
-    while numbers and numbers[-1] == 0:
-        numbers.pop()
-    return tuple(numbers)

@@ -21,6 +21,8 @@ from doge_export.cli.options import (
 from doge_export.cli.render import columns, echo_json, named_values, size, trial_lines, written_facts, written_lines
 from doge_export.errors import DogeExportError
 from doge_export.paths import check_file, check_folder
+from doge_export.plugin.tensorrt_versions import NATIVE_SINCE, NEWEST, dotted, release
+from doge_export.trt.limits import CANDIDATES, MAX_TOP_K
 
 
 @click.command()
@@ -46,8 +48,8 @@ from doge_export.paths import check_file, check_folder
 )
 @click.option(
     "--candidates",
-    type=click.IntRange(0, 3840),
-    default=64,
+    type=click.IntRange(0, MAX_TOP_K),
+    default=CANDIDATES,
     show_default=True,
     metavar="N",
     help="The best next tokens that a run hands out: greedy choice and top-k below N copy no logits to the host.",
@@ -76,7 +78,9 @@ from doge_export.paths import check_file, check_folder
     "bits only the scores of keys and experts are such products. [default: no-tf32]",
 )
 @click.option("--plugin", type=PATH, metavar="FILE", help="The plugin. [default: DOGE_TRT_PLUGIN, or the one built]")
-@click.option("--tensorrt", metavar="VERSION", help="With --dry-run: the TensorRT to plan for. [default: 11.4]")
+@click.option(
+    "--tensorrt", metavar="VERSION", help=f"With --dry-run: the TensorRT to plan for. [default: {dotted(NEWEST)}]"
+)
 @click.option("--keep-onnx", is_flag=True, help="Leave the graph in OUT, for trtexec and polygraphy.")
 @click.option(
     "--save-results",
@@ -126,7 +130,7 @@ def command(
 def _build(
     model: str, out: Path, settings: dict[str, Any], build: dict[str, Any], as_json: bool, options: dict[str, Any]
 ) -> None:
-    from doge_export.trt.builder import Settings
+    from doge_export.trt.builder import BuilderSettings
     from doge_export.trt.make import make_engine
 
     save_results = build.pop("save_results")
@@ -136,7 +140,7 @@ def _build(
             raise DogeExportError('--save-results needs polygraphy: pip install "doge-export[trt]"')
     if settings["timing_cache"] is not None:
         check_file("--timing-cache", settings["timing_cache"])
-    result = make_engine(model, out, settings=Settings(**settings), **build, **options)
+    result = make_engine(model, out, settings=BuilderSettings(**settings), **build, **options)
     saved = []
     if save_results is not None:
         from doge_export.trt.polygraphy_files import save
@@ -196,11 +200,14 @@ def _magnitude(value: float | None) -> str:
 
 
 def _version(text: str) -> tuple[int, int]:
-    """ "10.15" -> (10, 15)."""
-    parts = text.split(".")
-    if len(parts) < 2 or not all(part.isdigit() for part in parts):
-        raise click.UsageError(f"--tensorrt is {text}; write it as 10.15 or 11.4.")
-    return int(parts[0]), int(parts[1])
+    """Return the major and the minor number of a version such as "10.15"."""
+    try:
+        numbers = release(text)
+    except ValueError:
+        numbers = ()
+    if len(numbers) < 2:
+        raise click.UsageError(f"--tensorrt is {text}; write it as {dotted(NATIVE_SINCE)} or {dotted(NEWEST)}.")
+    return numbers[0], numbers[1]
 
 
 def _selftest(report: Path, options: dict[str, Any], as_json: bool) -> None:

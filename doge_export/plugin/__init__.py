@@ -1,5 +1,5 @@
-"""The CUDA kernels and the TensorRT plugin: built on the user's machine, loaded, and put behind `torch.ops.doge`.
+"""The CUDA kernels and the TensorRT plugin: built on the user's machine, loaded, and registered with PyTorch.
 
-Arrows: `sources` and `toolchain` find what is needed, `build` compiles it, `library` calls it on tensors, `torch_ops`
-makes it what PyTorch runs on a GPU. Only the last two need torch.
+`sources` and `toolchain` find what a build needs, `build` compiles it, `library` calls it on tensors, and `torch_ops`
+registers it as the CUDA implementation of `torch.ops.doge`. Only the last two need torch.
 """

@@ -1,6 +1,6 @@
-"""`doge-export plugin build`: the plugin's libraries, compiled here once and kept.
+"""`doge-export plugin build`: compile the plugin's libraries once and keep them in the user's cache folder.
 
-What is kept is found by a hash of the sources, the settings and the compilers' versions, in the user's cache folder.
+A build is found there by a hash of the sources, the settings and the compilers' versions.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from typing import Any
 from doge_export import console
 from doge_export.errors import DogeExportError
 from doge_export.package.atomic import staged_folder
-from doge_export.plugin.compiling import Settings, compile_plugin, install_libraries
+from doge_export.plugin.compiling import CompileSettings, compile_plugin, install_libraries
 from doge_export.plugin.sources import plugin_sources, source_hash
 from doge_export.plugin.toolchain import PathLike, Toolchain, find_toolchain
 
 ARCHITECTURES = ("80-real", "86-real", "89-real", "90")
-"""Where no GPU says otherwise: Ampere, Ada (RTX 4090), Hopper, and PTX of the newest for what comes later."""
+"""Compiled for if there is no GPU to ask: Ampere, Ada (RTX 4090), Hopper, and PTX of the newest for later GPUs."""
 
 KERNELS = "libdoge_kernels_c.so"
 TENSORRT_PLUGIN = "libdoge_trt_plugin.so"
@@ -36,10 +36,15 @@ _FACTS = "build.json"
 
 @dataclasses.dataclass(frozen=True)
 class Build:
-    """Libraries that lie in a folder.
+    """A folder with built libraries.
 
-    libraries: file name -> path. architectures: of the kernels, as CMake names them; empty: there are none.
-    missing: what the build had to do without, a line each, with how to get it. cached: nothing was compiled.
+    Attributes:
+        folder: that holds them.
+        libraries: file name -> path.
+        architectures: of the kernels, as CMake names them; empty: there are no kernels.
+        missing: a line for each thing that the build did without, with how to get it.
+        cached: nothing had to be compiled.
+        seconds: that the build took.
     """
 
     folder: Path
@@ -50,7 +55,7 @@ class Build:
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return plain JSON values."""
         return {
             "folder": str(self.folder),
             "libraries": {name: str(path) for name, path in self.libraries.items()},
@@ -70,17 +75,22 @@ def build(
     force: bool = False,
     **tools: PathLike | None,
 ) -> Build:
-    """The libraries for this machine: from the cache, or compiled into it.
+    """Return the libraries for this machine, from the cache or compiled into it.
 
     Args:
         output: folder to copy them to. None leaves them in the cache.
         architectures: GPUs to compile for, as CMake names them. None: those of this machine, else `ARCHITECTURES`.
         cuda: False leaves the kernels out.
-        jobs: compilers at a time.
-        force: replace `output` when it is not empty.
+        jobs: number of compilers at a time.
+        force: replace `output` if it is not empty.
         tools: keywords of `find_toolchain`.
 
-    Raises DogeExportError for what cannot be built here as asked, RunFailed for sources that do not compile.
+    Returns:
+        the libraries and what the build did without.
+
+    Raises:
+        DogeExportError: this machine cannot build what was asked for.
+        RunFailed: the sources do not compile.
     """
     if sys.platform != "linux":
         raise DogeExportError(f"the plugin is built on Linux only, and this is {sys.platform}; use WSL or a container")
@@ -109,7 +119,7 @@ def build(
 
 
 def cache_folder() -> Path:
-    """Where builds are kept: $DOGE_EXPORT_CACHE, else doge-export in $XDG_CACHE_HOME or ~/.cache, and there plugins."""
+    """Return the folder of all builds: plugins in $DOGE_EXPORT_CACHE, else below the user's cache folder."""
     if os.environ.get("DOGE_EXPORT_CACHE"):
         return Path(os.environ["DOGE_EXPORT_CACHE"]).expanduser().resolve() / "plugins"
     home = os.environ.get("XDG_CACHE_HOME")
@@ -117,16 +127,16 @@ def cache_folder() -> Path:
 
 
 def cached_builds() -> list[dict[str, Any]]:
-    """Facts of the builds in the cache that were made of today's sources, newest first."""
-    today, folder = source_hash(plugin_sources()), cache_folder()
+    """Return the facts of all builds in the cache that were made from the present sources, newest first."""
+    present, folder = source_hash(plugin_sources()), cache_folder()
     entries = [path for path in (folder.iterdir() if folder.is_dir() else ()) if not path.name.startswith(".")]
     newest_first = sorted(entries, key=lambda path: path.stat().st_mtime, reverse=True)
     found = [{"folder": str(entry), **facts} for entry in newest_first if (facts := _facts(entry))]
-    return [facts for facts in found if facts["source_hash"] == today]
+    return [facts for facts in found if facts["source_hash"] == present]
 
 
 def architectures_here() -> tuple[str, ...]:
-    """The compute capabilities of this machine's GPUs as nvidia-smi tells them, such as ("89",); empty without one."""
+    """Return the compute capabilities of this machine's GPUs by nvidia-smi, such as ("89",); empty without a GPU."""
     try:
         done = subprocess.run(
             ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"],
@@ -140,7 +150,7 @@ def architectures_here() -> tuple[str, ...]:
     return tuple(sorted({line.strip().replace(".", "") for line in done.stdout.splitlines() if line.strip()}))
 
 
-def _settings(toolchain: Toolchain, architectures: Sequence[str] | None, cuda: bool) -> Settings:
+def _settings(toolchain: Toolchain, architectures: Sequence[str] | None, cuda: bool) -> CompileSettings:
     if architectures is not None:
         if not cuda:
             raise DogeExportError("GPUs to compile for were given, and CUDA was left out; drop one of the two")
@@ -155,10 +165,10 @@ def _settings(toolchain: Toolchain, architectures: Sequence[str] | None, cuda: b
                 f"architecture {' '.join(architectures)} cannot be compiled for: {toolchain.nvcc.missing}"
             )
     chosen = tuple(architectures or architectures_here() or ARCHITECTURES) if cuda and toolchain.nvcc.path else ()
-    return Settings(chosen, tensorrt=bool(toolchain.tensorrt.path and toolchain.cuda_headers.path))
+    return CompileSettings(chosen, tensorrt=bool(toolchain.tensorrt.path and toolchain.cuda_headers.path))
 
 
-def _missing(toolchain: Toolchain, settings: Settings, cuda: bool) -> Iterator[str]:
+def _missing(toolchain: Toolchain, settings: CompileSettings, cuda: bool) -> Iterator[str]:
     if cuda and toolchain.nvcc.missing:
         yield toolchain.nvcc.missing
     if toolchain.tensorrt.missing:
@@ -169,14 +179,14 @@ def _missing(toolchain: Toolchain, settings: Settings, cuda: bool) -> Iterator[s
         yield "no kernels in the TensorRT plugin: it can be looked at, and refuses to run"
 
 
-def _key(sources: Path, settings: Settings, toolchain: Toolchain) -> str:
+def _key(sources: Path, settings: CompileSettings, toolchain: Toolchain) -> str:
     compilers = {tool.name: tool.version for tool in (toolchain.cxx, toolchain.nvcc, toolchain.tensorrt)}
     parts = [source_hash(sources), dataclasses.asdict(settings), compilers, platform.machine()]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
 def _compile_into(
-    entry: Path, sources: Path, settings: Settings, toolchain: Toolchain, jobs: int | None
+    entry: Path, sources: Path, settings: CompileSettings, toolchain: Toolchain, jobs: int | None
 ) -> dict[str, Any]:
     names = ", ".join(settings.architectures) or "the CPU only"
     console.log(f"compiling the plugin for {names}, once (kept in {entry})")
@@ -196,7 +206,7 @@ def _compile_into(
 
 
 def _facts(entry: Path) -> dict[str, Any] | None:
-    """What a finished build says of itself; None where there is none, or a library of it is gone."""
+    """Return the facts of a finished build; None if there is none, or if one of its libraries is gone."""
     try:
         facts: dict[str, Any] = json.loads((entry / _FACTS).read_text(encoding="utf-8"))
     except (OSError, ValueError):

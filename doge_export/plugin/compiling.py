@@ -1,4 +1,4 @@
-"""CMake's two steps on the plugin's sources, with a bar while they run and the first errors where they fail."""
+"""Configure and compile the plugin's sources by CMake, with a progress bar, and the first errors on failure."""
 
 from __future__ import annotations
 
@@ -16,14 +16,20 @@ from doge_export.errors import RunFailed
 from doge_export.plugin.toolchain import Toolchain
 
 _STEP = re.compile(r"^\[\s*(?:(\d+)/(\d+)|(\d+)%)\]")
-"""How ninja ([3/18]) and make ([ 16%]) begin a step's line."""
+"""Start of a step's line: [3/18] by ninja, [ 16%] by make."""
 _ERROR = re.compile(r"(?:error|Error)\b.*:|: undefined reference|CMake Error|multiple definition")
 _ERRORS_SHOWN = 5
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
-    """What to compile. `architectures` as CMake names them ("89", "80-real"); empty: no kernels."""
+class CompileSettings:
+    """The parts of the plugin to compile.
+
+    Attributes:
+        architectures: of the kernels, as CMake names them ("89", "80-real"); empty: no kernels.
+        tensorrt: compile the TensorRT plugin.
+        tests: compile the tests.
+    """
 
     architectures: tuple[str, ...]
     tensorrt: bool
@@ -33,25 +39,26 @@ class Settings:
 def compile_plugin(
     sources: Path,
     tree: Path,
-    settings: Settings,
+    settings: CompileSettings,
     toolchain: Toolchain,
     *,
     jobs: int | None = None,
     log: Path,
     targets: Sequence[str] = (),
 ) -> None:
-    """Configures and compiles `sources` in the build folder `tree`; what is up to date there is left.
+    """Configure and compile `sources` in the build folder `tree`; files that are up to date there are kept.
 
     Args:
         sources: the folder of the plugin's CMakeLists.txt.
-        tree: the build folder; made where it is missing.
-        settings: what to compile.
-        toolchain: by what; it must have cmake and a C++ compiler.
-        jobs: compilers at a time. None: as many as there are processors.
-        log: file for all that the compilers say.
-        targets: what to compile, by CMake's names. Empty: everything.
+        tree: the build folder; made if it is missing.
+        settings: the parts to compile.
+        toolchain: must have cmake and a C++ compiler.
+        jobs: number of compilers at a time. None: the number of processors.
+        log: file for the output of the compilers.
+        targets: CMake targets to compile. Empty: all.
 
-    Raises RunFailed where a compiler fails.
+    Raises:
+        RunFailed: a compiler fails.
     """
     for folder in (log.parent, tree):
         folder.mkdir(parents=True, exist_ok=True)
@@ -74,13 +81,13 @@ def compile_plugin(
 
 
 def install_libraries(tree: Path, folder: Path, toolchain: Toolchain) -> list[Path]:
-    """Copies the libraries of a build folder into `folder`; their paths."""
+    """Copy the libraries of a build folder into `folder`; return their paths there."""
     command = [toolchain.cmake.path or "cmake", "--install", tree, "--prefix", folder, "--strip"]
     subprocess.run(command, check=True, capture_output=True)
     return sorted(folder.glob("*.so"))
 
 
-def _configure_command(sources: Path, tree: Path, settings: Settings, toolchain: Toolchain) -> list[str]:
+def _configure_command(sources: Path, tree: Path, settings: CompileSettings, toolchain: Toolchain) -> list[str]:
     use_ninja = toolchain.ninja.path is not None
     definitions = {
         "CMAKE_BUILD_TYPE": "Release",
@@ -106,10 +113,10 @@ def _configure_command(sources: Path, tree: Path, settings: Settings, toolchain:
 
 @contextlib.contextmanager
 def _running(command: Sequence[str], temporary: Path) -> Iterator[subprocess.Popen[str]]:
-    """The command, both outputs in `stdout`; it and all that it started are ended where the body is left early.
+    """Run a command with both outputs in `stdout`; end it and its children if the body raises.
 
-    They are a process group of their own: cmake passes no signal on, and waits for its compilers when it gets one.
-    What nvcc then leaves lies in the folder `temporary`.
+    They get a process group of their own: cmake passes no signal on, and waits for its compilers when it gets one.
+    Temporary files, which nvcc leaves if it is ended, are in the folder `temporary`.
     """
     console.detail(" ".join(command))
     process = subprocess.Popen(

@@ -1,6 +1,6 @@
-"""libdoge_kernels_c.so through ctypes, on torch tensors: host tensors by the reference, CUDA tensors by the kernels.
+"""Call libdoge_kernels_c.so on torch tensors through ctypes: the reference on CPU tensors, the kernels on CUDA tensors.
 
-The C interface, its shapes and its rules are plugins/include/doge/operators.h.
+plugins/include/doge/operators.h defines the C interface with its shapes and rules.
 """
 
 from __future__ import annotations
@@ -18,9 +18,13 @@ from torch import Tensor
 
 from doge_export.errors import DogeExportError
 from doge_export.plugin.build import KERNELS, build
-from doge_export.plugin.params import AttentionParams, CdmoeParams, Params
+from doge_export.plugin.params import AttentionParams, CdmoeParams, DogeDtype, Params
 
-_DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
+_DTYPES = {
+    torch.float32: DogeDtype.FLOAT32,
+    torch.float16: DogeDtype.FLOAT16,
+    torch.bfloat16: DogeDtype.BFLOAT16,
+}
 _BAD_SHAPE, _NO_KERNELS = -1, -3
 
 _READ_BY_16_BYTES = frozenset(
@@ -32,10 +36,14 @@ _OPERATORS = {AttentionParams: "attention", CdmoeParams: "cdmoe"}
 
 
 @dataclasses.dataclass(frozen=True)
-class Cache:
-    """A cache of fixed capacity C: key, value [B, Hkv, C, D], score [B, Hs, C] float32.
+class KernelCache:
+    """A cache of fixed capacity C.
 
-    With slots [B, Hkv, C] int32, the places in the text of what each slot holds, it is bounded: C = keep_window_size.
+    Attributes:
+        key, value: [B, Hkv, C, D].
+        score: [B, Hs, C] float32.
+        slots: [B, Hkv, C] int32, the position in the text of the token in each slot; only of a bounded cache, whose
+            capacity is keep_window_size.
     """
 
     key: Tensor
@@ -44,19 +52,22 @@ class Cache:
     slots: Tensor | None = None
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """Those that are there."""
+        """Return the tensors that the cache has."""
         return tuple(tensor for tensor in (self.key, self.value, self.score, self.slots) if tensor is not None)
 
-    def clone(self) -> Cache:
-        """The same in memory of its own."""
-        return Cache(*(tensor.clone() for tensor in self.tensors()))
+    def clone(self) -> KernelCache:
+        """Return a copy in new memory."""
+        return KernelCache(*(tensor.clone() for tensor in self.tensors()))
 
 
 class KernelLibrary:
-    """The two operators of a built library."""
+    """The two operators of a built library.
+
+    Raises:
+        DogeExportError: `path` is no such library.
+    """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Raises DogeExportError where `path` is no such library."""
         self.path = Path(path)
         try:
             self._c = ctypes.CDLL(str(self.path.resolve()))
@@ -78,16 +89,16 @@ class KernelLibrary:
 
     @property
     def architectures(self) -> tuple[str, ...]:
-        """The GPUs that its kernels are compiled for, as CMake names them; empty: it has none."""
+        """GPUs that the kernels are compiled for, as CMake names them; empty: the library has no kernels."""
         return tuple(self._c.doge_architectures().decode().split())
 
     def problem(self, params: Params) -> str | None:
-        """What is wrong with the sizes, or with them for the kernels; None where nothing is."""
+        """Return what is wrong with the sizes in general or for the kernels; None if nothing is."""
         message: bytes | None = self._function_of(params, "_problem")(params)
         return None if message is None else message.decode()
 
     def status_message(self, status: int) -> str:
-        """What a function's result means: a doge_status, or above 0 a cudaError_t."""
+        """Return the meaning of a function's result: a doge_status or, above 0, a cudaError_t."""
         message: bytes = self._c.doge_status_message(status)
         return message.decode()
 
@@ -97,36 +108,42 @@ class KernelLibrary:
         key: Tensor,
         value: Tensor,
         score: Tensor,
-        past: Cache,
+        past: KernelCache,
         past_lengths: Tensor,
         *,
         num_heads: int,
         scale: float,
         keep_window_size: int,
-        present: Cache | None = None,
+        present: KernelCache | None = None,
         new_lengths: Tensor | None = None,
         output: Tensor | None = None,
         workspace: Tensor | None = None,
     ) -> Tensor:
-        """DynamicMaskAttention: the output [B, S, Hq * D]; the cache is written.
+        """Run DynamicMaskAttention, on a GPU on the current stream; the cache is written.
+
+        On a GPU the call does not wait and, given output and workspace, does not allocate.
 
         Args:
             query: [B, S, Hq * D].
             key: [B, S, Hkv * D].
             value: [B, S, Hkv * D].
             score: [B, S, Hs] float32.
-            past: the cache before.
-            past_lengths: [B] int32, tokens read so far.
+            past: the cache before the call.
+            past_lengths: [B] int32, number of tokens read so far.
             num_heads: Hq.
             scale: factor of the dot products.
             keep_window_size: w; 0 keeps every key.
-            present: the cache after. None: `past`, in place.
-            new_lengths: [B] int32, how many of the S tokens are real. None: all.
-            output: where to write. None: a new tensor.
+            present: the cache after the call. None: `past`, in place.
+            new_lengths: [B] int32, number of the S tokens that are real. None: all.
+            output: written to. None: a new tensor.
             workspace: uint8, at least `attention_workspace_bytes`; on a GPU only. None: a new one.
 
-        On a GPU the call is put on the current stream and neither waits nor, given output and workspace, allocates.
-        Raises DogeExportError for tensors or sizes that do not fit together, RuntimeError for a failed launch.
+        Returns:
+            output: [B, S, Hq * D].
+
+        Raises:
+            DogeExportError: tensors or sizes do not fit together.
+            RuntimeError: the launch failed.
         """
         batch, _, _ = query.shape
         _, kv_heads, capacity, size = past.key.shape
@@ -183,9 +200,21 @@ class KernelLibrary:
         output: Tensor | None = None,
         workspace: Tensor | None = None,
     ) -> Tensor:
-        """CDMoE: hidden [..., H], scores_x, scores_y [..., R, K] float32, down_embed, up_embed [E, H] -> [..., H].
+        """Run CDMoE; waits, allocates and raises like `attention`.
 
-        Arguments as `attention`. Raises as `attention`.
+        Args:
+            hidden: [..., H].
+            scores_x: [..., R, K] float32.
+            scores_y: [..., R, K] float32.
+            down_embed: [E, H].
+            up_embed: [E, H].
+            num_experts_per_tok: k.
+            weights_inside: silu of the weighted product, instead of the weighted silu.
+            output: written to. None: a new tensor.
+            workspace: as in `attention`.
+
+        Returns:
+            output: [..., H].
         """
         output = torch.empty_like(hidden) if output is None else output
         *leading, size = hidden.shape
@@ -243,13 +272,17 @@ class KernelLibrary:
 
 
 def load(path: str | os.PathLike[str] | None = None) -> KernelLibrary:
-    """The library at `path`; None: at $DOGE_KERNELS_LIBRARY, else the one that `build` keeps or now makes."""
+    """Load the library at `path`, else at $DOGE_KERNELS_LIBRARY, else the one that `build` keeps or now makes."""
     path = path or os.environ.get("DOGE_KERNELS_LIBRARY") or build().libraries[KERNELS]
     return KernelLibrary(path)
 
 
 def _expect(name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
-    """Raises DogeExportError where C would read what is not there."""
+    """Check a tensor that C is to read.
+
+    Raises:
+        DogeExportError: it has another shape, type or device, or is not contiguous.
+    """
     if dtype not in (*_DTYPES, torch.int32):
         raise DogeExportError(f"{name} is {dtype}, not float32, float16 or bfloat16")
     seen = (tuple(tensor.shape), tensor.dtype, tensor.device)

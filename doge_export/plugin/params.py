@@ -1,9 +1,18 @@
-"""The structs of plugins/include/doge/operators.h for ctypes."""
+"""The enum and the structs of plugins/include/doge/operators.h for ctypes."""
 
 from __future__ import annotations
 
 import ctypes
+import enum
 from ctypes import c_float, c_int, c_int32, c_void_p
+
+
+class DogeDtype(enum.IntEnum):
+    """doge_dtype."""
+
+    FLOAT32 = 0
+    FLOAT16 = 1
+    BFLOAT16 = 2
 
 
 class AttentionParams(ctypes.Structure):

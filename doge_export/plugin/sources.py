@@ -1,4 +1,4 @@
-"""Where the C++ and CUDA sources are, and what they are, as a hash."""
+"""The C++ and CUDA sources of the plugin: their folder and their hash."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ _NOT_BUILT = {"tests", "README.md", "__pycache__"}
 
 
 def plugin_sources() -> Path:
-    """The folder with the plugin's CMakeLists.txt: inside an installed package, beside it in a checkout."""
+    """Return the folder of the plugin's CMakeLists.txt: inside an installed package, beside it in a checkout.
+
+    Raises:
+        DogeExportError: there is no such folder.
+    """
     for folder in (_PACKAGE / "_plugins", _PACKAGE.parent / "plugins"):
         if (folder / "include" / "doge" / "operators.h").is_file():
             return folder
@@ -23,7 +27,7 @@ def plugin_sources() -> Path:
 
 
 def source_hash(folder: Path) -> str:
-    """sha256 of the names and contents of all files that the libraries are made of."""
+    """Return the sha256 of names and contents of all files that the libraries are made from."""
     digest = hashlib.sha256()
     for path in _files(folder):
         content = path.read_bytes()

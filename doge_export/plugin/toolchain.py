@@ -1,8 +1,8 @@
-"""What compiles the plugin: cmake, a C++ compiler, nvcc, CUDA's and TensorRT's headers.
+"""The tools that compile the plugin: cmake, a C++ compiler, nvcc, the headers of CUDA and TensorRT.
 
-Each is taken from an option, else from an environment variable, else from where it usually is. What is asked for by
-name and is not there is a mistake; what is merely not found is reported with how to get it, and the build does without
-it where it can.
+Each is taken from an option, else from an environment variable, else from its usual places. A tool that is named and is
+not there is an error; a tool that is merely not found is reported with how to get it, and the build does without it
+if it can.
 """
 
 from __future__ import annotations
@@ -17,19 +17,22 @@ import sysconfig
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from doge_export.errors import DogeExportError
+from packaging.version import Version
 
-_OLDEST_CMAKE = (3, 22)
-_OLDEST_NVCC = (11, 8)
-"""The first that knows sm_89 and sm_90."""
-_OLDEST_TENSORRT = (10, 9)
+from doge_export.errors import DogeExportError
+from doge_export.plugin.tensorrt_versions import OLDEST, dotted
+
+_OLDEST_CMAKE = Version("3.22")
+_OLDEST_NVCC = Version("11.8")
+"""The first that compiles for sm_89 and sm_90."""
+_OLDEST_TENSORRT = Version(dotted(OLDEST))
 
 PathLike = str | os.PathLike[str]
 
 
 @dataclasses.dataclass(frozen=True)
 class Tool:
-    """Something that a build needs: where it is and which version, or else how to get it."""
+    """A program or a folder of headers: its path and version, or how to get it (`advice`) if `path` is None."""
 
     name: str
     path: Path | None
@@ -38,13 +41,13 @@ class Tool:
 
     @property
     def missing(self) -> str | None:
-        """One line where it is not there."""
+        """One line that says what is missing and how to get it; None if nothing is."""
         return None if self.path else f"no {self.name}: {self.advice}"
 
 
 @dataclasses.dataclass(frozen=True)
 class Toolchain:
-    """Everything a build may use. Without `cmake` and `cxx` there is none."""
+    """All tools that a build may use. `cmake` and `cxx` are required, the others optional."""
 
     cmake: Tool
     cxx: Tool
@@ -54,7 +57,11 @@ class Toolchain:
     tensorrt: Tool
 
     def require_compiler(self) -> None:
-        """Raises DogeExportError without cmake or a C++ compiler."""
+        """Check that the required tools are there.
+
+        Raises:
+            DogeExportError: cmake or a C++ compiler is missing.
+        """
         for tool in (self.cmake, self.cxx):
             if tool.missing:
                 raise DogeExportError(tool.missing)
@@ -67,15 +74,19 @@ def find_toolchain(
     nvcc: PathLike | None = None,
     trt_include: PathLike | None = None,
 ) -> Toolchain:
-    """What is on this machine.
+    """Find the tools on this machine.
 
     Args:
-        cmake: a program; else environment variable CMAKE, PATH, beside this Python.
-        cxx: a program; else CXX, then c++, g++ or clang++ on PATH.
-        nvcc: a program; else CUDACXX, PATH, CUDA_HOME or CUDA_PATH, /usr/local/cuda.
-        trt_include: the folder of NvInfer.h; else DOGE_TRT_INCLUDE_DIR, TENSORRT_ROOT or TRT_ROOT, usual folders.
+        cmake: a program. None: environment variable CMAKE, PATH, beside this Python.
+        cxx: a program. None: CXX, then c++, g++ or clang++ on PATH.
+        nvcc: a program. None: CUDACXX, PATH, CUDA_HOME or CUDA_PATH, /usr/local/cuda.
+        trt_include: the folder of NvInfer.h. None: DOGE_TRT_INCLUDE_DIR, TENSORRT_ROOT or TRT_ROOT, usual folders.
 
-    Raises DogeExportError for what an option or its environment variable names and is not there, or is too old.
+    Returns:
+        the tools; those that were not found carry advice.
+
+    Raises:
+        DogeExportError: a tool that an option or an environment variable names is not there or too old.
     """
     beside_python = Path(sys.executable).parent
     nvcc_tool = _find(
@@ -91,8 +102,8 @@ def find_toolchain(
             "cmake",
             _asked(cmake, "--cmake", "CMAKE"),
             [*_on_path("cmake"), beside_python / "cmake"],
-            _program_version(r"cmake version (\d+\.\d+[.\d]*)"),
-            f"install CMake {_dotted(_OLDEST_CMAKE)} or newer (pip install cmake), or name it with --cmake or CMAKE",
+            _program_version(r"cmake version (\d+(?:\.\d+)+)"),
+            f"install CMake {_OLDEST_CMAKE} or newer (pip install cmake), or name it with --cmake or CMAKE",
             oldest=_OLDEST_CMAKE,
         ),
         cxx=_find(
@@ -114,7 +125,7 @@ def find_toolchain(
             "CUDA headers",
             None,
             _cuda_header_folders(nvcc_tool),
-            # 1000 times the major and 10 times the minor number
+            # CUDART_VERSION is 1000 times the major plus 10 times the minor number.
             _header_version(
                 "cuda_runtime_api.h", *(rf"define CUDART_VERSION +{p}\b" for p in (r"(\d+)0\d0", r"\d+0(\d)0"))
             ),
@@ -138,7 +149,7 @@ def find_toolchain(
 
 @dataclasses.dataclass(frozen=True)
 class _Asked:
-    """A path that the user named, and how."""
+    """A path that the user named, and the option or variable that names it."""
 
     path: str
     by: str
@@ -159,22 +170,38 @@ def _find(
     version_of: Callable[[Path], str | None],
     advice: str,
     *,
-    oldest: tuple[int, ...] = (),
+    oldest: Version | None = None,
 ) -> Tool:
-    """The first place that has a version, and one that is not too old. `version_of` is None where it is not."""
+    """Return the tool in the first place that has it in a version that is not too old.
+
+    Args:
+        name: for messages.
+        asked: the place that the user named; None: `usual` are searched.
+        usual: where to look, in this order.
+        version_of: returns the version in a place, None if the tool is not there.
+        advice: how to get the tool.
+        oldest: the oldest version that will do; None: any, also one that is no PEP 440 version.
+
+    Raises:
+        DogeExportError: the tool is not in the place that the user named, or too old.
+    """
     if asked is None:
         for place in usual:
             version = version_of(place)
-            if version is not None and _numbers(version)[: len(oldest)] >= oldest:
+            if version is not None and not _is_older(version, oldest):
                 return Tool(name, place, version, advice)
         return Tool(name, None, "", advice)
     path = Path(shutil.which(asked.path) or Path(asked.path).expanduser().resolve())
     version = version_of(path)
     if version is None:
         raise DogeExportError(f"{asked.by} is {asked.path}: no {name} there; correct it or leave it out")
-    if _numbers(version)[: len(oldest)] < oldest:
-        raise DogeExportError(f"{asked.by} is {asked.path}: {name} {version}; {_dotted(oldest)} or newer is needed")
+    if _is_older(version, oldest):
+        raise DogeExportError(f"{asked.by} is {asked.path}: {name} {version}; {oldest} or newer is needed")
     return Tool(name, path, version, advice)
+
+
+def _is_older(version: str, oldest: Version | None) -> bool:
+    return oldest is not None and Version(version) < oldest
 
 
 def _program_version(pattern: str) -> Callable[[Path], str | None]:
@@ -225,11 +252,3 @@ def _tensorrt_folders() -> list[Path]:
     roots = [Path(os.environ[name]) for name in ("TENSORRT_ROOT", "TRT_ROOT") if os.environ.get(name)]
     roots += [Path("/usr/local/tensorrt"), Path("/opt/tensorrt"), Path("/usr")]
     return [*(root / "include" for root in roots), *sorted(Path("/usr/include").glob("*-linux-gnu"))]
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(number) for number in re.findall(r"\d+", version))
-
-
-def _dotted(version: tuple[int, ...]) -> str:
-    return ".".join(map(str, version))

@@ -1,51 +1,45 @@
-"""The kernels as what `torch.ops.doge` runs on a GPU, so that `DogeForExport` runs them in PyTorch.
+"""Register the kernels as the CUDA implementation of `torch.ops.doge`, so that `DogeForExport` runs them in PyTorch.
 
-PyTorch's operators give new, grown caches; the kernels write into caches of fixed capacity. Here the capacity is T, the
-past is copied once, and the rest is written in place.
+PyTorch's operators return new, grown caches; the kernels write into caches of fixed capacity. Here the capacity is T:
+the past is copied once, and the new tokens are written in place.
+
+The signatures are those of `model.operators`, where torch infers the operators' schemas from them; a kernel gets its
+arguments by position and need not repeat them.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from doge_export.model import operators
-from doge_export.plugin.library import Cache, KernelLibrary, load
+from doge_export.plugin.library import KernelCache, KernelLibrary, load
 
 
 def register(library: KernelLibrary | None = None, device_type: str = "cuda") -> None:
-    """Makes `library` the implementation of torch.ops.doge.dynamic_mask_attention and torch.ops.doge.cdmoe.
+    """Make `library` the implementation of torch.ops.doge.dynamic_mask_attention and torch.ops.doge.cdmoe.
+
+    The last call counts; `set_kernel_enabled` of `torch.library` turns it off and on. The operators then raise
+    DogeExportError for sizes that the kernels do not cover.
 
     Args:
-        library: None is `load()`.
+        library: None: `load()`.
         device_type: "cuda" for the kernels, "cpu" for the C++ reference (slower than PyTorch, but sums in double).
-
-    The last call holds; `torch.library`'s `set_kernel_enabled` turns it off and on. Sizes that the kernels do not cover
-    raise DogeExportError.
     """
     library = load() if library is None else library
 
-    def dynamic_mask_attention(
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        score: Tensor,
-        past_key: Tensor,
-        past_value: Tensor,
-        past_score: Tensor,
-        num_heads: int,
-        kv_num_heads: int,
-        scale: float,
-        keep_window_size: int,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        batch, _, past, _ = past_key.shape
-        new = query.shape[1]
-        cache = Cache(*(_grown(tensor, axis=2, by=new) for tensor in (past_key, past_value, past_score)))
+    def dynamic_mask_attention(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        *tensors, num_heads, _, scale, keep_window_size = arguments
+        query, key, value, score = (tensor.contiguous() for tensor in tensors[:4])
+        batch, _, past, _ = tensors[4].shape
+        cache = KernelCache(*(_grown(tensor, axis=2, by=query.shape[1]) for tensor in tensors[4:]))
         output = library.attention(
-            query.contiguous(),
-            key.contiguous(),
-            value.contiguous(),
-            score.contiguous(),
+            query,
+            key,
+            value,
+            score,
             cache,
             torch.full((batch,), past, dtype=torch.int32, device=query.device),
             num_heads=num_heads,
@@ -78,7 +72,7 @@ def register(library: KernelLibrary | None = None, device_type: str = "cuda") ->
 
 
 def _grown(tensor: Tensor, axis: int, by: int) -> Tensor:
-    """A copy with room for `by` more along `axis`."""
+    """Return a copy with room for `by` more elements along `axis`."""
     shape = list(tensor.shape)
     shape[axis] += by
     grown = tensor.new_empty(shape)

@@ -1,5 +1,5 @@
 """TensorRT engines: planned and checked anywhere, built and run where TensorRT and a GPU are.
 
-Arrows: `plan` decides, `lint` finds what TensorRT would refuse, `builder` builds, `sidecar` says what was built,
-`engine` opens it, `runner` runs it in `buffers` on a `device`, `decoder` is what sessions see; `make` is all of it.
+`plan_engine` decides what an engine will be, `lint` finds what TensorRT would refuse, `builder` builds the engine and
+`make` does all of it into a folder. `runtime.engine` opens the folder and runs the engine.
 """

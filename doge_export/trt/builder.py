@@ -1,9 +1,25 @@
-"""From a plan to the bytes of an engine, by TensorRT's builder."""
+"""Build the bytes of an engine from its plan, by TensorRT's builder.
+
+2026-11-28: Polygraphy's loaders (0.53.6, backend/trt) were read as a replacement of this module, and do not fit:
+
+- NetworkFromOnnxPath replaces all parser flags by those given, cannot ask for strong typing in a TensorRT without the
+  flag, and writes what the parser refused to its log only, which goes to stdout; we put it into the error's one line.
+- Its logger, one for the process, turns a Ctrl-C during a message into SIGTERM; we end the build and clean up.
+- CreateConfig ignores whether a profile or a timing cache was accepted, and cannot embed plugins.
+- EngineBytesFromNetwork merges a timing cache of another GPU into ours, and writes the file in place.
+- All of them import TensorRT by a switch of the process (POLYGRAPHY_USE_TENSORRT_RTX, module tensorrt_rtx), which is
+  read when Polygraphy is imported; here the module is an argument, so that tests can pass a recorder and one process
+  can use both.
+
+One thing it does better is taken over: the file of a timing cache is locked (by Polygraphy's LockFile) and read again
+before it is written, so that two builds at a time keep the measurements of both.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib.util
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,18 +39,18 @@ _HARDWARE = {"same": "SAME_COMPUTE_CAPABILITY", "ampere+": "AMPERE_PLUS"}
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
-    """What the builder is told beside the plan.
+class BuilderSettings:
+    """Settings of TensorRT's builder that are no part of the plan.
 
     Attributes:
         opt_level: 0 (builds fast) to 5 (runs fast).
-        workspace_mib: MiB of scratch that layers may share; None: as much as the GPU has.
-        timing_cache: a file of measurements, read and written again, so that the next build is short.
-        hardware: which other GPUs may run the engine: "none", "same" (compute capability), "ampere+".
-        version_compatible: later TensorRT of the same major version may run it.
+        workspace_mib: MiB of workspace that layers may share; None: as much as the GPU has.
+        timing_cache: a file of TensorRT's measurements, read and extended, so that the next build is short.
+        hardware: the other GPUs that may run the engine: "none", "same" (compute capability), "ampere+".
+        version_compatible: let later TensorRT of the same major version run the engine.
         embed_plugin: put the plugin's library into the engine.
-        tf32: let float32 products be made of 19-bit factors. In a graph of 16 bits that would take from the scores of
-            keys and experts what they are float32 for.
+        tf32: let float32 products take TF32 factors of 19 bits. In a 16-bit graph the only such products are the scores
+            of keys and experts, which are float32 because they need the precision.
     """
 
     opt_level: int = 3
@@ -46,22 +62,35 @@ class Settings:
     tf32: bool = False
 
     def check(self) -> None:
-        """Raises DogeExportError where they do not fit together."""
+        """Check that the settings fit together and can be followed here.
+
+        Raises:
+            DogeExportError: they do not, or cannot.
+        """
         if self.embed_plugin and not self.version_compatible:
             raise DogeExportError(
                 "--embed-plugin puts the plugin into a version compatible engine; add the option --version-compatible"
             )
         if self.timing_cache is not None and self.timing_cache.is_dir():
             raise DogeExportError(f"timing cache {self.timing_cache} is a folder; name a file")
+        if self.timing_cache is not None and importlib.util.find_spec("polygraphy") is None:
+            raise DogeExportError('--timing-cache needs polygraphy: pip install "doge-export[trt]"')
 
     def to_dict(self) -> dict[str, Any]:
-        """For the sidecar."""
+        """Return the settings that the sidecar lists under "settings"."""
         return {"opt_level": self.opt_level, "workspace_mib": self.workspace_mib, "tf32": self.tf32}
 
 
 @dataclasses.dataclass(frozen=True)
 class Built:
-    """An engine: its bytes, its layers as parsed, those of them that call the plugin, and how long it took."""
+    """A built engine.
+
+    Attributes:
+        engine: serialized.
+        layers: number of layers that the parser made.
+        plugin_layers: number of these that call the plugin.
+        seconds: that the build took.
+    """
 
     engine: bytes
     layers: int
@@ -69,17 +98,24 @@ class Built:
     seconds: float
 
 
-def build_engine(trt: ModuleType, plan: EnginePlan, onnx: Path, plugin: PluginFile | None, settings: Settings) -> Built:
-    """Builds the engine of a plan.
+def build_engine(
+    trt: ModuleType, plan: EnginePlan, onnx: Path, plugin: PluginFile | None, settings: BuilderSettings
+) -> Built:
+    """Build the engine of a plan.
 
     Args:
-        trt: the module.
-        plan: whose graph `onnx` is.
-        onnx: the file.
-        plugin: what the plan's nodes of domain doge call; None where it has none.
-        settings: for the builder.
+        trt: the module tensorrt.
+        plan: of the engine.
+        onnx: file of the plan's graph.
+        plugin: that the plan's nodes of domain doge call; None if it has none.
+        settings: of the builder.
 
-    Raises DogeExportError for what this TensorRT cannot be told, RunFailed where it refuses the graph or the build.
+    Returns:
+        the engine.
+
+    Raises:
+        DogeExportError: this TensorRT lacks a setting.
+        RunFailed: TensorRT refuses the graph or the build.
     """
     started = time.monotonic()
     settings.check()
@@ -99,15 +135,15 @@ def build_engine(trt: ModuleType, plan: EnginePlan, onnx: Path, plugin: PluginFi
 
 
 def _parse(trt: ModuleType, builder: Any, logger: Any, onnx: Path) -> Any:
-    """The network of a file. Strongly typed: what is float16 in the graph, and nothing else, is so in the engine."""
+    """Parse the file into a strongly typed network: every value has in the engine the type that the graph gives it."""
     flags = 0
     typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
-    if typed is not None:  # the only way from TensorRT 11 on, where the flag may go
+    if typed is not None:  # implied from TensorRT 11 on, where the flag may be removed
         flags |= 1 << int(typed)
     network = builder.create_network(flags)
     parser = trt.OnnxParser(network, logger)
     override = getattr(trt.OnnxParserFlag, "ENABLE_PLUGIN_OVERRIDE", None)
-    if override is not None:  # since 10.15; before that a registered plugin comes first by itself
+    if override is not None:  # since 10.15; before that a registered plugin always comes first
         parser.set_flag(override)
     if not parser.parse_from_file(str(onnx)):
         errors = [str(parser.get_error(index).desc()) for index in range(parser.num_errors)]
@@ -119,7 +155,11 @@ def _parse(trt: ModuleType, builder: Any, logger: Any, onnx: Path) -> Any:
 
 
 def _check_plugin_layers(trt: ModuleType, network: Any, expected: int) -> int:
-    """A node that the parser took for something else would compute something else, or slowly."""
+    """Return the number of plugin layers, having checked that each of our nodes became one.
+
+    Raises:
+        RunFailed: the parser imported a node as something else, which would compute something else, or slowly.
+    """
     types = (network.get_layer(index).type for index in range(network.num_layers))
     found = sum(kind == trt.LayerType.PLUGIN_V3 for kind in types)
     if found != expected:
@@ -130,7 +170,9 @@ def _check_plugin_layers(trt: ModuleType, network: Any, expected: int) -> int:
     return found
 
 
-def _configure(trt: ModuleType, builder: Any, plan: EnginePlan, plugin: PluginFile | None, settings: Settings) -> Any:
+def _configure(
+    trt: ModuleType, builder: Any, plan: EnginePlan, plugin: PluginFile | None, settings: BuilderSettings
+) -> Any:
     config = builder.create_builder_config()
     for name, shapes in plan.profiles.items():
         profile = builder.create_optimization_profile()
@@ -160,26 +202,38 @@ def _configure(trt: ModuleType, builder: Any, plan: EnginePlan, plugin: PluginFi
 
 @contextlib.contextmanager
 def _timing_cache(config: Any, file: Path | None) -> Iterator[None]:
-    """Reads the file's measurements into the build and, once it has succeeded, writes them all back."""
+    """Let the build in the body use the measurements of a file; if it succeeds, add the new ones to the file."""
     if file is None:
         yield
         return
-    stored = file.read_bytes() if file.is_file() else b""
-    cache = config.create_timing_cache(stored)
+    from polygraphy.util import LockFile
+
+    with LockFile(str(file)):
+        before = _content(file)
+    cache = config.create_timing_cache(before)
     if cache is None or not config.set_timing_cache(cache, False):
         log(f"timing cache {file} is of another GPU or TensorRT; measured anew")
         config.set_timing_cache(config.create_timing_cache(b""), False)
     yield
-    temporary = file.with_name(f"{file.name}.tmp")
-    temporary.write_bytes(bytes(config.get_timing_cache().serialize()))
-    temporary.replace(file)
+    with LockFile(str(file)):
+        measured, now = config.get_timing_cache(), _content(file)
+        # Another build wrote meanwhile. A cache of another GPU is not combined, and is replaced.
+        if now != before and (others := config.create_timing_cache(now)) is not None:
+            measured.combine(others, False)
+        temporary = file.with_name(f"{file.name}.tmp")
+        temporary.write_bytes(bytes(measured.serialize()))
+        temporary.replace(file)
     detail(f"timing cache: {file.stat().st_size} bytes")
 
 
-def make_monitor(trt: ModuleType, advance: Callable[..., None]) -> Any:
-    """A tensorrt.IProgressMonitor that moves a bar for every step, and ends the build on Ctrl-C.
+def _content(file: Path) -> bytes:
+    return file.read_bytes() if file.is_file() else b""
 
-    TensorRT calls it from C++, through which no exception passes: an interruption becomes the answer False.
+
+def make_monitor(trt: ModuleType, advance: Callable[..., None]) -> Any:
+    """Return a tensorrt.IProgressMonitor that calls `advance` for every step and ends the build on Ctrl-C.
+
+    TensorRT calls it from C++, through which no exception may pass: KeyboardInterrupt becomes the answer False.
     """
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[name-defined]

@@ -1,4 +1,4 @@
-"""The largest values that an engine's graph would store in 16 bits, seen in float32 on text: overflow before a GPU."""
+"""Find float16 overflows before a GPU is needed: run the float32 graph on text and look at its largest values."""
 
 from __future__ import annotations
 
@@ -20,24 +20,27 @@ from doge_export.trt.on_cpu import runnable
 from doge_export.trt.traced import Traced
 
 ROW = 192
-"""Tokens of a text at most."""
+"""The most tokens of a text."""
 
 
 def texts_for(traced: Traced) -> Texts:
-    """Prompts in the model's own tokenizer, some hundred tokens; random ids where it has none."""
+    """Return prompts of some hundred tokens in the model's tokenizer; random ids if it has none."""
     length = min(ROW, traced.max_length)
-    vocabulary = traced.origin.architecture["vocab_size"]
-    if not (traced.origin.folder / "tokenizer.json").is_file():
+    vocabulary = traced.provenance.architecture["vocab_size"]
+    if not (traced.provenance.folder / "tokenizer.json").is_file():
         generator = np.random.default_rng(0)
         return Texts("random ids", tuple(generator.integers(0, vocabulary, (4, length))))
-    tokenizer = Tokenizer.from_folder(traced.origin.folder)
+    tokenizer = Tokenizer.from_folder(traced.provenance.folder)
     assert tokenizer is not None
     parts = (STORIES[:8], STORIES[8:], MESSAGES[:8], MESSAGES[8:])
     return Texts("prompts", tuple(np.array(tokenizer.encode(" ".join(part))[:length], np.int64) for part in parts))
 
 
 def largest_values(traced: Traced, form: Form, texts: Texts) -> tuple[Extreme, ...]:
-    """Of every value that the 16-bit form stores, in the graph's order. The graph of `traced` is left as it is."""
+    """Return the largest magnitude of every value that the 16-bit form stores, in the graph's order.
+
+    The graph of `traced` is not changed.
+    """
     model = ir.serde.deserialize_model(ir.serde.serialize_model(traced.graph))
     lower_in_float32(model, form)
     prepare(model)
@@ -58,7 +61,7 @@ def largest_values(traced: Traced, form: Form, texts: Texts) -> tuple[Extreme, .
 
 
 def overflows(extremes: tuple[Extreme, ...]) -> tuple[Finding, ...]:
-    """One for each operator that gives what float16 does not hold: its largest value, since overflows spread."""
+    """Return a finding for each operator that overflows float16: one for its largest value, since overflows spread."""
     return tuple(
         Finding("overflow", extreme.value, f"on text, {extreme}: {_advice(extreme)}")
         for extreme in worst(extremes)
@@ -71,7 +74,7 @@ def _advice(extreme: Extreme) -> str:
 
 
 def _feeds(session: onnxruntime.InferenceSession, ids: np.ndarray) -> dict[str, np.ndarray]:
-    """One row into empty caches."""
+    """Return the inputs for one row and empty caches."""
     length = len(ids)
     given = {
         "input_ids": ids[None].astype(np.int32),

@@ -1,6 +1,6 @@
-"""TensorRT's parser, as a checker: what it would refuse or misread of a graph, one line each, without TensorRT.
+"""Find what TensorRT's parser would refuse or misread in a graph, without TensorRT.
 
-The rules are those of onnx-tensorrt's ModelImporter and onnxOpImporters; where versions differ a rule says so.
+The rules follow onnx-tensorrt's ModelImporter and onnxOpImporters; a rule whose answer depends on the version says so.
 """
 
 from __future__ import annotations
@@ -9,27 +9,27 @@ from collections.abc import Mapping
 
 import onnx_ir as ir
 
+from doge_export.plugin.tensorrt_versions import MajorMinor
+from doge_export.trt.creators import Creator, packaged
 from doge_export.trt.engine_plan import Finding
-from doge_export.trt.fields import Creator, packaged
-from doge_export.trt.operators import Version
-from doge_export.trt.rules.subject import Subject
+from doge_export.trt.rules.lint_subject import LintSubject
 
 
 def lint(
     model: ir.Model,
-    version: Version,
+    version: MajorMinor,
     creators: tuple[Creator, ...] | None = None,
     sizes: Mapping[str, int] | None = None,
 ) -> tuple[Finding, ...]:
-    """Every finding, rule by rule.
+    """Return all findings, rule by rule.
 
     Args:
-        model: lowered.
+        model: lowered graph.
         version: of the TensorRT that is to read it.
-        creators: in the registry; by default those of our plugin.
-        sizes: the dynamic axes at their largest, by name: tensors are only counted where these are known.
+        creators: in TensorRT's registry. None: those of our plugin.
+        sizes: largest sizes of the dynamic axes, by name; tensors are counted only if theirs are known.
     """
     from doge_export.trt.rules import RULES
 
-    subject = Subject(model, version, packaged() if creators is None else creators, sizes or {})
+    subject = LintSubject(model, version, packaged() if creators is None else creators, sizes or {})
     return tuple(Finding(name, where, message) for name, rule in RULES.items() for where, message in rule(subject))

@@ -1,4 +1,4 @@
-"""`doge-export trt`: a checkpoint, or the checkpoint of an export, becomes a validated folder with an engine."""
+"""`doge-export trt`: make a validated folder with an engine from a checkpoint, or from the checkpoint of an export."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from doge_export.console import log
 from doge_export.errors import DogeExportError
 from doge_export.package.manifest import Manifest
 from doge_export.pipeline.folder import Draft, OutputFolder
+from doge_export.plugin.tensorrt_versions import dotted
 from doge_export.runtime.engine import installation, plugin_file
 from doge_export.runtime.engine.device import Device
 from doge_export.runtime.engine.plugin_file import PluginFile
-from doge_export.runtime.engine.sidecar import ENGINE, ONNX, CachePair, Sidecar, Tensor
-from doge_export.runtime.engine.versions import dotted
-from doge_export.trt.builder import Built, Settings, build_engine
-from doge_export.trt.card import write_card
+from doge_export.runtime.engine.sidecar import ENGINE, ONNX, CachePair, EngineTensor, Sidecar
+from doge_export.trt.builder import BuilderSettings, Built, build_engine
+from doge_export.trt.engine_card import write_card
 from doge_export.version import __version__
 
 if TYPE_CHECKING:
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
     from doge_export.validation import Verdict
 
 _TYPES = {"FLOAT": "float32", "FLOAT16": "float16", "BFLOAT16": "bfloat16", "INT32": "int32"}
-"""What the sidecar calls the types of an engine's inputs and outputs."""
+"""Names in the sidecar for the types of an engine's inputs and outputs."""
 
 
 @dataclasses.dataclass(frozen=True)
 class EngineResult:
-    """What was written. `verdict` is None where validation was not asked for."""
+    """An engine's folder that was written; `verdict` is None if validation was not asked for."""
 
     folder: Path
     manifest: Manifest
@@ -42,10 +42,14 @@ class EngineResult:
 
 
 def plan(model: str | Path, **options: Any) -> EnginePlan:
-    """What an engine of `model` would be; needs neither TensorRT nor a GPU.
+    """Plan an engine of `model`; needs neither TensorRT nor a GPU.
 
-    model: a checkpoint (folder, hub id, bundled model), or an exported folder, whose checkpoint is then taken.
-    options: as `plan_engine` takes them; None is the default.
+    Args:
+        model: a checkpoint (folder, hub id, bundled name), or an exported folder, whose checkpoint is then taken.
+        options: those of `plan_engine`; None is the default.
+
+    Returns:
+        the plan.
     """
     from doge_export.trt.plan_engine import plan_engine
 
@@ -59,29 +63,34 @@ def make_engine(
     model: str | Path,
     output: str | Path,
     *,
-    settings: Settings | None = None,
+    settings: BuilderSettings | None = None,
     plugin: str | Path | None = None,
     keep_onnx: bool = False,
     force: bool = False,
     validate: bool = True,
     **options: Any,
 ) -> EngineResult:
-    """Builds an engine on this machine's GPU, for it, and proves it against PyTorch.
+    """Build an engine on and for this machine's GPU, and compare it with PyTorch.
 
     Args:
-        model, options: see `plan`.
-        output: the folder to write; it appears whole at the end, or not at all.
+        model: as in `plan`.
+        output: the folder to write; it appears complete at the end, or not at all.
         settings: for TensorRT's builder.
-        plugin: its library; by default $DOGE_TRT_PLUGIN, else the one that `doge-export plugin build` keeps.
+        plugin: the plugin's library. None: $DOGE_TRT_PLUGIN, else the one that `doge-export plugin build` keeps.
         keep_onnx: leave the graph that the engine is built from in the folder, for trtexec and polygraphy.
         force: replace a non-empty output.
-        validate: compare with PyTorch before the folder appears; the manifest records when this is False.
+        validate: compare with PyTorch before the folder appears; the manifest records if this is False.
+        options: as in `plan`.
 
-    Raises DogeExportError for what is missing here or asked wrongly, RunFailed where TensorRT refuses the build or the
-    engine does not agree with PyTorch.
+    Returns:
+        the folder that was written.
+
+    Raises:
+        DogeExportError: an option is wrong, or this machine lacks something.
+        RunFailed: TensorRT refuses the build, or the engine does not agree with PyTorch.
     """
     started = time.monotonic()
-    settings = settings or Settings()
+    settings = settings or BuilderSettings()
     settings.check()
     trt, runtime = installation.require()
     output_folder = OutputFolder.checked(output, force=force, reads=model)
@@ -95,7 +104,7 @@ def make_engine(
         if not keep_onnx:
             for file in draft.folder.glob(f"{ONNX}*"):
                 file.unlink()
-        draft.take_over(planned.origin.companions)
+        draft.take_over(planned.provenance.companions)
         draft.describe(manifest_of(planned, "--no-validate", tf32=settings.tf32))
         if validate:
             gc.collect()
@@ -106,14 +115,14 @@ def make_engine(
 
 
 def plan_facts(planned: EnginePlan) -> dict[str, Any]:
-    """A plan in plain JSON values, for `--dry-run`."""
+    """Return a plan in plain JSON values, for `--dry-run`."""
     memory = planned.memory
 
     def ports(bindings: Any) -> dict[str, str]:
         return {name: f"{port.dtype.name} [{', '.join(map(str, port.shape))}]" for name, port in bindings.items()}
 
     return {
-        "model": planned.origin.source.model,
+        "model": planned.provenance.source.model,
         "precision": planned.precision,
         "attention": planned.attention,
         "tensorrt": dotted(planned.tensorrt_version),
@@ -135,33 +144,40 @@ def plan_facts(planned: EnginePlan) -> dict[str, Any]:
 
 
 def refuse_findings(planned: EnginePlan) -> None:
-    """Raises DogeExportError with the plan's first finding: TensorRT would not build or not compute what was asked."""
+    """Check that the plan has no findings.
+
+    Raises:
+        DogeExportError: it has; the message is the first.
+    """
     if planned.findings:
         more = f" (and {len(planned.findings) - 1} more, see --dry-run)" if len(planned.findings) > 1 else ""
         raise DogeExportError(f"no engine can be built of this: {planned.findings[0]}{more}")
 
 
 def manifest_of(planned: EnginePlan, skipped: str, *, tf32: bool = False) -> Manifest:
-    """The manifest of an engine's folder, not validated yet for the reason `skipped`.
+    """Return the manifest of an engine's folder before validation.
 
-    tf32: products of float32 take shorter factors; an engine in fp32 is then judged as one of that type.
+    Args:
+        planned: the engine.
+        skipped: why it is not validated.
+        tf32: float32 products take TF32 factors; an fp32 engine is then judged by the tolerance of that type.
     """
     from doge_export.package.onnx_file import describe_graph
     from doge_export.package.provenance import versions
 
-    origin = planned.origin
+    provenance = planned.provenance
     precision = "tf32" if tf32 and planned.precision == "fp32" else planned.precision
     entry = dataclasses.replace(describe_graph(planned.graph, precision, "engine"), typing=planned.typing)
     return Manifest(
         doge_export=__version__,
-        source=origin.source,
-        architecture=origin.architecture,
+        source=provenance.source,
+        architecture=provenance.architecture,
         task="text-generation",
-        assumptions=origin.assumptions,
+        assumptions=provenance.assumptions,
         target="tensorrt",
         max_length=planned.max_length,
-        chunkable_length=origin.chunkable_length,
-        cdmoe_routing=origin.cdmoe_routing,
+        chunkable_length=provenance.chunkable_length,
+        cdmoe_routing=provenance.cdmoe_routing,
         graphs={ENGINE: entry},
         versions=versions(),
         validation={"skipped": skipped},
@@ -174,9 +190,9 @@ def write_engine(
     planned: EnginePlan,
     folder: Path,
     plugin: PluginFile | None,
-    settings: Settings,
+    settings: BuilderSettings,
 ) -> Sidecar:
-    """The graph, its engine and the sidecar."""
+    """Write the graph, its engine and the sidecar into `folder`; return the sidecar."""
     from doge_export.package.fingerprint import fingerprint
     from doge_export.package.onnx_file import write_onnx
 
@@ -216,7 +232,7 @@ def _validate(draft: Draft) -> Verdict:
 
 
 def _checkpoint_of(model: str | Path) -> tuple[str | Path, dict[str, Any]]:
-    """A checkpoint and what an export of it was told; an exported folder stands for its checkpoint."""
+    """Return the checkpoint of a model, and the options it was exported with if the model is an exported folder."""
     from doge_export.package import is_exported, read_manifest
 
     if not is_exported(model):
@@ -234,10 +250,10 @@ def _checkpoint_of(model: str | Path) -> tuple[str | Path, dict[str, Any]]:
 
 
 def describe(plan: EnginePlan, **built: Any) -> Sidecar:
-    """The sidecar of an engine of this plan; `built` are the fields that only the builder knows."""
+    """Return the sidecar of an engine of this plan; `built` are the fields that are known only after the build."""
 
-    def tensor(binding: Any) -> Tensor:
-        return Tensor(_TYPES[binding.dtype.name], tuple(binding.shape))
+    def tensor(binding: Any) -> EngineTensor:
+        return EngineTensor(_TYPES[binding.dtype.name], tuple(binding.shape))
 
     return Sidecar(
         precision=plan.precision,

@@ -1,7 +1,7 @@
-"""An engine's graph made runnable by onnxruntime: the bodies of the plugin's nodes put back, nothing else changed.
+"""Make an engine's graph runnable by onnxruntime: give the plugin's nodes their bodies, change nothing else.
 
-It proves the numbers of a graph in 16 bits where there is neither GPU nor TensorRT. onnxruntime stores 16 bits where
-the graph says so and computes inside most operators in float32, as the plugin's kernels and tensor cores do.
+This checks the numbers of a 16-bit graph without GPU and TensorRT. onnxruntime stores 16 bits where the graph says so
+and computes inside most operators in float32, as the plugin's kernels and tensor cores do.
 """
 
 # mypy: ignore-errors
@@ -13,9 +13,10 @@ from onnxscript import FLOAT, script
 from onnxscript import opset18 as op
 
 from doge_export.graph.functions import DOGE, CDMoE, CDMoEWeightsInside
+from doge_export.graph.schemas import DOMAIN
 
 _OF_TENSORRT = "TRT_"
-"""Attributes of standard operators that only TensorRT knows begin so."""
+"""Prefix of the attributes of standard operators that only TensorRT knows."""
 
 
 @script(DOGE, default_opset=op)
@@ -33,7 +34,7 @@ def DynamicMaskAttention(
     scale: float,
     keep_window_size: int,
 ) -> tuple[FLOAT, FLOAT, FLOAT, FLOAT]:
-    """The node over caches of fixed capacity C; plugins/include/doge/operators.h says what it computes."""
+    """DynamicMaskAttention over caches of fixed capacity C, as defined in plugins/include/doge/operators.h."""
     query_heads = op.Reshape(op.Constant(value_int=num_heads), op.Constant(value_ints=[1]))
     value_heads = op.Reshape(op.Constant(value_int=kv_num_heads), op.Constant(value_ints=[1]))
     keep = op.Constant(value_ints=[0, 0])
@@ -97,12 +98,12 @@ def DynamicMaskAttention(
 
 
 def runnable(model: ir.Model) -> ir.Model:
-    """A copy of an `EnginePlan.graph` that onnxruntime runs; shares the weights."""
+    """Return a copy of an `EnginePlan.graph` that onnxruntime runs; it shares the weights."""
     copy = model.clone()
     for node in copy.graph:
         for name in [name for name in node.attributes if name.startswith(_OF_TENSORRT)]:
             del node.attributes[name]
-    used = {node.op_type: node for node in copy.graph if node.domain == "doge"}
+    used = {node.op_type: node for node in copy.graph if node.domain == DOMAIN}
     bodies = {"DynamicMaskAttention": DynamicMaskAttention}
     if "CDMoE" in used:
         inside = used["CDMoE"].attributes["weights_inside"].as_int()

@@ -1,10 +1,10 @@
-"""Inputs and answers of an engine in polygraphy's files, so that its tools go on from where we stop.
+"""Save inputs and outputs of an engine as Polygraphy's files, to go on with its tools.
 
-A file holds what `polygraphy run` takes: `--load-inputs inputs.json` feeds the same tokens, `--load-outputs
-pytorch.json` compares with PyTorch, `polygraphy inspect data` shows either. Caches are zeros, as before any token.
+`polygraphy run` reads them: `--load-inputs inputs.json` feeds the same tokens, `--load-outputs pytorch.json` compares
+with PyTorch; `polygraphy inspect data` shows either. Caches are zeros, as before the first token.
 
-Beside the engine and PyTorch in float32 stands the engine's own graph in onnxruntime. An engine far from both: TensorRT
-or the plugin is wrong; both far from PyTorch: the graph or its types.
+The outputs are those of the engine, of PyTorch in float32 and of the engine's graph in onnxruntime. If the engine
+differs from both others, TensorRT or the plugin is wrong; if both differ from PyTorch, the graph or its types are.
 """
 
 from __future__ import annotations
@@ -25,24 +25,28 @@ if TYPE_CHECKING:
     from doge_export.runtime.session import Session
 
 TOKENS = 16
-"""Of each row."""
+"""Length of the prompt."""
 
 
 def save(
     folder: Path, output: Path, *, session: Session | None = None, checkpoint: Checkpoint | None = None
 ) -> list[str]:
-    """Runs one prompt everywhere; writes inputs.json, engine.json, pytorch.json and onnxruntime.json into `output`.
+    """Run one prompt and write inputs.json, engine.json, pytorch.json and onnxruntime.json into `output`.
 
-    The last one only where the folder keeps its graph and that is not in bfloat16, which onnxruntime's CPU lacks.
+    onnxruntime.json is written only if the folder keeps its graph and that is not in bfloat16, which onnxruntime's CPU
+    provider lacks.
 
     Args:
-        folder: with the engine.
-        output: a folder, made where it is missing; the files are replaced.
-        session: one that is open on `folder`, else it is opened.
-        checkpoint: the one it was made from, else the one that the manifest names is opened.
+        folder: of the engine.
+        output: a folder, made if it is missing; the files are replaced.
+        session: open on `folder`. None: one is opened.
+        checkpoint: from which the engine was made. None: the one that the manifest names is opened.
 
-    Returns the files, and a line for each two that answered: how far their logits are apart.
-    Raises DogeExportError without polygraphy, and for folders that cannot be read.
+    Returns:
+        the files, then a line for each pair of outputs with the difference of their logits.
+
+    Raises:
+        DogeExportError: polygraphy is not installed, or a folder cannot be read.
     """
     try:
         from polygraphy.comparator import RunResults
@@ -74,7 +78,7 @@ def save(
         answers["onnxruntime"] = _in_onnxruntime(folder / ONNX, feeds)
     output.mkdir(parents=True, exist_ok=True)
     files = [output / "inputs.json", *(output / f"{runner}.json" for runner in answers)]
-    with G_LOGGER.verbosity(G_LOGGER.ERROR):  # its log goes to stdout, where results go
+    with G_LOGGER.verbosity(G_LOGGER.ERROR):  # Polygraphy logs to stdout, where our results go
         save_json([feeds], str(files[0]), description="inputs of a prompt")
         for file, (runner, logits) in zip(files[1:], answers.items(), strict=True):
             results = RunResults()
@@ -84,7 +88,7 @@ def save(
 
 
 def _in_onnxruntime(file: Path, feeds: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Logits of the graph that the engine was built from, by onnxruntime on the CPU."""
+    """Return the logits of the graph that the engine was built from, by onnxruntime on the CPU."""
     import onnx_ir as ir
     from polygraphy.backend.onnxrt import OnnxrtRunner, SessionFromOnnx
     from polygraphy.comparator import Comparator
@@ -103,7 +107,7 @@ def _in_onnxruntime(file: Path, feeds: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def _differences(answers: Mapping[str, np.ndarray]) -> list[str]:
-    """ "engine, pytorch: logits apart by 0.0012 on average, 0.0094 at most (of a deviation of 2.1)"."""
+    """Return lines such as "engine, pytorch: logits apart by 0.0012 on average, 0.0094 at most (...)"."""
     lines = []
     for (one, left), (other, right) in itertools.combinations(answers.items(), 2):
         apart, spread = np.abs(left - right), answers["pytorch"].std()
@@ -115,9 +119,14 @@ def _differences(answers: Mapping[str, np.ndarray]) -> list[str]:
 
 
 def feed(sidecar: Sidecar, ids: np.ndarray) -> dict[str, np.ndarray]:
-    """Every input of the engine for a prompt int64 [B, S] that is read whole, with the logits of all its tokens.
+    """Return every input of the engine for a prompt that is read whole, with the logits of all its tokens.
 
-    bfloat16, which numpy lacks, is in 16 bits without a meaning: they are zeros.
+    Args:
+        sidecar: of the engine.
+        ids: int64 [B, S].
+
+    Returns:
+        arrays by name of input. numpy lacks bfloat16: such caches are uint16 zeros.
     """
     batch, new = ids.shape
     places = np.broadcast_to(np.arange(new), ids.shape)

@@ -1,4 +1,4 @@
-"""`doge-export trt --selftest`: engines of the bundled models, built and checked on this machine; a report to send."""
+"""`doge-export trt --selftest`: build and check engines of the bundled models on this machine, and write a report."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from doge_export.version import __version__
 
 @dataclasses.dataclass(frozen=True)
 class Engine:
-    """An engine to build and what it is told; all take `max_batch` 3, so that every check can be run."""
+    """An engine to build. All have `max_batch` 3, so that every check can run."""
 
     model: str
     precision: str
@@ -34,12 +34,12 @@ class Engine:
 
     @property
     def name(self) -> str:
-        """ "doge-nano fp16 plugin"."""
+        """Name in the report, such as "doge-nano fp16 plugin"."""
         return f"{self.model} {self.precision} {self.attention}"
 
 
 _WINDOW = 64
-"""keep_window_size of the bundled models: as far as native attention goes."""
+"""keep_window_size of the bundled models, the longest row of native attention."""
 
 _MOE = {"cdmoe_routing": "per-token", "max_length": 160}
 
@@ -52,14 +52,23 @@ ENGINES = (
     Engine("doge-nano-moe", "fp32", options=_MOE),
     Engine("doge-nano-moe", "fp16", options=_MOE),
 )
-"""Beyond keep_window_size and, without experts, beyond the trained length of 256."""
+"""Rows are longer than keep_window_size and, without experts, than the trained length of 256."""
 
 
 def selftest(report: Path, *, plugin: Path | None = None, engines: tuple[Engine, ...] = ENGINES) -> dict[str, Any]:
-    """Builds every engine, validates, generates and times it; goes on where one fails.
+    """Build, validate, run and time every engine; a failure does not stop the others.
 
-    Writes what is returned to `report` as JSON: "machine" (versions, GPU), and "cases", each with "name", "ok", "said"
-    (one line), "seconds" and, where it failed, "traceback". Raises DogeExportError where nothing can be tested at all.
+    Args:
+        report: file to write the result to, as JSON.
+        plugin: the plugin's library. None: as `find_plugin` finds it.
+        engines: to build.
+
+    Returns:
+        "machine" (versions, GPU) and "cases", each with "name", "ok", "said" (one line), "seconds" and, if it failed
+        unexpectedly, "traceback".
+
+    Raises:
+        DogeExportError: nothing can be tested on this machine.
     """
     check_file("report", report)
     trt, runtime = installation.require()
@@ -85,7 +94,7 @@ def selftest(report: Path, *, plugin: Path | None = None, engines: tuple[Engine,
 
 
 def _cases(engine: Engine, folder: Path, plugin: Path | None) -> Iterator[dict[str, Any]]:
-    """The build, and where it succeeds all that can be done with it."""
+    """Build an engine and, if that succeeds, check it."""
     built: list[EngineResult] = []
 
     def build() -> str:
@@ -104,7 +113,7 @@ def _case(name: str, run: Callable[[], str]) -> dict[str, Any]:
     started = time.monotonic()
     try:
         said, ok, trace = run(), True, None
-    except Exception as error:  # whatever it is belongs into the report
+    except Exception as error:  # any failure belongs into the report
         said, ok = " ".join(f"{type(error).__name__}: {error}".split()), False
         trace = None if isinstance(error, DogeExportError) else traceback.format_exc()
     case = {"name": name, "ok": ok, "said": said, "seconds": round(time.monotonic() - started, 2)}
@@ -129,7 +138,7 @@ def _validated(folder: Path) -> str:
 
 
 def _generated(folder: Path) -> str:
-    """A batch of prompts of different lengths gives what each gives alone."""
+    """Check that a batch of prompts of different lengths generates what each prompt generates alone."""
     from doge_export.errors import RunFailed
 
     with _session(folder) as session:
@@ -138,13 +147,13 @@ def _generated(folder: Path) -> str:
         alone = [session.generate(prompt, **settings) for prompt in prompts]
         together = session.generate(prompts, **settings)
     same = sum(a.token_ids == b.token_ids for a, b in zip(alone, together, strict=True))
-    if same < len(prompts) - 1:  # in 16 bits a near tie may fall the other way
+    if same < len(prompts) - 1:  # a near tie may be decided otherwise in 16 bits
         raise RunFailed(f"{same} of {len(prompts)} prompts give in a batch what they give alone: {together[0].text!r}")
     return repr(alone[0].text)
 
 
 def _timed(folder: Path) -> str:
-    """Tokens a second of steps, and that they came from a recorded graph."""
+    """Time the steps of decoding, and check that they ran from a recorded CUDA graph."""
     from doge_export.errors import RunFailed
 
     with _session(folder) as session:

@@ -1,4 +1,4 @@
-"""The float32 graph that an engine starts from: traced from a checkpoint, or as a canonical export holds it."""
+"""The float32 graph that an engine is made from: traced from a checkpoint, or read from a canonical export."""
 
 from __future__ import annotations
 
@@ -9,23 +9,31 @@ from typing import Any
 import onnx_ir as ir
 
 from doge_export.errors import DogeExportError
-from doge_export.trt.engine_plan import Origin
+from doge_export.trt.engine_plan import Provenance
 
 
 @dataclasses.dataclass(frozen=True)
 class Traced:
-    """A canonical language model for sequences of up to `max_length` tokens, and where it came from."""
+    """A canonical language model for sequences of up to `max_length` tokens, and its source."""
 
     graph: ir.Model
     max_length: int
-    origin: Origin
+    provenance: Provenance
 
 
 def open_model(model: str | Path, **options: Any) -> Traced:
-    """A checkpoint, or a folder exported with `--target canonical`.
+    """Open a checkpoint, or a folder exported with `--target canonical`.
 
-    options: as `pipeline.plan` takes them, without target. Of an export only max_length may be given, and no more
-    than it was made for. Raises DogeExportError for what is no language model, or has no operator in the plugin.
+    Args:
+        model: a checkpoint (folder, hub id, bundled name) or such a folder.
+        options: those of `pipeline.plan`, without target; None is the default. An export takes only max_length, up to
+            the one it was made for.
+
+    Returns:
+        the float32 graph.
+
+    Raises:
+        DogeExportError: the model is no language model, has no operator in the plugin, or does not take an option.
     """
     from doge_export.package import is_exported
 
@@ -42,7 +50,7 @@ def _checkpoint(model: str | Path, options: dict[str, Any]) -> Traced:
     planned = plan(model, **(options | {"target": "canonical"}))
     checkpoint = planned.checkpoint
     _require_language_model(str(model), planned.architecture.task)
-    origin = Origin(
+    provenance = Provenance(
         folder=checkpoint.source.folder,
         companions=tuple(checkpoint.companions),
         source=source_of(checkpoint),
@@ -51,11 +59,11 @@ def _checkpoint(model: str | Path, options: dict[str, Any]) -> Traced:
         cdmoe_routing=planned.cdmoe_routing,
         chunkable_length=planned.chunkable_length,
     )
-    return Traced(trace_plan(planned), planned.max_length, origin)
+    return Traced(trace_plan(planned), planned.max_length, provenance)
 
 
 _FETCHING = ("token", "cache_dir", "offline")
-"""Options of how a checkpoint is fetched, which change nothing where none is."""
+"""Options of fetching a checkpoint, which an export ignores."""
 
 
 def _exported(folder: Path, options: dict[str, Any]) -> Traced:
@@ -80,7 +88,7 @@ def _exported(folder: Path, options: dict[str, Any]) -> Traced:
         raise DogeExportError(
             f"max length is {max_length}, and {folder} was exported for {longest}: give the checkpoint"
         )
-    origin = Origin(
+    provenance = Provenance(
         folder=folder,
         companions=tuple(companions(folder)),
         source=manifest.source,
@@ -89,7 +97,7 @@ def _exported(folder: Path, options: dict[str, Any]) -> Traced:
         cdmoe_routing=manifest.cdmoe_routing,
         chunkable_length=min(manifest.chunkable_length, max_length),
     )
-    return Traced(ir.load(folder / MODEL), max_length, origin)
+    return Traced(ir.load(folder / MODEL), max_length, provenance)
 
 
 def _require_language_model(name: str, task: str) -> None:

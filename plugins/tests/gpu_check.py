@@ -42,7 +42,7 @@ from gpu_timing import Timing
 
 from doge_export.errors import DogeExportError
 from doge_export.plugin.build import KERNELS
-from doge_export.plugin.compiling import Settings, compile_plugin
+from doge_export.plugin.compiling import CompileSettings, compile_plugin
 from doge_export.plugin.library import KernelLibrary
 from doge_export.plugin.sources import plugin_sources
 from doge_export.plugin.toolchain import find_toolchain
@@ -135,7 +135,7 @@ def compile_here(tree: Path, architecture: str, arguments: argparse.Namespace) -
     if toolchain.nvcc.missing:
         raise DogeExportError(toolchain.nvcc.missing)
     tensorrt = toolchain.tensorrt.path is not None and toolchain.cuda_headers.path is not None
-    settings = Settings((f"{architecture}-real",), tensorrt=tensorrt, tests=True)
+    settings = CompileSettings((f"{architecture}-real",), tensorrt=tensorrt, tests=True)
     targets = ["doge_kernels_c", "gpu_kernels", *(["doge_trt_plugin", "trt_gpu"] if tensorrt else [])]
     log = tree / "compile.log"
     compile_plugin(plugin_sources(), tree, settings, toolchain, jobs=arguments.jobs, log=log, targets=targets)

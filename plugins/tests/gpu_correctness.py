@@ -21,7 +21,7 @@ from operator_cases import (
 )
 from torch import Tensor
 
-from doge_export.plugin.library import Cache, KernelLibrary
+from doge_export.plugin.library import KernelCache, KernelLibrary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +110,9 @@ def cdmoe_cases() -> Iterator[tuple[str, CdmoeCase]]:
     yield "E 16384 k 64 H 1024", CdmoeCase(tokens=16, hidden=1024, keys=128, picks=64)
 
 
-def call(library: KernelLibrary, case: AttentionCase, inputs: AttentionInputs, past: Cache, **options: Any) -> Tensor:
+def call(
+    library: KernelLibrary, case: AttentionCase, inputs: AttentionInputs, past: KernelCache, **options: Any
+) -> Tensor:
     """The operator; in place in `past`, unless `present` is given."""
     fixed = {"num_heads": case.heads, "scale": case.scale, "keep_window_size": case.window}
     return library.attention(*inputs.tensors(), past, inputs.past_lengths, **fixed, **options)
@@ -139,7 +141,7 @@ def check_separate(libraries: Libraries, name: str, case: AttentionCase, device:
     """With present caches in memory of their own: bit for bit what the call in place gives, and the past as before."""
     inputs = attention_inputs(case, device)
     in_place, past = inputs.past.clone(), inputs.past.clone()
-    present = Cache(*(torch.full_like(tensor, UNTOUCHED) for tensor in past.tensors()))
+    present = KernelCache(*(torch.full_like(tensor, UNTOUCHED) for tensor in past.tensors()))
     expected = call(libraries.kernels, case, inputs, in_place)
     actual = call(libraries.kernels, case, inputs, past, present=present)
     pairs = [*zip(present.tensors(), in_place.tensors(), strict=True)]
@@ -166,7 +168,7 @@ def title_of(name: str, case: AttentionCase | CdmoeCase) -> str:
     return f"{name} {str(case.dtype).removeprefix('torch.')}"
 
 
-def sees_a_token(case: AttentionCase, cache: Cache) -> Tensor:
+def sees_a_token(case: AttentionCase, cache: KernelCache) -> Tensor:
     """[B, S, Hq, 1] bool: whether a key above NEG is seen; what others give is not specified."""
     rows = []
     for row, past in enumerate(case.past):
@@ -215,7 +217,7 @@ def check_bounded(libraries: Libraries, dtype: torch.dtype, chunks: tuple[int, .
     unbounded = whole.past.clone()
     expected = call(libraries.reference, case, whole, unbounded)
     shape = (2, case.kv_heads, case.window)
-    cache = Cache(
+    cache = KernelCache(
         *(torch.full((*shape, case.size), 7.0, dtype=dtype, device=device) for _ in range(2)),
         torch.full(shape, 7.0, device=device),
         torch.full(shape, -1, dtype=torch.int32, device=device),
@@ -229,7 +231,7 @@ def check_bounded(libraries: Libraries, dtype: torch.dtype, chunks: tuple[int, .
     return Check(title, error(torch.cat(outputs, 1), expected), LIMITS[dtype], misplaced(case, unbounded, cache))
 
 
-def misplaced(case: AttentionCase, whole: Cache, bounded: Cache) -> str:
+def misplaced(case: AttentionCase, whole: KernelCache, bounded: KernelCache) -> str:
     """What is wrong with the slots of a full bounded cache; empty where nothing is."""
     assert bounded.slots is not None
     places = bounded.slots.cpu().long()

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
 from doge_export.model import operators
-from doge_export.plugin.library import Cache, KernelLibrary
+from doge_export.plugin.library import KernelCache, KernelLibrary
 
 Call = Callable[[int], object]
 """Runs on copy number i of the data."""
@@ -123,19 +123,19 @@ def new_tokens(case: AttentionCase) -> AttentionInputs:
     return attention_inputs(dataclasses.replace(case, past=(0,) * len(case.past)), "cuda")
 
 
-def random_caches(case: AttentionCase) -> list[Cache]:
+def random_caches(case: AttentionCase) -> list[KernelCache]:
     """As many caches as are beyond the L2 cache together."""
     batch, capacity = len(case.past), case.capacity
     shape = (batch, case.kv_heads, capacity, case.size)
 
-    def fresh() -> Cache:
+    def fresh() -> KernelCache:
         keys, values = (torch.randn(shape, dtype=case.dtype, device="cuda") for _ in range(2))
-        return Cache(keys, values, torch.randn(batch, case.score_heads, capacity, device="cuda").exp())
+        return KernelCache(keys, values, torch.randn(batch, case.score_heads, capacity, device="cuda").exp())
 
     return [fresh() for _ in range(copies_for(4 * batch * case.kv_heads * capacity * case.size))]
 
 
-def our_call(library: KernelLibrary, case: AttentionCase, new: AttentionInputs, caches: list[Cache]) -> Call:
+def our_call(library: KernelLibrary, case: AttentionCase, new: AttentionInputs, caches: list[KernelCache]) -> Call:
     """The kernels, in place in one of the caches."""
     lengths = torch.tensor(case.past, dtype=torch.int32, device="cuda")
     output = torch.empty_like(new.query)
@@ -166,13 +166,13 @@ def prefill(library: KernelLibrary, length: int) -> Timing:
     """`length` tokens at once, against PyTorch with scores and causality as a bias, and flex with a block mask."""
     case = attention_case(1, 0, length)
     new = new_tokens(case)
-    caches = [Cache(*(torch.empty_like(tensor) for tensor in new.past.tensors())) for _ in range(2)]
+    caches = [KernelCache(*(torch.empty_like(tensor) for tensor in new.past.tensors())) for _ in range(2)]
     copies = len(caches)
     seconds = time_call(our_call(library, case, new, caches), copies)
     timing = Timing(f"prefill {length}", seconds, 2 * length * SIZE * 2 * (HEADS + KV_HEADS))
     timing.selecting = time_call(our_call(library, dataclasses.replace(case, window=length // 2), new, caches), copies)
     query = _heads(new.query, HEADS)
-    cache = Cache(_heads(new.key, KV_HEADS), _heads(new.value, KV_HEADS), new.score.mT.contiguous())
+    cache = KernelCache(_heads(new.key, KV_HEADS), _heads(new.value, KV_HEADS), new.score.mT.contiguous())
     causal = torch.ones(length, length, dtype=torch.bool, device="cuda").tril()
     bias = _wide(cache.score)[:, :, None, :].expand(1, HEADS, length, length).masked_fill(~causal, -torch.inf).half()
     _challenge_sdpa(timing, query, [cache], [bias.contiguous()])
@@ -182,7 +182,7 @@ def prefill(library: KernelLibrary, length: int) -> Timing:
     return timing
 
 
-def _challenge_sdpa(timing: Timing, query: Tensor, caches: list[Cache], biases: list[Tensor]) -> None:
+def _challenge_sdpa(timing: Timing, query: Tensor, caches: list[KernelCache], biases: list[Tensor]) -> None:
     def grouped(copy: int) -> Tensor:
         cache = caches[copy]
         return F.scaled_dot_product_attention(query, cache.key, cache.value, attn_mask=biases[copy], enable_gqa=True)
@@ -208,7 +208,7 @@ def _compiled_flex() -> Callable[..., Tensor]:
     return torch.compile(attend, dynamic=False)
 
 
-def _flex_cache(cache: Cache) -> tuple[Tensor, Tensor, Tensor]:
+def _flex_cache(cache: KernelCache) -> tuple[Tensor, Tensor, Tensor]:
     return cache.key, cache.value, cache.score
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from doge_export.model import operators
-from doge_export.plugin.library import Cache
+from doge_export.plugin.library import KernelCache
 
 NEG = operators.NEG
 LIMITS = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.5e-2}
@@ -56,7 +56,7 @@ class AttentionInputs:
     key: Tensor
     value: Tensor
     score: Tensor
-    past: Cache
+    past: KernelCache
     past_lengths: Tensor
 
     def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -72,7 +72,7 @@ def attention_inputs(case: AttentionCase, device: str = "cpu") -> AttentionInput
     def normal(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator).to(case.dtype)
 
-    past = Cache(
+    past = KernelCache(
         normal(batch, case.kv_heads, capacity, case.size),
         normal(batch, case.kv_heads, capacity, case.size),
         draw_scores(case.scores, (batch, case.score_heads, capacity), generator),
@@ -85,7 +85,7 @@ def attention_inputs(case: AttentionCase, device: str = "cpu") -> AttentionInput
         normal(batch, case.new, case.kv_heads * case.size).to(device),
         normal(batch, case.new, case.kv_heads * case.size).to(device),
         draw_scores(case.scores, (batch, case.new, case.score_heads), generator).to(device),
-        Cache(*(tensor.to(device) for tensor in past.tensors())),
+        KernelCache(*(tensor.to(device) for tensor in past.tensors())),
         torch.tensor(case.past, dtype=torch.int32, device=device),
     )
 
@@ -115,7 +115,7 @@ def draw_scores(kind: str, shape: tuple[int, ...], generator: torch.Generator) -
     raise ValueError(kind)
 
 
-def expected_attention(case: AttentionCase, inputs: AttentionInputs) -> tuple[Tensor, Cache, Tensor]:
+def expected_attention(case: AttentionCase, inputs: AttentionInputs) -> tuple[Tensor, KernelCache, Tensor]:
     """PyTorch's operator in float32, row by row.
 
     Returns the output [B, S, Hq * D] in float32, the cache afterwards, and which outputs are specified [B, S, Hq, 1]:

@@ -4,6 +4,7 @@ import sys
 import textwrap
 
 import pytest
+from packaging import markers
 
 from doge_export.cli.environment import Requirement, requirement_for, requirements
 
@@ -17,7 +18,15 @@ def test_ready(run):
 
 def test_json(run):
     facts = json.loads(run("doctor", "--json").stdout)
-    assert set(facts["extras"]["base"]) == {"click", "jinja2", "numpy", "onnxruntime", "rich", "tokenizers"}
+    assert set(facts["extras"]["base"]) == {
+        "click",
+        "jinja2",
+        "numpy",
+        "onnxruntime",
+        "packaging",
+        "rich",
+        "tokenizers",
+    }
     assert facts["extras"]["export"]["torch"]["ok"]
     assert set(facts["bundled"]) == {"doge-nano", "doge-nano-moe"}
     for extra, command in facts["missing"].items():
@@ -84,8 +93,8 @@ def test_what_another_platform_needs_is_not_missing_here(monkeypatch, machine, n
         "d>=3; (sys_platform == 'linux' and platform_machine == 'x86_64') and extra == 'test'",
     ]
     monkeypatch.setattr("importlib.metadata.requires", lambda name: lines)
-    monkeypatch.setattr("sys.platform", machine[0])
-    monkeypatch.setattr("platform.machine", lambda: machine[1])
+    there = markers.default_environment() | {"sys_platform": machine[0], "platform_machine": machine[1]}
+    monkeypatch.setattr("packaging.markers.default_environment", lambda: dict(there))
     found = {requirement.name: requirement for requirement in requirements()}
     assert [*found] == names
     assert (found["a"].extra, found["b"].extra, found["b"].specifier) == (None, "export", "<2")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from doge_export.plugin.build import KERNELS, TENSORRT_PLUGIN
-from doge_export.plugin.compiling import Settings, compile_plugin
+from doge_export.plugin.compiling import CompileSettings, compile_plugin
 from doge_export.plugin.library import KernelLibrary
 from doge_export.plugin.sources import plugin_sources
 from doge_export.plugin.toolchain import Toolchain, find_toolchain
@@ -41,7 +41,7 @@ def compiled(toolchain: Toolchain) -> Callable[..., Path]:
             pytest.skip(toolchain.nvcc.missing)
         if (architectures, target) not in done:
             tensorrt = bool(os.environ.get("DOGE_TRT_INCLUDE_DIR")) and toolchain.cuda_headers.path is not None
-            settings = Settings(architectures, tensorrt=tensorrt, tests=True)
+            settings = CompileSettings(architectures, tensorrt=tensorrt, tests=True)
             tree = BUILDS / "-".join(["cpu", *architectures, *(["tensorrt"] if tensorrt else [])])
             tree.mkdir(parents=True, exist_ok=True)
             with (tree / "lock").open("w") as lock:

@@ -263,7 +263,11 @@ def test_the_hash_follows_sources_and_nothing_else(own_sources):
 
 def test_settings_have_builds_of_their_own(toolchain):
     sources = source_folder.plugin_sources()
-    settings = [building.Settings(("89",), False), building.Settings(("90",), False), building.Settings(("89",), True)]
+    settings = [
+        building.CompileSettings(("89",), False),
+        building.CompileSettings(("90",), False),
+        building.CompileSettings(("89",), True),
+    ]
     assert len({building._key(sources, each, toolchain) for each in settings}) == 3
 
 

@@ -25,13 +25,13 @@ from torch import Tensor
 
 from doge_export.errors import DogeExportError
 from doge_export.model import operators
-from doge_export.plugin.library import Cache, KernelLibrary
+from doge_export.plugin.library import KernelCache, KernelLibrary
 from doge_export.plugin.params import AttentionParams, CdmoeParams
 
 DTYPES = list(LIMITS)
 
 
-def run(library: KernelLibrary, case: AttentionCase, inputs: AttentionInputs, **options) -> tuple[Tensor, Cache]:
+def run(library: KernelLibrary, case: AttentionCase, inputs: AttentionInputs, **options) -> tuple[Tensor, KernelCache]:
     """Output and cache; `inputs` stays as it is."""
     past = inputs.past.clone()
     fixed = {"num_heads": case.heads, "scale": case.scale, "keep_window_size": case.window}
@@ -126,7 +126,7 @@ def test_of_equal_scores_the_lower_place_is_kept(library, scores):
 def test_in_place_is_separate(library, window, dtype):
     case = AttentionCase(past=(9, 0, 4), new=3, window=window, dtype=dtype)
     inputs = attention_inputs(case)
-    untouched = Cache(*(torch.full_like(tensor, UNTOUCHED) for tensor in inputs.past.tensors()))
+    untouched = KernelCache(*(torch.full_like(tensor, UNTOUCHED) for tensor in inputs.past.tensors()))
     in_place, cache = run(library, case, inputs)
     separate, present = run(library, case, inputs, present=untouched)
     assert torch.equal(in_place, separate)
@@ -147,8 +147,8 @@ def test_chunks_give_what_one_call_gives(library, window, chunks):
 
 
 def in_chunks(
-    library: KernelLibrary, case: AttentionCase, inputs: AttentionInputs, chunks: tuple[int, ...], cache: Cache
-) -> tuple[Tensor, Cache, Tensor]:
+    library: KernelLibrary, case: AttentionCase, inputs: AttentionInputs, chunks: tuple[int, ...], cache: KernelCache
+) -> tuple[Tensor, KernelCache, Tensor]:
     """Reads the new tokens chunk after chunk, in place: outputs, cache, lengths."""
     outputs, lengths = [], inputs.past_lengths.clone()
     for part in zip(*(tensor.split(chunks, dim=1) for tensor in inputs.tensors()), strict=True):
@@ -159,10 +159,10 @@ def in_chunks(
     return torch.cat(outputs, dim=1), cache, lengths
 
 
-def bounded_cache(case: AttentionCase, batch: int) -> Cache:
+def bounded_cache(case: AttentionCase, batch: int) -> KernelCache:
     shape = (batch, case.kv_heads, case.window)
     wide = torch.full((*shape, case.size), UNTOUCHED, dtype=case.dtype)
-    return Cache(wide, wide.clone(), torch.full(shape, UNTOUCHED), torch.full(shape, -1, dtype=torch.int32))
+    return KernelCache(wide, wide.clone(), torch.full(shape, UNTOUCHED), torch.full(shape, -1, dtype=torch.int32))
 
 
 @pytest.mark.parametrize("scores", ["usual", "signed", "equal", "levels", "padding", "huge"])
@@ -178,7 +178,7 @@ def test_a_bounded_cache_loses_nothing(library, window, chunks, scores):
     check_slots(case, cache, bounded, tokens=20)
 
 
-def check_slots(case: AttentionCase, whole: Cache, bounded: Cache, tokens: int) -> None:
+def check_slots(case: AttentionCase, whole: KernelCache, bounded: KernelCache, tokens: int) -> None:
     """A bounded cache holds the best keys of the whole one, at slots that say which."""
     for row, head in torch.cartesian_prod(torch.arange(len(case.past)), torch.arange(case.kv_heads)).tolist():
         scores = whole.score[row, head].tolist()
@@ -232,7 +232,7 @@ def test_a_row_is_the_row_alone(library, window):
     real = torch.tensor([5, 3, 4], dtype=torch.int32)
     output, cache = run(library, case, inputs, new_lengths=real)
     for row, (past, count) in enumerate(zip(case.past, real.tolist(), strict=True)):
-        alone = Cache(*(tensor[row : row + 1].clone() for tensor in inputs.past.tensors()))
+        alone = KernelCache(*(tensor[row : row + 1].clone() for tensor in inputs.past.tensors()))
         tensors = [tensor[row : row + 1, :count].contiguous() for tensor in inputs.tensors()]
         length = torch.tensor([past], dtype=torch.int32)
         fixed = {"num_heads": case.heads, "scale": case.scale, "keep_window_size": case.window}
@@ -248,7 +248,7 @@ def test_what_does_not_fit_is_not_stored(library):
     output, cache = run(library, case, inputs)
     assert output.isfinite().all()
     roomy = dataclasses.replace(case, spare=0)
-    space = Cache(*(torch.cat([t, t[:, :, :3]], dim=2).contiguous() for t in inputs.past.tensors()))
+    space = KernelCache(*(torch.cat([t, t[:, :, :3]], dim=2).contiguous() for t in inputs.past.tensors()))
     enough, wide = run(library, roomy, dataclasses.replace(inputs, past=space))
     assert torch.equal(output[0, :1], enough[0, :1])
     assert torch.equal(output[1], enough[1])
@@ -332,7 +332,9 @@ def test_attention_of_wrong_sizes(library, case, message):
     inputs = attention_inputs(roomy)
     if not case.past:
         inputs = AttentionInputs(
-            *(t[:0] for t in inputs.tensors()), Cache(*(t[:0] for t in inputs.past.tensors())), inputs.past_lengths[:0]
+            *(t[:0] for t in inputs.tensors()),
+            KernelCache(*(t[:0] for t in inputs.past.tensors())),
+            inputs.past_lengths[:0],
         )
     with pytest.raises(DogeExportError, match=message):
         run(library, roomy, inputs)
@@ -349,7 +351,7 @@ def test_bounded_caches_of_wrong_sizes(library):
     cache = bounded_cache(case, 1)
     with pytest.raises(DogeExportError, match=r"needs keep_window_size \(3\) equal to capacity \(4\)"):
         library.attention(*inputs.tensors(), cache, inputs.past_lengths, keep_window_size=3, **fixed)
-    unbounded = Cache(cache.key, cache.value, cache.score)
+    unbounded = KernelCache(cache.key, cache.value, cache.score)
     with pytest.raises(DogeExportError, match="must both be given"):
         library.attention(*inputs.tensors(), cache, inputs.past_lengths, keep_window_size=4, present=unbounded, **fixed)
 

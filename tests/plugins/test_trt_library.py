@@ -102,8 +102,10 @@ def test_the_library_tells_of_itself(trt_library, fields):
 
 def test_the_package_has_a_copy_of_the_fields(fields, trt_library):
     """The lint of engines reads it where no plugin is built; `doge_plugin_fields > plugin_fields.json` renews it."""
-    from doge_export.trt.fields import of_library, packaged
+    from doge_export.trt.creators import packaged, read_creators
 
     file = importlib.resources.files("doge_export.trt").joinpath("plugin_fields.json")
     assert json.loads(file.read_text(encoding="utf-8")) == fields
-    assert of_library(trt_library) == packaged()
+    library = ctypes.CDLL(str(trt_library))
+    library.doge_plugin_fields.restype = ctypes.c_char_p
+    assert read_creators(json.loads(library.doge_plugin_fields())) == packaged()

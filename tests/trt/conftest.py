@@ -14,7 +14,7 @@ from tensorrt_on_cpu import import_tensorrt
 
 from doge_export.runtime.engine import installation, plugin_file
 from doge_export.runtime.engine.plugin_file import PluginFile
-from doge_export.trt.builder import Settings
+from doge_export.trt.builder import BuilderSettings
 from doge_export.trt.make import write_engine
 
 
@@ -48,7 +48,7 @@ def engine_folder(machine: Machine, tmp_path: Path) -> Callable[..., Path]:
         folder = tmp_path / f"engine-{len([*tmp_path.iterdir()])}"
         folder.mkdir()
         plan = toy_engine.toy_plan(tmp_path, candidates=candidates)
-        write_engine(machine.trt, machine.cuda, plan, folder, machine.plugin, Settings(**settings))  # type: ignore[arg-type]
+        write_engine(machine.trt, machine.cuda, plan, folder, machine.plugin, BuilderSettings(**settings))  # type: ignore[arg-type]
         toy_engine.finish(folder, plan)
         return folder
 

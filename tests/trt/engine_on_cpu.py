@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import torch
-from compositions import copy_of, traced_once
+from compositions import traced_once
 from doge_runs import module_logits
 from one_thread import open_session
 from sixteen_bits import emulated
@@ -23,12 +23,13 @@ from doge_export.graph import trace
 from doge_export.model import DogeForExport
 from doge_export.package.manifest import SourceEntry
 from doge_export.package.onnx_file import write_onnx
-from doge_export.trt.engine_plan import EnginePlan, Origin
+from doge_export.trt.engine_options import EngineOptions
+from doge_export.trt.engine_plan import EnginePlan, Provenance
 from doge_export.trt.on_cpu import runnable
 from doge_export.trt.plan_engine import plan_traced
 from doge_export.trt.traced import Traced
 
-NOWHERE = Origin(Path(), (), SourceEntry("random", None), {}, {}, None, 0)
+NOWHERE = Provenance(Path(), (), SourceEntry("random", None), {}, {}, None, 0)
 
 
 @functools.cache
@@ -58,13 +59,20 @@ def stored_traced(folder: Path, max_length: int) -> tuple[DogeForExport, Traced]
     """A checkpoint, traced once."""
     checkpoint = open_checkpoint(folder)
     module = DogeForExport.from_tensors(checkpoint.architecture, checkpoint.tensors, max_length=max_length)
-    origin = dataclasses.replace(NOWHERE, architecture=checkpoint.architecture.to_dict())
-    return module, Traced(trace(module), max_length, origin)
+    provenance = dataclasses.replace(NOWHERE, architecture=checkpoint.architecture.to_dict())
+    return module, Traced(trace(module), max_length, provenance)
 
 
 def plan_of(traced: Traced, **options: Any) -> EnginePlan:
-    """Lowering changes its graph, so a copy of that."""
-    return plan_traced(dataclasses.replace(traced, graph=copy_of(traced.graph)), **options)
+    """Lowering changes its graph, so a copy of that; `clone` would share the types of values."""
+    copy = ir.serde.deserialize_model(ir.serde.serialize_model(traced.graph))
+    return plan_traced(dataclasses.replace(traced, graph=copy), EngineOptions(**({"calibrate": False} | options)))
+
+
+def largest_sizes(plan: EnginePlan) -> dict[str, int]:
+    """The dynamic axes at their largest."""
+    sequence = plan.profiles["prefill"]["input_ids"][2][1]
+    return {"batch": plan.max_batch, "sequence": sequence, "num_logits": plan.max_logits}
 
 
 class EngineOnCpu:

@@ -186,6 +186,11 @@ class FakeTensorRT:
     def IBuilderConfig_get_timing_cache(self, config: Fake) -> Fake:
         return self.cache
 
+    def ITimingCache_combine(self, cache: Fake, other: Fake, ignore_mismatch: bool) -> bool:
+        assert not ignore_mismatch, "measurements of another GPU would be kept"
+        cache.__dict__["stored"] += other.stored
+        return True
+
     def ITimingCache_serialize(self, cache: Fake) -> bytes:
         return cache.stored + b"measured"
 

@@ -11,7 +11,7 @@ from doge_export.errors import DogeExportError, RunFailed
 from doge_export.package.onnx_file import write_onnx
 from doge_export.plugin.build import TENSORRT_PLUGIN
 from doge_export.runtime.engine import plugin_file
-from doge_export.trt.builder import Settings, build_engine, make_monitor
+from doge_export.trt.builder import BuilderSettings, build_engine, make_monitor
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def build(machine, tmp_path):
         plan = plan or toy_plan(tmp_path)
         write_onnx(plan.graph, tmp_path / "model.onnx")
         file = tmp_path / "model.onnx"
-        return build_engine(machine.trt, plan, file, machine.plugin if plugin else None, Settings(**settings))
+        return build_engine(machine.trt, plan, file, machine.plugin if plugin else None, BuilderSettings(**settings))
 
     return build
 
@@ -100,6 +100,21 @@ def test_a_timing_cache_goes_on_growing(build, tmp_path):
     assert cache.read_bytes() == b"known measured"
 
 
+def test_a_timing_cache_keeps_what_another_build_wrote_meanwhile(build, machine, tmp_path, monkeypatch):
+    cache = tmp_path / "timing.cache"
+    cache.write_bytes(b"known ")
+    recorder = type(machine.trt)
+    build_network = recorder.Builder_build_serialized_network
+
+    def beside_another(*arguments):
+        cache.write_bytes(b"theirs ")
+        return build_network(*arguments)
+
+    monkeypatch.setattr(recorder, "Builder_build_serialized_network", beside_another)
+    build(timing_cache=cache)
+    assert cache.read_bytes() == b"known theirs measured"
+
+
 def test_a_timing_cache_of_another_gpu_is_made_anew(build, tmp_path, capsys):
     cache = tmp_path / "timing.cache"
     cache.write_bytes(b"other gpu")
@@ -164,9 +179,9 @@ def test_a_plugin_of_another_major_version(machine):
 
 def test_settings_that_do_not_fit(tmp_path):
     with pytest.raises(DogeExportError, match="--version-compatible"):
-        Settings(embed_plugin=True).check()
+        BuilderSettings(embed_plugin=True).check()
     with pytest.raises(DogeExportError, match="is a folder"):
-        Settings(timing_cache=tmp_path).check()
+        BuilderSettings(timing_cache=tmp_path).check()
 
 
 def test_progress_moves_and_an_interruption_ends_the_build(machine):

@@ -9,12 +9,14 @@ import shlex
 import numpy as np
 import onnx_ir as ir
 import pytest
-from engine_on_cpu import EngineOnCpu, plan_of, random_traced
+from engine_on_cpu import EngineOnCpu, largest_sizes, plan_of, random_traced
 
 from doge_export import DogeExportError, export
 from doge_export.assets import bundled
-from doge_export.trt import memory
-from doge_export.trt.fields import packaged
+from doge_export.graph import schemas
+from doge_export.runtime.engine import plugin_file
+from doge_export.trt import device_memory
+from doge_export.trt.creators import packaged
 from doge_export.trt.make import refuse_findings
 from doge_export.trt.plan_engine import plan_engine
 
@@ -24,6 +26,18 @@ CAPACITY = 32
 @pytest.fixture(scope="module")
 def plan():
     return plan_of(random_traced("as today", CAPACITY)[1], max_batch=3, max_logits=5)
+
+
+def buffers(plan):
+    """Every input and output that is no cache, by name."""
+    cached = {name for cache in plan.caches for name in (cache.past, cache.present)}
+    return {name: binding for name, binding in (plan.inputs | plan.outputs).items() if name not in cached}
+
+
+def candidates(plan):
+    """How many of the best next tokens a run gives beside all logits."""
+    best = plan.outputs.get("best_tokens")
+    return best.shape[2] if best else 0
 
 
 def test_profiles(plan):
@@ -50,11 +64,11 @@ def test_profiles(plan):
 def test_a_run_reads_no_more_than_the_runtime_gives_it(capacity, chunkable_length, max_logits, longest):
     """A prompt that may be read in pieces is read in pieces of 512; any other whole."""
     traced = random_traced("as today", capacity)[1]
-    origin = dataclasses.replace(traced.origin, chunkable_length=chunkable_length)
-    plan = plan_of(dataclasses.replace(traced, origin=origin), max_batch=3, max_logits=max_logits)
+    provenance = dataclasses.replace(traced.provenance, chunkable_length=chunkable_length)
+    plan = plan_of(dataclasses.replace(traced, provenance=provenance), max_batch=3, max_logits=max_logits)
     assert plan.profiles["prefill"]["input_ids"] == ((1, 1), (1, min(512, capacity)), (3, longest))
-    assert plan.profiles["prefill"]["past_key_values.0.key"][2][2] == plan.capacity == capacity
-    assert plan.largest_sizes == {"batch": 3, "sequence": longest, "num_logits": max_logits}
+    assert plan.profiles["prefill"]["past_key_values.0.key"][2][2] == plan.max_length == capacity
+    assert largest_sizes(plan) == {"batch": 3, "sequence": longest, "num_logits": max_logits}
 
 
 def test_more_rows_than_tensorrt_counts():
@@ -69,12 +83,12 @@ def test_memory_is_that_of_the_buffers_a_runtime_allocates(plan):
     """Counted on arrays of the bound shapes, beside the weights that the file holds."""
     caches = [np.zeros(cache.shape, cache.dtype.numpy()) for cache in plan.caches]
     assert plan.memory.caches == sum(array.nbytes for array in caches)
-    sizes = plan.largest_sizes
-    shapes = {name: [sizes.get(x, x) for x in binding.shape] for name, binding in plan.buffers.items()}
-    arrays = [np.zeros(shape, plan.buffers[name].dtype.numpy()) for name, shape in shapes.items()]
+    sizes = largest_sizes(plan)
+    shapes = {name: [sizes.get(x, x) for x in binding.shape] for name, binding in buffers(plan).items()}
+    arrays = [np.zeros(shape, buffers(plan)[name].dtype.numpy()) for name, shape in shapes.items()]
     assert plan.memory.io == sum(array.nbytes for array in arrays)
     answers = ["logits", "best_logits", "best_tokens"]
-    assert list(plan.buffers) == ["input_ids", "past_lengths", "logits_tokens", *answers]
+    assert list(buffers(plan)) == ["input_ids", "past_lengths", "logits_tokens", *answers]
     tensors = [value.const_value for value in plan.graph.graph.initializers.values()]
     assert plan.memory.weights == sum(tensor.numpy().nbytes for tensor in tensors)
     assert plan.memory.total == plan.memory.weights + plan.memory.caches + plan.memory.io + (plan.memory.workspace or 0)
@@ -94,7 +108,7 @@ def test_a_run_stays_within_the_planned_shapes(plan):
 def test_the_best_tokens_are_those_of_the_logits(attention):
     """Of every token whose logits are asked for; lower ids first among equals, as onnxruntime has it."""
     plan = plan_of(random_traced("score by query head", CAPACITY)[1], attention=attention, candidates=7)
-    assert plan.candidates == 7 and plan.findings == ()
+    assert candidates(plan) == 7 and plan.findings == ()
     runner = EngineOnCpu(plan)
     runner.read([[5, 1, 8, 2]])
     logits, best, tokens = (runner.outputs[name] for name in ("logits", "best_logits", "best_tokens"))
@@ -105,9 +119,9 @@ def test_the_best_tokens_are_those_of_the_logits(attention):
 
 def test_more_candidates_than_tokens_and_none(plan):
     traced = random_traced("as today", CAPACITY)[1]
-    assert plan_of(traced, candidates=1000).candidates == 96
+    assert candidates(plan_of(traced, candidates=1000)) == 96
     without = plan_of(traced, candidates=0)
-    assert without.candidates == 0 and [*without.buffers] == ["input_ids", "past_lengths", "logits_tokens", "logits"]
+    assert candidates(without) == 0 and [*buffers(without)] == ["input_ids", "past_lengths", "logits_tokens", "logits"]
 
 
 def test_half_the_weights(plan):
@@ -116,18 +130,20 @@ def test_half_the_weights(plan):
 
 
 def test_without_kernels_the_workspace_is_not_known(plan, monkeypatch):
-    monkeypatch.setattr(memory, "cached_builds", lambda: [])
-    sizes = plan.largest_sizes
-    assert memory.memory_of(plan.graph, plan.inputs | plan.outputs, plan.caches, sizes).workspace is None
+    monkeypatch.setattr(device_memory, "cached_builds", lambda: [])
+    sizes = largest_sizes(plan)
+    assert device_memory.memory_of(plan.graph, plan.inputs | plan.outputs, plan.caches, sizes).workspace is None
     native = plan_of(random_traced("score by query head", CAPACITY)[1], attention="native")
     assert native.memory.workspace == 0
 
 
 def test_a_library_that_does_not_load_is_passed_over(plan, monkeypatch, tmp_path):
-    (tmp_path / memory.KERNELS).write_text("not a library")
-    monkeypatch.setattr(memory, "cached_builds", lambda: [{"folder": str(tmp_path), "libraries": [memory.KERNELS]}])
-    sizes = plan.largest_sizes
-    assert memory.memory_of(plan.graph, plan.inputs | plan.outputs, plan.caches, sizes).workspace is None
+    (tmp_path / device_memory.KERNELS).write_text("not a library")
+    monkeypatch.setattr(
+        device_memory, "cached_builds", lambda: [{"folder": str(tmp_path), "libraries": [device_memory.KERNELS]}]
+    )
+    sizes = largest_sizes(plan)
+    assert device_memory.memory_of(plan.graph, plan.inputs | plan.outputs, plan.caches, sizes).workspace is None
 
 
 def test_trtexec(plan):
@@ -178,9 +194,9 @@ def test_of_an_export(canonical):
     assert plan.max_length == 80
     assert plan.plugin_nodes == 4
     assert plan.findings == ()
-    assert plan.origin.companions[0] == canonical / "config.json"
-    assert "tokenizer.json" in [file.name for file in plan.origin.companions]
-    assert plan.origin.architecture["vocab_size"] == plan.outputs["logits"].shape[2]
+    assert plan.provenance.companions[0] == canonical / "config.json"
+    assert "tokenizer.json" in [file.name for file in plan.provenance.companions]
+    assert plan.provenance.architecture["vocab_size"] == plan.outputs["logits"].shape[2]
     assert plan.inputs["past_key_values.0.key"].dtype == ir.DataType.FLOAT16
 
 
@@ -200,3 +216,4 @@ def test_the_package_knows_both_operators():
     assert [(creator.name, creator.namespace, creator.version) for creator in packaged()] == [
         ("DynamicMaskAttention", "doge", "1"), ("CDMoE", "doge", "1"),
     ]  # fmt: skip
+    assert (schemas.DOMAIN, str(schemas.VERSION)) == (plugin_file.NAMESPACE, plugin_file.VERSION) == ("doge", "1")

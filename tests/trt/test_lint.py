@@ -9,7 +9,7 @@ import onnx_ir as ir
 import pytest
 from engine_on_cpu import plan_of, random_traced
 
-from doge_export.trt.fields import packaged
+from doge_export.trt.creators import packaged
 from doge_export.trt.lint import lint
 from doge_export.trt.rules import RULES
 

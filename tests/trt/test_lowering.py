@@ -39,7 +39,7 @@ def engine(name, attention="plugin", precision="fp32"):
 
 
 def check(module, runner, name):
-    assert not runner.plan.needs_positions
+    assert "position_ids" not in runner.plan.inputs
     chunks = [LENGTH] if name in MIXING else [9, 6, 1, 8]
     found = runner.logits(IDS[0], chunks)
     assert_equal_to_rounding(found, reference(module, IDS[0], chunks), ONNXRUNTIME)
@@ -99,7 +99,7 @@ def test_rope_scaled_by_the_length_takes_positions():
     """Padding must not make the longest row longer, so the positions come from outside."""
     module = random_module(COMPOSITIONS["plain residuals"] | SCALED, max_length=CAPACITY)
     runner = EngineOnCpu(plan_of(Traced(trace(module), CAPACITY, NOWHERE), precision="fp32"))
-    assert runner.plan.needs_positions
+    assert "position_ids" in runner.plan.inputs
     assert_equal_to_rounding(runner.logits(IDS[0]), reference(module, IDS[0]), ONNXRUNTIME)
     runner.reset(2)
     rows = [IDS[0, :14].tolist(), IDS[1, :5].tolist()]

@@ -98,7 +98,7 @@ def test_the_largest_values_are_seen():
     """Far from the end of float16 where the model is sane; a finding where a weight makes them larger than that."""
     folder = bundled("doge-nano")
     _, traced = stored_traced(folder, 128)
-    traced = dataclasses.replace(traced, origin=dataclasses.replace(traced.origin, folder=folder))
+    traced = dataclasses.replace(traced, provenance=dataclasses.replace(traced.provenance, folder=folder))
     plan = plan_of(traced, calibrate=True)
     assert plan.findings == ()
     assert len(plan.extremes) > 20
@@ -122,8 +122,8 @@ def test_one_value_that_is_not_a_number_is_a_finding():
     weight = norm.const_value.numpy().copy()
     weight[200] = np.nan
     norm.const_value = ir.tensor(weight, name=norm.name)
-    origin = dataclasses.replace(traced.origin, folder=folder)
-    plan = plan_of(dataclasses.replace(traced, graph=copy, origin=origin), calibrate=True)
+    provenance = dataclasses.replace(traced.provenance, folder=folder)
+    plan = plan_of(dataclasses.replace(traced, graph=copy, provenance=provenance), calibrate=True)
     assert {finding.rule for finding in plan.findings} == {"overflow"}
     assert all("in float32 already" in str(finding) for finding in plan.findings)
 

@@ -6,7 +6,17 @@ import pytest
 from tensorrt_on_cpu import in_a_process, require_lean_runtime, tensorrt_major
 
 from doge_export.plugin.build import TENSORRT_PLUGIN, cached_builds
-from doge_export.trt.fields import of_registry, packaged
+from doge_export.trt.creators import packaged
+
+
+def of_registry(registry):
+    """What TensorRT (full or lean) itself says of the creators it has loaded: operator -> attribute -> INT or FLOAT."""
+    kinds = {"INT32": "INT", "FLOAT32": "FLOAT"}
+    return {
+        creator.name: {field.name: kinds.get(field.type.name, field.type.name) for field in creator.field_names}
+        for creator in registry.all_creators
+        if creator.plugin_namespace == "doge"
+    }
 
 
 def listed(library):

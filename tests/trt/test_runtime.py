@@ -20,7 +20,7 @@ from toy_engine import CANDIDATES, LONGEST, MAX_BATCH, MAX_LENGTH, MAX_LOGITS, P
 from doge_export.errors import DogeExportError, RunFailed
 from doge_export.package.manifest import read_manifest
 from doge_export.runtime.engine import plugin_file
-from doge_export.runtime.engine.decoder import BestTokens
+from doge_export.runtime.engine.engine_decoder import BestTokens
 from doge_export.runtime.engine.sidecar import ENGINE, SIDECAR
 from doge_export.runtime.generation_config import GenerationConfig
 from doge_export.runtime.loading import open_decoder
@@ -368,7 +368,7 @@ def test_no_memory_says_what_to_lower(folder, machine):
 
 def test_an_engine_runs_where_nothing_of_the_export_is_installed():
     program = (
-        "import sys, doge_export.runtime.engine.decoder; "
+        "import sys, doge_export.runtime.engine.engine_decoder; "
         "print(sorted({'torch', 'transformers', 'onnx', 'onnx_ir', 'onnxscript', 'polygraphy'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

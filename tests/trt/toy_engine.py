@@ -14,7 +14,7 @@ import onnx_ir as ir
 from onnx import TensorProto, helper
 
 from doge_export.package.manifest import SourceEntry, write_manifest
-from doge_export.trt.engine_plan import Binding, Cache, EnginePlan, Memory, Origin
+from doge_export.trt.engine_plan import Binding, DeviceMemory, EnginePlan, PlannedCache, Provenance
 
 VOCAB, LONGEST, MAX_LENGTH, MAX_BATCH, MAX_LOGITS, CANDIDATES = 11, 8, 32, 3, 4, 5
 PAST, PRESENT = "past_key_values.0.key", "present.0.key"
@@ -103,7 +103,7 @@ def toy_plan(
         return {name: (low[name], high[name], high[name]) for name in inputs}
 
     (folder / "config.json").write_text("{}")
-    origin = Origin(folder, (folder / "config.json",), SourceEntry("toy", None), {}, {}, None, MAX_LENGTH)
+    provenance = Provenance(folder, (folder / "config.json",), SourceEntry("toy", None), {}, {}, None, MAX_LENGTH)
     return EnginePlan(
         graph=ir.serde.deserialize_model(model),
         precision="fp32",
@@ -114,13 +114,13 @@ def toy_plan(
         max_logits=MAX_LOGITS,
         inputs=inputs,
         outputs=outputs,
-        caches=tuple(Cache(*names, real, (max_batch, 1, MAX_LENGTH, 1)) for names in CACHES.items()),
+        caches=tuple(PlannedCache(*names, real, (max_batch, 1, MAX_LENGTH, 1)) for names in CACHES.items()),
         profiles={"prefill": profile(LONGEST, MAX_LOGITS), "decode": profile(1, 1)},  # type: ignore[dict-item]
         plugin_nodes=plugin_nodes,
-        memory=Memory(**dict.fromkeys((field.name for field in dataclasses.fields(Memory)), 0)),
+        memory=DeviceMemory(**dict.fromkeys((field.name for field in dataclasses.fields(DeviceMemory)), 0)),
         findings=(),
         types={},
-        origin=origin,
+        provenance=provenance,
     )
 
 

@@ -1,6 +1,6 @@
-"""What an engine is bound to: caches in place, inputs, the best tokens, all logits.
+"""The buffers that an engine is bound to: caches in place, other inputs, the best tokens, all logits.
 
-Everything is allocated once, for the largest batch; a smaller one uses the first bytes of each buffer.
+All are allocated once, for the largest batch; a smaller batch uses the first bytes of each buffer.
 """
 
 from __future__ import annotations
@@ -9,20 +9,20 @@ import math
 
 import numpy as np
 
-from doge_export.runtime.engine.block import Block
 from doge_export.runtime.engine.device import Device
 from doge_export.runtime.engine.sidecar import CachePair, Sidecar, as_float32, storage
+from doge_export.runtime.engine.staging import StagedTensors
 
 LOGITS = "logits"
 BEST = ("best_tokens", "best_logits")
-"""Outputs that every run copies to the host, where the engine has them; logits are copied when they are asked for."""
+"""Outputs that every run copies to the host, if the engine has them; logits are copied on demand."""
 
 
 class Buffers:
-    """The device memory of an engine's inputs and outputs, and the host's side of what is copied.
+    """Device memory of an engine's inputs and outputs, and host memory of those that are copied.
 
     Attributes:
-        addresses: by name of input and output.
+        addresses: name of input or output -> address on the device.
     """
 
     def __init__(self, device: Device, sidecar: Sidecar) -> None:
@@ -33,21 +33,21 @@ class Buffers:
         largest = {"batch": sidecar.max_batch, "sequence": self.longest, "num_logits": sidecar.max_logits}
         inputs = {name: tensor for name, tensor in sidecar.inputs.items() if name not in caches}
         best = {name: sidecar.outputs[name] for name in BEST if name in sidecar.outputs}
-        self._inputs = Block(device, inputs, largest)
-        self._best = Block(device, best, largest)
-        self._logits = Block(device, {LOGITS: sidecar.outputs[LOGITS]}, largest)
+        self._inputs = StagedTensors(device, inputs, largest)
+        self._best = StagedTensors(device, best, largest)
+        self._logits = StagedTensors(device, {LOGITS: sidecar.outputs[LOGITS]}, largest)
         self._blocks = (self._inputs, self._best, self._logits)
         self.addresses = caches
         self._name_addresses()
 
     @property
     def longest(self) -> int:
-        """New tokens of a row in one run."""
+        """The most new tokens of a row in one run."""
         longest: int = self._sidecar.profiles["prefill"]["input_ids"][2][1]
         return longest
 
     def lay_out(self, batch: int, sequence: int, num_logits: int) -> dict[str, tuple[int, ...]]:
-        """Places everything for a run of these sizes; the inputs' shapes by name."""
+        """Place everything for a run of these sizes; return the shapes of the inputs by name."""
         for block in self._blocks:
             block.lay_out({"batch": batch, "sequence": sequence, "num_logits": num_logits})
         self._name_addresses()
@@ -55,35 +55,36 @@ class Buffers:
         return shapes | {cache.past: (batch, *cache.shape[1:]) for cache in self._sidecar.caches}
 
     def fill(self, **values: np.ndarray) -> None:
-        """Writes the inputs of the next run, on the host; those that the engine does not have are left out."""
+        """Write the inputs of the next run on the host; values that are no inputs of the engine are ignored."""
         for name, view in self._inputs.views.items():
             assert view.shape == values[name].shape, f"{name} was laid out as {view.shape}"
             view[...] = values[name]
 
     def upload(self) -> None:
-        """Puts the copy of all inputs on the stream."""
+        """Enqueue the copy of all inputs."""
         self._inputs.upload()
 
     def download(self) -> None:
-        """Puts the copy of the best tokens on the stream; nothing where the engine gives none."""
+        """Enqueue the copy of the best tokens, if the engine gives any."""
         self._best.download()
 
     def best(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """Ids int32 and logits float32, both [batch, num_logits, candidates], of the run that has ended.
+        """Return the best tokens of the run that has ended; None if the engine gives none.
 
-        None where the engine gives none. They are written over by the next run.
+        Returns:
+            ids int32 and logits float32, both [batch, num_logits, candidates]; the next run overwrites them.
         """
         views = self._best.views
         return (views[BEST[0]], views[BEST[1]]) if views else None
 
     def logits(self) -> np.ndarray:
-        """float32 [batch, num_logits, V] of the run that has ended; waits for the device. The caller's own."""
+        """Return a copy of the last run's logits, float32 [batch, num_logits, V]; waits for the device."""
         self._logits.download()
         self._device.synchronize()
         return self._logits.views[LOGITS].copy()
 
     def cache(self, name: str, batch: int) -> np.ndarray:
-        """The first rows of a cache as float32; waits for the device."""
+        """Return the first `batch` rows of a cache as float32; waits for the device."""
         cache = next(pair for pair in self._sidecar.caches if pair.past == name)
         stored = np.empty((batch, *cache.shape[1:]), storage(cache.dtype))
         self._device.download(stored, self.addresses[name])

@@ -1,4 +1,4 @@
-"""What of TensorRT and CUDA this machine has. Nothing here is imported by a plan or a dry run."""
+"""The TensorRT and CUDA of this machine. A plan or a dry run needs nothing of this."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ from typing import Any
 
 from doge_export import console
 from doge_export.errors import DogeExportError
-from doge_export.runtime.engine.versions import OLDEST, dotted, numbers
+from doge_export.plugin.tensorrt_versions import OLDEST, dotted, release
 
 _INSTALL = 'pip install "doge-export[trt]"'
 
 
 def require() -> tuple[ModuleType, ModuleType]:
-    """The modules `tensorrt` and `cuda.bindings.runtime`, on a machine where both work.
+    """Return the modules `tensorrt` and `cuda.bindings.runtime`.
 
-    Raises DogeExportError that names everything missing. To be asked before TensorRT's factories are: without a driver
-    they end the process.
+    Call this before TensorRT's factories, which end the process if there is no driver.
+
+    Raises:
+        DogeExportError: something is missing or too old; the message names everything that is.
     """
     trt, runtime = _imported("tensorrt"), _imported("cuda.bindings.runtime")
     missing = []
@@ -47,12 +49,12 @@ def require() -> tuple[ModuleType, ModuleType]:
 
 
 def version(trt: ModuleType) -> tuple[int, ...]:
-    """Of TensorRT: (11, 4, 0, 106)."""
-    return numbers(trt.__version__)
+    """Return the version of TensorRT: (11, 4, 0, 106)."""
+    return release(trt.__version__)
 
 
 def make_logger(trt: ModuleType) -> Any:
-    """A tensorrt.ILogger that keeps the errors, in `errors`, and shows warnings where details are asked for."""
+    """Return a tensorrt.ILogger that keeps errors in `errors` and shows warnings with -v."""
     severity = trt.ILogger.Severity
 
     class Logger(trt.ILogger):  # type: ignore[name-defined]
@@ -70,7 +72,7 @@ def make_logger(trt: ModuleType) -> Any:
 
 
 def last_error(logger: Any) -> str:
-    """What TensorRT said last, for a message."""
+    """Return the last error that TensorRT logged, for a message."""
     return logger.errors[-1] if logger.errors else "it gave no reason; -v shows its warnings"
 
 
@@ -83,7 +85,7 @@ def _imported(name: str) -> ModuleType | None:
 
 
 def _no_gpu(runtime: ModuleType) -> str | None:
-    """Why there is no GPU; None where there is one."""
+    """Return why no GPU can be used; None if one can."""
     try:
         status, count = runtime.cudaGetDeviceCount()
     except RuntimeError as error:  # cuda-python found no driver library to call

@@ -1,4 +1,4 @@
-"""An engine of a folder, checked against this machine and opened."""
+"""Open the engine of a folder, after checking it against this machine."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from types import ModuleType
 from typing import Any
 
 from doge_export.errors import DogeExportError, RunFailed
+from doge_export.plugin.tensorrt_versions import dotted, release
 from doge_export.runtime.engine import installation, plugin_file
 from doge_export.runtime.engine.device import Device
 from doge_export.runtime.engine.sidecar import ENGINE, Sidecar, read_sidecar
-from doge_export.runtime.engine.versions import dotted, numbers
 
 
 @dataclasses.dataclass(frozen=True)
 class OpenedEngine:
-    """A deserialised engine. `runtime` and `logger` must live as long as it does."""
+    """A deserialised engine; `runtime` and `logger` must live as long as `engine`."""
 
     sidecar: Sidecar
     trt: ModuleType
@@ -27,9 +27,12 @@ class OpenedEngine:
 
 
 def open_engine(folder: Path) -> OpenedEngine:
-    """The engine in `folder`, as `doge-export trt` wrote it.
+    """Open the engine in a folder that `doge-export trt` wrote.
 
-    Raises DogeExportError where this machine's TensorRT, GPU or plugin is not one that it runs with.
+    Raises:
+        DogeExportError: the folder has no engine, or the engine does not run with this machine's TensorRT, GPU or
+            plugin.
+        RunFailed: TensorRT does not open it.
     """
     sidecar = read_sidecar(folder)
     file = folder / ENGINE
@@ -45,7 +48,7 @@ def open_engine(folder: Path) -> OpenedEngine:
         plugin_file.register(trt, plugin)
     logger = installation.make_logger(trt)
     runtime = trt.Runtime(logger)
-    # The lean runtime and the plugin inside such an engine are code; without this TensorRT refuses it.
+    # Such an engine contains code (the lean runtime, the plugin), which TensorRT refuses to run otherwise.
     runtime.engine_host_code_allowed = sidecar.version_compatible
     engine = runtime.deserialize_cuda_engine(file.read_bytes())
     if engine is None:
@@ -58,8 +61,12 @@ def open_engine(folder: Path) -> OpenedEngine:
 
 
 def check_tensorrt(sidecar: Sidecar, trt: ModuleType) -> None:
-    """Raises DogeExportError where the TensorRT that is here does not open such an engine."""
-    built, here = numbers(sidecar.tensorrt), installation.version(trt)
+    """Check that this TensorRT opens the engine.
+
+    Raises:
+        DogeExportError: it has another version than the engine needs.
+    """
+    built, here = release(sidecar.tensorrt), installation.version(trt)
     fits = built[0] == here[0] and here >= built if sidecar.version_compatible else built == here
     if not fits:
         other = " or a later one of its major version" if sidecar.version_compatible else ""
@@ -70,7 +77,11 @@ def check_tensorrt(sidecar: Sidecar, trt: ModuleType) -> None:
 
 
 def check_gpu(sidecar: Sidecar, device: Device) -> None:
-    """Raises DogeExportError where this machine's GPU does not run such an engine."""
+    """Check that this GPU runs the engine.
+
+    Raises:
+        DogeExportError: it is another than the engine needs.
+    """
     here, built = device.compute_capability, sidecar.compute_capability
     fits = here >= (8, 0) if sidecar.hardware == "ampere+" else here == built
     if fits and sidecar.hardware == "none":
@@ -83,7 +94,7 @@ def check_gpu(sidecar: Sidecar, device: Device) -> None:
 
 
 def _check_interface(sidecar: Sidecar, trt: ModuleType, engine: Any) -> None:
-    """What the engine wants bound is what the sidecar says, so that no buffer is too small."""
+    """Check that the engine has the inputs and outputs of the sidecar, so that no buffer is too small."""
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
     inputs = {name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT}
     if (inputs, {*names} - inputs) != ({*sidecar.inputs}, {*sidecar.outputs}):

@@ -1,4 +1,4 @@
-"""The plugin's library: which one, what it is, and its registration with TensorRT."""
+"""The plugin's library: find it, read its facts, register it with TensorRT."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from doge_export.plugin.build import TENSORRT_PLUGIN, cached_builds
 
 VARIABLE = "DOGE_TRT_PLUGIN"
 NAMESPACE, VERSION = "doge", "1"
-"""Under which it registers; what the nodes of a plan ask for."""
+"""Namespace and version of the plugin's operators in TensorRT's registry.
+
+They equal DOMAIN and VERSION of graph.schemas, which cannot be imported here: it needs onnx. A test compares them.
+"""
 
 _OPERATOR = "DynamicMaskAttention"
 _BUILD = "doge-export plugin build"
@@ -25,8 +28,11 @@ _BUILD = "doge-export plugin build"
 class PluginFile:
     """A built plugin.
 
-    schema: number of what it stores in engines; an engine runs with the schema it was built with.
-    tensorrt: version of the headers it was compiled with, (11, 1, 0).
+    Attributes:
+        path: of the library.
+        sha256: of the library.
+        schema: version of the data that the plugin stores in engines; an engine needs the schema it was built with.
+        tensorrt: version of the headers it was compiled with: (11, 1, 0).
     """
 
     path: Path
@@ -35,14 +41,15 @@ class PluginFile:
     tensorrt: tuple[int, int, int]
 
     def to_dict(self) -> dict[str, Any]:
-        """For the sidecar, which is no place for a path of this machine."""
+        """Return the facts for the sidecar, which omits the path on this machine."""
         return {"name": self.path.name, "sha256": self.sha256, "schema": self.schema, "tensorrt": list(self.tensorrt)}
 
 
 def find_plugin(path: str | os.PathLike[str] | None = None) -> PluginFile:
-    """The library at `path`; else at $DOGE_TRT_PLUGIN, else the newest that `doge-export plugin build` keeps.
+    """Return the plugin at `path`, else at $DOGE_TRT_PLUGIN, else the newest that `doge-export plugin build` keeps.
 
-    Raises DogeExportError where there is none or it is no such library.
+    Raises:
+        DogeExportError: there is none, or it is no such library.
     """
     named = os.fspath(path) if path is not None else os.environ.get(VARIABLE)
     if named:
@@ -57,7 +64,11 @@ def find_plugin(path: str | os.PathLike[str] | None = None) -> PluginFile:
 
 
 def read_plugin(path: Path) -> PluginFile:
-    """What the library says of itself. Raises DogeExportError where it is none of ours."""
+    """Read the facts of a library.
+
+    Raises:
+        DogeExportError: the file is not there, or is no library of our plugin.
+    """
     from doge_export.package.fingerprint import fingerprint
 
     if not path.is_file():
@@ -72,9 +83,10 @@ def read_plugin(path: Path) -> PluginFile:
 
 
 def register(trt: ModuleType, plugin: PluginFile) -> None:
-    """Makes its operators known to TensorRT, once in a process.
+    """Register the plugin's operators with TensorRT, once in a process.
 
-    Raises DogeExportError where TensorRT does not take it, or has one of another library already.
+    Raises:
+        DogeExportError: TensorRT does not load the plugin, or has one of another library already.
     """
     from doge_export.runtime.engine.installation import version
 
@@ -89,14 +101,14 @@ def register(trt: ModuleType, plugin: PluginFile) -> None:
         return
     if registry.get_creator(_OPERATOR, VERSION, NAMESPACE) is not None:
         raise DogeExportError(f"this process has another {_OPERATOR} plugin registered; start a new one")
-    # The path is absolute: the registry silently refuses a bare name.
+    # The path must be absolute: the registry silently refuses a bare name.
     if registry.load_library(str(plugin.path)) is None:
         raise DogeExportError(f"TensorRT {trt.__version__} does not load {plugin.path}; build it anew with `{_BUILD}`")
     _registered.append(plugin)
 
 
 def in_use() -> PluginFile | None:
-    """The plugin that this process has registered, which no other can take the place of."""
+    """Return the plugin that this process has registered, which cannot be replaced; None if there is none."""
     return _registered[-1] if _registered else None
 
 
@@ -104,7 +116,11 @@ _registered: list[PluginFile] = []
 
 
 def check_same(engine: Mapping[str, Any], plugin: PluginFile) -> None:
-    """Raises DogeExportError where what an engine stores is not what this plugin reads."""
+    """Check that the plugin reads what an engine stores.
+
+    Raises:
+        DogeExportError: their schemas differ.
+    """
     if engine["schema"] != plugin.schema:
         raise DogeExportError(
             f"the engine was built with a plugin of schema {engine['schema']}, and {plugin.path} has schema "

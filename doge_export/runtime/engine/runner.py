@@ -1,7 +1,7 @@
-"""Runs of an engine: one execution context for each profile, and decoding recorded in a CUDA graph.
+"""Run an engine: one execution context for each profile, and decoding recorded in a CUDA graph.
 
-The two contexts share their scratch memory, since they run one after the other on one stream. A profile switched on a
-single context would have to be switched back, and its graph recorded again, with every prompt.
+The two contexts share their scratch memory, since they run one after the other on one stream. A single context would
+have to switch its profile, and record its graph again, with every prompt.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from doge_export.runtime.engine.open_engine import OpenedEngine
 from doge_export.runtime.engine.sidecar import Sidecar
 
 Sizes = tuple[int, int, int]
-"""Rows, new tokens of each, logits of each."""
+"""Rows, new tokens of each row, logits of each row."""
 
 
 class Runner:
     """An opened engine with its memory.
 
-    The decode context only ever runs with the sizes that its graph was recorded with, at the addresses that follow from
-    them: so the graph stays valid whatever prompts run between.
+    The decode context runs only with the sizes that its graph was recorded with, at the addresses that follow from
+    them, so the graph stays valid whatever prompts run in between.
 
     Attributes:
-        buffers: what it is bound to.
-        scratch_bytes: device memory of its layers.
-        runs: how often it ran.
+        buffers: that the engine is bound to.
+        scratch_bytes: device memory of the engine's layers.
+        runs: number of runs so far.
     """
 
     def __init__(self, opened: OpenedEngine) -> None:
@@ -51,19 +51,23 @@ class Runner:
 
     @property
     def sidecar(self) -> Sidecar:
-        """Of the engine."""
+        """The sidecar of the engine."""
         return self._opened.sidecar
 
     @property
     def recorded(self) -> bool:
-        """Whether steps of decoding are launched from a recorded graph."""
+        """True if steps of decoding are launched from a recorded graph."""
         return self._recorded is not None
 
     def run(self, sizes: Sizes, **inputs: np.ndarray) -> None:
-        """One run, to its end; `buffers` then hold the answers.
+        """Run the engine once and wait for the end; `buffers` then hold the outputs.
 
-        sizes: of the run; with one new token it is a step of decoding, else a prompt's.
-        inputs: every input that is no cache, by name, and any others.
+        Args:
+            sizes: of the run. One new token and one logit make it a step of decoding, anything else a prompt.
+            inputs: every input that is no cache, by name; names that the engine lacks are ignored.
+
+        Raises:
+            RunFailed: TensorRT or CUDA reports an error.
         """
         self._device.require_open()
         profile = "decode" if sizes[1:] == (1, 1) else "prefill"
@@ -75,11 +79,11 @@ class Runner:
                 self._step()
             else:
                 self._enqueue(profile)
-        finally:  # after a Ctrl-C too: the next run writes into what this one may not have read yet
+        finally:  # after Ctrl-C too: the next run overwrites host memory that this one may still read
             self._device.synchronize()
 
     def _context(self, index: int, scratch: int) -> Any:
-        """A context of that profile."""
+        """Return an execution context of a profile."""
         trt, engine = self._opened.trt, self._opened.engine
         context = engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
         if context is None or not context.set_optimization_profile_async(index, self._device.stream):
@@ -89,10 +93,10 @@ class Runner:
         return context
 
     def _bind(self, profile: str, sizes: Sizes) -> None:
-        """Tells a context where everything is and how large; nothing where that is what it knows."""
+        """Tell a context addresses and sizes, unless it has them already."""
         if self._bound == (profile, sizes):
             return
-        self._bound = None  # an interruption must not leave a context that is taken for bound
+        self._bound = None  # after an interruption the context must count as not bound
         shapes = self.buffers.lay_out(*sizes)
         context = self._contexts[profile]
         for name, address in self.buffers.addresses.items():
@@ -114,7 +118,7 @@ class Runner:
         self._bound = profile, sizes
 
     def _step(self) -> None:
-        """The first step of a batch size runs as it is, which lets TensorRT prepare; the second is recorded."""
+        """Run a step of decoding. TensorRT prepares in the first of a batch size; the second is recorded."""
         self._steps += 1
         if self._steps == 2:
             try:
@@ -141,7 +145,7 @@ class Runner:
         return RunFailed(f"the engine could not {what}: {last_error(self._opened.logger)}")
 
     def close(self) -> None:
-        """Gives the device memory back, the weights' too. Nothing runs any more."""
+        """Free all device memory, including the weights. Nothing runs any more."""
         self._forget()
         self._contexts.clear()
         self._opened = dataclasses.replace(self._opened, engine=None, runtime=None)

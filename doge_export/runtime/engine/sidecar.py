@@ -1,4 +1,4 @@
-"""`engine.json`, beside the engine: what it is, what it wants to be bound to, and where it runs."""
+"""`engine.json`, beside the engine: its bindings, profiles and settings, and the machines that run it."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from doge_export.errors import DogeExportError
 ENGINE = "engine/model.engine"
 SIDECAR = "engine/engine.json"
 ONNX = "engine/model.onnx"
-"""Names in a folder; the last only where the graph is kept."""
+"""Names in a folder; ONNX only if the graph is kept."""
 
 FORMAT = 1
 
 
 @dataclasses.dataclass(frozen=True)
-class Tensor:
-    """An input or output; `shape` holds sizes and the names of dynamic axes, `dtype` is float16, int32..."""
+class EngineTensor:
+    """An input or output; `dtype` is "float16", "int32"..., `shape` holds sizes, and names of dynamic axes."""
 
     dtype: str
     shape: tuple[int | str, ...]
@@ -35,7 +35,7 @@ class Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class CachePair:
-    """Two names of one buffer, zeros at first, of `shape` at the largest batch."""
+    """An input and an output that share a buffer, which starts as zeros; `shape` is that of the largest batch."""
 
     past: str
     present: str
@@ -48,20 +48,29 @@ Range = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 
 @dataclasses.dataclass(frozen=True)
 class Sidecar:
-    """What engine.json holds.
+    """The contents of engine.json.
 
     Attributes:
-        precision, attention: as asked for: "fp16", "plugin".
-        max_batch, max_length, max_logits: the largest rows, tokens of a row, logits of a row in one run.
+        precision: "fp16", "bf16" or "fp32".
+        attention: "plugin" or "native".
+        max_batch: the most rows of one run.
+        max_length: the most tokens of a row.
+        max_logits: the most logits of a row in one run.
         inputs, outputs: by name, caches included.
         profiles: "prefill" and "decode", in the engine's order: input -> (min, opt, max) shapes.
-        caches: what is bound in place.
-        tensorrt: the version that built it. compute_capability, gpu: of the GPU it was built on.
-        hardware: which GPUs it runs on: "none" the kind it was built on, "same" those of its compute capability,
-            "ampere+" those from Ampere on. version_compatible: later TensorRT of the same major version run it too.
-        plugin: name, sha256, schema of the plugin it calls; None where it calls none. plugin_embedded: it is in the
-            engine. plugin_layers: how many layers call it.
-        settings: what else the builder was told. onnx: sha256 and bytes of the graph it was built from.
+        caches: inputs and outputs that share a buffer.
+        tensorrt: version that built the engine.
+        compute_capability: of the GPU that the engine was built on.
+        gpu: name of that GPU.
+        hardware: GPUs that run the engine: "none" that kind only, "same" those of its compute capability, "ampere+"
+            those from Ampere on.
+        version_compatible: later TensorRT of the same major version run the engine too.
+        plugin: name, sha256 and schema of the plugin that the engine calls; None if it calls none.
+        plugin_embedded: the plugin is inside the engine.
+        plugin_layers: number of layers that call the plugin.
+        settings: other settings of the builder.
+        onnx: sha256 and bytes of the graph that the engine was built from.
+        format: of this file.
     """
 
     precision: str
@@ -69,8 +78,8 @@ class Sidecar:
     max_batch: int
     max_length: int
     max_logits: int
-    inputs: dict[str, Tensor]
-    outputs: dict[str, Tensor]
+    inputs: dict[str, EngineTensor]
+    outputs: dict[str, EngineTensor]
     profiles: dict[str, dict[str, Range]]
     caches: tuple[CachePair, ...]
     tensorrt: str
@@ -86,17 +95,21 @@ class Sidecar:
     format: int = FORMAT
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """Return plain JSON values."""
         values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
         return values
 
     def write(self, folder: Path) -> None:
-        """Into the folder of the engine."""
+        """Write engine.json into the folder of the engine."""
         (folder / SIDECAR).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
 
 
 def read_sidecar(folder: Path) -> Sidecar:
-    """Of an engine's folder. Raises DogeExportError where there is none that this version reads."""
+    """Read the sidecar of an engine's folder.
+
+    Raises:
+        DogeExportError: there is none, it is damaged, or it is of a newer format.
+    """
     file = folder / SIDECAR
     try:
         values: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
@@ -114,8 +127,8 @@ def read_sidecar(folder: Path) -> Sidecar:
 
 
 def _from_dict(values: Mapping[str, Any]) -> Sidecar:
-    def tensors(of: Mapping[str, Any]) -> dict[str, Tensor]:
-        return {name: Tensor(value["dtype"], tuple(value["shape"])) for name, value in of.items()}
+    def tensors(of: Mapping[str, Any]) -> dict[str, EngineTensor]:
+        return {name: EngineTensor(value["dtype"], tuple(value["shape"])) for name, value in of.items()}
 
     def three(shapes: Any) -> Range:
         low, best, high = map(tuple, shapes)
@@ -137,12 +150,12 @@ def _from_dict(values: Mapping[str, Any]) -> Sidecar:
 
 
 def storage(dtype: str) -> np.dtype[Any]:
-    """The numpy type that a tensor's elements are kept in; bfloat16, which numpy lacks, as 16 bits."""
+    """Return the numpy type that holds a tensor's elements: uint16 for bfloat16, which numpy lacks."""
     return np.dtype("uint16" if dtype == "bfloat16" else dtype)
 
 
 def as_float32(array: np.ndarray, dtype: str) -> np.ndarray:
-    """The values of an array in `storage(dtype)`."""
+    """Return the values of an array that is stored as `storage(dtype)`."""
     if dtype == "bfloat16":
         return (array.astype(np.uint32) << 16).view(np.float32)
     return array.astype(np.float32)

@@ -1,9 +1,9 @@
-"""The rules of the lint, by name; each is one small function with a graph in the tests that breaks it."""
+"""The rules of the lint by name. Each is a small function, and the tests have a graph that breaks it."""
 
 from __future__ import annotations
 
 from doge_export.trt.rules import dispatch, files, interface, layers, volumes
-from doge_export.trt.rules.subject import Rule
+from doge_export.trt.rules.lint_subject import Rule
 
 RULES: dict[str, Rule] = {
     "version": files.version,

@@ -1,4 +1,4 @@
-"""What a node hands to its plugin: attributes, inputs, outputs, against what the plugin's creator declares."""
+"""Rules on attributes, inputs and outputs of custom nodes, which must be what the plugin's creator declares."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
-from doge_export.trt.fields import Tensor
-from doge_export.trt.rules.subject import Message, Subject, name_of
+from doge_export.trt.creators import PluginTensor
+from doge_export.trt.rules.lint_subject import LintSubject, Message, name_of
 
 _PARSERS_OWN = {"plugin_namespace", "plugin_version", "tensorrt_plugin_shape_input_indices", "aot"}
 _INT32 = range(-(2**31), 2**31)
@@ -15,8 +15,8 @@ _REAL = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
 _TYPES = {"float32": {ir.DataType.FLOAT}, "int32": {ir.DataType.INT32}}
 
 
-def attribute_type(subject: Subject) -> Iterator[Message]:
-    """INT becomes int32, FLOAT float32, STRING text; nothing is converted, and tensors of int64 or bool are refused."""
+def attribute_type(subject: LintSubject) -> Iterator[Message]:
+    """An attribute has another type than the plugin's, or does not fit into int32; the parser converts nothing."""
     for node, creator in subject.custom_nodes():
         declared = {field.name: field.type for field in creator.fields}
         declared |= {"plugin_namespace": "STRING", "plugin_version": "STRING"}
@@ -28,16 +28,16 @@ def attribute_type(subject: Subject) -> Iterator[Message]:
                 yield name_of(node), f"attribute {name} is {attribute.as_int()}; the parser cuts it to 32 bits"
 
 
-def attribute_missing(subject: Subject) -> Iterator[Message]:
-    """The parser only warns; the plugin then refuses."""
+def attribute_missing(subject: LintSubject) -> Iterator[Message]:
+    """A required attribute is missing: the parser only warns, and the plugin then refuses."""
     for node, creator in subject.custom_nodes():
         for field in creator.fields:
             if field.required and field.name not in node.attributes:
                 yield name_of(node), f"attribute {field.name} is missing"
 
 
-def attribute_unread(subject: Subject) -> Iterator[Message]:
-    """What the creator does not list the parser does not read, so that the node would mean less than it says."""
+def attribute_unread(subject: LintSubject) -> Iterator[Message]:
+    """An attribute is none of the creator's: the parser would silently drop it."""
     for node, creator in subject.custom_nodes():
         known = _PARSERS_OWN | {field.name for field in creator.fields}
         for name in node.attributes:
@@ -45,43 +45,44 @@ def attribute_unread(subject: Subject) -> Iterator[Message]:
                 yield name_of(node), f"attribute {name} is not one of the plugin's; it would not be read"
 
 
-def _there(node: ir.Node, tensors: tuple[Tensor, ...]) -> list[Tensor]:
+def _used(node: ir.Node, tensors: tuple[PluginTensor, ...]) -> list[PluginTensor]:
+    """Return those of the plugin's tensors that this node has, with bounded caches or without."""
     bounded = node.attributes.get("bounded")
     is_bounded = bounded is not None and bounded.type == ir.AttributeType.INT and bounded.as_int() == 1
     return [tensor for tensor in tensors if is_bounded or not tensor.bounded_only]
 
 
-def input_count(subject: Subject) -> Iterator[Message]:
-    """As many inputs as the plugin reads."""
+def input_count(subject: LintSubject) -> Iterator[Message]:
+    """The number of inputs is not the plugin's."""
     for node, creator in subject.custom_nodes():
-        expected = len(_there(node, creator.inputs))
+        expected = len(_used(node, creator.inputs))
         if len(node.inputs) != expected:
             yield name_of(node), f"{len(node.inputs)} inputs; {expected} expected"
 
 
-def output_count(subject: Subject) -> Iterator[Message]:
-    """The parser counts outputs with a name, and the engine's layer has all of the plugin's."""
+def output_count(subject: LintSubject) -> Iterator[Message]:
+    """The number of named outputs, which the parser counts, is not the plugin's."""
     for node, creator in subject.custom_nodes():
-        found, expected = sum(bool(value.name) for value in node.outputs), len(_there(node, creator.outputs))
+        found, expected = sum(bool(value.name) for value in node.outputs), len(_used(node, creator.outputs))
         if found != expected:
             yield name_of(node), f"{found} outputs; {expected} expected"
 
 
-def _inputs(subject: Subject) -> Iterator[tuple[ir.Node, Tensor, ir.Value | None]]:
+def _inputs(subject: LintSubject) -> Iterator[tuple[ir.Node, PluginTensor, ir.Value | None]]:
     for node, creator in subject.custom_nodes():
-        for tensor, value in zip(_there(node, creator.inputs), node.inputs, strict=False):
+        for tensor, value in zip(_used(node, creator.inputs), node.inputs, strict=False):
             yield node, tensor, value
 
 
-def input_empty(subject: Subject) -> Iterator[Message]:
-    """An absent input arrives as a null pointer, which the plugin does not take."""
+def input_empty(subject: LintSubject) -> Iterator[Message]:
+    """An input is absent: it would arrive as a null pointer, which the plugin does not take."""
     for node, tensor, value in _inputs(subject):
         if value is None:
             yield name_of(node), f"input {tensor.name} is empty"
 
 
-def input_type(subject: Subject) -> Iterator[Message]:
-    """No input is cast for a plugin: int64 stays int64, and bool and uint8 are no types of a plugin's at all."""
+def input_type(subject: LintSubject) -> Iterator[Message]:
+    """An input has another type than the plugin's; the parser casts none."""
     for node, tensor, value in _inputs(subject):
         if value is None:
             continue
@@ -96,14 +97,14 @@ def input_type(subject: Subject) -> Iterator[Message]:
 
 
 def _of_node(node: ir.Node) -> set[ir.DataType]:
-    """What T may be: anything real for the first input, its type for the others."""
+    """Return the types that T may be: the type of the first input, any real type if that is not real."""
     first = node.inputs[0] if node.inputs else None
     dtype = None if first is None else first.dtype if first.const_value is None else first.const_value.dtype
     return {dtype} if dtype in _REAL else _REAL
 
 
-def input_zero_length(subject: Subject) -> Iterator[Message]:
-    """TensorRT's compiler breaks on inputs of plugins that have no elements (NVIDIA/TensorRT-Edge-LLM#192)."""
+def input_zero_length(subject: LintSubject) -> Iterator[Message]:
+    """An input has no elements, on which TensorRT's compiler breaks (NVIDIA/TensorRT-Edge-LLM#192)."""
     for node, tensor, value in _inputs(subject):
         if value is not None and value.shape is not None and 0 in value.shape:
             yield name_of(node), f"input {tensor.name} has shape {value.shape}, no elements"

@@ -1,4 +1,4 @@
-"""What TensorRT's own layers do not take."""
+"""Rules on nodes that become TensorRT's own layers."""
 
 from __future__ import annotations
 
@@ -6,38 +6,37 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
-from doge_export.trt.operators import IMPORTERS, importers
-from doge_export.trt.rules.subject import Message, Subject, is_custom, name_of
+from doge_export.plugin.tensorrt_versions import dotted
+from doge_export.trt.importers import IMPORTERS, importers
+from doge_export.trt.limits import MAX_TOP_K
+from doge_export.trt.rules.lint_subject import LintSubject, Message, is_custom, name_of
 
-MOST_PICKS = 3840
-"""Of TopK."""
 
-
-def layer(subject: Subject) -> Iterator[Message]:
-    """A standard operator without an importer is refused."""
+def layer(subject: LintSubject) -> Iterator[Message]:
+    """A standard operator has no importer."""
     known = importers(subject.version)
     for node in subject.nodes:
         if not is_custom(node) and node.op_type not in known:
             since = IMPORTERS.get(node.op_type)
-            more = "" if since is None else f"; {since[0]}.{since[1]} is the first that has"
+            more = "" if since is None else f"; {dotted(since)} is the first that has"
             yield name_of(node), f"{subject.tensorrt} has no layer for {node.op_type}{more}"
 
 
-def top_k(subject: Subject) -> Iterator[Message]:
-    """At most `MOST_PICKS`, in order."""
+def top_k(subject: LintSubject) -> Iterator[Message]:
+    """TopK asks for more than `MAX_TOP_K` elements, or for unsorted ones."""
     for node in subject.nodes:
         if is_custom(node) or node.op_type != "TopK":
             continue
         count = ir.convenience.get_const_tensor(node.inputs[1])  # type: ignore[arg-type]
         picks = None if count is None else int(count.numpy().reshape(-1)[0])
-        if picks is not None and picks > MOST_PICKS:
-            yield name_of(node), f"K is {picks}; up to {MOST_PICKS} expected"
+        if picks is not None and picks > MAX_TOP_K:
+            yield name_of(node), f"K is {picks}; up to {MAX_TOP_K} expected"
         if "sorted" in node.attributes and node.attributes["sorted"].as_int() != 1:
             yield name_of(node), "sorted is 0; 1 expected"
 
 
-def attention(subject: Subject) -> Iterator[Message]:
-    """ONNX's Attention: four axes, no cache inside, one output, no causality beside a mask."""
+def attention(subject: LintSubject) -> Iterator[Message]:
+    """Attention has a form that is not imported: not four axes, caches, several outputs, or causal and masked."""
     for node in subject.nodes:
         if is_custom(node) or node.op_type != "Attention":
             continue
@@ -53,8 +52,8 @@ def attention(subject: Subject) -> Iterator[Message]:
                 yield name_of(node), f"{value.name} has {len(value.shape)} axes; 4 expected"
 
 
-def cache_in_place(subject: Subject) -> Iterator[Message]:
-    """TensorScatter becomes a layer that writes into a network input, which comes out of the network again."""
+def cache_in_place(subject: LintSubject) -> Iterator[Message]:
+    """TensorScatter does not write into a network input that is a network output again, the only form imported."""
     for node in subject.nodes:
         if is_custom(node) or node.op_type != "TensorScatter":
             continue

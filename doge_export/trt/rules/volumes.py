@@ -1,4 +1,4 @@
-"""How many elements a tensor may have: TensorRT counts them in 31 bits."""
+"""The rule on the number of elements of a tensor, which TensorRT counts in 31 bits."""
 
 from __future__ import annotations
 
@@ -8,30 +8,33 @@ from collections.abc import Iterator
 import onnx_ir as ir
 
 from doge_export.runtime.context import PREFILL_CHUNK
-from doge_export.trt.engine_plan import MOST_ELEMENTS
-from doge_export.trt.rules.subject import Message, Subject, is_custom, name_of
+from doge_export.trt.limits import MAX_ELEMENTS
+from doge_export.trt.rules.lint_subject import LintSubject, Message, is_custom, name_of
 
 _Shape = tuple[int | str, ...]
-"""Sizes, and the names of dynamic axes."""
+"""Sizes, and names of dynamic axes."""
 
 
-def volume(subject: Subject) -> Iterator[Message]:
-    """Of the tensors that the same options make as large as they are, the largest."""
+def volume(subject: LintSubject) -> Iterator[Message]:
+    """A tensor has more elements than TensorRT counts.
+
+    Yields the largest tensor for each set of options that the user could lower, so that one option gives one message.
+    """
     largest: dict[tuple[str, ...], tuple[int, str, str]] = {}
     for where, shape in _tensors(subject):
         if not all(isinstance(size, int) or size in subject.sizes for size in shape):
             continue
         sizes = [size if isinstance(size, int) else subject.sizes[size] for size in shape]
         options = _options(where, shape, subject)
-        if math.prod(sizes) > largest.get(options, (MOST_ELEMENTS,))[0]:
+        if math.prod(sizes) > largest.get(options, (MAX_ELEMENTS,))[0]:
             largest[options] = math.prod(sizes), where, " x ".join(map(str, sizes))
     for options, (elements, where, sizes) in largest.items():  # type: ignore[assignment]
         lower = f": lower {' or '.join(options)}" if options else ""
-        yield where, f"{sizes} is {elements} elements; {subject.tensorrt} takes up to {MOST_ELEMENTS}{lower}"
+        yield where, f"{sizes} is {elements} elements; {subject.tensorrt} takes up to {MAX_ELEMENTS}{lower}"
 
 
-def _options(where: str, shape: _Shape, subject: Subject) -> tuple[str, ...]:
-    """What made the tensor as large as it is."""
+def _options(where: str, shape: _Shape, subject: LintSubject) -> tuple[str, ...]:
+    """Return the options that determine the size of the tensor."""
     lengthened = _is_cache(where) or ("sequence" in shape and subject.sizes["sequence"] > PREFILL_CHUNK)
     options = {
         "--max-batch": "batch" in shape,
@@ -45,8 +48,8 @@ def _is_cache(name: str) -> bool:
     return name.startswith(("past_key_values.", "present."))
 
 
-def _tensors(subject: Subject) -> Iterator[tuple[str, _Shape]]:
-    """Name and shape of inputs and outputs, and of the widest between them: products, weights of attention."""
+def _tensors(subject: LintSubject) -> Iterator[tuple[str, _Shape]]:
+    """Return name and shape of inputs, outputs and the widest values in between: products, weights of attention."""
     graph = subject.model.graph
     for value in (*graph.inputs, *graph.outputs):
         if value.shape is not None:
@@ -63,7 +66,7 @@ def _tensors(subject: Subject) -> Iterator[tuple[str, _Shape]]:
 
 
 def _shape(value: ir.Value | None) -> _Shape:
-    """Empty where it is not known."""
+    """Return the shape of a value; () if it is unknown."""
     if value is None or value.shape is None:
         return ()
     return tuple(size if isinstance(size, int) else str(size) for size in value.shape)
@@ -74,7 +77,7 @@ def _stored(value: ir.Value | None) -> ir.TensorProtocol | None:
 
 
 def _heads(query: ir.Value | None) -> int | None:
-    """Of queries [B, Hq, S, D]: from their shape, or from the Reshape to [B, S, Hq, D] that they come from."""
+    """Return Hq of queries [B, Hq, S, D], from their shape or from the Reshape to [B, S, Hq, D] that they come from."""
     while query is not None:
         shape, node = _shape(query), query.producer()
         if len(shape) == 4 and isinstance(shape[1], int):

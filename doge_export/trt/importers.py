@@ -1,11 +1,11 @@
-"""Operators that TensorRT's ONNX parser has an importer for, and since which version.
+"""The operators that TensorRT's ONNX parser has an importer for, with the first version that has it.
 
-From onnx-tensorrt's docs/operators.md (10.0, 10.15) and docs/Changelog.md; names alone count, whatever the domain.
+From onnx-tensorrt's docs/operators.md (10.0, 10.15) and docs/Changelog.md. The parser looks at names, not at domains.
 """
 
 from __future__ import annotations
 
-Version = tuple[int, int]
+from doge_export.plugin.tensorrt_versions import MajorMinor
 
 _FIRST = """
 Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh AveragePool BatchNormalization Cast CastLike Ceil Celu Clip
@@ -24,7 +24,7 @@ TRT_INT4DequantizeLinear TRT_FloorDiv TRT_Gather TRT_MatMul TRT_MaxAverageBlendP
 TRT_RaggedSoftmax TRT_Resize TRT_Scale TRT_Shuffle TRT_Slice TRT_TopK_Min FallbackPluginImporter LocalFunctionImporter
 """
 
-_LATER: dict[str, Version] = {
+_LATER: dict[str, MajorMinor] = {
     "BlackmanWindow": (10, 4),
     "HammingWindow": (10, 4),
     "HannWindow": (10, 4),
@@ -42,18 +42,18 @@ _LATER: dict[str, Version] = {
     "TRT_QuantizedAttention": (10, 14),
 }
 
-IMPORTERS: dict[str, Version] = dict.fromkeys(_FIRST.split(), (10, 0)) | _LATER
-"""The first version that has the importer; of those without an entry in the changelog, the first that was looked at."""
+IMPORTERS: dict[str, MajorMinor] = dict.fromkeys(_FIRST.split(), (10, 0)) | _LATER
+"""Operator -> first version with an importer; (10, 0), the oldest list, if the changelog does not mention it."""
 
 _ONNX = (((10, 15), 24, 12), ((10, 11), 23, 11), ((10, 6), 22, 10))
-"""Since a version: the newest opset and file format of the ONNX release that it bundles."""
+"""First version, newest opset and newest IR version of the ONNX release that it bundles; newest first."""
 
 
-def importers(version: Version) -> set[str]:
-    """Those that a version has."""
+def importers(version: MajorMinor) -> set[str]:
+    """Return the operators that this version has an importer for."""
     return {name for name, since in IMPORTERS.items() if since <= version}
 
 
-def newest_onnx(version: Version) -> tuple[int, int]:
-    """The newest opset of standard operators, and the newest IR version, that a TensorRT reads."""
+def newest_onnx(version: MajorMinor) -> tuple[int, int]:
+    """Return the newest opset of standard operators and the newest IR version that this TensorRT reads."""
     return next((opset, ir_version) for since, opset, ir_version in _ONNX if version >= since)

@@ -1,7 +1,7 @@
-"""Decoder of an engine: a `Decoder` like any other, so that sessions, validation and benchmarks need not know.
+"""The decoder of an engine, with the interface that sessions, validation and benchmarks use for any decoder.
 
-Rows come padded on the left and are handed on with their real tokens first: an engine's caches hold no padding, each
-row has its own length, and what a shorter row's last run wrote behind it is written over by its next tokens.
+Rows come padded on the left and are passed on with their real tokens first: an engine's caches hold no padding, and
+each row has its own length. What a run writes behind a shorter row is overwritten by the row's next tokens.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from doge_export.runtime.engine.runner import Runner
 from doge_export.runtime.prediction import Candidates, Prediction, predictions
 
 ROUNDING = 1e-6
-"""Of a logit: what its division by a temperature may add or take, and more."""
+"""Relative error of a logit that bounds the rounding of its division by a temperature."""
 
 
 class EngineDecoder(Decoder):
-    """Decoder over the buffers of an engine."""
+    """Decoder over a `Runner`; see `Decoder`."""
 
     def __init__(self, runner: Runner, limits: SequenceLimits) -> None:
         sidecar = runner.sidecar
@@ -39,7 +39,7 @@ class EngineDecoder(Decoder):
         return self._most_rows
 
     def reset(self, batch_size: int = 1) -> None:
-        """Forget everything; what the caches hold is never read, since lengths start at 0."""
+        """Forget all tokens. Caches need not be cleared: lengths start at 0, and nothing beyond them is read."""
         if batch_size > self._most_rows:
             raise DogeExportError(
                 f"{batch_size} rows are more than this engine takes at a time ({self._most_rows}): give fewer, or "
@@ -48,23 +48,23 @@ class EngineDecoder(Decoder):
         self._progress.reset(batch_size)
 
     def forward(self, input_ids: Array, attention_mask: Array | None = None, num_logits_to_keep: int = 0) -> Array:
-        """See `Decoder.forward`. A prompt longer than the engine reads at a time is read in pieces."""
+        """See `Decoder.forward`. A prompt that is longer than one run reads is read in pieces."""
         new = input_ids.shape[1]
         keep = min(num_logits_to_keep, new) or new
         wanted = []
         for rows, start in self._pieces(input_ids, attention_mask):
             first = max(new - keep - start, 0)
             size = rows.ids.shape[1]
-            # A run gives at most max_logits; the same tokens read again write the same keys to the same places.
+            # A run gives at most max_logits; reading the same tokens again writes the same keys to the same places.
             for column in range(first, size, self._max_logits):
                 self._run(rows, rows.places[:, column : column + self._max_logits])
                 wanted.append(self._runner.buffers.logits())
-            if first >= size:  # none of its logits is wanted, and the engine gives one at least
+            if first >= size:  # no logits are wanted, but a run gives at least one
                 self._run(rows, rows.places[:, -1:])
         return wanted[0] if len(wanted) == 1 else np.concatenate(wanted, axis=1)
 
     def predict(self, input_ids: Array, attention_mask: Array | None = None) -> list[Prediction]:
-        """See `Decoder.predict`. Of the logits only the best are copied to the host, until others are asked for."""
+        """See `Decoder.predict`. Only the best logits are copied to the host, unless others are asked for."""
         for rows, _ in self._pieces(input_ids, attention_mask):
             self._run(rows, rows.places[:, -1:])
         best = self._runner.buffers.best()
@@ -77,7 +77,7 @@ class EngineDecoder(Decoder):
         ]
 
     def _pieces(self, input_ids: Array, attention_mask: Array | None) -> Iterator[tuple[_Packed, int]]:
-        """What the engine reads at a time, counted in before it runs, and the column that it begins at."""
+        """Yield the pieces that one run reads, each counted as read, and their first columns."""
         self._progress.check(input_ids)
         if self._limits.mixes_rows and attention_mask is not None and not np.all(attention_mask):
             raise DogeExportError(
@@ -102,7 +102,7 @@ class EngineDecoder(Decoder):
         )
 
     def cache_snapshot(self) -> list[tuple[Array, Array]]:
-        """Copies of the (key, value) cache of every layer, each float32 [B, Hkv, length, D], padded on the left."""
+        """Return a copy of every layer's (key, value) cache, each float32 [B, Hkv, length, D], padded on the left."""
         return [(self._cache(f"{layer}.key"), self._cache(f"{layer}.value")) for layer in range(self._layers)]
 
     def _cache(self, name: str) -> Array:
@@ -114,28 +114,32 @@ class EngineDecoder(Decoder):
 
     @property
     def scratch_bytes(self) -> int:
-        """Device memory of the engine's layers, beside caches, inputs and outputs."""
+        """Bytes of device memory of the engine's layers, without caches, inputs and outputs."""
         return self._runner.scratch_bytes
 
     @property
     def recorded(self) -> bool:
-        """Whether steps are launched from a recorded CUDA graph by now."""
+        """True if steps are launched from a recorded CUDA graph by now."""
         return self._runner.recorded
 
     def close(self) -> None:
-        """Gives the GPU's memory back."""
+        """Free the GPU's memory."""
         self._runner.close()
 
 
 class _AllLogits:
-    """Those of a run's last tokens, copied to the host once, when the first row asks."""
+    """All logits of a run's last tokens, copied to the host once, when the first row is asked for."""
 
     def __init__(self, runner: Runner) -> None:
         self._runner, self._run = runner, runner.runs
         self._copied: Array | None = None
 
     def row(self, index: int) -> Array:
-        """float32 [V]. Raises RuntimeError where the engine has run again since."""
+        """Return the logits of a row, float32 [V].
+
+        Raises:
+            RuntimeError: the engine has run again since.
+        """
         if self._copied is None:
             if self._runner.runs != self._run:
                 raise RuntimeError("the engine has run again, and its logits are those of another token")
@@ -144,19 +148,25 @@ class _AllLogits:
 
 
 class BestTokens(Prediction):
-    """The best tokens of a row, [K] in any order, and a way to the logits float32 [V] of all."""
+    """Prediction from the K best tokens of a row.
+
+    Args:
+        tokens: int32 [K], in any order.
+        logits: float32 [K], of these tokens.
+        everything: returns the logits of all tokens, float32 [V].
+    """
 
     def __init__(self, tokens: Array, logits: Array, everything: Callable[[], Array]) -> None:
         order = np.argsort(tokens)
         self._tokens, self._best, self._everything = tokens[order].astype(np.int64), logits[order], everything
 
     def logits(self) -> Array:
-        """float32 [V]."""
+        """Return the logits of all tokens, float32 [V]."""
         return self._everything()
 
     def argmax(self) -> int:
-        """The lowest id among those of the highest logit; where K is 1, any of them."""
-        if len(self._best) > 1 and not self._best.min() < self._best.max():  # others may be as good; or not a number
+        """Return the lowest id among those of the highest logit; if K is 1, any of them."""
+        if len(self._best) > 1 and not self._best.min() < self._best.max():  # tokens beyond the K may tie; or NaN
             return int(self.logits().argmax())
         return int(self._tokens[self._best.argmax()])
 
@@ -164,16 +174,20 @@ class BestTokens(Prediction):
         """See `Prediction.candidates`."""
         if 0 < count < len(self._best):
             edge = np.partition(self._best, -count)[-count]
-            if self._best.min() < edge - ROUNDING * abs(edge):  # what is not here is no better than the worst that is
+            if self._best.min() < edge - ROUNDING * abs(edge):  # a missing token is no better than the worst here
                 return self._tokens, self._best
         logits = self.logits()
         return np.arange(len(logits)), logits
 
 
 class _Packed(NamedTuple):
-    """New tokens as the engine takes them: int32 ids, positions and places [B, S], past [B].
+    """New tokens as the engine takes them, all int32.
 
-    `places[b, j]` is where the token of column j went; for padding any place.
+    Attributes:
+        ids: [B, S], real tokens first.
+        positions: [B, S], in the text.
+        places: [B, S], the column that the token of each column moved to; any for padding.
+        past: [B], number of tokens that the caches hold.
     """
 
     ids: Array
@@ -183,7 +197,13 @@ class _Packed(NamedTuple):
 
 
 def _pack(ids: Array, real: Array, past: Array) -> _Packed:
-    """Moves the real tokens of each row, bool [B, S], to its front. past: tokens that each row has already, [B]."""
+    """Move the real tokens of each row to its front.
+
+    Args:
+        ids: [B, S].
+        real: bool [B, S], False for padding.
+        past: [B], number of tokens that the caches hold.
+    """
     counted = real.cumsum(axis=1)
     places = np.maximum(counted - 1, 0)
     if not real.all():
@@ -195,5 +215,5 @@ def _pack(ids: Array, real: Array, past: Array) -> _Packed:
 
 
 def open_engine_decoder(folder: Path, limits: SequenceLimits) -> EngineDecoder:
-    """Open the decoder of a folder that `doge-export trt` wrote. Raises as `open_engine`."""
+    """Open the decoder of a folder that `doge-export trt` wrote. Raises what `open_engine` raises."""
     return EngineDecoder(Runner(open_engine(folder)), limits)

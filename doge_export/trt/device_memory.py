@@ -1,4 +1,4 @@
-"""What an engine takes of a GPU's memory, counted from the graph and from what the kernels say."""
+"""Device memory of an engine, from the graph and from the workspace that the kernels ask for."""
 
 from __future__ import annotations
 
@@ -8,34 +8,39 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from doge_export.graph.schemas import DOMAIN
 from doge_export.plugin.build import KERNELS, cached_builds
-from doge_export.plugin.params import AttentionParams, CdmoeParams, Params
+from doge_export.plugin.params import AttentionParams, CdmoeParams, DogeDtype, Params
 from doge_export.targets.contract import extent
-from doge_export.trt.engine_plan import MOST_ELEMENTS, Binding, Cache, Memory
+from doge_export.trt.engine_plan import Binding, DeviceMemory, PlannedCache
+from doge_export.trt.limits import MAX_ELEMENTS
 
-_DTYPES = {ir.DataType.FLOAT: 0, ir.DataType.FLOAT16: 1, ir.DataType.BFLOAT16: 2}
-"""doge_dtype of plugins/include/doge/operators.h."""
+_DTYPES = {
+    ir.DataType.FLOAT: DogeDtype.FLOAT32,
+    ir.DataType.FLOAT16: DogeDtype.FLOAT16,
+    ir.DataType.BFLOAT16: DogeDtype.BFLOAT16,
+}
 
 
 def memory_of(
     model: ir.Model,
     bindings: dict[str, Binding],
-    caches: Sequence[Cache],
+    caches: Sequence[PlannedCache],
     sizes: dict[str, int],
     library: Path | None = None,
-) -> Memory:
-    """Of a lowered graph.
+) -> DeviceMemory:
+    """Count the device memory of a lowered graph.
 
     Args:
-        model: lowered.
+        model: lowered graph.
         bindings: its inputs and outputs.
-        caches: those of them that share a buffer.
-        sizes: the dynamic axes at their largest.
-        library: libdoge_kernels_c.so; by default the newest that `doge-export plugin build` keeps.
+        caches: the bindings that share a buffer.
+        sizes: largest sizes of the dynamic axes.
+        library: libdoge_kernels_c.so. None: the newest that `doge-export plugin build` keeps.
     """
     cached = {name for cache in caches for name in (cache.past, cache.present)}
     tensors = (value.const_value for value in model.graph.initializers.values())
-    return Memory(
+    return DeviceMemory(
         weights=sum(tensor.nbytes for tensor in tensors if tensor is not None),
         caches=sum(cache.bytes for cache in caches),
         io=sum(binding.bytes(sizes) for name, binding in bindings.items() if name not in cached),
@@ -44,21 +49,21 @@ def memory_of(
 
 
 def _workspace(model: ir.Model, sizes: dict[str, int], library: Path | None) -> int | None:
-    nodes = [node for node in model.graph if node.domain == "doge"]
+    nodes = [node for node in model.graph if node.domain == DOMAIN]
     if not nodes:
         return 0
     kernels = _kernels(library)
-    # Kernels count tokens in 31 bits; beyond that the lint has something to say.
-    if kernels is None or sizes["batch"] * sizes["sequence"] > MOST_ELEMENTS:
+    # Kernels count tokens in 31 bits; the lint reports more.
+    if kernels is None or sizes["batch"] * sizes["sequence"] > MAX_ELEMENTS:
         return None
-    # The largest sizes ask for most: AttentionWorkspacePlan and cdmoe_plan.h count sums that grow with each of them.
+    # The largest sizes need the largest workspace: AttentionWorkspacePlan and cdmoe_plan.h grow with every size.
     return max(_asked(kernels, node, sizes["batch"], sizes["sequence"]) for node in _distinct(nodes))
 
 
 def _kernels(library: Path | None) -> ctypes.CDLL | None:
-    """A library with kernels, whatever GPU they are for; a build without any would say 0.
+    """Return a library with kernels for any GPU; None if there is none.
 
-    One that does not load, as of another machine, is none.
+    A library without kernels would report a workspace of 0, and one of another machine does not load: both are skipped.
     """
     candidates = (
         [library]
@@ -77,7 +82,7 @@ def _kernels(library: Path | None) -> ctypes.CDLL | None:
 
 
 def _asked(kernels: ctypes.CDLL, node: ir.Node, batch: int, new_tokens: int) -> int:
-    """Bytes, for so many tokens of each row."""
+    """Return the bytes of workspace for `batch` rows of `new_tokens` tokens."""
     params: Params
     if node.op_type == "CDMoE":
         function, params = kernels.doge_cdmoe_workspace_bytes, _cdmoe(node, batch * new_tokens)
@@ -121,5 +126,5 @@ def _cdmoe(node: ir.Node, tokens: int) -> CdmoeParams:
 
 
 def _distinct(nodes: Iterable[ir.Node]) -> list[ir.Node]:
-    """One of each operator: the layers of a Doge are all alike."""
+    """Return one node of each operator: all layers of a Doge are alike."""
     return [*{node.op_type: node for node in nodes}.values()]

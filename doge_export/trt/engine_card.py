@@ -1,16 +1,16 @@
-"""README.md of an engine's folder: what it is, where it runs, and what was compared."""
+"""The README.md of an engine's folder: what the engine is, where it runs, and how it compares with PyTorch."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from doge_export.package import Manifest, validation_line
+from doge_export.plugin.tensorrt_versions import dotted
 from doge_export.runtime.engine.sidecar import Sidecar
-from doge_export.runtime.engine.versions import dotted
 
 
 def write_card(folder: Path, manifest: Manifest, sidecar: Sidecar) -> None:
-    """Writes README.md into `folder`; `manifest.files` may be empty."""
+    """Write README.md into `folder`; `manifest.files` may be empty."""
     calls = (
         f"It calls the plugin of doge-export ({sidecar.plugin['name']}): `doge-export plugin build`."
         if (sidecar.plugin and not sidecar.plugin_embedded)
