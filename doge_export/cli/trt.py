@@ -118,7 +118,10 @@ def command(
     settings |= {"hardware": options.pop("hw_compat"), "tf32": options.pop("tf32")}
     planned_for = options.pop("tensorrt")
     if dry_run:
-        _refuse_output(model_or_folder, out, build["force"])
+        from doge_export.pipeline.folder import OutputFolder
+
+        if out is not None:
+            OutputFolder.checked(out, force=build["force"], reads=model_or_folder)
         _dry_run(model_or_folder, planned_for, as_json, options)
         return
     if planned_for:
@@ -153,21 +156,13 @@ def _build(
         click.echo(line)
 
 
-def _refuse_output(model: str, out: Path | None, force: bool) -> None:
-    """What a build would refuse, said by its plan as well."""
-    from doge_export.package import refuse_output
-    from doge_export.paths import protected_by
-
-    if out is not None:
-        refuse_output(out, force=force, protected=protected_by(model))
-
-
 def _dry_run(model: str, tensorrt: str | None, as_json: bool, options: dict[str, Any]) -> None:
-    from doge_export.trt.make import plan, plan_facts
+    from doge_export.trt.describe import plan_facts
+    from doge_export.trt.plan_engine import plan_engine
 
     if tensorrt is not None:
         options["tensorrt_version"] = _version(tensorrt)
-    planned = plan(model, **options)
+    planned = plan_engine(model, **options)
     facts = plan_facts(planned)
     echo_json(facts) if as_json else click.echo(_plan_text(facts))
     click.get_current_context().exit(1 if planned.findings else 0)

@@ -30,9 +30,10 @@ def plan_engine(model: str | Path, *, max_length: int | None = None, **options: 
     """Plan an engine of `model`.
 
     Args:
-        model: a checkpoint (folder, hub id, bundled name) or a folder exported with `--target canonical`.
+        model: a checkpoint (folder, hub id, bundled name), or an exported folder, see `open_model`.
         max_length: tokens of a row, prompt and answer together. None: max_position_embeddings.
-        options: fields of `EngineOptions`; any others are those of `pipeline.plan`: cdmoe_routing, revision...
+        options: fields of `EngineOptions`; any others are those of `pipeline.plan`: cdmoe_routing, revision... None is
+            the default.
 
     Returns:
         the plan, with findings if no engine may be built of it.
@@ -40,6 +41,7 @@ def plan_engine(model: str | Path, *, max_length: int | None = None, **options: 
     Raises:
         DogeExportError: an option is wrong, or no engine can be made of the model.
     """
+    options = {name: value for name, value in options.items() if value is not None}
     fields = {field.name for field in dataclasses.fields(EngineOptions)}
     asked = EngineOptions(**{name: value for name, value in options.items() if name in fields})
     asked.check()

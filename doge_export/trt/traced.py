@@ -9,6 +9,7 @@ from typing import Any
 import onnx_ir as ir
 
 from doge_export.errors import DogeExportError
+from doge_export.package.manifest import MODEL, Manifest
 from doge_export.trt.engine_plan import Provenance
 
 
@@ -22,25 +23,40 @@ class Traced:
 
 
 def open_model(model: str | Path, **options: Any) -> Traced:
-    """Open a checkpoint, or a folder exported with `--target canonical`.
+    """Open the model that an engine is made of.
+
+    A folder exported with `--target canonical` holds the graph itself. Any other exported folder stands for the
+    checkpoint that it was made from, opened as the export was.
 
     Args:
-        model: a checkpoint (folder, hub id, bundled name) or such a folder.
-        options: those of `pipeline.plan`, without target; None is the default. An export takes only max_length, up to
-            the one it was made for.
+        model: a checkpoint (folder, hub id, bundled name) or an exported folder.
+        options: those of `pipeline.plan`, without target; None is the default. A canonical export takes only
+            max_length, up to the one it was made for.
 
     Returns:
-        the float32 graph.
+        The float32 graph.
 
     Raises:
         DogeExportError: the model is no language model, has no operator in the plugin, or does not take an option.
     """
-    from doge_export.package import is_exported
+    from doge_export.package import is_exported, read_manifest
 
     given = {name: value for name, value in options.items() if value is not None}
-    if is_exported(model):
-        return _exported(Path(model), given)
-    return _checkpoint(model, given)
+    if not is_exported(model):
+        return _checkpoint(model, given)
+    manifest = read_manifest(model)
+    if manifest.target == "canonical":
+        return _canonical(Path(model), manifest, given)
+    _require_language_model(str(model), manifest.task)
+    recorded = {
+        "max_length": manifest.max_length,
+        "revision": manifest.source.revision,
+        "cdmoe_routing": manifest.cdmoe_routing,
+        **manifest.assumptions,
+    }
+    return _checkpoint(
+        manifest.source.model, {name: value for name, value in recorded.items() if value is not None} | given
+    )
 
 
 def _checkpoint(model: str | Path, options: dict[str, Any]) -> Traced:
@@ -66,17 +82,10 @@ _FETCHING = ("token", "cache_dir", "offline")
 """Options of fetching a checkpoint, which an export ignores."""
 
 
-def _exported(folder: Path, options: dict[str, Any]) -> Traced:
+def _canonical(folder: Path, manifest: Manifest, options: dict[str, Any]) -> Traced:
     from doge_export.checkpoint.files import companions
-    from doge_export.package.manifest import MODEL, read_manifest
 
-    manifest = read_manifest(folder)
     _require_language_model(str(folder), manifest.task)
-    if manifest.target != "canonical" or MODEL not in manifest.graphs:
-        raise DogeExportError(
-            f"{folder} was exported for {manifest.target}, and engines are made from target canonical: give the "
-            f"checkpoint ({manifest.source.model}), or export it again with --target canonical"
-        )
     others = options.keys() - {"max_length", *_FETCHING}
     if others:
         raise DogeExportError(

@@ -140,8 +140,10 @@ def test_a_plan_of_an_export(tmp_path):
 def test_an_engine_from_command_to_answer(machine, monkeypatch, tmp_path):
     """Built, validated against PyTorch, listed, verified, asked: all by the commands, TensorRT being a recorder."""
     machine.trt.make_execute = make_execute
-    planned, plan = [], make.plan
-    monkeypatch.setattr(make, "plan", lambda *given, **options: planned.append(plan(*given, **options)) or planned[-1])
+    planned, plan = [], make.plan_engine
+    monkeypatch.setattr(
+        make, "plan_engine", lambda *given, **options: planned.append(plan(*given, **options)) or planned[-1]
+    )
     out, results = tmp_path / "out", tmp_path / "results"
     done = run(*NANO, out, "--no-tf32", "--timing-cache", tmp_path / "cache", "--keep-onnx", "--save-results", results)
     assert done.exit_code == 0, done.stderr

@@ -200,15 +200,18 @@ def test_of_an_export(canonical):
     assert plan.inputs["past_key_values.0.key"].dtype == ir.DataType.FLOAT16
 
 
-def test_refusals_of_an_export(canonical, nano_folder):
+def test_refusals_of_an_export(canonical):
     with pytest.raises(DogeExportError, match=r"max length is 97, and .* was exported for 96: give the checkpoint"):
         plan_engine(canonical, max_length=97)
     with pytest.raises(DogeExportError, match="is an export, where cdmoe_routing is decided"):
         plan_engine(canonical, cdmoe_routing="per-token")
-    with pytest.raises(
-        DogeExportError, match="was exported for onnxruntime, and engines are made from target canonical"
-    ):
-        plan_engine(nano_folder)
+
+
+def test_another_export_stands_for_its_checkpoint(nano_folder):
+    recorded = read_manifest(nano_folder)
+    plan = plan_engine(nano_folder, max_length=60, calibrate=False)
+    assert (plan.provenance.source.model, plan.max_length) == (recorded.source.model, 60)
+    assert plan.findings == ()
 
 
 def test_the_package_knows_both_operators():

@@ -24,7 +24,7 @@ from sixteen_bits import emulated
 from doge_export.assets import bundled
 from doge_export.quantization.texts import MESSAGES, STORIES
 from doge_export.runtime.tokenizer import Tokenizer
-from doge_export.trt.make import plan_facts
+from doge_export.trt.describe import plan_facts
 
 KL, ARGMAX, BFLOAT16_ARGMAX = 1e-3, 0.995, 0.975
 """bfloat16 rounds eight times as much as float16, and its share of other best tokens is some four times as large."""

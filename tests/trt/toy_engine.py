@@ -126,6 +126,6 @@ def toy_plan(
 
 def finish(folder: Path, plan: EnginePlan) -> None:
     """The manifest of a toy engine's folder."""
-    from doge_export.trt.make import manifest_of
+    from doge_export.trt.describe import manifest_of
 
     write_manifest(folder, manifest_of(plan, "a toy"))
