@@ -14,6 +14,7 @@ from engine_on_cpu import EngineOnCpu, largest_sizes, plan_of, random_traced
 from doge_export import DogeExportError, export
 from doge_export.assets import bundled
 from doge_export.graph import schemas
+from doge_export.package import read_manifest
 from doge_export.runtime.engine import plugin_file
 from doge_export.trt import device_memory
 from doge_export.trt.creators import packaged

@@ -11,7 +11,7 @@ from validation_subjects import ModelSession, TorchSession
 
 from doge_export.errors import DogeExportError
 from doge_export.validation import CheckResult, Verdict, plots, validate
-from doge_export.validation.compare import compare, concatenate
+from doge_export.validation.comparison import compare, concatenate
 from doge_export.validation.report import render_html, write_report
 from doge_export.validation.tolerance import BFLOAT16
 
