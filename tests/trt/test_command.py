@@ -16,7 +16,7 @@ import onnx_ir as ir
 import pytest
 from click.testing import CliRunner
 from onnxruntime_engine import make_execute
-from readme_lines import readme_lines
+from pages import lines_of
 
 from doge_export import export
 from doge_export.cli import main
@@ -204,7 +204,7 @@ def the_readmes_polygraphy_line_compares(out, results, folder):
 
     model = folder / "runnable.onnx"
     write_onnx(runnable(ir.load(out / "engine/model.onnx")), model)
-    (line,) = readme_lines("polygraphy run")
+    (line,) = lines_of("polygraphy run")
     words = shlex.split(line.replace("results/", f"{results}/"))[2:]
     of_tensorrt = ["--model-type", "engine", "--trt", "--plugins"]
     start = words.index(of_tensorrt[0])

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from fake_cuda import FakeCuda, real_cuda
 from fake_tensorrt import Fake, FakeTensorRT
-from readme_lines import readme_lines
+from pages import lines_of
 from signatures import check_call, overloads
 from tensorrt_on_cpu import import_tensorrt
 
@@ -110,7 +110,7 @@ def test_polygraphy_has_the_options_that_the_readme_uses():
     program = shutil.which("polygraphy", path=str(Path(sys.executable).parent))
     if program is None:
         pytest.skip("polygraphy is not installed")
-    lines = readme_lines("polygraphy run")
+    lines = lines_of("polygraphy run")
     assert lines
     done = subprocess.run([program, "run", "--help"], capture_output=True, text=True, check=True, timeout=60)
     for option in re.findall(r"(?<= )--[\w-]+", " ".join(lines)):

@@ -1,0 +1,218 @@
+"""Every code block of every page is run here, word for word, or compared with what it speaks of."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from pages import BLOCKS, PAGES, ROOT, block
+
+from doge_export.cli import main
+
+README = PAGES["README.md"]
+SAMPLES = sorted(path.parent for path in (ROOT / "samples").glob("*/README.md"))
+
+RUN = {
+    ("README.md", "Start", "bash"): ".ci/run, in an environment of its own",
+    ("README.md", "How it works", "text"): "test_the_picture_names_the_stages",
+    ("README.md", "Use it", "bash"): "test_commands",
+    ("README.md", "From Python", "python"): "test_python",
+    ("doge_export/README.md", "Add a pass", "python"): "test_the_example_of_a_pass",
+    ("doge_export/package/README.md", "What a folder holds", "text"): "test_folder_layout_is_what_an_export_writes",
+    ("samples/benchmark/README.md", "Run it", "bash"): "test_benchmark_sample_runs",
+}
+"""Blocks that are run or compared by a test of their own; of all others each line is compared."""
+
+
+def run(script: str, folder: Path, **options: object) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "2",
+    }
+    return subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        **options,
+    )
+
+
+def test_the_readme_is_short_and_starts_with_two_commands():
+    assert len(README.splitlines()) <= 130
+    starts = [each.code.strip().splitlines() for each in BLOCKS if (each.page, each.heading) == ("README.md", "Start")]
+    assert [len(lines) for lines in starts] == [1, 1]
+    first, second = (lines[0] for lines in starts)
+    assert first.startswith("python -m venv") and '".[export]"' in first and "doge-export onnx doge-nano" in first
+    assert second.startswith("python -m venv") and '".[test]"' in second and "-m pytest" in second
+
+
+def test_commands(tmp_path):
+    done = run(block("README.md", "Use it"), tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "PASSED" in done.stdout
+
+
+def test_python(tmp_path):
+    code = block("README.md", "From Python", "python")
+    check = "assert logits.shape[:2] == (1, 4) and vectors.shape[0] == 2"
+    done = run(f"{sys.executable} - <<'END'\n{code}\n{check}\nEND", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(", ")  # the story goes on: "Once upon a time, ..."
+
+
+def test_the_example_of_a_pass():
+    import onnx
+    import onnx_ir as ir
+
+    space: dict[str, object] = {}
+    exec(block("doge_export/README.md", "Add a pass", "python"), space)
+    model = ir.from_proto(
+        onnx.parser.parse_model(
+            '<ir_version: 10, opset_import: ["": 21]> g (float[2] x) => (float[2] y) { a = Identity (x) y = Neg (a) }'
+        )
+    )
+    assert space["DropIdentity"]()(model).modified
+    (negation,) = [node for node in model.graph if node.op_type == "Neg"]
+    assert negation.inputs[0] is model.graph.inputs[0]
+
+
+def test_the_picture_names_the_stages():
+    stages = block("README.md", "How it works", "text").splitlines()[0].replace("─", "").replace(">", "").split()
+    assert stages == ["checkpoint", "model", "graph", "targets", "package", "runtime"]
+    assert all((ROOT / "doge_export" / stage).is_dir() for stage in stages)
+
+
+@pytest.mark.parametrize("each", [each for each in BLOCKS if each[:3] not in RUN], ids=str)
+def test_every_line_of_other_blocks_is_true(each):
+    """Commands and options exist, files are there; what needs a GPU or minutes cannot be run here."""
+    lines = each.code.replace("\\\n", " ").splitlines()
+    assert lines
+    for line in lines:
+        words = shlex.split(line, comments=True)
+        assert words and words[0] in CHECKS, f"{each}: nothing checks {line!r}"
+        CHECKS[words[0]](words)
+
+
+def _check_command(words: list[str]) -> None:
+    command, rest = main, words[1:]
+    while isinstance(command, click.Group):
+        command, rest = command.get_command(click.Context(command), rest[0]), rest[1:]
+    assert command is not None, words
+    options = {option for parameter in command.params for option in parameter.opts}
+    for word in rest:
+        if word in ("|", "&&", ">"):
+            return
+        assert not word.startswith("--") or word.split("=")[0] in options, f"{words} has no {word}"
+
+
+def _check_file(name: str) -> None:
+    assert (ROOT / name).is_file(), name
+
+
+def _check_extra(words: list[str]) -> None:
+    (extra,) = [match[1] for word in words if (match := re.search(r"\[(\w+)\]", word))]
+    assert re.search(rf"^{extra} = \[", (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE), extra
+
+
+def _check_cmake(words: list[str]) -> None:
+    source = ROOT / words[words.index("-S") + 1]
+    text = "".join(file.read_text(encoding="utf-8") for file in source.rglob("CMakeLists.txt"))
+    for word in words:
+        if word.startswith("-DDOGE"):
+            assert word[2:].split("=")[0] in text, word
+
+
+def _check_cmake_target(name: str) -> None:
+    assert name in (ROOT / "samples/trt_cpp/CMakeLists.txt").read_text(encoding="utf-8")
+
+
+def _check_import(words: list[str]) -> None:
+    exec(" ".join(words), {})
+
+
+CHECKS = {
+    "doge-export": _check_command,
+    "python": lambda words: _check_file(words[1]),
+    "pip": _check_extra,
+    "cmake": _check_cmake,
+    "polygraphy": lambda words: None,  # run by tests/trt/test_command.py
+    "trtexec": lambda words: None,  # its options were looked up in its source; TensorRT is not here
+    "build/doge_generate": lambda words: _check_cmake_target("doge_generate"),
+    "from": _check_import,
+    "register()": lambda words: None,  # what that import gives; called by tests/plugins/test_torch_ops.py
+}
+
+
+def test_blocks_with_tests_of_their_own_are_there():
+    assert RUN.keys() <= {each[:3] for each in BLOCKS}
+
+
+def test_code_stands_in_fences():
+    """An indented block would be run by nobody."""
+    for page, text in PAGES.items():
+        outside = re.sub(r"^ *```.*?^ *```", "", text, flags=re.MULTILINE | re.DOTALL)
+        indented = re.findall(r"^\n {4,}(?:doge-export|python|pip|cmake|from|pytest) ", outside, re.MULTILINE)
+        assert not indented, page
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#:]+)\)", PAGES[page]):
+        assert (ROOT / page).parent.joinpath(target).exists(), target
+
+
+@pytest.mark.parametrize("name", sorted(main.list_commands(None)))
+def test_every_command_is_in_the_readme(name):
+    assert f"doge-export {name}" in README
+
+
+def test_options_named_on_the_page_of_a_folder_exist():
+    command = main.get_command(click.Context(main), "onnx")
+    options = {option for parameter in command.params for option in [*parameter.opts, *parameter.secondary_opts]}
+    table = PAGES["doge_export/package/README.md"].split("## Options of `onnx`")[1].split("##")[0]
+    named = set(re.findall(r"`(--[\w-]+)", table))
+    assert named and named <= options
+
+
+def test_files_and_tests_named_by_the_steps_exist():
+    """A name in capitals stands for a file to be written."""
+    steps = PAGES["doge_export/README.md"].split("## Add a target")[1]
+    tests, files = re.findall(r"tests/[\w/]+\.py", steps), re.findall(r"`([a-z\d_/]+\.py)`", steps)
+    assert len(tests) > 10 and len(files) > 10
+    assert [name for name in tests if not (ROOT / name).is_file()] == []
+    assert [name for name in files if not (ROOT / "doge_export" / name).is_file()] == []
+
+
+def test_folder_layout_is_what_an_export_writes(nano_folder):
+    text = block("doge_export/package/README.md", "What a folder holds", "text")
+    listed = set(re.findall(r"[\w./]+\.(?:onnx|json|md)\b", text))
+    written = {path.relative_to(nano_folder).as_posix() for path in nano_folder.rglob("*") if path.is_file()}
+    assert listed <= written
+    assert written - listed <= {"special_tokens_map.json", "chat_template.jinja"}
+
+
+@pytest.mark.parametrize("sample", SAMPLES, ids=lambda path: path.name)
+def test_sample_has_its_three_headings(sample):
+    headings = re.findall(r"^## (.*)$", (sample / "README.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert headings == ["What it shows", "Run it", "What you should see"]
+    assert f"{sample.name}/README.md" in PAGES["samples/README.md"]
+
+
+def test_benchmark_sample_runs(tmp_path):
+    script = block("samples/benchmark/README.md", "Run it")
+    for file in (ROOT / "samples/benchmark").glob("*.py"):
+        (tmp_path / file.name).write_text(file.read_text(encoding="utf-8"), encoding="utf-8")
+    # The same lines with a tenth of the work: whether they run is what is asked here, not how fast.
+    script = script.replace("--rounds 1", "--rounds 1 --new-tokens 8 --prefill-length 32")
+    done = run(script, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "ratio" in done.stdout
