@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -51,3 +52,17 @@ def test_what_needs_them_says_so_in_its_own_words(nano_folder):
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert result.returncode != 0
     assert "is not installed" in result.stderr
+
+
+def test_quantizing_needs_no_torch(nano_folder, tmp_path):
+    """The folder is enough: neither its checkpoint nor what traced it."""
+    shutil.copytree(nano_folder, tmp_path / "out")
+    program = f"""
+import sys
+sys.modules["torch"] = sys.modules["transformers"] = None  # as if they were not installed
+import doge_export
+print(*doge_export.quantize({str(tmp_path / "out")!r}, ["fp16"]).qualities)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "onnx/model_fp16.onnx"

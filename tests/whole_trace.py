@@ -1,4 +1,4 @@
-"""A whole module traced by torch.export and translated by torch.onnx: the oracle of `doge_export.graph.trace`.
+"""A whole module traced by torch.export and translated by torch.onnx: the oracle of `doge_export.graph.tracing`.
 
 It takes seconds for each module, more with every layer, and plays no part in an export.
 """
@@ -20,8 +20,9 @@ from torch.export import Dim
 from doge_export.checkpoint.architecture import Architecture
 from doge_export.graph import functions, schemas
 from doge_export.graph.reshapes import constant_target, target_value
+from doge_export.graph.schemas import IR_VERSION, OPSET
 from doge_export.graph.tidy import tidy
-from doge_export.graph.trace import IR_VERSION, OPSET, cache_names
+from doge_export.graph.tracing import cache_names
 from doge_export.model import DogeForTask
 
 _TORCHLIB_OPSET = 18

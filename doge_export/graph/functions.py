@@ -13,7 +13,9 @@ from onnxscript import FLOAT, script
 from onnxscript import opset23 as op
 from onnxscript.values import Opset
 
-DOGE = Opset("doge", 1)
+from doge_export.graph.schemas import DOMAIN, VERSION
+
+DOGE = Opset(DOMAIN, VERSION)
 
 
 @script(DOGE, default_opset=op)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from onnx.defs import OpSchema
 
 DOMAIN, VERSION = "doge", 1
+OPSET, IR_VERSION = 23, 10
+"""Of canonical graphs: the version of standard operators, and of the ONNX file format."""
 _REAL = ["tensor(float)", "tensor(float16)", "tensor(bfloat16)"]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import onnx_ir as ir
 
-from doge_export.graph.trace import IR_VERSION, OPSET
+from doge_export.graph.schemas import IR_VERSION, OPSET
 
 
 @dataclasses.dataclass(frozen=True)

@@ -31,12 +31,11 @@ from doge_export.checkpoint.architecture import Architecture
 from doge_export.graph import functions
 from doge_export.graph.blocks import Recorder
 from doge_export.graph.extents import EXAMPLES, Sizes, Type, type_of
+from doge_export.graph.schemas import DOMAIN, IR_VERSION, OPSET, VERSION
 from doge_export.graph.tidy import tidy
 from doge_export.graph.translator import Translator
 from doge_export.model import DogeForTask
 
-OPSET = 23
-IR_VERSION = 10
 CACHE_PARTS = ("key", "value", "score")
 
 
@@ -60,7 +59,7 @@ def trace(module: DogeForTask) -> ir.Model:
 
     names = [*TOKEN_INPUTS[: 3 if layers else 2], *(cache_names("past_key_values", i) for i in layers)]
     arguments = _inputs(names, type_of(*examples))
-    graph = ir.Graph(list(_leaves(arguments)), [], nodes=[], opset_imports={"": OPSET, "doge": 1}, name="doge")
+    graph = ir.Graph(list(_leaves(arguments)), [], nodes=[], opset_imports={"": OPSET, DOMAIN: VERSION}, name="doge")
     for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
         stored = ir.tensor(tensor.detach().numpy(), name=name)
         graph.register_initializer(ir.val(name, const_value=stored))
