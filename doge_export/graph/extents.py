@@ -21,7 +21,7 @@ TOTAL = f"{PAST} + {NEW}"
 
 
 @dataclasses.dataclass(frozen=True)
-class Sizes:
+class ExampleSizes:
     """The extents of one example."""
 
     batch: int
@@ -34,7 +34,7 @@ class Sizes:
         return {BATCH: self.batch, NEW: self.new, PAST: self.past, TOTAL: total, f"{BATCH} * {NEW}": tokens}
 
 
-EXAMPLES = Sizes(batch=2, new=3, past=4), Sizes(batch=3, new=5, past=9)
+EXAMPLES = ExampleSizes(batch=2, new=3, past=4), ExampleSizes(batch=3, new=5, past=9)
 _FIRST, _SECOND = (sizes.extents() for sizes in EXAMPLES)
 _NAMES = {Fraction(_FIRST[name], _SECOND[name]): name for name in _FIRST}
 

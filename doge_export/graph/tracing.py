@@ -30,7 +30,7 @@ from torch import fx
 from doge_export.checkpoint.architecture import Architecture
 from doge_export.graph import functions
 from doge_export.graph.blocks import Recorder
-from doge_export.graph.extents import EXAMPLES, Sizes, Type, type_of
+from doge_export.graph.extents import EXAMPLES, ExampleSizes, Type, type_of
 from doge_export.graph.schemas import DOMAIN, IR_VERSION, OPSET, VERSION
 from doge_export.graph.tidy import tidy
 from doge_export.graph.translator import Translator
@@ -81,7 +81,7 @@ def trace(module: DogeForTask) -> ir.Model:
     return model
 
 
-def _example(architecture: Architecture, layers: int, sizes: Sizes) -> tuple[Any, ...]:
+def _example(architecture: Architecture, layers: int, sizes: ExampleSizes) -> tuple[Any, ...]:
     """Arguments of the module, with a cache of each of `layers` behind them."""
     tokens = torch.ones(sizes.batch, sizes.new, dtype=torch.int64)
     if not layers:

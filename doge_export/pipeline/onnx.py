@@ -59,7 +59,7 @@ def export(
         RunFailed: the export does not agree with PyTorch, or a graph in fewer bits loses more than its limit; nothing
             is left at `output`.
     """
-    from doge_export.quantization.quantize import add_graphs
+    from doge_export.quantization.add_graphs import add_graphs
 
     began = time.monotonic()
     folder = OutputFolder.checked(output, force=force, reads=model)

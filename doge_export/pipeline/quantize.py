@@ -12,8 +12,8 @@ from doge_export.errors import DogeExportError
 from doge_export.package import Manifest, verify
 from doge_export.package.manifest import MODEL
 from doge_export.pipeline.folder import OutputFolder
+from doge_export.quantization.add_graphs import add_graphs
 from doge_export.quantization.quality import Quality
-from doge_export.quantization.quantize import add_graphs
 from doge_export.quantization.request import QuantizationRequest
 
 

@@ -31,7 +31,7 @@ import numpy as np
 from doge_export.quantization.blocks import StoredRows
 from doge_export.quantization.gptq import gptq
 from doge_export.quantization.gram_matrices import gram_matrices
-from doge_export.quantization.precision import INT8, ReducedPrecision
+from doge_export.quantization.reduced_precision import INT8, ReducedPrecision
 from doge_export.quantization.rounding import fitted, nearest
 from doge_export.quantization.texts import Texts
 from doge_export.quantization.weights import QuantizableWeight

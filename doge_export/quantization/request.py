@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from doge_export.errors import DogeExportError
-from doge_export.quantization.precision import FP16, REDUCED, ReducedPrecision
+from doge_export.quantization.reduced_precision import FP16, REDUCED, ReducedPrecision
 
 
 @dataclasses.dataclass(frozen=True)

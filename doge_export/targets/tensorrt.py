@@ -26,7 +26,7 @@ from doge_export.targets.passes.rope_tables import RopeTables, scales_rope
 from doge_export.targets.passes.routed_experts import RoutedExperts
 from doge_export.targets.passes.transpose_weights import TransposeWeights
 
-Precision = Literal["fp16", "bf16", "fp32"]
+EnginePrecision = Literal["fp16", "bf16", "fp32"]
 Attention = Literal["plugin", "native"]
 
 DTYPES = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16, "fp32": ir.DataType.FLOAT}
@@ -46,7 +46,7 @@ class Form:
         candidates: how many of the best next tokens the graph gives beside all logits; 0 for none.
     """
 
-    precision: Precision
+    precision: EnginePrecision
     attention: Attention
     capacity: int
     candidates: int = 0

@@ -6,7 +6,7 @@ import dataclasses
 
 from doge_export.errors import DogeExportError
 from doge_export.plugin.tensorrt_versions import NATIVE_SINCE, NEWEST, OLDEST, MajorMinor, dotted
-from doge_export.targets.tensorrt import DTYPES, Attention, Precision
+from doge_export.targets.tensorrt import DTYPES, Attention, EnginePrecision
 from doge_export.trt.limits import CANDIDATES, MAX_LOGITS, MAX_TOP_K
 
 
@@ -25,7 +25,7 @@ class EngineOptions:
         calibrate: in fp16, run the graph on texts first and report as findings the values that float16 cannot hold.
     """
 
-    precision: Precision = "fp16"
+    precision: EnginePrecision = "fp16"
     attention: Attention = "plugin"
     max_batch: int = 1
     max_logits: int = MAX_LOGITS

@@ -15,7 +15,7 @@ from doge_export.checkpoint.architecture import CdmoeRouting
 from doge_export.package.manifest import SourceEntry
 from doge_export.plugin.build import TENSORRT_PLUGIN
 from doge_export.targets.half.extremes import Extreme, by_operator
-from doge_export.targets.tensorrt import Attention, Precision
+from doge_export.targets.tensorrt import Attention, EnginePrecision
 
 Shape = tuple[int, ...]
 Range = tuple[Shape, Shape, Shape]
@@ -167,7 +167,7 @@ class EnginePlan:
     """
 
     graph: ir.Model
-    precision: Precision
+    precision: EnginePrecision
     attention: Attention
     tensorrt_version: tuple[int, int]
     max_batch: int

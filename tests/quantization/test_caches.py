@@ -7,7 +7,7 @@ import pytest
 from doge_export import load
 from doge_export.package.onnx_file import write_onnx
 from doge_export.pipeline.quantize import quantize
-from doge_export.quantization import quantize as module
+from doge_export.quantization import add_graphs as module
 from doge_export.quantization.caches import cache_ranges
 from doge_export.quantization.quality import measure
 from doge_export.quantization.quantize_caches import HEADROOM, QuantizeCaches

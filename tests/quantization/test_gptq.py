@@ -5,8 +5,8 @@ from weight_graph import model_of
 
 from doge_export.quantization.gptq import gptq
 from doge_export.quantization.gram_matrices import gram_matrices
-from doge_export.quantization.precision import INT4
 from doge_export.quantization.recipe import SENSITIVE, Stored, _calibrated, relative_error
+from doge_export.quantization.reduced_precision import INT4
 from doge_export.quantization.rounding import fitted
 from doge_export.quantization.texts import Texts
 from doge_export.quantization.weights import quantizable_weights

@@ -12,8 +12,8 @@ from doge_export.console import log, progress
 from doge_export.errors import RunFailed
 from doge_export.package.manifest import MODEL, GraphEntry, Interface, Manifest
 from doge_export.quantization.caches import Ranges, cache_ranges
-from doge_export.quantization.precision import FP16, ReducedPrecision
 from doge_export.quantization.quality import Quality, measure
+from doge_export.quantization.reduced_precision import FP16, ReducedPrecision
 from doge_export.quantization.request import QuantizationRequest
 from doge_export.quantization.texts import Texts, texts_for
 
