@@ -38,7 +38,7 @@ def _renamed_option(name: str) -> Callable[[Function], Function]:
         if value is not None:
             raise click.UsageError(f"{name} is called --precision: write --precision {RENAMED.get(value, value)}.", ctx)
 
-    return click.option(name, hidden=True, expose_value=False, callback=refuse)
+    return click.option(name, hidden=True, expose_value=False, callback=refuse, help="Earlier name of --precision.")
 
 
 folder_argument = click.argument("folder", type=PATH)
