@@ -1,4 +1,4 @@
-"""Doge small language models as validated ONNX folders.
+"""Export Doge small language models to validated ONNX folders, and run these.
 
 Importing this package needs neither torch nor transformers; `export` and `validate` import them when called.
 """

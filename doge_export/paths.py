@@ -1,4 +1,4 @@
-"""Files and folders that a user names, and the checks, before any work, that a run can write them."""
+"""Paths that a user gives, and checks before any work that a run can write to them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def expanded(path: str | Path) -> Path:
     """Return the path with a leading ~ or ~user replaced by the home directory."""
     try:
         return Path(path).expanduser()
-    except RuntimeError:  # ~name is an ordinary file name if there is no such user
+    except RuntimeError:  # there is no user of that name: ~name is an ordinary file name
         return Path(path)
 
 
@@ -34,10 +34,14 @@ def exists(path: Path) -> bool:
 
 
 def check_file(option: str, file: Path) -> None:
-    """Check that a file can have this path: its folder exists, and no folder has the path.
+    """Check that a file can be written: its folder exists, and its path is not that of a folder.
+
+    Args:
+        option: command-line option that gave the path, for the message.
+        file: path of the file.
 
     Raises:
-        DogeExportError: it cannot; the message names the option.
+        DogeExportError: the file cannot be written.
     """
     if file.is_dir() or not file.parent.is_dir():
         raise DogeExportError(f"{option} {file}: {'is a folder' if file.is_dir() else 'its folder does not exist'}")
@@ -46,8 +50,12 @@ def check_file(option: str, file: Path) -> None:
 def check_folder(option: str, folder: Path) -> None:
     """Check that a folder exists or can be created: nothing on its path is a file.
 
+    Args:
+        option: command-line option that gave the path, for the message.
+        folder: path of the folder.
+
     Raises:
-        DogeExportError: it cannot; the message names the option.
+        DogeExportError: a file is in the way.
     """
     nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not nearest.is_dir():
@@ -56,7 +64,7 @@ def check_folder(option: str, folder: Path) -> None:
 
 
 def report_path(path: str | Path, output: str | Path | None = None) -> Path:
-    """Return the path of a report, with `~` expanded, once it is known that the report can be written there.
+    """Check that a report can be written, and return its path with `~` expanded.
 
     Args:
         path: path of the report.

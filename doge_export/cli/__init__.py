@@ -1,4 +1,4 @@
-"""The command line. A command is a file of this folder: it parses, calls one function, and prints.
+"""The command line. Each command is a file of this folder: it parses, calls one function, and prints.
 
 Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 the run or the validation failed, 2 the request
 cannot be met as it stands, 130 interrupted, 143 terminated.

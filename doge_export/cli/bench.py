@@ -1,4 +1,4 @@
-"""`doge-export bench`: how fast folders answer."""
+"""`doge-export bench`: speed and memory of exported folders."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     "--precision",
     type=PRECISION,
     multiple=True,
-    help="Which of each folder's graphs; may be given several times. [default: fp32 if it is there]",
+    help="Graph of each folder to time. May be given several times. [default: fp32 if it is there]",
 )
 @click.option(
     "--compare",
@@ -37,7 +37,13 @@ if TYPE_CHECKING:
     metavar="N",
     help="Time decoding and the first token behind N tokens too. May be given several times.",
 )
-@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Of which the median is shown.")
+@click.option(
+    "--rounds",
+    type=click.IntRange(1),
+    default=5,
+    show_default=True,
+    help="Times that each is measured; the median is shown.",
+)
 @click.option(
     "--plot",
     type=PATH,
@@ -50,7 +56,7 @@ def command(folders: tuple[Path, ...], plot: Path | None, as_json: bool, **optio
     """Time decoding, prefill, loading and memory.
 
     Folders and precisions are timed side by side, in turns. Shows the median of the rounds, the 10th and the 90th
-    percentile, and how many times as fast as what it is compared with (else as the first) each one is.
+    percentile, and the ratio of each one's speed to that of the --compare checkpoint, or else of the first.
     """
     from doge_export.benchmark.bench import bench, contexts_to_plot
 

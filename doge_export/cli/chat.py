@@ -86,7 +86,7 @@ def _answer(chat: Chat, message: str, at_terminal: bool, settings: dict[str, Any
 
 
 def _typed_lines() -> Iterator[str]:
-    """Lines typed at a prompt, with history where readline is there. Ends at Ctrl-D and Ctrl-C."""
+    """Yield lines typed at a prompt until Ctrl-D or Ctrl-C, with a history if there is readline."""
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401 (input() uses it once it is imported)
     while True:

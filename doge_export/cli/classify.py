@@ -1,4 +1,4 @@
-"""`doge-export classify`: which class a text belongs to."""
+"""`doge-export classify`: labels of texts, with scores."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def command(
 ) -> None:
     """Tell the class of each text.
 
-    FOLDER was exported for text-classification. Without TEXT, every line of stdin is a text. The scores are those of
+    FOLDER was exported for text-classification. Without TEXT, every line of stdin is a text. Scores equal those of
     transformers' pipeline.
     """
     from doge_export.runtime.classification_session import ClassificationSession

@@ -1,4 +1,4 @@
-"""`doge-export convert`: a checkpoint in today's layout of transformers."""
+"""`doge-export convert`: an older checkpoint, rewritten in the layout that transformers loads today."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ def command(model: str, out: Path, as_json: bool, **options: Any) -> None:
     """Rewrite an older checkpoint for transformers.
 
     MODEL is a folder or a hub id. OUT gets config.json, model.safetensors with today's names in the stored dtype, and
-    the tokenizer's files. Only where transformers computes exactly the same; elsewhere the reasons are told.
+    the tokenizer's files. A checkpoint for which transformers would compute something else is refused, with the
+    reasons.
     """
     from doge_export.checkpoint.identify import Assumptions
     from doge_export.pipeline.convert import convert

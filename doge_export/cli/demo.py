@@ -1,4 +1,4 @@
-"""`doge-export demo`: everything once, on a model that comes with the package, without the network."""
+"""`doge-export demo`: every step once, on a model that comes with the package, without the network."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _PROMPT = "Once upon a time"
 _MESSAGES = ("Hey how are you doing?", "What does a cat say?")
 _MAX_LENGTH = 512
-"""Beyond the trained length and far beyond keep_window_size, so that every check has something to compare."""
+"""Most tokens of the export: beyond the trained length and keep_window_size, so that no check is left out."""
 
 
 @click.command()
@@ -41,7 +41,7 @@ def command(moe: bool, keep: Path | None) -> None:
         _step(1, f"export {model} for {_MAX_LENGTH} tokens, and compare it with PyTorch")
         routing: CdmoeRouting = "per-token" if moe else "reference"
         result = export(model, folder, offline=True, max_length=_MAX_LENGTH, cdmoe_routing=routing)
-        assert result.verdict is not None  # it was asked for, and a failed one raises
+        assert result.verdict is not None  # validation is on by default, and raises if it fails
         click.echo(result.verdict.render_text())
 
         _step(2, "look into the folder")
@@ -79,4 +79,4 @@ def _output(keep: Path | None) -> Iterator[Path]:
 
 
 def _step(number: int, title: str) -> None:
-    click.echo(f"\n[{number}/5] {title}" if number > 1 else f"[{number}/5] {title}")
+    click.echo(("\n" if number > 1 else "") + f"[{number}/5] {title}")

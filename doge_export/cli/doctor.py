@@ -1,4 +1,4 @@
-"""`doge-export doctor`: what works on this machine, and what would make the rest work."""
+"""`doge-export doctor`: the commands that work on this machine, and the installs that make the others work."""
 
 from __future__ import annotations
 
@@ -39,15 +39,19 @@ def _base_works(facts: Mapping[str, Any]) -> bool:
 
 
 def _text(facts: Mapping[str, Any]) -> str:
-    rows = [(name, facts[key]) for name, key in (("doge-export", "doge_export"), ("python", "python"))]
-    rows += [("platform", facts["platform"]), ("cpus", facts["cpus"])]
-    rows += [("providers", ", ".join(facts["providers"]) or "none: onnxruntime is missing")]
-    rows += [(f"bundled {name}", path or "missing") for name, path in facts["bundled"].items()]
+    rows = [
+        ("doge-export", facts["doge_export"]),
+        ("python", facts["python"]),
+        ("platform", facts["platform"]),
+        ("cpus", facts["cpus"]),
+        ("providers", ", ".join(facts["providers"]) or "none: onnxruntime is missing"),
+        *((f"bundled {name}", path or "missing") for name, path in facts["bundled"].items()),
+    ]
     parts = [columns(rows, indent=0)]
     for extra, packages in facts["extras"].items():
-        purpose = _NEEDED_FOR.get(extra)
-        parts.append(f"{extra}" + (f": {purpose}" if purpose else ""))
-        parts[-1] += "\n" + columns((name, _state(package), package["required"]) for name, package in packages.items())
+        title = f"{extra}: {_NEEDED_FOR[extra]}" if extra in _NEEDED_FOR else extra
+        states = columns((name, _state(package), package["required"]) for name, package in packages.items())
+        parts.append(f"{title}\n{states}")
     for extra, install in facts["missing"].items():
         parts.append(f"to {_NEEDED_FOR.get(extra, 'use ' + extra)}: {install}")
     parts.append("ready to run exported folders" if _base_works(facts) else "not ready to run exported folders")

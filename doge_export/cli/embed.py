@@ -1,4 +1,4 @@
-"""`doge-export embed`: texts as vectors."""
+"""`doge-export embed`: a vector for each text."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from doge_export.paths import check_file
     type=click.Choice(["mean", "last", "none"]),
     default="mean",
     show_default=True,
-    help="Mean of a text's tokens, the last of them, or (with --json) each for itself.",
+    help="Mean of all tokens' vectors, the last token's, or (with --json) those of all tokens.",
 )
 @click.option("--normalize", is_flag=True, help="Scale every vector to length 1.")
 @click.option("--output", type=PATH, metavar="FILE.npy", help="Write one float32 array [N, H].")
@@ -41,7 +41,7 @@ def command(
 ) -> None:
     """Turn each text into a vector.
 
-    FOLDER was exported for feature-extraction. Without TEXT, every line of stdin is a text. Prints one vector a line,
+    FOLDER was exported for feature-extraction. Without TEXT, every line of stdin is a text. Prints one vector per line,
     its numbers separated by spaces.
     """
     import numpy as np
@@ -73,7 +73,7 @@ def command(
 
 
 def _check_output(output: Path, as_json: bool) -> None:
-    """What would fail at the end fails before anything runs."""
+    """Refuse an output that could not be written, before anything runs."""
     if as_json:
         raise click.UsageError("--json prints the vectors that --output writes; drop one of them.")
     if output.suffix != ".npy":

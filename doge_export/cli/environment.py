@@ -1,4 +1,4 @@
-"""Which requirements of the package metadata are installed."""
+"""Requirements in the package's metadata, and the versions of them that are installed."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ DISTRIBUTION = "doge-export"
 
 @dataclasses.dataclass(frozen=True)
 class Requirement:
-    """A package that the base install or an extra asks for.
+    """A package that the base install or an extra requires.
 
     Attributes:
-        name: of the distribution.
-        specifier: the versions that will do, as PEP 440 writes them; empty: any.
-        extra: that asks for it; None: the base install.
-        installed: the version that is installed; None: none is.
+        name: name of the distribution.
+        specifier: versions that suffice, as in PEP 440; empty for any.
+        extra: the extra that requires it; None for the base install.
+        installed: version that is installed; None if it is not.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Requirement:
 
     @property
     def met(self) -> bool:
-        """True if it is installed in a version that will do."""
+        """True if it is installed in a version that suffices."""
         return self.installed is not None and SpecifierSet(self.specifier).contains(self.installed, prereleases=True)
 
 
@@ -52,7 +52,7 @@ def requirements() -> list[Requirement]:
         if applying and asked.name != DISTRIBUTION:
             found.append(Requirement(asked.name, str(asked.specifier), applying[0] or None, _installed(asked.name)))
     exporting = {requirement.name for requirement in found if requirement.extra == "export"}
-    # The metadata repeats what an extra takes over from `export`.
+    # An extra that includes `export` repeats its packages in the metadata; they are listed once, under `export`.
     return [item for item in found if item.extra in (None, "export") or item.name not in exporting]
 
 
@@ -100,7 +100,7 @@ def install_command(extra: str | None) -> str:
 
 
 def requirement_for(module: str) -> Requirement | None:
-    """Return the requirement that brings a module of that name; None if none does."""
+    """Return the requirement that installs a module of that name; None if none does."""
     name = module.partition(".")[0]
     return next((found for found in requirements() if found.name.replace("-", "_") == name), None)
 
@@ -114,7 +114,7 @@ def _providers() -> list[str]:
 
 
 def _installed(name: str) -> str | None:
-    # onnxruntime-gpu brings the same module and replaces onnxruntime.
+    # onnxruntime-gpu has the same module and replaces onnxruntime.
     for distribution in (name, "onnxruntime-gpu") if name == "onnxruntime" else (name,):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             return importlib.metadata.version(distribution)

@@ -1,4 +1,4 @@
-"""`doge-export eval`: what a folder makes of the user's own text and questions."""
+"""`doge-export eval`: perplexity of a folder on the user's own text, and accuracy on the user's questions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import click
 
 from doge_export.cli.options import PATH, folder_argument, json_option, session_options
 from doge_export.cli.render import columns, echo_json
-from doge_export.paths import check_file
+from doge_export.paths import check_file, read_text
 
 if TYPE_CHECKING:
     from doge_export.evaluation.choices import ChoicesScore
@@ -42,16 +42,16 @@ def command(
     threads: int | None,
     as_json: bool,
 ) -> None:
-    """Perplexity of text, accuracy on questions.
+    """Measure perplexity and accuracy.
 
-    Perplexity is that of a sliding window: every token once, with at least window - stride tokens before it. Choices
-    are scored as lm-evaluation-harness does: acc by their likelihood behind "CONTEXT\\n\\nQUESTION ", acc_norm and
-    acc_bytes by that over characters and over bytes, exact_match by what greedy generation would write.
+    Perplexity is measured with a sliding window: each token counts once, with at least window - stride tokens before
+    it. Choices are scored as lm-evaluation-harness scores them: acc by the likelihood behind
+    "CONTEXT\\n\\nQUESTION ", acc_norm and acc_bytes by the likelihood per character and per byte, exact_match by the
+    answer that greedy decoding would write.
     """
     from doge_export.evaluation.choices import evaluate_choices
     from doge_export.evaluation.perplexity import evaluate_text
     from doge_export.evaluation.questions import read_questions
-    from doge_export.paths import read_text
     from doge_export.runtime.graph import graph_file
     from doge_export.runtime.loading import load_as
     from doge_export.runtime.session import Session

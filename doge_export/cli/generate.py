@@ -39,8 +39,8 @@ def command(
 ) -> None:
     """Continue a prompt.
 
-    The new text goes to stdout as it comes, without the prompt.
-    PROMPT is - to read it from stdin, without its last line break.
+    The new text goes to stdout as it comes, without the prompt. With - as PROMPT, the prompt is read from stdin,
+    without its last line break.
     """
     from doge_export.runtime.loading import load_as
     from doge_export.runtime.session import Session
@@ -55,16 +55,16 @@ def command(
     started = time.perf_counter()
     pieces = session.stream(request, stop=list(stop), **settings)
     show(_collected(pieces) if as_json or not stream else pieces, silent=as_json)
-    generation = pieces.generation
+    answer = pieces.generation
     seconds = time.perf_counter() - started
     if as_json:
-        echo_json(dataclasses.asdict(generation))
-    if not generation.text and generation.finish_reason == "eos":
+        echo_json(dataclasses.asdict(answer))
+    if not answer.text and answer.finish_reason == "eos":
         hint = "" if request is not text else "; --chat puts the prompt into the chat template"
         console.log(f"the answer is empty: the model ended it at once{hint}")
     console.detail(
-        f"{len(generation.prompt_token_ids)} tokens read, {len(generation.token_ids)} written in {seconds:.2f} s; "
-        f"ended by {generation.finish_reason}"
+        f"{len(answer.prompt_token_ids)} tokens read, {len(answer.token_ids)} written in {seconds:.2f} s; "
+        f"ended by {answer.finish_reason}"
     )
 
 

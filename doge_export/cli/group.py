@@ -1,4 +1,4 @@
-"""The click group behind `doge-export`: commands loaded when they are needed, and one way to fail."""
+"""The click group behind `doge-export`: it imports commands when they are needed, and prints their errors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,12 @@ from doge_export.errors import DogeExportError
 class CommandFolder(click.Group):
     """A group whose command `x` is the object `command` of module `doge_export.cli.x`.
 
-    The modules import nothing heavy, but `--help` names all of them and completion asks often.
+    A module is imported when its command is asked for, which keeps start-up and shell completion fast.
+
+    Args:
+        name: name of the group.
+        commands: names of the commands, in the order of --help.
+        options: keywords of `click.Group`.
     """
 
     def __init__(self, name: str, commands: Sequence[str], **options: Any) -> None:
@@ -26,11 +31,11 @@ class CommandFolder(click.Group):
         self.folder = tuple(commands)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """In the order a newcomer meets them."""
+        """List the commands of the folder in the order given, then those that were added to the group."""
         return [*self.folder, *(name for name in super().list_commands(ctx) if name not in self.folder)]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command of that name, imported now. All of them take the logging options."""
+        """Import a command and add the logging options to it."""
         if cmd_name in self.folder and cmd_name not in self.commands:
             command: click.Command = importlib.import_module(f"doge_export.cli.{cmd_name}").command
             command.params += logging_options()
@@ -38,7 +43,7 @@ class CommandFolder(click.Group):
         return super().get_command(ctx, cmd_name)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Runs the command. Mistakes and interruptions become one line; bugs keep their traceback."""
+        """Run the command. Users' mistakes and interruptions become one line; bugs keep their traceback."""
         try:
             with unwinding_signals(), warnings.catch_warnings():
                 if not console.is_verbose():
@@ -63,7 +68,7 @@ class CommandFolder(click.Group):
 
 
 def _without_package(error: ModuleNotFoundError) -> DogeExportError | None:
-    """The mistake behind a failed import; None when no requirement brings the module, which makes it a bug."""
+    """Return the error for a package that is not installed; None if no requirement has the module, which is a bug."""
     from doge_export.cli.environment import install_command, requirement_for
 
     missing = requirement_for(error.name or "")
@@ -75,13 +80,13 @@ def _without_package(error: ModuleNotFoundError) -> DogeExportError | None:
 
 
 def logging_options() -> list[click.Option]:
-    """-q and -v, which are taken before and after the name of a command."""
+    """Return the options -q and -v, for the top level and for each command."""
 
     def on_top_level(ctx: click.Context) -> bool:
         return ctx.parent is None
 
     def quiet(ctx: click.Context, option: click.Parameter, value: bool) -> None:
-        if value or on_top_level(ctx):
+        if value or on_top_level(ctx):  # a command without the flag keeps what the top level set
             console.set_quiet(value)
 
     def verbose(ctx: click.Context, option: click.Parameter, value: bool) -> None:

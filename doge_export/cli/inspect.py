@@ -1,4 +1,4 @@
-"""`doge-export inspect`: what is in a folder."""
+"""`doge-export inspect`: description of an exported folder or a checkpoint."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from doge_export.package import Manifest, is_exported, validation_line
 def command(folder_or_model: str, as_json: bool, **options: Any) -> None:
     """Show what is in a folder.
 
-    Architecture, files and sizes, operators, inputs and outputs, and what the validation said. FOLDER_OR_MODEL is
-    what `doge-export onnx` wrote, or a checkpoint (a folder or a hub id): then also which generation of Doge it is, by
-    what evidence, and what its files leave open.
+    Architecture, files and sizes, operators, inputs and outputs, and the result of the validation. FOLDER_OR_MODEL is
+    an exported folder, or a checkpoint (a folder or a hub id). Of a checkpoint it shows the generation of Doge (G1 to
+    G8) too, with the evidence for it and the facts that its files leave open.
     """
     facts = _exported(folder_or_model) if is_exported(folder_or_model) else _checkpoint(folder_or_model, options)
     if as_json:

@@ -1,4 +1,4 @@
-"""`doge-export onnx`: a checkpoint becomes a validated folder."""
+"""`doge-export onnx`: export of a checkpoint to a validated folder."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ from doge_export.console import log
     type=click.Choice(["onnxruntime", "portable", "canonical"]),
     default="onnxruntime",
     show_default=True,
-    help="What the graph is for: our runtime, anything that reads standard ONNX, or compilers with a plugin for our "
-    "two operators.",
+    help="Runtime of the graph: our own, anything that reads standard ONNX, or compilers with a plugin for our two "
+    "operators.",
 )
 @assumption_options
 @max_length_option()

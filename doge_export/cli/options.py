@@ -1,4 +1,4 @@
-"""Options that several commands share."""
+"""Options shared by several commands."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ PATH = click.Path(path_type=Path)
 
 
 class PrecisionChoice(click.Choice[str]):
-    """A choice of precisions; a spelling that was taken before is refused with the new one."""
+    """A choice of precisions that refuses an earlier spelling with the name to write instead."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the precision, or fail with what to write instead."""
+        """Return the precision, or fail with the name to write instead."""
         if value in RENAMED:
             self.fail(f"{value!r} is called {RENAMED[value]}.", param, ctx)
         return super().convert(value, param, ctx)
 
 
 PRECISION = PrecisionChoice(get_args(Precision))
-"""Which of a folder's graphs or engines."""
+"""Precision of a folder's graph or engine."""
 
 
 def _renamed_option(name: str) -> Callable[[Function], Function]:
-    """An option of before, which is refused with the new one."""
+    """Return a hidden option that earlier versions had; it is refused with what to write instead."""
 
     def refuse(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
         if value is not None:
             raise click.UsageError(f"{name} is called --precision: write --precision {RENAMED.get(value, value)}.", ctx)
 
-    return click.option(name, hidden=True, expose_value=False, callback=refuse, help="Is called --precision.")
+    return click.option(name, hidden=True, expose_value=False, callback=refuse, help="Earlier name of --precision.")
 
 
 folder_argument = click.argument("folder", type=PATH)
-"""FOLDER, an exported folder. Whether it is one is said by whoever opens it."""
+"""FOLDER, an exported folder; the code that opens it checks that it is one."""
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 threads_option = click.option(
@@ -55,7 +55,7 @@ validate_option = click.option(
 
 
 def max_length_option(note: str = "") -> Callable[[Function], Function]:
-    """How long a sequence may be; None leaves it to the checkpoint."""
+    """Return the option --max-length; None leaves the length to the checkpoint. `note` goes into the help."""
     return click.option(
         "--max-length",
         type=int,
@@ -65,26 +65,26 @@ def max_length_option(note: str = "") -> Callable[[Function], Function]:
 
 
 def cdmoe_routing_option(help: str, default: CdmoeRouting | None = None) -> Callable[[Function], Function]:
-    """How a mixture of experts chooses; without a default it may be left open."""
+    """Return the option --cdmoe-routing; without a default, None leaves the choice to the command."""
     return click.option(
         "--cdmoe-routing", type=click.Choice(get_args(CdmoeRouting)), default=default, show_default=True, help=help
     )
 
 
 def session_options(function: Function) -> Function:
-    """How a folder is opened: keywords of `load`."""
+    """Add the options for opening a folder: keywords of `load`."""
     return _all(
         click.option(
             "--precision",
             type=PRECISION,
-            help="Which of the folder's graphs to run. [default: fp32 if it is there]",
+            help="Graph of the folder to run. [default: fp32 if it is there]",
         ),
         threads_option,
     )(function)
 
 
 def source_options(function: Function) -> Function:
-    """How to come by the checkpoint: keywords of `open_checkpoint`, except trust_remote_code."""
+    """Add the options for finding a checkpoint: keywords of `open_checkpoint`, except trust_remote_code."""
     return _all(
         click.option("--revision", metavar="REV", help="Branch, tag or commit of a hub id. [default: main]"),
         click.option(
@@ -101,27 +101,29 @@ def source_options(function: Function) -> Function:
 
 
 def assumption_options(function: Function) -> Function:
-    """What the checkpoint is where its files cannot tell: keywords of `Assumptions`."""
+    """Add the options for what a checkpoint's files leave open: keywords of `Assumptions`."""
     return _all(
         click.option(
-            "--task", type=click.Choice(get_args(Task)), help="What to export. [default: what there is a head for]"
+            "--task",
+            type=click.Choice(get_args(Task)),
+            help="Task to export for. [default: that of the checkpoint's head]",
         ),
         identity_options,
     )(function)
 
 
 def identity_options(function: Function) -> Function:
-    """Which Doge the checkpoint is: `assumption_options` but the task."""
+    """Add the options of `assumption_options` other than --task: the variant of Doge that a checkpoint is."""
     return _all(
         click.option(
             "--generation",
             type=click.Choice(get_args(Generation)),
-            help="Generation of an old checkpoint, where its tensors fit several (see the README).",
+            help="Generation of Doge of an old checkpoint, if its tensors fit several (see the README).",
         ),
         click.option(
             "--cdmoe",
             type=click.Choice(get_args(MoeVariant)),
-            help="Variant of an old mixture of experts, where its tensors fit several. [default: M7, or M4]",
+            help="Variant of an old mixture of experts, if its tensors fit several. [default: M7, or M4]",
         ),
         click.option(
             "--ratio-mask",
@@ -133,13 +135,13 @@ def identity_options(function: Function) -> Function:
 
 
 def generation_options(function: Function) -> Function:
-    """How to generate: keywords of `Session.generate`. None leaves it to the folder's generation_config.json."""
+    """Add the settings of an answer: keywords of `Session.generate`; None leaves one to generation_config.json."""
     return _all(
         click.option(
             "--max-new-tokens",
             type=int,
             metavar="N",
-            help="Tokens of the answer at most. [default: up to the model's length]",
+            help="Most tokens of the answer. [default: up to the model's length]",
         ),
         click.option(
             "--sample/--greedy",
@@ -164,19 +166,19 @@ def generation_options(function: Function) -> Function:
 
 
 def texts_options(function: Function) -> Function:
-    """Many texts, read in batches: TEXT..., --file, --truncate, --batch-size."""
+    """Add the options for reading many texts in batches: TEXT..., --file, --truncate, --batch-size."""
     return _all(
         click.argument("texts", metavar="[TEXT]...", nargs=-1),
         click.option("--file", type=PATH, metavar="FILE", help="Read a text from each line of FILE."),
         click.option("--truncate", is_flag=True, help="Cut texts that are too long, instead of refusing them."),
         click.option(
-            "--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Texts in a run, at most."
+            "--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Most texts in a run."
         ),
     )(function)
 
 
 def _all(*decorators: Callable[[Function], Function]) -> Callable[[Function], Function]:
-    """Applies click options so that help lists them in the order given here."""
+    """Return a decorator that adds click options in the order in which --help lists them."""
 
     def decorate(function: Function) -> Function:
         for decorator in reversed(decorators):
@@ -187,7 +189,7 @@ def _all(*decorators: Callable[[Function], Function]) -> Callable[[Function], Fu
 
 
 def quantization_options(function: Function) -> Function:
-    """Which precisions to make, and what they may lose."""
+    """Add the options for graphs in fewer bits: their precisions, texts and limits."""
     return _all(
         click.option(
             "--precision",
@@ -210,7 +212,7 @@ def quantization_options(function: Function) -> Function:
             "--calibration",
             type=PATH,
             metavar="FILE",
-            help="Text that shows what inputs and caches are like. [default: the fp32 model writes it]",
+            help="Text to measure inputs and caches on. [default: the fp32 model writes it]",
         ),
         click.option(
             "--eval-text",

@@ -1,4 +1,4 @@
-"""`doge-export plugin`: build the CUDA kernels and the TensorRT plugin, and say what there is."""
+"""`doge-export plugin`: build the CUDA kernels and the TensorRT plugin, and show what is built."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def command() -> None:
 def build(output: Path | None, cuda_archs: str | None, no_cuda: bool, as_json: bool, **options: Any) -> None:
     """Compile the libraries for this machine.
 
-    What is missing is left out and said, with how to get it. The result is kept: the same sources, settings and
-    compilers are not compiled again.
+    Parts whose tools are missing are left out, with a line on how to get the tool. The result is kept: the same
+    sources, settings and compilers are not compiled again.
     """
     from doge_export.plugin.build import build as build_plugin
 

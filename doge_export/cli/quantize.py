@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 def command(folder: Path, precisions: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Add graphs of 8, 4 or 16 bits.
 
-    FOLDER is what `doge-export onnx` wrote; its fp32 graph is enough. Each new graph is compared with it on text
-    that it was not made with. One that loses more than the limit fails the command with exit code 1, and FOLDER stays
-    as it was.
+    FOLDER was written by `doge-export onnx`; its checkpoint is not needed. Each new graph is compared with the fp32
+    graph, on text that was not used for calibration. If one loses more than its limit, the command fails with exit
+    code 1 and FOLDER stays as it was.
     """
     from doge_export.pipeline.quantize import quantize
 
@@ -42,7 +42,7 @@ def command(folder: Path, precisions: tuple[str, ...], as_json: bool, **options:
 
 
 def quality_lines(manifest: Manifest, qualities: dict[str, Quality]) -> list[str]:
-    """A line for each new graph: its size and its losses."""
+    """Return a line for each new graph: its size and its losses."""
     return [
         f"{name}  {size(manifest.files[name].bytes)}  {quality.summary_line()}" for name, quality in qualities.items()
     ]

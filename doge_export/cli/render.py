@@ -14,12 +14,12 @@ from doge_export.package import Manifest, validation_line
 
 
 def echo_json(value: Any, indent: int | None = 2) -> None:
-    """One JSON object, keys in the order given; in one line without an indent."""
+    """Print JSON with its keys in the order given; on one line if `indent` is None."""
     click.echo(json.dumps(value, indent=indent, default=str))
 
 
 def columns(rows: Iterable[Sequence[Any]], indent: int = 2) -> str:
-    """Lines of left-aligned columns."""
+    """Format rows as lines of left-aligned columns."""
     cells = [[str(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in cells)
@@ -27,7 +27,7 @@ def columns(rows: Iterable[Sequence[Any]], indent: int = 2) -> str:
 
 
 def size(count: int) -> str:
-    """Bytes for people: 512 B, 3.4 kB, 82.1 MB."""
+    """Format a number of bytes for people: 512 B, 3.4 kB, 82.1 MB."""
     if count < 1000:
         return f"{count} B"
     for power, unit in ((1, "kB"), (2, "MB")):
@@ -37,7 +37,7 @@ def size(count: int) -> str:
 
 
 def named_values(values: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Name and value of every entry, nested ones by a dot; those without a value are left out."""
+    """List the names and values of a mapping without its None; names of nested entries are joined with dots."""
     lines = []
     for name, value in values.items():
         if isinstance(value, Mapping):
@@ -48,18 +48,18 @@ def named_values(values: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def written_facts(folder: Path, manifest: Manifest, **others: Any) -> dict[str, Any]:
-    """A folder that a command wrote, for --json; `others` go before the manifest."""
+    """Describe a folder that a command wrote, for --json; `others` come before the manifest."""
     facts = {"folder": str(folder), "bytes": _bytes_in(manifest), "passed": manifest.passed}
     return {**facts, **others, "manifest": manifest.to_dict()}
 
 
 def written_lines(folder: Path, manifest: Manifest) -> list[str]:
-    """A folder that a command wrote: its size, and what the validation said."""
+    """Describe a folder that a command wrote: a line for its size, and one for the result of the validation."""
     return [f"{folder}  {size(_bytes_in(manifest))} in {len(manifest.files)} files", validation_line(manifest)]
 
 
 def trial_lines(folder: Path, manifest: Manifest) -> list[str]:
-    """A command to try the folder with; none without a tokenizer, which those for text need."""
+    """Return a line with a command to try the folder; none for a folder without tokenizer, which cannot take text."""
     from doge_export.runtime.task_session import COMMANDS
 
     if "tokenizer.json" not in manifest.files:

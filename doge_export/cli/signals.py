@@ -1,4 +1,4 @@
-"""Signals that end a run let it clean up first: half-written folders are removed on the way out."""
+"""Signals that end a run raise exceptions in it, so that it removes half-written folders on the way out."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from types import FrameType
 from typing import Any
 
 _AGAIN_AFTER = 0.05
-"""Seconds after which a lost signal is sent again."""
+"""Seconds until a signal is sent again whose exception was dropped."""
 
 
 @contextlib.contextmanager
 def unwinding_signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP raise SystemExit(128 + number) in the body, as SIGINT raises KeyboardInterrupt.
+    """Let SIGTERM and SIGHUP raise SystemExit(128 + number) in the body, as SIGINT raises KeyboardInterrupt.
 
-    A handler may happen to run inside a destructor or a weak reference's callback, where Python drops exceptions
-    (seen with torch.export, which makes many of them). Such a signal is sent again.
+    A handler may run inside a destructor or a weak reference's callback, where Python drops exceptions (seen with
+    torch.export, which makes many of them). A signal whose exception is dropped is sent again.
     """
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may set handlers
@@ -36,12 +36,12 @@ def unwinding_signals() -> Iterator[None]:
         else:
             report(dropped)
             return
-        # From another thread, a little later: here, the exception would be dropped once more.
+        # From another thread and later: raised here, the exception would be dropped once more.
         threading.Timer(_AGAIN_AFTER, _send_to_main_thread, [number]).start()
 
     sys.unraisablehook = resend_or_report
     for number, handler in previous.items():
-        if handler is not signal.SIG_IGN:  # nohup stays in force
+        if handler is not signal.SIG_IGN:  # nohup ignores SIGHUP
             signal.signal(number, _leave)
     try:
         yield

@@ -1,4 +1,4 @@
-"""`doge-export trt`: a checkpoint becomes a TensorRT engine for this machine's GPU."""
+"""`doge-export trt`: build of a TensorRT engine for this machine's GPU."""
 
 from __future__ import annotations
 
@@ -100,8 +100,8 @@ def command(
     """Build a TensorRT engine.
 
     MODEL_OR_FOLDER is a checkpoint (a folder or a hub id) or an exported folder. The engine is for the GPU of this
-    machine, and is compared with PyTorch: OUT appears when all is done, or not at all, and is then used like any
-    exported folder.
+    machine, and is compared with PyTorch. OUT appears when all is done, or not at all, and is used like any exported
+    folder.
 
     With --selftest, MODEL_OR_FOLDER is the report to write. [default: doge-export-trt-selftest.json]
     """
@@ -169,7 +169,7 @@ def _dry_run(model: str, tensorrt: str | None, as_json: bool, options: dict[str,
 
 
 def _plan_text(facts: dict[str, Any]) -> str:
-    """What a person wants to know of a plan; caches by the first layer's, which all are like."""
+    """Format a plan for people; the caches of the first layer stand for those of all layers."""
 
     def is_shown(name: str) -> bool:
         return not name.startswith(("past_key_values.", "present.")) or ".0." in name

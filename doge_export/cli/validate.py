@@ -1,4 +1,4 @@
-"""`doge-export validate`: is a folder still equal to PyTorch?"""
+"""`doge-export validate`: comparison of an exported folder with its checkpoint in PyTorch."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ from doge_export.cli.render import echo_json
 def command(ctx: click.Context, folder: Path, report: Path | None, as_json: bool, **options: Any) -> None:
     """Compare an exported folder with PyTorch.
 
-    Runs FOLDER and its checkpoint side by side; says PASSED with exit code 0, or FAILED with 1. The judge is
-    transformers with eager attention in float32, or for generations it does not have our own PyTorch module.
+    Runs FOLDER and its checkpoint side by side; says PASSED with exit code 0, or FAILED with 1. The reference is
+    transformers with eager attention in float32, or our own PyTorch module for generations of Doge that transformers
+    does not have.
     """
     from doge_export.paths import report_path
     from doge_export.validation import validate

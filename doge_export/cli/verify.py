@@ -1,4 +1,4 @@
-"""`doge-export verify`: is a folder as it was written?"""
+"""`doge-export verify`: comparison of a folder's files with its manifest."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from doge_export.package import verify, verify_files
 def command(folder: Path, as_json: bool) -> None:
     """Compare every file with the manifest.
 
-    Exit code 2 when a file of FOLDER is missing, changed or unexpected. Finds damage and edits. The manifest is not
-    signed, so it proves nothing about who wrote it.
+    Exits with 2 if a file of FOLDER is missing, changed or unexpected. This finds damage and edits. The manifest is not
+    signed, so it does not prove who wrote it.
     """
     if as_json:
         problems = verify_files(folder)

@@ -1,4 +1,4 @@
-"""The output folder: written whole, described by a card, and hashed file by file in a manifest."""
+"""The exported folder: written whole or not at all, described by a model card and by a manifest with file hashes."""
 
 from doge_export.package.atomic import refuse_output, staged_folder
 from doge_export.package.card import write_card

@@ -1,12 +1,12 @@
-"""An output folder appears whole or not at all.
+"""Atomic writing of an output folder: it appears whole or not at all.
 
-A run writes into a temporary sibling of the output and renames it into place at the end. While it lives it holds an
+A run writes into a temporary sibling of the output and renames it into place at the end. While it runs it holds an
 flock on that sibling, so the next run can tell a leftover of a killed run from the folder of a live one even when the
-process id was given to somebody else. Where folders cannot be locked (Windows, some network file systems) the process
+process id was given to another process. If folders cannot be locked (Windows, some network file systems), the process
 id in the name decides alone.
 
-`--force` takes two renames: the old folder steps aside, the new one takes its name. A run killed between the two leaves
-the old folder under its temporary name; the next run puts it back.
+`--force` takes two renames: the old folder is moved aside, and the new one takes its name. A run killed between the two
+leaves the old folder under its temporary name; the next run puts it back.
 """
 
 from __future__ import annotations
@@ -29,13 +29,18 @@ _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 @contextlib.contextmanager
 def staged_folder(output: Path | str, *, force: bool = False, protected: Iterable[Path] = ()) -> Iterator[Path]:
-    """A temporary sibling of `output` to write into; it becomes `output` when the body ends.
+    """Yield a temporary sibling of `output` to write into; it becomes `output` when the body ends.
 
-    When the body raises, the sibling is removed and an existing `output` is as it was. `protected` names folders and
-    files that must outlive the run, such as the checkpoint being read.
+    When the body raises, the sibling is removed and an existing `output` is as it was.
 
-    Raises DogeExportError for an output that is a file or a mount point, is not empty (without `force`), must not be
-    replaced (with `force`), or cannot be written, and for a disk that fills up meanwhile.
+    Args:
+        output: the folder to write.
+        force: replace it if it is not empty.
+        protected: folders and files that must outlive the run, such as the checkpoint being read.
+
+    Raises:
+        DogeExportError: `output` is refused by `refuse_output`, is being written by another run, cannot be written, or
+            the disk fills up.
     """
     output = Path(output).expanduser().resolve()
     made: list[Path] = []
@@ -44,7 +49,7 @@ def staged_folder(output: Path | str, *, force: bool = False, protected: Iterabl
             if output.parent.is_dir():
                 _tidy_after_killed_runs(output)
             refuse_output(output, force=force, protected=protected)
-            made = _missing_folders(output.parent)
+            made = [path for path in output.parents if not path.exists()]  # innermost first
             output.parent.mkdir(parents=True, exist_ok=True)
             staging = _create_sibling(output)
         except OSError as error:
@@ -64,15 +69,25 @@ def staged_folder(output: Path | str, *, force: bool = False, protected: Iterabl
     finally:
         for folder in made:
             with contextlib.suppress(OSError):
-                folder.rmdir()  # only those that stayed empty: the run failed
+                folder.rmdir()  # fails for the parents of a finished output, which are not empty
 
 
 def refuse_output(output: Path, *, force: bool, protected: Iterable[Path] = ()) -> None:
-    """Raises DogeExportError when `output` cannot become, or must not be replaced by, an exported folder."""
+    """Refuse a path that cannot become an exported folder, or a folder that must not be replaced by one.
+
+    Args:
+        output: the folder to write.
+        force: replace it if it is not empty.
+        protected: folders and files that must not be deleted.
+
+    Raises:
+        DogeExportError: `output` is a file, a mount point or the current directory, is not empty (without `force`), or
+            holds the home directory, a git repository or a protected path (with `force`).
+    """
     try:
         output = output.expanduser().resolve()
         _refuse(output, force=force, protected=protected)
-    except RuntimeError as error:  # ~name of a user who is not there
+    except RuntimeError as error:  # ~name, and there is no such user
         raise DogeExportError(f"output {output}: there is no such home directory; choose another folder") from error
     except OSError as error:
         raise DogeExportError(f"output {output} cannot be used: {_reason(error)}; choose another folder") from error
@@ -112,11 +127,6 @@ def _sibling(output: Path, kind: str) -> Path:
     return output.with_name(f".{output.name}.{os.getpid()}.doge-export-{kind}")
 
 
-def _missing_folders(folder: Path) -> list[Path]:
-    """`folder` and its parents as far as they do not exist, innermost first."""
-    return [path for path in (folder, *folder.parents) if not path.exists()]
-
-
 def _create_sibling(output: Path) -> Path:
     staging = _sibling(output, _STAGED)
     try:
@@ -153,7 +163,7 @@ def _tidy_after_killed_runs(output: Path) -> None:
             if locked is False or (locked is None and foreign_owner_lives):
                 continue
             if foreign_owner_lives and not any(path.iterdir()):
-                continue  # just created, about to be locked
+                continue  # the other run created it just now and is about to lock it
             if match[2] == _REPLACED and not output.exists():
                 path.rename(output)
             else:
@@ -166,7 +176,7 @@ def _move_into_place(staging: Path, output: Path, *, force: bool) -> None:
     else:
         try:
             if os.name == "nt" and output.exists():
-                output.rmdir()  # only POSIX renames over an empty folder
+                output.rmdir()  # Windows does not rename over an empty folder
             staging.rename(output)
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
@@ -190,7 +200,7 @@ def _swap(staging: Path, output: Path) -> None:
 
 
 def _flush_to_disk(folder: Path) -> None:
-    """Data first, names second: a crash after the rename must not leave a whole-looking folder of empty files."""
+    """Flush files to disk before the rename, or a crash after it could leave a whole-looking folder of empty files."""
     for path in sorted(folder.rglob("*")):
         _sync(path)
     _sync(folder)

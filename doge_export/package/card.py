@@ -1,4 +1,4 @@
-"""The model card, README.md of an exported folder, written from the manifest alone: it cannot say what was not done."""
+"""The model card, README.md of an exported folder, written from the manifest alone so that it agrees with it."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ _ROUTING = {
 
 
 def write_card(folder: Path, manifest: Manifest) -> None:
-    """Writes README.md into `folder`. `manifest.files` may be empty."""
+    """Write README.md into a folder; `manifest.files` may still be empty."""
     sections = [_header(manifest), _about(manifest), _usage(manifest), _parity(manifest), _limits(manifest)]
     if any(graph.quality for graph in manifest.graphs.values()):
         sections.insert(-1, _quality(manifest))
@@ -63,7 +63,7 @@ def _is_hub_id(source: SourceEntry) -> bool:
 
 
 def _title(source: SourceEntry) -> str:
-    # A local path is the business of whoever exported; its last part is the name of the model.
+    # A local path is private to the user who exported; only its last part, the name of the model, is shown.
     name = source.model
     return name if _is_hub_id(source) else (Path(name).name or "Doge")
 
@@ -121,7 +121,7 @@ def _about(manifest: Manifest) -> str:
 
 
 def _identity(manifest: Manifest) -> list[str]:
-    """Which Doge it is, and what of that was said by whoever exported it."""
+    """List the generation of Doge and the labels, and what the user stated because the files leave it open."""
     architecture, lines = manifest.architecture, []
     if architecture.get("generation"):
         moe = architecture.get("moe") or {}
@@ -195,7 +195,7 @@ def _parity(manifest: Manifest) -> str:
 
 
 def _quality(manifest: Manifest) -> str:
-    """What each quantised graph lost."""
+    """Describe the losses of each graph in fewer bits."""
     graphs = {name: (graph, graph.quality) for name, graph in manifest.graphs.items() if graph.quality}
     hidden = manifest.task == "feature-extraction"
     first = next(quality for _, quality in graphs.values())
@@ -267,8 +267,9 @@ def _limits(manifest: Manifest) -> str:
         lines.append(f"- Expert routing {_ROUTING[manifest.cdmoe_routing]}")
     elif manifest.chunkable_length == 0:
         lines.append(
-            "- In this generation a token may see no key at all, and then attends evenly to whatever is read with it: "
-            "its answer depends on padding and on how a text is cut into pieces. doge-export reads texts whole."
+            "- In this generation of Doge a token may see no key at all, and then attends evenly to whatever is read "
+            "with it: its answer depends on padding and on how a text is cut into pieces. "
+            "doge-export reads texts whole."
         )
     lines.append("- `doge-export verify out` compares every file with the hashes in `doge_export.json`.")
     return "\n".join(lines)

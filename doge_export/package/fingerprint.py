@@ -1,4 +1,4 @@
-"""Which files a folder holds, and the sha256 of each."""
+"""Names, sizes and sha256 hashes of the files of a folder."""
 
 from __future__ import annotations
 
@@ -9,20 +9,25 @@ from pathlib import Path
 
 from doge_export.paths import EXPORTED
 
-# What git, the hub's client and the macOS Finder leave in a downloaded folder; nothing of it is ever loaded.
+# Files that git, the hub's client and the macOS Finder leave in a downloaded folder; none is ever loaded.
 _NOT_OURS = {".git", ".gitattributes", ".cache", ".DS_Store"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Fingerprint:
-    """sha256 in hexadecimal digits, and the size of a file in bytes."""
+    """Hash and size of a file.
+
+    Attributes:
+        sha256: in hexadecimal digits.
+        bytes: size of the file.
+    """
 
     sha256: str
     bytes: int
 
 
 def fingerprint(file: Path) -> Fingerprint:
-    """Hash a file, read in pieces."""
+    """Hash a file without holding it in memory."""
     with file.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
         return Fingerprint(digest, stream.tell())

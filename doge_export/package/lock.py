@@ -1,4 +1,4 @@
-"""Locks on folders, which a killed process loses, unlike a process id, which may come back as somebody else's."""
+"""Locks on folders: the system releases those of a killed process, whereas another process may get its id."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def lock_folder(folder: Path) -> Iterator[bool | None]:
-    """Holds an exclusive lock on `folder` in the body.
+    """Hold an exclusive lock on a folder in the body.
 
-    Yields True when it was taken, False when another open file holds it (in this process or another), None where
-    folders cannot be locked.
+    Yields:
+        True if the lock is held; False if another open file has it, in this process or another; None if folders cannot
+        be locked here.
     """
     try:
         import fcntl
-    except ImportError:
+    except ImportError:  # Windows
         yield None
         return
     descriptor = os.open(folder, os.O_RDONLY)
+    locked: bool | None = True
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            yield False
-            return
+            locked = False
         except OSError:
-            yield None
-            return
-        yield True
+            locked = None
+        yield locked
     finally:
         os.close(descriptor)
 
 
 def process_alive(pid: int) -> bool:
-    """Whether a process of that id exists. On Windows, where asking by signal would end it, always True."""
+    """Return whether a process of that id exists; always True on Windows, where the question would end the process."""
     if os.name == "nt":
         return True
     try:
@@ -44,5 +44,5 @@ def process_alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True
+        pass  # it is another user's
     return True

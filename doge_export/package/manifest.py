@@ -1,4 +1,4 @@
-"""`doge_export.json`: where a folder came from, what is in it, and the sha256 of every file.
+"""The manifest `doge_export.json`: origin of a folder, description of its graphs, and the sha256 of every file.
 
 Format 1, 28 November 2026: a reader ignores fields that it does not know, so a newer doge-export may add some without a
 new format number; it must raise the number when a reader that ignores the new field would answer wrongly.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import reprlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,19 +17,19 @@ from doge_export.checkpoint.architecture import CdmoeRouting, Task
 from doge_export.checkpoint.identify import Assumptions
 from doge_export.errors import DogeExportError
 from doge_export.package.fingerprint import Fingerprint, fingerprint_all
-from doge_export.paths import EXPORTED, exists
+from doge_export.paths import EXPORTED, exists, read_text
 
 FORMAT = 1
 MODEL = "onnx/model.onnx"
 """The fp32 graph of an export, which is always there."""
 
 Interface = Literal["one-call", "in-place", "growing", "growing-scores", "engine"]
-"""How a graph is fed; `runtime.loading` has a session or decoder for each.
+"""Protocol of a graph's inputs and outputs; `runtime.loading` has a session or decoder for each.
 
     one-call: no cache; a text goes in whole.
     in-place: keys and values are written into one buffer bound as past and as present.
-    growing: keys and values go in and come out longer, under the names of the ecosystem.
-    growing-scores: the same, and so do the scores of the cached keys.
+    growing: keys and values are inputs, and outputs longer by the new tokens, with the names that Optimum uses.
+    growing-scores: the same, with the scores of the cached keys beside them.
     engine: a TensorRT engine with `engine.json` beside it.
 """
 
@@ -43,7 +42,7 @@ class SourceEntry:
         model: hub id, or absolute path of a local folder.
         revision: full commit sha of a hub repository; None for a local folder.
         files: the files that were read, by name inside the checkpoint.
-        license: of the checkpoint, as the hub writes it; None where it is not known.
+        license: license of the checkpoint, as the hub writes it; None if it is not known.
     """
 
     model: str
@@ -59,15 +58,15 @@ class GraphEntry:
     Attributes:
         precision: a `doge_export.precision.Precision`, or "tf32" for an engine whose float32 products take factors of
             19 bits.
-        interface: how the graph is fed.
+        interface: protocol of its inputs and outputs.
         opset: version of each operator domain.
         ir_version: version of the ONNX file format.
         nodes: number of nodes of the main graph.
         operators: number of nodes by operator.
-        quality: what the graph lost against the fp32 one, see `quantization.quality.Quality`.
-        quantization: how its weights are stored.
-        typing: which operators compute in which type, and the largest values seen in 16 bits.
-        seconds: time that making it took.
+        quality: losses against the fp32 graph, see `quantization.quality.Quality`.
+        quantization: storage of its weights in fewer bits.
+        typing: number of operators that compute in each type, and the largest values seen in 16 bits.
+        seconds: time that it took to make.
     """
 
     precision: str
@@ -91,14 +90,14 @@ class Manifest:
         source: the checkpoint.
         architecture: JSON values of `checkpoint.Architecture`.
         target: name of a target of `doge_export.targets`, or "tensorrt".
-        max_length: tokens that a row may hold, prompt and answer together.
+        max_length: most tokens of a row, prompt and answer together.
         chunkable_length: length up to which a prompt gives the same logits when it is read in pieces.
         cdmoe_routing: "reference" or "per-token"; None for a model whose experts mix no tokens.
         graphs: graphs or engines by file name.
         validation: JSON values of the `validation.Verdict`, or {"skipped": reason}.
-        task: what the folder was exported for.
-        assumptions: what the user said of the checkpoint, see `checkpoint.identify.Assumptions`.
-        versions: of Python and of the libraries that made the folder.
+        task: task that the folder was exported for.
+        assumptions: the user's statements about the checkpoint, see `checkpoint.identify.Assumptions`.
+        versions: versions of Python and of the libraries that made the folder.
         seconds: time that the run took.
         peak_memory_bytes: largest resident memory of the run.
         files: every other file of the folder, by name with slashes; filled in by `write_manifest`.
@@ -124,21 +123,21 @@ class Manifest:
 
     @property
     def passed(self) -> bool | None:
-        """The verdict of the validation; None where it was skipped."""
+        """True if the validation passed; None if it was skipped."""
         return self.validation.get("passed")
 
     @property
     def skipped(self) -> str | None:
-        """Why the folder was not validated; None where it was."""
+        """Reason why the folder was not validated; None if it was."""
         return self.validation.get("skipped")
 
     @property
     def assumed(self) -> Assumptions:
-        """What the user said of the checkpoint."""
+        """The user's statements about the checkpoint."""
         return Assumptions(**self.assumptions)  # type: ignore[arg-type]
 
     def graph_of(self, precision: str) -> str | None:
-        """The name of the first graph in `precision`; None where there is none."""
+        """Return the name of the first graph in `precision`; None if there is none."""
         return next((name for name, graph in self.graphs.items() if graph.precision == precision), None)
 
     def with_graph(self, name: str, graph: GraphEntry) -> Manifest:
@@ -146,7 +145,7 @@ class Manifest:
         return dataclasses.replace(self, graphs={**self.graphs, name: graph})
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values; fields without a value are left out, but for those that null says something of."""
+        """Return plain JSON values, without fields that are None but for cdmoe_routing, where null has a meaning."""
         values = dataclasses.asdict(self)
         values["graphs"] = {name: _given(graph) for name, graph in values["graphs"].items()}
         if values["source"]["license"] is None:
@@ -155,7 +154,7 @@ class Manifest:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Read what `to_dict` gives, checked by `check` before."""
+        """Return the manifest of the values that `to_dict` gave; `read_manifest` checks them before."""
         known = _known(cls, values)
         source = _known(SourceEntry, known["source"])
         source["files"] = _fingerprints(source.get("files", {}))
@@ -174,7 +173,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
 
 
 def is_exported(folder: Path | str) -> bool:
-    """Return whether `folder` holds a manifest, so that it is taken for an exported folder and not a checkpoint."""
+    """Return whether `folder` has a manifest, so that it counts as an exported folder and not as a checkpoint."""
     return exists(Path(folder) / EXPORTED)
 
 
@@ -182,7 +181,7 @@ def read_manifest(folder: Path | str) -> Manifest:
     """Read the manifest of an exported folder.
 
     Raises:
-        DogeExportError: there is no manifest that this version reads.
+        DogeExportError: the folder has no manifest, or one that is damaged or of a newer version.
     """
     folder = Path(folder)
     file = folder / EXPORTED
@@ -190,14 +189,12 @@ def read_manifest(folder: Path | str) -> Manifest:
         raise DogeExportError(f"folder {folder} does not exist; `doge-export onnx MODEL {folder}` would write it")
     if not folder.is_dir():
         raise DogeExportError(f"{folder} is a file; name the folder that `doge-export onnx` wrote")
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    if not exists(file):
         raise DogeExportError(
             f"{folder} has no {EXPORTED}, so it is not an exported folder; `doge-export onnx MODEL OUT` writes one"
-        ) from error
-    except OSError as error:
-        raise DogeExportError(f"cannot read {file}: {os.strerror(error.errno or 0).lower()}") from error
+        )
+    try:
+        values = json.loads(read_text(file))
     except ValueError as error:
         raise DogeExportError(f"{file} is not JSON ({error}); export the model again") from error
     if not isinstance(values, dict):
@@ -218,7 +215,7 @@ def _given(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _known(of: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of the fields that this version knows; see the docstring of this module for the others."""
+    """Return the values of fields that this version knows; the module's docstring says why others are ignored."""
     return {field.name: values[field.name] for field in dataclasses.fields(of) if field.name in values}
 
 
@@ -227,7 +224,7 @@ def _fingerprints(values: Mapping[str, Any]) -> dict[str, Fingerprint]:
 
 
 def _check(values: Mapping[str, Any], file: Path) -> None:
-    """Refuse a manifest that lacks a value, or holds one of another kind than readers rely on."""
+    """Refuse a manifest that lacks a value that readers rely on, or has one of another type."""
     for key, (is_valid, expected) in _VALUES.items():
         if key not in values:
             if key in _DEFAULTED:
@@ -238,7 +235,7 @@ def _check(values: Mapping[str, Any], file: Path) -> None:
             raise DogeExportError(
                 f"{file}: {key} is {reprlib.repr(value)}, expected {expected}; export the model again"
             )
-        if key == "format" and value > FORMAT:  # whose other values may be of any kind
+        if key == "format" and value > FORMAT:  # the other values of a newer format may be of any type
             raise DogeExportError(
                 f"{file} has format {value}, this doge-export reads up to {FORMAT}; install a newer doge-export"
             )
@@ -283,7 +280,7 @@ _ASSUMED = {field.name for field in dataclasses.fields(Assumptions)}
 _DEFAULTED = {"task", "assumptions", "versions", "seconds", "peak_memory_bytes"}
 """Fields that older folders lack."""
 
-# In the order in which they are looked at: the format says whether the others can be understood.
+# Checked in this order: the format comes first, since it tells whether the others can be understood.
 _VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "format": (lambda value: _is_count(value, 1), "a number from 1"),
     "doge_export": (lambda value: isinstance(value, str), "a version"),

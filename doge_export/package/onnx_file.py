@@ -1,4 +1,4 @@
-"""Write an ONNX model to one file without holding its weights a second and a third time.
+"""Writer of an ONNX model that does not copy its weights in memory.
 
 `onnx.save` builds the whole message in memory and serialises it to another copy. An ONNX file is the protobuf message
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 LARGEST_FILE = 2**31 - 2**20
-"""Bytes of weights that one protobuf message holds; more go to `model.onnx_data` beside it."""
+"""Bytes of weights from which on they go to `model.onnx_data`: a protobuf message holds less than 2 GiB."""
 
 _GRAPH, _INITIALIZER, _RAW_DATA = 7, 5, 9
 
 
 def write_onnx(model: ir.Model, file: Path) -> None:
-    """Write `model` to `file`, with `{name}_data` beside it when the weights outgrow one message."""
+    """Write `model` to `file`, with `{name}_data` beside it if the weights do not fit into one message."""
     import onnx
     import onnx_ir as ir
 
@@ -74,7 +74,7 @@ def describe_graph(model: ir.Model, precision: str, interface: Interface) -> Gra
 
 
 def _tag(field: int, length: int) -> bytes:
-    """The key of a length-delimited field, and the length."""
+    """Encode the key of a length-delimited field, and its length."""
     return bytes([field << 3 | 2, *_varint(length)])
 
 

@@ -1,4 +1,4 @@
-"""The provenance of a folder: the checkpoint and its companion files, and the libraries that made it."""
+"""Provenance of a folder: the checkpoint and its companion files, and the libraries that made it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether the files of a folder are those that its manifest names."""
+"""Comparison of a folder's files with its manifest."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ def verify_files(folder: Path | str) -> list[str]:
 
     Returns:
         One sentence for each difference.
+
+    Raises:
+        DogeExportError: the folder has no manifest that this version reads.
     """
     folder = Path(folder)
     recorded = read_manifest(folder).files
@@ -44,7 +47,7 @@ def verify(folder: Path | str) -> Manifest:
     """Return the manifest of a folder whose files are all as it says.
 
     Raises:
-        DogeExportError: a file differs; the message names the first.
+        DogeExportError: a file differs; the message names the first. Or the manifest cannot be read.
     """
     problems = verify_files(folder)
     if problems:

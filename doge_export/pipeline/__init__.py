@@ -1,1 +1,1 @@
-"""Whole commands: a checkpoint becomes a validated folder (`onnx`), or a checkpoint in today's layout (`convert`)."""
+"""Whole commands: export (`onnx`), graphs in fewer bits (`quantize`), rewrite of a checkpoint (`convert`)."""

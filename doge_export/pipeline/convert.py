@@ -1,7 +1,8 @@
-"""An older checkpoint in today's layout of transformers, where that layout can say exactly what it computes.
+"""Rewrite of an older checkpoint in the layout that transformers loads today, if transformers computes the same.
 
-transformers' Doge is one generation of many (G7). Renaming alone would load and answer wrongly where the mathematics
-differ: a norm of weight one is still a norm. So what it cannot express is refused, with every reason.
+transformers' Doge is one generation of Doge out of eight (G7). If the mathematics differ, a checkpoint with renamed
+tensors would load and give wrong logits: a missing norm is not a norm of weight one. So a checkpoint that transformers
+cannot express is refused, with all reasons.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 WITHOUT_LIMIT = 2**31 - 1
 """keep_window_size of a model that keeps every key."""
 
-# Keys of other generations, and those that are written anew under today's names.
+# Keys of other generations of Doge, and keys that are written anew under today's names.
 _REPLACED = (
     *("auto_map", "torch_dtype", "hidden_bias", "dynamic_mask_ratio", "window_size", "is_causal"),
     *("rope_scaling", "rope_theta", "partial_rotary_factor", "original_max_position_embeddings"),
@@ -37,14 +38,14 @@ _REPLACED = (
 
 @dataclasses.dataclass(frozen=True)
 class Conversion:
-    """What `convert` wrote.
+    """Result of `convert`.
 
     Attributes:
-        folder: where it is.
-        generation: what the checkpoint was.
-        task: what its head is for.
-        tensors: how many there are.
-        dtype: what all of them fit in, so that transformers rounds none.
+        folder: the folder that was written.
+        generation: generation of Doge of the checkpoint, G1 to G8.
+        task: task of its head.
+        tensors: number of tensors.
+        dtype: type that holds the values of all tensors, so that transformers rounds none.
     """
 
     folder: Path
@@ -65,19 +66,19 @@ def convert(
     offline: bool = False,
     force: bool = False,
 ) -> Conversion:
-    """Write a checkpoint as transformers' Doge loads it: config.json, model.safetensors, tokenizer files.
+    """Rewrite a checkpoint for transformers' Doge: config.json, model.safetensors, tokenizer files.
 
     Tensors keep the dtype that they are stored in.
 
     Args:
         model: a local folder or a hub id.
         output: the folder to write; it appears whole at the end, or not at all.
-        assumed: what the files leave open.
+        assumed: facts that the checkpoint's files leave open.
         revision: branch, tag or commit of a hub repository.
-        token: for a private hub repository.
-        cache_dir: where downloads are kept.
+        token: access token for a private hub repository.
+        cache_dir: folder for downloads.
         offline: use the cache only.
-        force: replace a non-empty output.
+        force: replace an output that is not empty.
 
     Raises:
         DogeExportError: the arguments or the checkpoint are wrong, or transformers cannot express it.
@@ -107,7 +108,7 @@ def convert(
 
 
 def _refuse(checkpoint: Checkpoint) -> None:
-    """Raise where transformers' Doge computes something else, whatever the names."""
+    """Refuse a checkpoint for which transformers' Doge computes something else."""
     reasons = list(_obstacles(checkpoint))
     if reasons:
         name, generation = checkpoint.source.name, checkpoint.architecture.generation
@@ -148,7 +149,7 @@ def _obstacles(checkpoint: Checkpoint) -> Iterator[str]:
 
 
 def _by_group(checkpoint: Checkpoint) -> bool:
-    """Whether the query heads of every group have equal scores, so that one of them stands for all."""
+    """Return whether the query heads of each group have equal scores, so that one of them stands for all."""
     a = checkpoint.architecture
     for name in checkpoint.tensors:
         if _is_score(name):
@@ -163,7 +164,7 @@ def _is_score(name: str) -> bool:
 
 
 def _todays_tensors(checkpoint: Checkpoint) -> Iterator[tuple[str, torch.Tensor]]:
-    """The stored tensors under the names that transformers saves; a bare model's have no prefix."""
+    """Yield the stored tensors under the names that transformers uses; those of a bare model have no prefix."""
     a, prefix = checkpoint.architecture, "model." if checkpoint.architecture.task == "feature-extraction" else ""
     for name in checkpoint.tensors:
         tensor = checkpoint.tensors.raw(name)
@@ -173,7 +174,7 @@ def _todays_tensors(checkpoint: Checkpoint) -> Iterator[tuple[str, torch.Tensor]
 
 
 def _todays_config(checkpoint: Checkpoint, dtype: str) -> dict[str, Any]:
-    """config.json with every key that decides the mathematics, and what else there was."""
+    """Return config.json: every key that decides the mathematics, and the checkpoint's other keys."""
     a = checkpoint.architecture
     config = {key: value for key, value in checkpoint.config.items() if key not in _REPLACED}
     sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
@@ -189,7 +190,7 @@ def _todays_config(checkpoint: Checkpoint, dtype: str) -> dict[str, Any]:
         "is_moe": a.moe is not None,
     }
     if "pad_token_id" in config:
-        config["pad_token_id"] = a.pad_token_id  # transformers builds no embedding with one outside the vocabulary
+        config["pad_token_id"] = a.pad_token_id  # transformers fails on one outside the vocabulary
     if a.moe is not None:
         config |= {"num_experts": a.moe.num_experts, "num_experts_per_tok": a.moe.num_experts_per_tok}
     if a.task == "text-classification":
@@ -199,7 +200,7 @@ def _todays_config(checkpoint: Checkpoint, dtype: str) -> dict[str, Any]:
 
 
 def _todays_rope(rope: Rope) -> dict[str, Any]:
-    """`rope_parameters`: what was given for the type; its defaults need not be said."""
+    """Return `rope_parameters`: the type, theta, and the values that differ from the defaults."""
     plain = {field.name: field.default for field in dataclasses.fields(Rope)}
     given = {name: value for name, value in dataclasses.asdict(rope).items() if value != plain[name]}
     return {"rope_type": rope.rope_type, "rope_theta": rope.rope_theta, **given}

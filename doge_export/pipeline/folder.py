@@ -1,4 +1,4 @@
-"""One writer for every folder that a command makes: refused early, written aside, described, renamed into place."""
+"""Writer of every folder that a command makes: checked early, written aside, described, renamed into place."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class OutputFolder:
     """The folder that a command is asked to write.
 
     Attributes:
-        path: as the user named it.
-        force: replace it where it is not empty.
+        path: path as the user gave it.
+        force: replace the folder if it is not empty.
         protected: folders and files that must outlive the run.
     """
 
@@ -35,12 +35,12 @@ class OutputFolder:
 
     @classmethod
     def checked(cls, path: str | Path, *, force: bool = False, reads: str | Path | None = None) -> Self:
-        """Return the folder, refused now if it would be refused at the end of the work.
+        """Return an output folder, or refuse it before the work begins.
 
         Args:
-            path: of the folder.
-            force: replace it where it is not empty.
-            reads: the model that the run reads, which must not be deleted.
+            path: path of the folder.
+            force: replace the folder if it is not empty.
+            reads: model that the run reads, which must not be deleted.
 
         Raises:
             DogeExportError: the folder cannot be written, or must not be replaced.
@@ -51,7 +51,7 @@ class OutputFolder:
 
     @contextlib.contextmanager
     def draft(self) -> Iterator[Draft]:
-        """Yield a draft that takes this folder's name when the body ends, and is gone when the body raises."""
+        """Yield a draft that takes this folder's name when the body ends, and is deleted when the body raises."""
         with staged_folder(self.path, force=self.force, protected=self.protected) as staging:
             yield Draft(staging, expanded(self.path))
 
@@ -60,8 +60,8 @@ class Draft:
     """A folder being written aside.
 
     Attributes:
-        folder: where its files lie now.
-        output: where they will be.
+        folder: temporary folder of its files.
+        output: path that the folder will have.
     """
 
     def __init__(self, folder: Path, output: Path) -> None:
@@ -71,24 +71,24 @@ class Draft:
 
     @property
     def manifest(self) -> Manifest:
-        """The manifest as far as it is known; a folder without one is a plain checkpoint."""
+        """The manifest that was written last; `convert` writes a checkpoint without one."""
         if self._manifest is None:
             raise RuntimeError("the draft has no manifest yet: call describe first")
         return self._manifest
 
     def take_over(self, companions: Iterable[Path]) -> None:
-        """Copy the checkpoint's files that tools look for beside a model."""
+        """Copy files of the checkpoint that tools look for beside a model."""
         copy_companions(companions, self.folder)
 
     def describe(self, manifest: Manifest) -> None:
-        """Write the manifest, so that the folder can be loaded from where it lies."""
+        """Write the manifest, so that the draft can be loaded like any exported folder."""
         self._manifest = write_manifest(self.folder, manifest)
 
     def validate(self, advice: str, **subject: Any) -> Verdict:
         """Compare the folder with PyTorch and record the verdict.
 
         Args:
-            advice: how to keep a folder that fails, for the message.
+            advice: what to do about a failure, for the message.
             subject: keywords of `validation.gate.require_validation`.
 
         Raises:
@@ -102,12 +102,12 @@ class Draft:
         return verdict
 
     def record_run(self, began: float | None = None) -> None:
-        """Record the time since `began` (time.monotonic; by default since the draft) and the peak memory so far."""
+        """Record the time since `began` (time.monotonic; by default the draft's start) and the peak memory so far."""
         seconds = round(time.monotonic() - (self._started if began is None else began), 1)
         self.describe(dataclasses.replace(self.manifest, seconds=seconds, peak_memory_bytes=peak_resident_bytes()))
 
     def finish(self, card: Callable[[Path, Manifest], None] = write_card) -> Manifest:
-        """Write the card, fingerprint every file, and return the final manifest."""
+        """Write the model card, hash every file, and return the final manifest."""
         card(self.folder, self.manifest)
         self.describe(self.manifest)
         return self.manifest

@@ -1,4 +1,4 @@
-"""`doge-export onnx`: checkpoint -> model -> graph -> target -> package -> verdict."""
+"""Export to ONNX: checkpoint -> model -> graph -> target -> package -> verdict."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class ExportResult:
-    """What `export` wrote.
+    """Result of `export`.
 
     Attributes:
-        folder: where it is.
-        manifest: as written.
-        verdict: of the comparison with PyTorch; None where it was not asked for.
-        qualities: of the graphs in fewer bits, by their files.
+        folder: the folder that was written.
+        manifest: content of its doge_export.json.
+        verdict: result of the comparison with PyTorch; None without `validate`.
+        qualities: losses of each graph in fewer bits, by file name.
     """
 
     folder: Path
@@ -44,14 +44,14 @@ def export(
     force: bool = False,
     **options: Unpack[Options],
 ) -> ExportResult:
-    """Export a Doge checkpoint to a folder, and prove the folder against PyTorch.
+    """Export a Doge checkpoint to a folder, and validate the folder against PyTorch.
 
     Args:
         model: a local folder, a bundled name or a hub id.
         output: the folder to write; it appears whole at the end, or not at all.
-        validate: compare with PyTorch before the folder appears; the manifest records when this is False.
+        validate: compare with PyTorch before the folder appears; if False, the manifest records that.
         report: also write the comparison as an HTML file.
-        force: replace a non-empty output.
+        force: replace an output that is not empty.
         options: see `Options`.
 
     Raises:
@@ -63,7 +63,7 @@ def export(
 
     began = time.monotonic()
     folder = OutputFolder.checked(output, force=force, reads=model)
-    report_file = None if report is None else report_path(report, output)  # refused now, written only at the end
+    report_file = None if report is None else report_path(report, output)  # checked before the work, written after it
     planned = plan(model, **options)
     verdict: Verdict | None = None
     qualities: dict[str, Quality] = {}
@@ -83,7 +83,7 @@ def export(
 
 
 def _write_graph(planned: ExportPlan, folder: Path) -> GraphEntry:
-    """Trace, lower and write; every weight is freed on return."""
+    """Trace, lower and write the fp32 graph; its weights are freed on return, before the validation."""
     from doge_export.package.onnx_file import describe_graph, write_onnx
     from doge_export.targets import lower
 

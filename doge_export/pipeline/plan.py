@@ -1,4 +1,4 @@
-"""What an export will contain, decided before anything is written."""
+"""Plan of an export, decided before anything is written."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class ExportPlan:
-    """An export, decided.
+    """The decisions of an export.
 
     Attributes:
-        checkpoint: what is exported.
-        architecture: that of the checkpoint, without a ratio mask that `max_length` cannot reach.
-        target: what it is lowered for.
-        max_length: tokens that a sequence may have, prompt and answer together.
-        cdmoe_routing: how experts are routed; None for a model whose experts mix no tokens.
-        key_selection: `max_length` exceeds keep_window_size, so the graph selects keys.
-        rope_scaling: `max_length` exceeds the trained length, so the graph scales RoPE.
+        checkpoint: the checkpoint to export.
+        architecture: architecture of the checkpoint, without a ratio mask that `max_length` cannot reach.
+        target: target of the lowering.
+        max_length: most tokens of a sequence, prompt and answer together.
+        cdmoe_routing: "reference" or "per-token"; None for a model whose experts mix no tokens.
+        key_selection: True if `max_length` exceeds keep_window_size, so that the graph selects keys.
+        rope_scaling: True if `max_length` exceeds the trained length, so that the graph scales RoPE.
         parameters: number of weights.
         quantization: graphs to add in fewer bits; None for the fp32 one alone.
     """
@@ -53,8 +53,9 @@ class ExportPlan:
     def chunkable_length(self) -> int:
         """Length up to which a prompt gives the same logits when it is read in pieces.
 
-        Reference CDMoE routing depends on what is read together, as does the place of a token that may see no key
-        (`Architecture.may_fully_mask_rows`), and scaled RoPE turns each piece by the length so far.
+        It is 0 with reference CDMoE routing and with tokens that may see no key (`Architecture.may_fully_mask_rows`):
+        both depend on the tokens of the same run. Scaled RoPE, which rotates each piece by the length so far, limits it
+        to the trained length.
         """
         if self.cdmoe_routing == "reference" or self.architecture.may_fully_mask_rows:
             return 0
@@ -63,7 +64,7 @@ class ExportPlan:
 
     @property
     def traits(self) -> Traits:
-        """The traits of the model that decide how it is lowered."""
+        """Traits of the model that decide the lowering."""
         from doge_export.targets import Traits
 
         architecture = self.architecture
@@ -76,7 +77,7 @@ class ExportPlan:
 
     @property
     def interface(self) -> Interface:
-        """How the graph is fed."""
+        """Protocol of the graph's inputs and outputs."""
         return cast("Interface", self.target.interface if self.traits.cached else "one-call")
 
     @property
@@ -85,7 +86,7 @@ class ExportPlan:
         return 4 * self.parameters
 
     def manifest(self, graphs: dict[str, GraphEntry], *, skipped: str) -> Manifest:
-        """Return the manifest of this export, not validated yet for the reason `skipped`."""
+        """Return the manifest of this export before validation, which is recorded as skipped for the reason given."""
         from doge_export.package import Manifest
         from doge_export.package.provenance import source_of, versions
         from doge_export.version import __version__
@@ -132,18 +133,17 @@ class Options(TypedDict, total=False):
     Attributes:
         target: "onnxruntime" (the default) for our own runtime, "portable" for anything that reads ONNX, "canonical"
             for compilers with a plugin for the two operators.
-        task: "text-generation", "feature-extraction" or "text-classification"; by default what the checkpoint has a
-            head for.
-        max_length: tokens that a sequence may have, prompt and answer together; max_position_embeddings by default.
-        cdmoe_routing: "reference" (the default) mixes tokens as transformers does, "per-token" does not; of no meaning
-            without CDMoE.
-        generation, cdmoe, ratio_mask: what the files of an old checkpoint leave open, see `Assumptions`.
-        precisions: "int8", "int4", "fp16": graphs to add in fewer bits, each held to a limit against the fp32 one,
-            which is always there.
+        task: "text-generation", "feature-extraction" or "text-classification"; by default the task of the checkpoint's
+            head.
+        max_length: most tokens of a sequence, prompt and answer together; max_position_embeddings by default.
+        cdmoe_routing: "reference" (the default) mixes tokens as transformers does, "per-token" does not; without effect
+            on a model without CDMoE.
+        generation, cdmoe, ratio_mask: facts that the files of an old checkpoint leave open, see `Assumptions`.
+        precisions: "int8", "int4", "fp16": graphs to add to the fp32 one, each with a limit on its losses against it.
         max_kl, calibration, eval_text, float_cache: see `quantization.request.QuantizationRequest`.
         revision: branch, tag or commit of a hub repository.
-        token: for a private hub repository.
-        cache_dir: where downloads are kept.
+        token: access token for a private hub repository.
+        cache_dir: folder for downloads.
         offline: use the cache only.
         trust_remote_code: always refused.
     """
@@ -173,7 +173,7 @@ _RENAMED = {"quantize": "precisions", "dtype": "precisions"}
 
 
 def plan(model: str | Path, **options: Unpack[Options]) -> ExportPlan:
-    """Decide what an export of `model` will contain. Reads the checkpoint and writes nothing.
+    """Plan an export: read the checkpoint and write nothing.
 
     Args:
         model: a local folder, a bundled name or a hub id.
@@ -181,6 +181,7 @@ def plan(model: str | Path, **options: Unpack[Options]) -> ExportPlan:
 
     Raises:
         DogeExportError: the arguments or the checkpoint are wrong.
+        TypeError: there is no option of that name.
     """
     from doge_export.checkpoint import open_checkpoint
     from doge_export.checkpoint.identify import Assumptions
@@ -239,7 +240,7 @@ def trace_plan(planned: ExportPlan) -> ir.Model:
 
 
 def _check_operators(target: Target, architecture: Architecture) -> None:
-    """Refuse masks that a plugin's two operators leave open: what a token attends to that sees no key."""
+    """Refuse a mask that may hide all keys from a token, a case that a plugin's two operators do not define."""
     if target.keeps_operators and architecture.may_fully_mask_rows:
         which = "dynamic_mask_ratio" if architecture.ratio_mask else "a hard mask of negative A"
         raise DogeExportError(

@@ -1,4 +1,4 @@
-"""`doge-export quantize`: graphs in fewer bits for a folder that is there already."""
+"""Addition of graphs in fewer bits to an exported folder."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from doge_export.quantization.request import QuantizationRequest
 
 @dataclasses.dataclass(frozen=True)
 class QuantizeResult:
-    """What `quantize` wrote.
+    """Result of `quantize`.
 
     Attributes:
-        folder: where it is.
-        manifest: as written.
-        qualities: of each new graph, by its file.
+        folder: the folder that was changed.
+        manifest: content of its doge_export.json.
+        qualities: losses of each new graph, by file name.
     """
 
     folder: Path
@@ -42,13 +42,13 @@ def quantize(
     float_cache: bool = False,
     force: bool = False,
 ) -> QuantizeResult:
-    """Add graphs in fewer bits to an exported folder. Needs its fp32 graph, neither the checkpoint nor torch.
+    """Add graphs in fewer bits to an exported folder, from its fp32 graph, without the checkpoint or torch.
 
     Args:
-        folder: as `export` wrote it. It changes whole at the end, or not at all.
+        folder: a folder that `export` wrote; it is replaced at the end, or not at all.
         precisions: "int8", "int4", "fp16".
         max_kl, calibration, eval_text, float_cache: see `QuantizationRequest`.
-        force: make graphs anew that are there already.
+        force: make graphs anew that the folder already has.
 
     Raises:
         DogeExportError: the arguments or the folder are wrong.
@@ -79,7 +79,7 @@ def quantize(
 
 
 def _copy(folder: Path, staging: Path) -> None:
-    """Copy a folder; graphs, which are large and never written to, as links where the file system has them."""
+    """Copy a folder; graphs, which are large and never changed, become hard links if the file system has them."""
 
     def copy(source: str, target: str) -> None:
         if Path(source).suffix == ".onnx" or source.endswith(".onnx_data"):

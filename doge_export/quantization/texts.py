@@ -7,13 +7,13 @@ no file is judged on the text it was calibrated with. A folder without a tokeniz
 from __future__ import annotations
 
 import dataclasses
-import os
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from doge_export.errors import DogeExportError
+from doge_export.paths import read_text
 from doge_export.runtime.prompts import need_tokenizer
 from doge_export.runtime.session import Session
 from doge_export.runtime.task_session import TaskSession
@@ -127,12 +127,7 @@ def _random(purpose: Purpose, session: TaskSession, length: int) -> Texts:
 
 def _from_file(session: TaskSession, file: Path, length: int) -> Texts:
     tokenizer = need_tokenizer(session.tokenizer)
-    try:
-        text = file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise DogeExportError(f"cannot read {file}: {os.strerror(error.errno or 0).lower()}") from error
-    except UnicodeDecodeError as error:
-        raise DogeExportError(f"{file} is not UTF-8 text: {error.reason} at byte {error.start}") from error
+    text = read_text(file)
     # Every row begins with the tokens that the tokenizer puts before a text, as almost all training texts do.
     ids, beginning = tokenizer.encode(text, add_special_tokens=False), tokenizer.encode("")[:1]
     if len(ids) < 32:

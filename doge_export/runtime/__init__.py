@@ -1,4 +1,4 @@
-"""Runs an exported folder: onnxruntime, numpy, tokenizers and jinja2, and nothing else."""
+"""Run an exported folder with onnxruntime, numpy, tokenizers and jinja2 alone: neither torch nor transformers."""
 
 from doge_export.runtime.classification_session import ClassificationSession
 from doge_export.runtime.feature_session import FeatureSession

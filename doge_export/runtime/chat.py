@@ -1,4 +1,4 @@
-"""A conversation in several turns that reads nothing twice."""
+"""A conversation in several turns, in which no token is read twice."""
 
 from __future__ import annotations
 
@@ -14,12 +14,16 @@ if TYPE_CHECKING:
 
 
 class Chat:
-    """Turns of a user and the assistant.
+    """A conversation between a user and the assistant.
 
-    Every turn renders the whole conversation, so that its ids are those the template prescribes, and reads only what
-    comes after the part the cache already holds.
+    Every turn renders the whole conversation, so that its ids are those that the chat template prescribes, and reads
+    only the tokens that the cache does not hold yet.
 
-    messages: the conversation so far, dicts with "role" and "content".
+    Attributes:
+        messages: the conversation so far, dicts with "role" and "content".
+
+    Raises:
+        DogeExportError: the folder has no tokenizer or no chat template.
     """
 
     def __init__(self, session: Session, system: str | None = None) -> None:
@@ -31,7 +35,7 @@ class Chat:
         self.reset()
 
     def reset(self) -> None:
-        """Starts over; the system message stays."""
+        """Start over; the system message stays."""
         self.messages: list[dict[str, str]] = []
         if self._system is not None:
             self.messages.append({"role": "system", "content": self._system})
@@ -39,15 +43,22 @@ class Chat:
 
     @property
     def generation(self) -> Generation | None:
-        """The last answer, as far as it got; None before the first."""
+        """The last answer, as far as it got; None before the first message."""
         return None if self._stream is None else self._stream.generation
 
     def send(self, text: str, **settings: Any) -> Iterator[str]:
-        """Pieces of the answer to `text`; `settings` are those of `Session.generate`.
+        """Send a message and return an iterator over pieces of the answer.
 
-        Raises DogeExportError at once, with the conversation unchanged, when it gets too long or a setting is wrong.
-        When the answer is cut off (nobody asks for more pieces, or Ctrl-C raises KeyboardInterrupt through them), what
-        was said so far stays as the assistant's turn, and the next turn goes on from there.
+        When the answer is cut off (the caller takes no more pieces, or Ctrl-C raises KeyboardInterrupt through them),
+        the text so far stays as the assistant's turn, and the next turn goes on from there.
+
+        Args:
+            text: the user's message.
+            settings: those of `Session.generate`.
+
+        Raises:
+            DogeExportError: the message is empty, the conversation gets too long or a setting is wrong. Raised by the
+                call itself, before the first piece; the conversation is unchanged.
         """
         if not text:
             raise DogeExportError("the message is empty: give at least one character")
@@ -60,5 +71,5 @@ class Chat:
         self.messages += [question, answer]
         self._stream = stream
         for piece in stream:
-            answer["content"] += piece  # before it is shown: an interruption finds the conversation whole
+            answer["content"] += piece  # before the yield, which may not return: the conversation has what was shown
             yield piece

@@ -1,4 +1,4 @@
-"""Chat templates: jinja2 in a sandbox, set up byte for byte as transformers' `apply_chat_template` does it."""
+"""Chat templates: jinja2 in a sandbox, whose output equals transformers' `apply_chat_template` byte for byte."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from doge_export.runtime.files import damage_of
 
 
 class _Generation(jinja2.ext.Extension):
-    """`{% generation %}...{% endgeneration %}` marks the assistant's words for training; here it only renders them."""
+    """Tag `{% generation %}`, which marks the assistant's words for training and here only renders them."""
 
     tags = {"generation"}  # noqa: RUF012  (jinja2 declares it so)
 
@@ -62,10 +62,13 @@ def _environment() -> jinja2.sandbox.ImmutableSandboxedEnvironment:
 
 
 class ChatTemplate:
-    """One compiled template.
+    """A compiled chat template.
 
-    `literal_text` is every text the template writes by itself, separated by null characters.
-    Raises DogeExportError when the source is not a valid template.
+    Attributes:
+        literal_text: every text that the template writes by itself, separated by null characters.
+
+    Raises:
+        DogeExportError: the source is not a valid template.
     """
 
     def __init__(self, source: str) -> None:
@@ -88,7 +91,18 @@ class ChatTemplate:
         add_generation_prompt: bool = False,
         **variables: Any,
     ) -> str:
-        """The conversation as one text. Raises DogeExportError with the template's own words when it refuses."""
+        """Render a conversation as one text.
+
+        Args:
+            messages: dicts with "role" and "content".
+            tools: JSON schemas of functions that the model may call.
+            documents: texts that the model may cite, as dicts.
+            add_generation_prompt: end with the beginning of an assistant's turn.
+            variables: other names that the template reads.
+
+        Raises:
+            DogeExportError: the template refuses the messages; the message quotes it.
+        """
         try:
             return self._template.render(
                 messages=messages,
@@ -102,10 +116,19 @@ class ChatTemplate:
 
 
 def read_chat_templates(folder: Path, tokenizer_config: Mapping[str, Any]) -> dict[str, str]:
-    """Template sources by name ("default" is the one for everything), none where the folder has no template.
+    """Read the sources of a folder's chat templates, by name; "default" is the one for everything.
 
-    chat_template.jinja wins over the `chat_template` of tokenizer_config.json, which is a text or a list of
-    `{"name", "template"}`. Raises TypeError or KeyError when it is anything else.
+    Args:
+        folder: an exported folder. Its chat_template.jinja wins over `tokenizer_config`.
+        tokenizer_config: content of tokenizer_config.json, whose `chat_template` is a text or a list of
+            `{"name", "template"}`.
+
+    Returns:
+        An empty dict if the folder has no template.
+
+    Raises:
+        TypeError, KeyError: `chat_template` is anything else.
+        DogeExportError: chat_template.jinja is not UTF-8.
     """
     file = folder / "chat_template.jinja"
     if file.is_file():

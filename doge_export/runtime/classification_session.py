@@ -1,4 +1,4 @@
-"""A folder exported for text-classification: logits and labels."""
+"""Session of a folder exported for text-classification: logits and labels."""
 
 from __future__ import annotations
 
@@ -22,19 +22,24 @@ ScoreFunction = Literal["softmax", "sigmoid", "none"]
 
 
 class Scored(TypedDict):
-    """A class of a text, and how sure the model is of it."""
+    """A label of a text, with its score.
+
+    Attributes:
+        label: name of the class.
+        score: probability of the class, or its logit where no function is applied.
+    """
 
     label: str
     score: float
 
 
 class ClassificationSession(SinglePassSession):
-    """transformers' `DogeForSequenceClassification`.
+    """A text classifier, equal to transformers' `DogeForSequenceClassification`.
 
     Attributes:
         labels: names of the classes, in the order of the logits.
-        function_to_apply: what makes scores of logits, as transformers decides it: "none" for regression, "sigmoid"
-            where several labels may be right or there is only one, else "softmax".
+        function_to_apply: function that turns logits into scores, chosen as transformers chooses it: "none" for
+            regression, "sigmoid" if several labels may be right or there is only one, else "softmax".
     """
 
     task = "text-classification"
@@ -56,17 +61,24 @@ class ClassificationSession(SinglePassSession):
         self.function_to_apply: ScoreFunction = _function_for(problem, len(self.labels))
 
     def logits(self, input_ids: Any, attention_mask: Any = None) -> np.ndarray:
-        """The logits of every row, float32 [B, labels], of rows that are read together as they are.
+        """Compute the logits of all rows in one run.
 
-        input_ids: [S] or [B, S]. attention_mask: the same shape, 0 for padding. A row is judged by its last token that
-        is not pad_token_id, as in transformers (where the model has none, by the last one of the mask): padding must
-        be of that id, and may be on either side.
-        Raises DogeExportError for ids out of range and for more than max_length tokens.
+        Args:
+            input_ids: token ids [S] or [B, S]. Padding must be pad_token_id, on either side: as in transformers, a row
+                is classified by its last token of another id, or by the last 1 of the mask if the model has no
+                pad_token_id.
+            attention_mask: the same shape, 0 for padding; None without padding.
+
+        Returns:
+            float32 [B, labels].
+
+        Raises:
+            DogeExportError: an id is out of range, or there are more than max_length tokens.
         """
         return self._forward(input_ids, attention_mask)
 
     def classify(self, texts: Any, *, top_k: int | None = 1, **options: Any) -> list[Scored] | list[list[Scored]]:
-        """Labels with scores, as transformers' text-classification pipeline gives them.
+        """Label texts, with scores equal to those of transformers' text-classification pipeline.
 
         Args:
             texts: a text or token ids (a list of int, an array [S]), or a list of those.
@@ -74,10 +86,11 @@ class ClassificationSession(SinglePassSession):
             options: see `ranked`.
 
         Returns:
-            {"label", "score"} for each text, also in a list for a single text; with another `top_k` than 1 a list of
-            those for a single text, and a list of lists for several.
+            With `top_k` 1, a list with the {"label", "score"} of each text, even of a single one. With another `top_k`,
+            a list of {"label", "score"} for a single text, and a list of such lists for several.
 
-        Raises DogeExportError for a text that is empty or too long, before anything runs.
+        Raises:
+            DogeExportError: a text is empty or too long; raised before anything runs.
         """
         found = self.ranked(texts, top_k=top_k, **options)
         if top_k == 1:
@@ -94,16 +107,19 @@ class ClassificationSession(SinglePassSession):
         batch_size: int = 32,
         on_progress: Advance | None = None,
     ) -> list[list[Scored]]:
-        """{"label", "score"} of the `top_k` best labels of each text, a list of lists whatever was asked for.
+        """Label texts as `classify` does, and return a list of {"label", "score"} for each text in every case.
 
         Args:
             texts: as in `classify`.
             top_k: as in `classify`.
             function_to_apply: "softmax", "sigmoid" or "none" instead of the model's own.
             truncate: cut texts of more than max_length tokens at their end, instead of refusing them.
-            batch_size: texts in a run at most; long texts run in smaller batches. No score depends on it, nor on the
-                other texts.
-            on_progress: called after each run with the number of texts it has done.
+            batch_size: largest number of texts in a run; long texts run in smaller batches. No score depends on it,
+                nor on the other texts.
+            on_progress: called after each run with the number of texts in that run.
+
+        Raises:
+            DogeExportError: an argument is wrong, or a text is empty or too long.
         """
         if top_k is not None and (not is_integer(top_k) or top_k < 1):
             raise DogeExportError(f"top_k is {top_k!r}, expected 1 or more, or None for all labels")
@@ -121,7 +137,8 @@ class ClassificationSession(SinglePassSession):
         return self._each(texts, scored, truncate, batch_size, on_progress)
 
     def _runs_alone(self, row: Sequence[int]) -> bool:
-        # The oldest classifiers judge by the token before the first padding, counted from the end where there is none.
+        # The oldest classifiers read the token before the first padding id. For a row that starts with that id, this
+        # is index -1, the last position of the batch, which depends on the length of the other rows.
         starts_padded = self._judges_before_padding and row[0] == self._padding
         return starts_padded or super()._runs_alone(row)
 
@@ -133,7 +150,7 @@ def _function_for(problem: Any, labels: int) -> ScoreFunction:
 
 
 def _sigmoid(logits: np.ndarray) -> np.ndarray:
-    small = np.exp(-np.abs(logits))  # which cannot overflow
+    small = np.exp(-np.abs(logits))  # exp of a negative number cannot overflow
     return np.where(logits >= 0, 1, small) / (1 + small)
 
 

@@ -1,4 +1,4 @@
-"""What the decoder's cache holds, so that the same tokens are not read twice."""
+"""Record of the tokens in a decoder's cache, so that the same tokens are not read twice."""
 
 from __future__ import annotations
 
@@ -11,36 +11,42 @@ from doge_export.errors import DogeExportError
 
 if TYPE_CHECKING:
     from doge_export.runtime.decoders.decoder import Decoder
-    from doge_export.runtime.prediction import Prediction
+    from doge_export.token_ids import common_prefix
+from doge_export.runtime.prediction import Prediction
 
 PREFILL_CHUNK = 512
-"""Prompt tokens per run: bounds the memory of attention, which grows with chunk times length, at no cost in speed."""
+"""Prompt tokens per run. Bounds the memory of attention, which grows with chunk times length, at no cost in speed."""
 
 
 class Context:
-    """The decoder, and the ids it has read.
+    """A decoder, and the ids that it has read.
 
-    2025-11: an id counts as read only after the run that reads it has returned. Whatever interrupts a run (Ctrl-C), the
+    An id counts as read only after the run that reads it has returned. When something interrupts a run (Ctrl-C), the
     cache is right up to the recorded length, and the next `read` rewinds to there. The other order would leave ids on
     record whose keys were never written.
     """
 
     def __init__(self, decoder: Decoder) -> None:
         self.decoder = decoder
-        self._ids: list[int] = []  # of the only row; nothing is recorded for a batch, nor for what is read whole
+        self._ids: list[int] = []  # of the only row; empty for a batch, and for a prompt that must be read whole
         self._turn = 0
 
     def clear(self, batch_size: int = 1) -> None:
-        """Empties the cache. Whoever was generating cannot go on."""
+        """Empty the cache. An answer that is being generated cannot go on: its next `append` fails."""
         self._turn += 1
         self._ids = []
         self.decoder.reset(batch_size)
 
     def read(self, rows: Sequence[Sequence[int]], reuse: bool = False) -> tuple[list[Prediction], int]:
-        """Reads left-padded prompts; gives what comes next in each row, and a turn for `append`.
+        """Read prompts, padded on the left to the same length.
 
-        With `reuse` (one row only), what the cache already holds of the prompt is kept and only the rest is read,
-        unless reading in pieces would change the answer (`Decoder.chunkable_length`).
+        Args:
+            rows: token ids of each prompt.
+            reuse: keep what the cache already holds of a single prompt and read only the rest, unless reading in pieces
+                would change the answer (`Decoder.chunkable_length`).
+
+        Returns:
+            The prediction of the next token of each row, and the number to give to `append`.
         """
         length = max(map(len, rows))
         in_pieces = length <= self.decoder.chunkable_length
@@ -66,7 +72,18 @@ class Context:
         return predictions, self._turn
 
     def append(self, turn: int, tokens: np.ndarray) -> list[Prediction]:
-        """Reads one more token of every row, int64 [B, 1]; what comes next in each."""
+        """Read one more token of every row.
+
+        Args:
+            turn: number that `read` returned with the prompts.
+            tokens: int64 [B, 1].
+
+        Returns:
+            The prediction of the next token of each row.
+
+        Raises:
+            DogeExportError: another `read` or `clear` came in between.
+        """
         if turn != self._turn:
             raise DogeExportError(
                 "this answer was cut off by another one: a session generates one at a time, load a second session"
@@ -77,12 +94,7 @@ class Context:
         return predictions
 
     def _common(self, ids: Sequence[int]) -> int:
-        """How many first tokens of `ids` are in the cache; never all: the last one must be read for its logits."""
+        """Count the first tokens of `ids` that are in the cache, but for the last id: it is read for its logits."""
         if self.decoder.batch_size != 1 or self.decoder.length < len(self._ids):
-            return 0  # someone used the decoder directly
-        common = 0
-        for known, wanted in zip(self._ids, ids[:-1], strict=False):
-            if known != wanted:
-                break
-            common += 1
-        return common
+            return 0  # a caller used the decoder directly
+        return common_prefix(self._ids, ids[:-1])

@@ -1,4 +1,4 @@
-"""A folder exported for feature-extraction: hidden states and embeddings."""
+"""Session of a folder exported for feature-extraction: hidden states and embeddings."""
 
 from __future__ import annotations
 
@@ -20,16 +20,23 @@ _POOL: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 class FeatureSession(SinglePassSession):
-    """The last hidden states of a Doge, transformers' `DogeModel`."""
+    """A Doge without a head, equal to transformers' `DogeModel`."""
 
     task = "feature-extraction"
 
     def hidden_states(self, input_ids: Any, attention_mask: Any = None) -> np.ndarray:
-        """The last hidden state of every token, float32 [B, S, H], of rows that are read together as they are.
+        """Compute the last hidden state of every token, all rows in one run.
 
-        input_ids: [S] or [B, S]. attention_mask: the same shape, 0 for padding, on either side; positions count from 0
-        whatever it says, as in transformers. What stands in the places of padding is of no meaning.
-        Raises DogeExportError for ids out of range and for more than max_length tokens.
+        Args:
+            input_ids: token ids [S] or [B, S].
+            attention_mask: the same shape, 0 for padding, on either side; None without padding. As in transformers,
+                positions count from 0 whatever the mask is.
+
+        Returns:
+            float32 [B, S, H]; the values at padding have no meaning.
+
+        Raises:
+            DogeExportError: an id is out of range, or there are more than max_length tokens.
         """
         return self._forward(input_ids, attention_mask)
 
@@ -67,19 +74,23 @@ class FeatureSession(SinglePassSession):
         batch_size: int = 32,
         on_progress: Advance | None = None,
     ) -> np.ndarray | list[np.ndarray]:
-        """One vector for each text, float32 [N, H]; [1, H] for a single one.
+        """Compute a vector for each text.
 
         Args:
             texts: a text or token ids (a list of int, an array [S]), or a list of those.
-            pooling: "mean" of the text's tokens, those that the tokenizer adds included; its "last" one, the only one
-                that has read all of them; "none" gives a list of N arrays [S_i, H] instead.
+            pooling: "mean" of the hidden states of all tokens, including those that the tokenizer adds; "last", the
+                state of the last token, the only one that has read all others; "none", the states of all tokens.
             normalize: scale every vector to length 1, so that a dot product is the cosine of the angle.
             truncate: cut texts of more than max_length tokens at their end, instead of refusing them.
-            batch_size: texts in a run at most; long texts run in smaller batches. No vector depends on it, nor on the
-                other texts.
-            on_progress: called after each run with the number of texts it has done.
+            batch_size: largest number of texts in a run; long texts run in smaller batches. No vector depends on it,
+                nor on the other texts.
+            on_progress: called after each run with the number of texts in that run.
 
-        Raises DogeExportError for a text that is empty or too long, before anything runs.
+        Returns:
+            float32 [N, H], also [1, H] for a single text; with pooling "none" a list of N arrays [S_i, H].
+
+        Raises:
+            DogeExportError: a text is empty or too long; raised before anything runs.
         """
         if pooling not in _POOL:
             raise DogeExportError(f"pooling is {pooling!r}, expected one of {', '.join(_POOL)}")
@@ -95,5 +106,5 @@ class FeatureSession(SinglePassSession):
 
 
 def _normalized(vectors: np.ndarray) -> np.ndarray:
-    """Vectors of length 1; a vector of zeros stays."""
+    """Scale vectors to length 1; a vector of zeros stays."""
     return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)

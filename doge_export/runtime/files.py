@@ -1,4 +1,4 @@
-"""Reading the small JSON files of an exported folder."""
+"""Readers for the small JSON files of an exported folder."""
 
 from __future__ import annotations
 
@@ -12,13 +12,22 @@ from doge_export.json_file import read_object
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """The object in `file`, empty where there is no such file. Raises DogeExportError when it is not a JSON object."""
+    """Read the JSON object in a file; an empty one if there is no such file.
+
+    Raises:
+        DogeExportError: the file cannot be read or holds no JSON object.
+    """
     return read_object(file) if file.is_file() else {}
 
 
 @contextlib.contextmanager
 def damage_of(file: Path) -> Iterator[None]:
-    """Around the interpretation of what `file` holds: values of another shape raise DogeExportError with its name."""
+    """Turn errors of code that interprets the content of `file` into DogeExportError with the file's name.
+
+    Raises:
+        DogeExportError: the body raised AttributeError, KeyError, TypeError or ValueError, since a value is missing or
+            of another type.
+    """
     try:
         yield
     except (AttributeError, KeyError, TypeError, ValueError) as error:

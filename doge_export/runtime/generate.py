@@ -1,4 +1,4 @@
-"""The generation loop: one decoder run and one choice per row for every token."""
+"""The decoding loop: for every token one run of the decoder, and one choice for each row."""
 
 from __future__ import annotations
 
@@ -20,12 +20,14 @@ FinishReason = Literal["eos", "stop", "length"]
 
 @dataclasses.dataclass(frozen=True)
 class Generation:
-    """An answer.
+    """An answer to a prompt.
 
-    text: the new text only, without special tokens, up to a stop string; empty where the folder has no tokenizer.
-    token_ids: the new ids, with the eos token or the tokens of the stop string that ended them.
-    finish_reason: "eos" (an eos token), "stop" (a stop string), "length" (max_new_tokens or the model's length), None
-    for an answer that was interrupted.
+    Attributes:
+        text: the new text only, without special tokens, up to a stop string; empty if the folder has no tokenizer.
+        token_ids: the new ids, including the eos token or the tokens of the stop string that ended them.
+        prompt_token_ids: ids of the prompt.
+        finish_reason: what ended the answer: "eos" (an eos token), "stop" (a stop string), "length" (max_new_tokens or
+            the model's length); None for an answer that was interrupted.
     """
 
     text: str
@@ -38,7 +40,16 @@ class Generation:
 
 
 class Row:
-    """One answer in the making."""
+    """An answer in the making, one row of a batch.
+
+    Args:
+        prompt_token_ids: ids of the prompt.
+        config: how tokens are chosen, and which ids end the answer.
+        max_new_tokens: tokens after which the answer ends.
+        seed: of the random numbers of this row.
+        tokenizer: for the text; None to collect ids alone.
+        stops: texts before which the answer ends.
+    """
 
     def __init__(
         self,
@@ -60,7 +71,7 @@ class Row:
         self._stops = StopStrings(stops) if stops else None
 
     def advance(self, prediction: Prediction) -> str:
-        """Chooses the next token; the new text that is safe to show, often empty."""
+        """Choose the next token, and return the new text that is safe to show, often empty."""
         token = self._choose(prediction)
         self.token_ids.append(token)
         if token in self._eos:
@@ -88,9 +99,10 @@ class Row:
 
 
 def run(context: Context, rows: Sequence[Row], reuse: bool = False) -> Iterator[str]:
-    """Generates until every row has ended. Yields the text of the first row as it becomes safe to show."""
+    """Decode until every row has ended, and yield the text of the first row as it becomes safe to show."""
     predictions, turn = context.read([row.prompt_token_ids for row in rows], reuse)
-    tokens = np.zeros((len(rows), 1), np.int64)  # a row that has ended goes on reading its last id, and nobody looks
+    # A row that has ended keeps reading its last id until all rows have ended; its predictions are ignored.
+    tokens = np.zeros((len(rows), 1), np.int64)
     while True:
         for index, row in enumerate(rows):
             if row.finish_reason is None:
@@ -104,7 +116,7 @@ def run(context: Context, rows: Sequence[Row], reuse: bool = False) -> Iterator[
 
 
 class Stream(Iterator[str]):
-    """Pieces of one answer, in the order they become safe to show. `generation` is the answer so far, at any time."""
+    """An iterator over pieces of one answer's text, each given as soon as it is safe to show."""
 
     def __init__(self, context: Context, row: Row, reuse: bool = False) -> None:
         self._row = row

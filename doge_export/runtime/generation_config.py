@@ -1,4 +1,4 @@
-"""How to generate: the folder's generation_config.json, overridden by what the caller gives."""
+"""Settings of an answer: the folder's generation_config.json, overridden by the caller's values."""
 
 from __future__ import annotations
 
@@ -17,16 +17,20 @@ from doge_export.runtime.files import read_json
 
 @dataclasses.dataclass(frozen=True)
 class GenerationConfig:
-    """Names and defaults are those of transformers, except that the length is bounded by the model and not by 20.
+    """Settings of an answer.
 
-    temperature: divides the logits, > 0.
-    top_k: 0 means all.
-    top_p: 1 means all.
-    min_p: 0 means all.
-    repetition_penalty: 1 means none.
-    max_new_tokens: None means up to max_length.
-    max_length: prompt and answer together; None means as many as the export holds.
-    eos_token_ids: each of them ends a row.
+    Names and defaults are those of transformers, except that the length is bounded by the model and not by 20.
+
+    Attributes:
+        do_sample: draw tokens at random; False takes the likeliest one.
+        temperature: divisor of the logits, above 0.
+        top_k: number of likeliest tokens to draw from; 0 for all.
+        top_p: probability that the likeliest tokens to draw from add up to; 1 for all.
+        min_p: least probability of a token, as a factor of the largest one; 0 for all.
+        repetition_penalty: above 1 makes tokens seen before less likely; 1 changes nothing.
+        max_new_tokens: most tokens of the answer; None for up to `max_length`.
+        max_length: most tokens of prompt and answer together; None for as many as the export holds.
+        eos_token_ids: ids that end an answer.
     """
 
     do_sample: bool = False
@@ -41,12 +45,16 @@ class GenerationConfig:
 
     @classmethod
     def from_folder(cls, folder: Path) -> GenerationConfig:
-        """Defaults of an exported folder: generation_config.json, else the eos token of config.json."""
+        """Read the settings of an exported folder: generation_config.json, and else the eos token of config.json.
+
+        Raises:
+            DogeExportError: a file is damaged, or a value is out of range.
+        """
         file = folder / "generation_config.json"
         values = read_json(file)
         if values.get("eos_token_id") is None:
             values["eos_token_id"] = read_json(folder / "config.json").get("eos_token_id")
-        if values.get("temperature") == 0:  # as many published configs spell greedy
+        if values.get("temperature") == 0:  # many published configs write greedy choice this way
             values |= {"temperature": None, "do_sample": False}
         known = {field.name for field in dataclasses.fields(cls)} | {"eos_token_id"}
         try:
@@ -55,10 +63,14 @@ class GenerationConfig:
             raise DogeExportError(f"{file}: {error}") from error
 
     def override(self, **values: Any) -> GenerationConfig:
-        """These settings with `values` instead, where they are not None.
+        """Return a copy of these settings with the `values` that are not None.
 
-        Asking for a temperature, top_k, top_p or min_p asks for sampling unless `do_sample` is given; a temperature
-        of 0 is greedy. Raises DogeExportError for a value out of range.
+        A temperature, top_k, top_p or min_p turns sampling on unless `do_sample` is given; a temperature of 0 is
+        greedy.
+
+        Raises:
+            DogeExportError: a value is out of range.
+            TypeError: there is no setting of that name.
         """
         values = {key: value for key, value in values.items() if value is not None}
         unknown = values.keys() - {field.name for field in dataclasses.fields(self)} - {"eos_token_id"}
@@ -92,12 +104,12 @@ class GenerationConfig:
 
 
 def is_integer(value: Any) -> bool:
-    """Whether `value` is an int or numpy integer; a bool is not."""
+    """Return whether `value` is an int or a NumPy integer; a bool is not."""
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
 def plain(value: Any) -> Any:
-    """Arrays and tensors as (nested) lists, a single number of theirs as a number; anything else as it is."""
+    """Return an array or tensor as (nested) lists, one without axes as a number, and anything else as it is."""
     return np.asarray(value).tolist() if hasattr(value, "__array__") else value
 
 

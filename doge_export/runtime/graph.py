@@ -1,4 +1,4 @@
-"""The graph of an exported folder, opened by onnxruntime."""
+"""Graphs of an exported folder, opened by onnxruntime."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ DAMAGED = (
     _known.Fail,
     UnicodeDecodeError,
 )
-"""Errors that onnxruntime raises for a file that is no graph, or no longer the one that was written."""
+"""Errors that onnxruntime raises for a file that is not a graph, or was damaged since it was written."""
 
 CACHE_TYPES: dict[str, type[np.generic]] = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
     "tensor(int8)": np.int8,
 }
-"""Types that caches may have, by onnxruntime's name."""
+"""NumPy type of a cache, by onnxruntime's name."""
 
 
 def graph_file(folder: Path, manifest: Manifest, precision: str | None = None) -> str:
     """Return the name of the graph in `precision`; by default the fp32 one, else the first.
 
     Raises:
-        DogeExportError: the folder has none.
+        DogeExportError: the folder has no graph in that precision.
     """
     if precision is None:
         return manifest.graph_of("fp32") or next(iter(manifest.graphs), MODEL)
@@ -61,12 +61,12 @@ def open_graph(
 
     Args:
         folder: an exported folder.
-        name: of the graph, as in the manifest.
-        threads: of onnxruntime; by default what suits a graph of that size, at most one for each physical core.
+        name: name of the graph, as in the manifest.
+        threads: CPU threads; by default as many as suit a graph of that size, at most one for each physical core.
         providers: onnxruntime's execution providers; the CPU by default.
 
     Raises:
-        DogeExportError: there is no such graph, it is damaged, or a provider is not there.
+        DogeExportError: there is no such graph, it is damaged, or a provider is not installed.
     """
     file = folder / name
     if not file.is_file():
@@ -74,7 +74,7 @@ def open_graph(
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or thread_count(file)
     options.inter_op_num_threads = 1
-    # Its one warning here is that num_logits_to_keep has a default, which is what it is for.
+    # Errors only: the one warning here is that the input num_logits_to_keep has a default, which is intended.
     options.log_severity_level = 3
     available = onnxruntime.get_available_providers()
     chosen = list(providers or ["CPUExecutionProvider"])

@@ -1,4 +1,4 @@
-"""What is in an exported folder, read from its manifest and its graphs."""
+"""Description of an exported folder, read from its manifest and its graphs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _graph_ports(file: Path) -> dict[str, Any]:
 
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 4  # what it warns of is raised as well
+    options.log_severity_level = 4  # its errors are raised too
     try:
         session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     except (*DAMAGED, NoSuchFile) as error:
@@ -49,7 +49,7 @@ def _graph_ports(file: Path) -> dict[str, Any]:
 
 
 def _engine_ports(file: Path) -> dict[str, Any]:
-    """Read the file beside an engine, which needs no GPU; "engine" says what it was built by and where it runs."""
+    """Describe an engine by its sidecar file, without a GPU; "engine" tells how it was built and where it runs."""
     from doge_export.runtime.engine.sidecar import read_sidecar
 
     facts = read_sidecar(file.parents[1]).to_dict()

@@ -1,4 +1,4 @@
-"""Opening an exported folder, whatever it was exported for."""
+"""Openers of exported folders: the session of the folder's task, and the decoder of its graph."""
 
 from __future__ import annotations
 
@@ -37,14 +37,17 @@ def load(
     threads: int | None = None,
     providers: str | Sequence[Any] | None = None,
 ) -> Session | FeatureSession | ClassificationSession:
-    """Open a folder that `doge-export onnx` or `doge-export trt` wrote: the session of the task it was exported for.
+    """Open a folder that `doge-export onnx` or `doge-export trt` wrote.
 
     Args:
         folder: an exported folder.
-        precision: "fp32", "fp16", "int8" or "int4": which of the folder's graphs; by default fp32 where it is there,
-            else the first.
+        precision: precision of the graph to run: "fp32", "fp16", "int8" or "int4"; by default fp32, or the first graph
+            of a folder without fp32.
         threads: CPU threads of onnxruntime; by default as many as suit the graph's size.
         providers: execution providers of onnxruntime in order of preference, or the name of one.
+
+    Returns:
+        The session of the task that the folder was exported for.
 
     Raises:
         DogeExportError: `folder` is not an exported folder, or has no graph of that precision.
@@ -72,16 +75,17 @@ def load(
 def load_as(
     kind: type[Kind], folder: str | Path, *, purpose: str, precision: str | None = None, threads: int | None = None
 ) -> Kind:
-    """Open `folder`, whose session must be of `kind`.
+    """Open an exported folder that must be of the task of `kind`.
 
     Args:
         kind: class of the session.
         folder: an exported folder.
-        purpose: what needs the session, for the message.
+        purpose: command or method that needs the session, for the message.
         precision, threads: see `load`.
 
     Raises:
-        DogeExportError: as `load`; WrongTask, before anything is loaded, where the folder is for another task.
+        DogeExportError: as for `load`.
+        WrongTask: the folder was exported for another task; raised before a graph is loaded.
     """
     task = read_manifest(folder).task
     if task != kind.task:
@@ -100,9 +104,9 @@ def open_decoder(
     threads: int | None = None,
     providers: Sequence[Any] | None = None,
 ) -> Decoder:
-    """Open the decoder that a graph's recorded interface asks for.
+    """Open the decoder for the interface that the manifest records of a graph.
 
-    An engine has one precision, and takes neither threads nor providers.
+    An engine ignores `threads` and `providers`.
 
     Args:
         folder: an exported folder of task text-generation.
@@ -110,7 +114,7 @@ def open_decoder(
         precision, threads, providers: see `load`.
 
     Raises:
-        DogeExportError: as `load`.
+        DogeExportError: as for `load`, or this version has no decoder for the interface.
     """
     name = graph_file(folder, manifest, precision)
     graph = manifest.graphs.get(name)

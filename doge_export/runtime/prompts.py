@@ -1,4 +1,4 @@
-"""What callers may give as a prompt or as token ids, turned into checked ids."""
+"""Checks that turn the prompts, texts, token ids and masks of a caller into arrays and lists of ids."""
 
 from __future__ import annotations
 
@@ -15,10 +15,19 @@ _BYTES = (bytes, bytearray, memoryview)
 
 
 def prompt_rows(prompt: Any, tokenizer: Tokenizer | None, vocab_size: int) -> tuple[list[list[int]], bool]:
-    """Token ids of every prompt, and whether a batch was asked for.
+    """Turn one prompt or a batch of prompts into token ids.
 
-    One prompt is a text, a conversation (list of dicts) or token ids (list of int or an array [S]); a batch is a list
-    of those, or an array [B, S]. Raises DogeExportError for an empty prompt, an id out of range, or anything else.
+    Args:
+        prompt: a text, a conversation (list of dicts) or token ids (list of int or an array [S]); a batch is a list of
+            those, or an array [B, S].
+        tokenizer: for texts and conversations; None if the folder has none.
+        vocab_size: number of ids of the model.
+
+    Returns:
+        The ids of each prompt, and True for a batch.
+
+    Raises:
+        DogeExportError: a prompt is empty or of another type, an id is out of range, or a text comes without tokenizer.
     """
     prompt = plain(prompt)
     if isinstance(prompt, _BYTES) or _is_single(prompt):
@@ -29,7 +38,7 @@ def prompt_rows(prompt: Any, tokenizer: Tokenizer | None, vocab_size: int) -> tu
 
 
 def is_single_text(texts: Any) -> bool:
-    """Whether `texts` is one text, a str or token ids (list of int or an array [S]), and not several."""
+    """Return whether `texts` is a single text (a str, or token ids as a list of int or an array [S])."""
     texts = plain(texts)
     return isinstance(texts, (str, *_BYTES)) or (
         isinstance(texts, Sequence) and len(texts) > 0 and is_integer(texts[0])
@@ -39,11 +48,21 @@ def is_single_text(texts: Any) -> bool:
 def text_rows(
     texts: Any, tokenizer: Tokenizer | None, vocab_size: int, *, max_length: int, truncate: bool
 ) -> list[list[int]]:
-    """Token ids of one text or of several, for tasks that read a text and write none.
+    """Turn one text or several into token ids, for tasks that read a text and write none.
 
-    Several are a list of what `is_single_text` describes, possibly none, or an array [B, S]. Longer ones are cut to
-    `max_length` tokens with `truncate`, as transformers cuts them, and refused without. Raises DogeExportError that
-    names the text by its number, from 1.
+    Args:
+        texts: a text as `is_single_text` describes it, a list of such texts, or an array [B, S].
+        tokenizer: for texts; None if the folder has none.
+        vocab_size: number of ids of the model.
+        max_length: most tokens of a text.
+        truncate: cut longer texts as transformers cuts them, instead of refusing them.
+
+    Returns:
+        The ids of each text.
+
+    Raises:
+        DogeExportError: a text is empty, too long or of another type, or an id is out of range; of several texts, the
+            message names the number of the wrong one, from 1.
     """
     texts = plain(texts)
     if is_single_text(texts):
@@ -84,7 +103,7 @@ def _is_single(prompt: Any) -> bool:
 
 def _row(prompt: Any, tokenizer: Tokenizer | None, vocab_size: int) -> list[int]:
     prompt = plain(prompt)
-    if isinstance(prompt, _BYTES):  # a sequence of integers too
+    if isinstance(prompt, _BYTES):  # would pass as a sequence of integers below
         raise _no_prompt(prompt)
     if isinstance(prompt, (str, Sequence)) and not prompt:
         raise DogeExportError("the prompt is empty: give at least one character, token id or message")
@@ -115,7 +134,11 @@ def _checked_id(token_id: Any, vocab_size: int) -> int:
 
 
 def need_tokenizer(tokenizer: Tokenizer | None) -> Tokenizer:
-    """`tokenizer`, or DogeExportError when the folder has none."""
+    """Return the tokenizer.
+
+    Raises:
+        DogeExportError: the folder has none.
+    """
     if tokenizer is None:
         raise DogeExportError(
             "this folder has no tokenizer.json, since its checkpoint had none: export one that has, or from Python use "
@@ -125,7 +148,15 @@ def need_tokenizer(tokenizer: Tokenizer | None) -> Tokenizer:
 
 
 def id_matrix(input_ids: Any, vocab_size: int) -> np.ndarray:
-    """int64 [B, S] from nested lists or an array of one or two dimensions. Raises DogeExportError for anything else."""
+    """Return token ids as int64 [B, S].
+
+    Args:
+        input_ids: nested lists or an array, [S] or [B, S].
+        vocab_size: number of ids of the model.
+
+    Raises:
+        DogeExportError: `input_ids` is empty or of another shape or type, or an id is out of range.
+    """
     try:
         ids = np.asarray(input_ids)
     except ValueError as error:
@@ -143,7 +174,15 @@ def id_matrix(input_ids: Any, vocab_size: int) -> np.ndarray:
 
 
 def mask_matrix(attention_mask: Any, shape: tuple[int, ...]) -> np.ndarray | None:
-    """int64 [B, S] of 0 (padding, on the left) and 1 (token); None when nothing is padded."""
+    """Return a mask with padding on the left as int64 [B, S], 0 for padding; None if nothing is padded.
+
+    Args:
+        attention_mask: nested lists or an array, [S] or [B, S]; None without padding.
+        shape: shape of the token ids, [B, S].
+
+    Raises:
+        DogeExportError: the mask has another shape or other values, or padding that is not on the left.
+    """
     mask = any_mask(attention_mask, shape)
     if (np.diff(mask, axis=1) < 0).any() or not mask[:, -1].all():
         raise DogeExportError(
@@ -153,7 +192,15 @@ def mask_matrix(attention_mask: Any, shape: tuple[int, ...]) -> np.ndarray | Non
 
 
 def any_mask(attention_mask: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """int64 [B, S] of 0 (padding, wherever it is) and 1 (token), all 1 for None."""
+    """Return a mask with padding anywhere as int64 [B, S], 0 for padding; all 1 for None.
+
+    Args:
+        attention_mask: nested lists or an array, [S] or [B, S]; None without padding.
+        shape: shape of the token ids, [B, S].
+
+    Raises:
+        DogeExportError: the mask has another shape or other values.
+    """
     if attention_mask is None:
         return np.ones(shape, np.int64)
     try:

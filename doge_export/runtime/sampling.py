@@ -1,7 +1,7 @@
-"""How the next token is chosen from one row of logits, as transformers' logits processors do it and in their order.
+"""Choice of the next token from one row of logits, equal to that of transformers' logits processors.
 
-repetition penalty, temperature, top-k, top-p, min-p. Instead of masking the vocabulary and sorting it, every filter
-narrows a list of candidates, by partial sorts where it can.
+Their order is kept: repetition penalty, temperature, top-k, top-p, min-p. Instead of masking the vocabulary and sorting
+it, every filter narrows a list of candidates, by partial sorts where it can.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from doge_export.runtime.prediction import Candidates, Prediction
 
 
 def penalise_repetition(scores: np.ndarray, seen: np.ndarray, penalty: float) -> np.ndarray:
-    """A copy of `scores` [V] in which the ids `seen` [n] are less likely (penalty > 1) or more (penalty < 1)."""
+    """Copy `scores` [V], with the ids `seen` [n] less likely (penalty above 1) or more likely (penalty below 1)."""
     scores = scores.copy()
     chosen = scores[seen]
     scores[seen] = np.where(chosen < 0, chosen * penalty, chosen / penalty)
@@ -25,7 +25,7 @@ def penalise_repetition(scores: np.ndarray, seen: np.ndarray, penalty: float) ->
 
 
 def keep_top_k(candidates: Candidates, top_k: int) -> Candidates:
-    """The `top_k` best; more of them where the last ones are equal."""
+    """Keep the `top_k` best tokens, and all that equal the last of them."""
     ids, scores = candidates
     if top_k >= len(scores):
         return candidates
@@ -34,7 +34,10 @@ def keep_top_k(candidates: Candidates, top_k: int) -> Candidates:
 
 
 def keep_top_p(candidates: Candidates, top_p: float) -> Candidates:
-    """The smallest set of best candidates whose probabilities add up to `top_p`, at least one; low ids where equal."""
+    """Keep the smallest set of best tokens whose probabilities add up to `top_p`, at least one.
+
+    Of equal tokens, those with the lower ids come first.
+    """
     ids, scores = candidates
     probabilities = softmax(scores)
     # n tokens below (1 - p) / n add up to less than 1 - p: none of them is in the set, so none of them needs sorting.
@@ -49,14 +52,14 @@ def keep_top_p(candidates: Candidates, top_p: float) -> Candidates:
 
 
 def keep_min_p(candidates: Candidates, min_p: float) -> Candidates:
-    """Those at least `min_p` times as probable as the best one."""
+    """Keep the tokens that are at least `min_p` times as probable as the best one."""
     ids, scores = candidates
     kept = scores >= scores.max() + math.log(min_p)
     return ids[kept], scores[kept]
 
 
 def filtered(prediction: Prediction, config: GenerationConfig) -> Candidates:
-    """What may be sampled: temperature, then every filter that `config` asks for."""
+    """Return the tokens to draw from: temperature, then every filter that `config` asks for."""
     ids, logits = prediction.candidates(config.top_k)
     candidates = (ids, logits / np.float32(config.temperature))
     if config.top_k > 0:
@@ -69,7 +72,13 @@ def filtered(prediction: Prediction, config: GenerationConfig) -> Candidates:
 
 
 class Sampler:
-    """Chooses the tokens of one row. Greedy is the lowest id among the highest scores, as in torch."""
+    """Chooser of the tokens of one row; greedy choice takes the lowest id of equal scores, as torch does.
+
+    Args:
+        config: settings of the answer.
+        prompt_token_ids: ids of the prompt, which the repetition penalty counts as seen.
+        seed: of the random numbers of this row.
+    """
 
     def __init__(self, config: GenerationConfig, prompt_token_ids: Sequence[int], seed: np.random.SeedSequence) -> None:
         self._config = config
@@ -79,7 +88,7 @@ class Sampler:
         self._is_argmax = not config.do_sample and config.repetition_penalty == 1
 
     def __call__(self, prediction: Prediction) -> int:
-        """The next token id."""
+        """Choose the next token and return its id."""
         if self._is_argmax:
             return prediction.argmax()
         config = self._config

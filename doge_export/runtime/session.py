@@ -1,4 +1,4 @@
-"""A folder exported for text-generation: answers, streams and chats."""
+"""Session of a folder exported for text-generation: answers, streams and chats."""
 
 from __future__ import annotations
 
@@ -23,7 +23,12 @@ if TYPE_CHECKING:
 
 
 class Session(TaskSession):
-    """A folder exported for text-generation. Generates one answer (or one batch of them) at a time."""
+    """A folder exported for text-generation; it writes one answer, or one batch of answers, at a time.
+
+    Attributes:
+        decoder: the network and its cache.
+        generation_config: settings of an answer that a call does not give.
+    """
 
     task = "text-generation"
 
@@ -45,7 +50,7 @@ class Session(TaskSession):
 
     @property
     def max_length(self) -> int:
-        """Tokens a row may hold, prompt and answer together."""
+        """Most tokens of a row, prompt and answer together."""
         return self.decoder.max_length
 
     def generate(
@@ -63,12 +68,31 @@ class Session(TaskSession):
         stop: str | Sequence[str] | None = None,
         eos_token_id: int | Sequence[int] | np.ndarray | None = None,
     ) -> Generation | list[Generation]:
-        """Continues a text, a conversation (list of {"role", "content"}) or token ids; a list of those is a batch.
+        """Write the answer to a prompt, or the answers to a batch of prompts.
 
-        A text that spells special tokens contains them, as in transformers; inside a conversation they stay text.
-        Settings not given come from the folder's generation_config.json. Giving a temperature, top_k, top_p or min_p
-        asks for sampling. `seed` makes sampling repeatable, `stop` ends an answer before any of these texts.
-        Raises DogeExportError for a prompt that is empty, too long or out of range, and for settings out of range.
+        Settings that are None come from the folder's generation_config.json. A temperature, top_k, top_p or min_p turns
+        sampling on unless `do_sample` is given.
+
+        Args:
+            prompt: a text, a conversation (list of {"role", "content"}) or token ids; a list of those, or an array
+                [B, S], is a batch. A text that spells special tokens contains them, as in transformers; inside a
+                conversation they stay text.
+            max_new_tokens: most tokens of an answer.
+            do_sample: draw tokens at random; False takes the likeliest one.
+            temperature: divisor of the logits; 0 is greedy.
+            top_k: number of likeliest tokens to draw from; 0 for all.
+            top_p: probability that the likeliest tokens to draw from add up to.
+            min_p: least probability of a token, as a factor of the largest one.
+            repetition_penalty: above 1 makes tokens seen before less likely.
+            seed: makes sampling repeatable.
+            stop: text, or several, before which an answer ends.
+            eos_token_id: id, or several, that end an answer.
+
+        Returns:
+            The answer, or a list with the answer to each prompt of a batch.
+
+        Raises:
+            DogeExportError: a prompt is empty or too long, or an id or a setting is out of range.
         """
         rows, is_batch = self._rows(
             prompt,
@@ -85,13 +109,18 @@ class Session(TaskSession):
         )
         for _ in run(self._context, rows):
             pass
-        generations = [row.generation() for row in rows]
-        return generations if is_batch else generations[0]
+        answers = [row.generation() for row in rows]
+        return answers if is_batch else answers[0]
 
     def stream(self, prompt: str | Sequence[Any] | np.ndarray, **settings: Any) -> Stream:
-        """Pieces of the text that `generate(prompt, **settings)` gives, as they come.
+        """Write the answer to one prompt piece by piece; the stream's `generation` is the answer so far.
 
-        The stream's `generation` is the answer so far. One prompt only: DogeExportError for a batch.
+        Args:
+            prompt: a single prompt, see `generate`.
+            settings: see `generate`.
+
+        Raises:
+            DogeExportError: as for `generate`; or the prompt is a batch, or the folder has no tokenizer.
         """
         rows, is_batch = self._rows(prompt, **settings)
         need_tokenizer(self.tokenizer)
@@ -100,7 +129,7 @@ class Session(TaskSession):
         return Stream(self._context, rows[0])
 
     def stream_reusing(self, token_ids: list[int], **settings: Any) -> Stream:
-        """A stream that reads only what the cache does not hold of `token_ids` from the answer before: for chats."""
+        """Stream an answer as `stream` does, without reading again the first tokens that the cache holds; for chats."""
         rows, _ = self._rows(token_ids, **settings)
         return Stream(self._context, rows[0], reuse=True)
 
@@ -109,18 +138,26 @@ class Session(TaskSession):
         self.decoder.close()
 
     def reset(self) -> None:
-        """Empties the cache, for whoever goes on with `decoder` itself. An answer being streamed cannot go on."""
+        """Empty the cache before a direct use of `decoder`. An answer that is being streamed cannot go on."""
         self._context.clear()
 
     def chat(self, system: str | None = None) -> Chat:
-        """A conversation in several turns, with an optional system message."""
+        """Start a conversation in several turns, with an optional system message."""
         return Chat(self, system)
 
     def logits(self, input_ids: Any, attention_mask: Any = None, chunks: Sequence[int] | None = None) -> np.ndarray:
-        """Logits of every token, float32 [B, S, V].
+        """Compute the logits of every token.
 
-        input_ids: [S] or [B, S]. attention_mask: the same shape, 0 for padding, which must be on the left.
-        chunks: lengths that add up to S; the tokens go through the cache in these pieces instead of at once.
+        Args:
+            input_ids: token ids [S] or [B, S].
+            attention_mask: the same shape, 0 for padding, which must be on the left; None without padding.
+            chunks: lengths that add up to S, to read the tokens in these pieces instead of at once.
+
+        Returns:
+            float32 [B, S, V].
+
+        Raises:
+            DogeExportError: an argument is of another shape or out of range, or there are more than max_length tokens.
         """
         ids = id_matrix(input_ids, self.decoder.vocab_size)
         mask = mask_matrix(attention_mask, ids.shape)
@@ -148,7 +185,7 @@ class Session(TaskSession):
         stop: str | Sequence[str] | None = None,
         **settings: Any,
     ) -> tuple[list[Row], bool]:
-        """Everything checked before the decoder runs."""
+        """Check a request and return its rows, and True for a batch; the decoder does not run yet."""
         prompts, is_batch = prompt_rows(prompt, self.tokenizer, self.decoder.vocab_size)
         config = self.generation_config.override(**settings)
         config, stops = self._stops(config, stop)
@@ -163,7 +200,7 @@ class Session(TaskSession):
         return rows, is_batch
 
     def _stops(self, config: GenerationConfig, stop: str | Sequence[str] | None) -> tuple[GenerationConfig, list[str]]:
-        """Stop strings; those that name a special token, which never shows in the text, become eos tokens."""
+        """Separate stop strings from special tokens, which never show in the text and become eos tokens instead."""
         stop = plain(stop)
         if stop is None or (isinstance(stop, Collection) and not stop):
             return config, []

@@ -1,4 +1,4 @@
-"""Sessions of tasks that read each text in one run, without a cache."""
+"""Base of the sessions for tasks that read each text in one run, without a cache."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ Advance = Callable[[int], object]
 Read = TypeVar("Read")
 
 PAIRS = 2**24
-"""Pairs of tokens in a run, rows times length squared: attention holds some numbers for each pair and head."""
+"""Most pairs of tokens in a run, rows times length squared: attention keeps some numbers for each pair and head."""
 
 
 class SinglePassSession(TaskSession):
-    """A graph with input_ids and attention_mask, and one output."""
+    """Session over a graph with the inputs input_ids and attention_mask, and one output."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class SinglePassSession(TaskSession):
             self._padding = 0 if pad is None else int(pad)
 
     def _forward(self, input_ids: Any, attention_mask: Any = None) -> np.ndarray:
-        """The graph's output for [S] or [B, S] token ids and a mask of the same shape, 0 for padding on any side."""
+        """Run the graph on token ids [S] or [B, S] and a mask of the same shape, 0 for padding on any side."""
         ids = id_matrix(input_ids, self._vocab_size)
         mask = any_mask(attention_mask, ids.shape)
         if not mask.any(axis=1).all():
@@ -64,9 +64,17 @@ class SinglePassSession(TaskSession):
         batch_size: int,
         on_progress: Advance | None,
     ) -> list[Read]:
-        """`reading` of the graph's output for every text, padding cut off. No more than a batch of outputs is held.
+        """Run the graph on texts in batches, holding the outputs of one batch at a time.
 
-        Everything is checked before the first run. `on_progress` is told how many more texts are done after each run.
+        Args:
+            texts: see `prompts.text_rows`; all of them are checked before the first run.
+            reading: turns the output of one text, without its padding, into the result.
+            truncate: cut texts that are too long.
+            batch_size: largest number of texts in a run.
+            on_progress: called after each run with the number of texts in that run.
+
+        Returns:
+            The result of each text.
         """
         if not is_integer(batch_size) or batch_size < 1:
             raise DogeExportError(f"batch_size is {batch_size!r}, expected 1 or more")
@@ -80,7 +88,7 @@ class SinglePassSession(TaskSession):
         return [found[index] for index in range(len(rows))]
 
     def _batches(self, rows: Sequence[Sequence[int]], batch_size: int) -> Iterator[list[int]]:
-        """Which rows run together: the long ones first, each with those next in length, so that little is padded."""
+        """Yield the indices of rows that run together: long rows first, with those next in length, to pad little."""
         batch: list[int] = []
         for index in sorted(range(len(rows)), key=lambda index: -len(rows[index])):
             if batch:
@@ -94,14 +102,14 @@ class SinglePassSession(TaskSession):
             yield batch
 
     def _runs_alone(self, row: Sequence[int]) -> bool:
-        """Whether the row's output would depend on what is read with it, padding included.
+        """Return whether the row's output would depend on the other rows of a run or on padding.
 
-        So it does beyond the chunkable length: for reference CDMoE routing, scaled RoPE and tokens that see no key.
+        It does beyond the chunkable length: with reference CDMoE routing, scaled RoPE, or tokens that see no key.
         """
         return len(row) > self.manifest.chunkable_length
 
     def _run(self, rows: Sequence[Sequence[int]]) -> Iterator[np.ndarray]:
-        """The graph's output for each row."""
+        """Run rows together and yield the output of each, without padding."""
         longest = max(map(len, rows))
         ids = np.full((len(rows), longest), self._padding, np.int64)
         mask = np.zeros_like(ids)

@@ -1,6 +1,6 @@
-"""From token ids to text while they arrive: never half a character, never half a stop string, linear in the length.
+"""Text of token ids while they arrive: never half a character or half a stop string, in time linear in the length.
 
-The pieces put together are exactly `tokenizer.decode(ids, skip_special_tokens=True)`, up to the first stop string.
+The joined pieces equal `tokenizer.decode(ids, skip_special_tokens=True)`, up to the first stop string.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from doge_export.runtime.tokenizer import Tokenizer
 
 
 class Detokenizer(Protocol):
-    """Turns ids into text one at a time."""
+    """Converter of ids into text, one id at a time."""
 
     def push(self, token_id: int) -> str:
-        """The text that `token_id` completes, often empty in the middle of a character."""
+        """Return the text that `token_id` completes; empty in the middle of a character."""
 
     def flush(self) -> str:
-        """The text still held back; the ids are over."""
+        """Return the text still held back, after the last id."""
 
 
 def open_detokenizer(tokenizer: Tokenizer) -> Detokenizer:
-    """The exact one for byte-level tokenizers (all of Doge's), the general one for others."""
+    """Return the fast detokenizer for a byte-level tokenizer, as all of Doge's are, and the general one for others."""
     if isinstance(tokenizer.backend.decoder, tokenizers.decoders.ByteLevel):
         return ByteLevelDetokenizer(tokenizer)
     return WindowDetokenizer(tokenizer)
 
 
 def _byte_of_character() -> dict[str, int]:
-    """The alphabet of byte-level BPE: printable bytes stand for themselves, the others for U+0100 and what follows."""
+    """Map the alphabet of byte-level BPE to bytes: printable ones are written as themselves, others from U+0100 on."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(0x100 + index): byte for index, byte in enumerate(others)}
@@ -42,14 +42,14 @@ _BYTES = _byte_of_character()
 
 
 class ByteLevelDetokenizer:
-    """Every token is some bytes, and the bytes so far are some characters: the standard incremental UTF-8 decoder."""
+    """Detokenizer for byte-level tokenizers: the bytes of each token, through an incremental UTF-8 decoder."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, token_id: int) -> str:
-        """The text that `token_id` completes."""
+        """See `Detokenizer.push`."""
         known = self._tokenizer.token_bytes
         token = known.get(token_id)
         if token is None:
@@ -57,7 +57,7 @@ class ByteLevelDetokenizer:
         return self._utf8.decode(token)
 
     def flush(self) -> str:
-        """U+FFFD where the last character is unfinished."""
+        """Return U+FFFD if the last character is unfinished."""
         return self._utf8.decode(b"", final=True)
 
     def _bytes(self, token_id: int) -> bytes:
@@ -71,15 +71,15 @@ class ByteLevelDetokenizer:
 
 
 class WindowDetokenizer:
-    """For any decoder: decodes the ids since the last complete text again, with that text in front as context."""
+    """Detokenizer for any tokenizer: decodes again the ids since the last complete text, with that text as context."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._window: list[int] = []
-        self._shown = 0  # ids of the window whose text is out
+        self._shown = 0  # number of ids of the window whose text was returned
 
     def push(self, token_id: int) -> str:
-        """The text that `token_id` completes."""
+        """See `Detokenizer.push`."""
         self._window.append(token_id)
         before, text = self._texts()
         if len(text) <= len(before) or text.endswith("\ufffd"):
@@ -89,7 +89,7 @@ class WindowDetokenizer:
         return text[len(before) :]
 
     def flush(self) -> str:
-        """What is left, with U+FFFD for what is unfinished."""
+        """Return the rest of the text, with U+FFFD for an unfinished character."""
         before, text = self._texts()
         self._shown = len(self._window)
         return text[len(before) :]
@@ -100,7 +100,11 @@ class WindowDetokenizer:
 
 
 class StopStrings:
-    """Lets text through up to the first stop string, holding back an ending that may become one."""
+    """Filter that lets text through up to the first stop string, and holds back an ending that may become one.
+
+    Attributes:
+        found: True once a stop string was met.
+    """
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(stops)
@@ -108,7 +112,7 @@ class StopStrings:
         self.found = False
 
     def push(self, text: str) -> str:
-        """What of `text` and the text held back before is safe to show. Sets `found` at a stop string."""
+        """Return the part of the held-back text and `text` that is safe to show; sets `found` at a stop string."""
         text = self._held + text
         starts = [start for stop in self._stops if (start := text.find(stop)) >= 0]
         if starts:
@@ -119,12 +123,12 @@ class StopStrings:
         return text[: len(text) - held]
 
     def flush(self) -> str:
-        """The text still held back: it became no stop string."""
+        """Return the text still held back, which became no stop string."""
         text, self._held = self._held, ""
         return text
 
 
 def _overlap(text: str, stop: str) -> int:
-    """Length of the longest ending of `text` that begins `stop`."""
+    """Return the length of the longest ending of `text` that begins `stop`."""
     longest = min(len(text), len(stop) - 1)
     return next((length for length in range(longest, 0, -1) if text.endswith(stop[:length])), 0)

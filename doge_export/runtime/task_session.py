@@ -1,4 +1,4 @@
-"""What the sessions of all tasks share: folder, manifest, tokenizer, and one answer to the wrong request."""
+"""Base of the sessions of all tasks: folder, manifest, tokenizer, and the error of a request for another task."""
 
 from __future__ import annotations
 
@@ -28,7 +28,14 @@ _NEEDS: dict[str, Task] = {
 
 
 class WrongTask(DogeExportError, AttributeError):
-    """A session was asked for what its folder was not exported for; `hasattr` says False, as it should."""
+    """A request that a folder of another task would serve; an AttributeError too, so that `hasattr` returns False.
+
+    Args:
+        folder: the exported folder.
+        task: task that it was exported for.
+        what: name of the command or method that was asked for.
+        needed: task that serves it.
+    """
 
     def __init__(self, folder: Path, task: Task, what: str, needed: Task) -> None:
         super().__init__(
@@ -38,13 +45,13 @@ class WrongTask(DogeExportError, AttributeError):
 
 
 class TaskSession:
-    """An exported folder, opened; a context manager that closes it.
+    """An opened exported folder; as a context manager it closes at the end.
 
     Attributes:
-        task: what the folder was exported for.
-        folder: where it is.
-        manifest: of the folder.
-        tokenizer: None where the folder has none.
+        task: task that the folder was exported for.
+        folder: path of the folder.
+        manifest: content of its doge_export.json.
+        tokenizer: its tokenizer; None if it has none.
     """
 
     task: ClassVar[Task]
@@ -56,11 +63,11 @@ class TaskSession:
 
     @property
     def max_length(self) -> int:
-        """Tokens a row may hold."""
+        """Most tokens of a row."""
         return self.manifest.max_length
 
     def close(self) -> None:
-        """Give back what the garbage collector does not know of, such as the memory of a GPU; nothing runs any more."""
+        """Free what the garbage collector does not see, such as memory of a GPU; the session cannot run after that."""
 
     def __enter__(self) -> Self:
         return self

@@ -1,10 +1,10 @@
-"""How many threads a graph can use.
+"""Number of threads for a graph.
 
-Decoding reads every weight once a token. Where there is little to read, waking a second thread costs more than it
+Decoding reads every weight once a token. If there is little to read, waking a second thread costs more than it
 saves: on two cores of a shared EPYC one thread was 4 to 6 % faster for doge-nano (2 MB in int8; 7 MB in float32: 2 to
 4 %), two were up to 20 % faster for 20M in int8 (14 MB) and up to 15 % in int4 (7 MB). Spinning threads, onnxruntime's
-default, were up to 40 % faster than sleeping ones at every size, so that is left alone. More than two were never
-measured.
+default, were up to 40 % faster than sleeping ones at every size, so the default is kept. More than two threads were
+never measured.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import os
 from pathlib import Path
 
 BYTES_PER_THREAD = 4 * 2**20
-"""Weights for which a further thread is worth waking."""
+"""Bytes of weights for which one more thread is worth waking."""
 
 
 def thread_count(file: Path) -> int:
-    """Threads for a graph of that size, external data included; 0: onnxruntime takes one for each physical core."""
+    """Return the threads for a graph file and its external data; 0 lets onnxruntime take one for each physical core."""
     data = file.with_name(f"{file.name}_data")
     size = sum(part.stat().st_size for part in (file, data) if part.is_file())
     wanted = -(-size // BYTES_PER_THREAD)

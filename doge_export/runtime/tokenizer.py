@@ -1,4 +1,4 @@
-"""The tokenizer of an exported folder: ids equal to those of transformers' AutoTokenizer, without transformers."""
+"""The tokenizer of an exported folder, without transformers: ids equal those of its AutoTokenizer."""
 
 from __future__ import annotations
 
@@ -21,9 +21,12 @@ Message = Mapping[str, Any]
 
 
 class Tokenizer:
-    """Text to ids and back, and conversations to ids.
+    """Encoder of texts and conversations to ids, and decoder of ids to text.
 
-    `special_tokens` maps bos_token, eos_token, pad_token... to their text, as chat templates see them.
+    Attributes:
+        backend: the tokenizer of the tokenizers library.
+        special_tokens: texts of bos_token, eos_token, pad_token..., by these names, as chat templates see them.
+        token_bytes: bytes of the tokens met so far; the byte-level detokenizer fills it.
     """
 
     def __init__(
@@ -39,12 +42,15 @@ class Tokenizer:
         self._chat_templates = dict(chat_templates)
         self._chat_control_tokens = chat_control_tokens
         self.token_bytes: dict[int, bytes] = {}
-        """Bytes of the tokens met so far, filled by the byte-level detokenizer: one look-up a token from then on."""
         self._compiled: dict[str, tuple[ChatTemplate, ControlTokens]] = {}
 
     @classmethod
     def from_folder(cls, folder: Path) -> Tokenizer | None:
-        """The tokenizer of `folder`, None where there is no tokenizer.json. DogeExportError when it cannot be read."""
+        """Read the tokenizer of a folder; None if it has no tokenizer.json.
+
+        Raises:
+            DogeExportError: a file of the tokenizer is damaged.
+        """
         file = folder / "tokenizer.json"
         if not file.is_file():
             return None
@@ -57,7 +63,7 @@ class Tokenizer:
         with damage_of(config_file):
             special_tokens = _named_tokens(config)
         if "added_tokens_decoder" not in config:
-            # Older folders name their special tokens in a file of its own; transformers reads it in this case only.
+            # Older folders have a separate file of special tokens, which transformers reads in this case only.
             legacy_file = folder / "special_tokens_map.json"
             config |= read_json(legacy_file)
             with damage_of(legacy_file):
@@ -72,13 +78,13 @@ class Tokenizer:
             )
 
     def token_id(self, name: str) -> int | None:
-        """The id of a named special token (`"eos_token"`), None where the tokenizer has none."""
+        """Return the id of a special token by its name, such as "eos_token"; None if the tokenizer has none."""
         text = self.special_tokens.get(name)
         return None if text is None else self.backend.token_to_id(text)
 
     @cached_property
     def special_ids(self) -> frozenset[int]:
-        """Ids that `decode` leaves out."""
+        """Ids that `decode` leaves out with skip_special_tokens."""
         return frozenset(
             index
             for index, token in self.backend.get_added_tokens_decoder().items()
@@ -86,7 +92,15 @@ class Tokenizer:
         )
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        """Ids of `text`. Text that spells a special token becomes that token, as in transformers."""
+        """Return the ids of a text; a special token spelled in it becomes that token, as in transformers.
+
+        Args:
+            text: any Unicode text.
+            add_special_tokens: add the tokens that the tokenizer puts around every text.
+
+        Raises:
+            DogeExportError: the text has a lone surrogate.
+        """
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
@@ -97,7 +111,7 @@ class Tokenizer:
         return self.backend.encode(text, add_special_tokens=add_special_tokens).ids
 
     def encode_cut(self, text: str, max_length: int) -> list[int]:
-        """Ids of `text` cut at its end to `max_length` ids, those that the tokenizer adds to every text among them."""
+        """Return the ids of `text`, cut at its end to `max_length` ids, including those added to every text."""
         self.backend.enable_truncation(max_length)
         try:
             return self.encode(text)
@@ -105,12 +119,12 @@ class Tokenizer:
             self.backend.no_truncation()
 
     def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = False) -> str:
-        """Text of `token_ids`; bytes that are no UTF-8 become U+FFFD."""
+        """Return the text of ids; bytes that are not UTF-8 become U+FFFD."""
         return self.backend.decode(list(token_ids), skip_special_tokens=skip_special_tokens)
 
     @property
     def has_chat_template(self) -> bool:
-        """Whether conversations can be rendered."""
+        """True if the tokenizer can render conversations."""
         return bool(self._chat_templates)
 
     def apply_chat_template(
@@ -122,10 +136,17 @@ class Tokenizer:
         add_generation_prompt: bool = True,
         **variables: Any,
     ) -> str:
-        """The conversation as one text, byte for byte that of transformers' `apply_chat_template(tokenize=False)`.
+        """Render a conversation as one text, byte for byte that of transformers' `apply_chat_template(tokenize=False)`.
 
-        `messages` are dicts with "role" and "content", `tools` are JSON schemas; `variables` reach the template
-        (for Doge: `date_string`, `builtin_tools`...).
+        Args:
+            messages: dicts with "role" and "content".
+            tools: JSON schemas of functions that the model may call.
+            documents: texts that the model may cite, as dicts.
+            add_generation_prompt: end with the beginning of an assistant's turn.
+            variables: other names that the template reads (for Doge: `date_string`, `builtin_tools`...).
+
+        Raises:
+            DogeExportError: there is no chat template, or it refuses the messages.
         """
         template, _ = self._template(tools)
         _check_messages(messages)
@@ -146,7 +167,10 @@ class Tokenizer:
         add_generation_prompt: bool = True,
         **variables: Any,
     ) -> list[int]:
-        """Ids of the rendered conversation. Control tokens spelled inside messages stay text, see control_tokens.py."""
+        """Return the ids of a rendered conversation; control tokens inside messages stay text, see control_tokens.py.
+
+        The arguments and errors are those of `apply_chat_template`.
+        """
         _, control = self._template(tools)
         _check_messages(messages)
         marked = self.apply_chat_template(
@@ -165,7 +189,7 @@ class Tokenizer:
         return ids
 
     def _encode_inside(self, piece: str, is_text: bool) -> list[int]:
-        """Ids of a piece from the middle of a text: without the space some tokenizers put at the start of a text."""
+        """Encode a piece from the middle of a text, without the space that some tokenizers add at the start."""
 
         def encode(text: str) -> list[int]:
             return self._encode_as_text(text) if is_text else self.encode(text, add_special_tokens=False)
@@ -174,7 +198,7 @@ class Tokenizer:
         return ids[len(newline) :] if ids[: len(newline)] == newline else encode(piece)
 
     def _encode_as_text(self, text: str) -> list[int]:
-        """Ids of `text` where no part of it can become an added token."""
+        """Encode `text` so that no part of it becomes an added token."""
         if self.backend.normalizer is not None:
             text = self.backend.normalizer.normalize_str(text)
         words = [text]
@@ -194,7 +218,7 @@ class Tokenizer:
         return self._compiled[name]
 
     def _control_texts(self, template: ChatTemplate) -> list[str]:
-        """Special tokens, and of the other added tokens those that the template itself writes."""
+        """List the special tokens, and those other added tokens that the template itself writes."""
         chosen = self._chat_control_tokens
         texts = []
         for token in self.backend.get_added_tokens_decoder().values():
@@ -208,7 +232,7 @@ class Tokenizer:
 
 
 def _complete(backend: tokenizers.Tokenizer, config: Mapping[str, Any], special_tokens: Mapping[str, str]) -> None:
-    """What transformers changes in a backend after reading it: no padding, and special tokens it lacks."""
+    """Change a backend as transformers does after reading it: no padding, and special tokens that are missing."""
     backend.no_padding()
     backend.no_truncation()
     backend.encode_special_tokens = bool(config.get("split_special_tokens", False))

@@ -97,7 +97,7 @@ def test_values_out_of_range_are_one_line(name, value):
 
 def test_a_broken_file_is_one_line(tmp_path):
     (tmp_path / "generation_config.json").write_text("{")
-    with pytest.raises(DogeExportError, match=r"generation_config\.json is not JSON"):
+    with pytest.raises(DogeExportError, match=r"generation_config\.json is not valid JSON"):
         GenerationConfig.from_folder(tmp_path)
     (tmp_path / "generation_config.json").write_text("[]")
     with pytest.raises(DogeExportError, match="expected an object"):

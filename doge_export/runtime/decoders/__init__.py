@@ -1,1 +1,1 @@
-"""Decoders: token ids in, logits out, with a cache between calls; one file for each way a graph keeps its caches."""
+"""Decoders: token ids in, logits out, with a cache between calls. Each way that a graph keeps its cache has a file."""

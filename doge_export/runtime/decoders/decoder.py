@@ -1,6 +1,6 @@
-"""The network behind a session: token ids in, logits out, with a cache between calls.
+"""Base of all decoders: token ids in, logits out, with a cache between calls.
 
-A decoder knows no tokenizer and no sampling. `runtime.loading.open_decoder` opens the one that a graph needs.
+A decoder has neither a tokenizer nor a sampler. `runtime.loading.open_decoder` opens the one that a graph needs.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ Array = np.ndarray
 
 @dataclasses.dataclass(frozen=True)
 class SequenceLimits:
-    """Limits of a sequence that a graph cannot tell of itself.
+    """Limits of a sequence, recorded in the manifest because a graph does not show them.
 
     Attributes:
-        max_length: tokens that a row may hold, prompt and answer together.
+        max_length: most tokens of a row, prompt and answer together.
         chunkable_length: length up to which a prompt gives the same logits when it is read in pieces.
-        mixes_rows: tokens that are read together route one another (reference CDMoE routing).
+        mixes_rows: True if the experts of a token depend on all tokens of a run (reference CDMoE routing).
     """
 
     max_length: int
@@ -42,7 +42,7 @@ class Decoder(abc.ABC):
     """A graph with its cache, run over a growing sequence, one or several rows at a time.
 
     Attributes:
-        max_length: tokens that a row may hold, prompt and answer together.
+        max_length: most tokens of a row, prompt and answer together.
         chunkable_length: length up to which a prompt gives the same logits when it is read in pieces.
         vocab_size: ids run from 0 to vocab_size - 1.
     """
@@ -55,7 +55,7 @@ class Decoder(abc.ABC):
 
     @property
     def max_batch(self) -> int | None:
-        """Rows that it takes at a time; None for any number."""
+        """Most rows of a run; None for any number."""
         return None
 
     @property
@@ -86,14 +86,14 @@ class Decoder(abc.ABC):
             num_logits_to_keep: number of the last tokens whose logits are wanted; 0 for all.
 
         Returns:
-            float32 [B, S or num_logits_to_keep, V], the caller's own.
+            float32 [B, S or num_logits_to_keep, V]; later runs leave the array as it is.
 
         Raises:
             DogeExportError: the sequence outgrows max_length, or an id is out of range.
         """
 
     def predict(self, input_ids: Array, attention_mask: Array | None = None) -> list[Prediction]:
-        """Append tokens as `forward` does and return the prediction behind the last one of each row."""
+        """Append tokens as `forward` does, and return the prediction of the next token of each row."""
         return predictions(self.forward(input_ids, attention_mask, 1))
 
     @abc.abstractmethod
@@ -101,5 +101,5 @@ class Decoder(abc.ABC):
         """Copy the (key, value) cache of every layer, each [B, Hkv, length, D]."""
 
     def close(self) -> None:
-        """Run no more; an engine gives the memory of its GPU back."""
+        """Refuse to run from now on; an engine frees its memory on the GPU."""
         self._progress.close()

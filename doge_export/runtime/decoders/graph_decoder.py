@@ -9,7 +9,7 @@ from doge_export.runtime.graph import CACHE_TYPES
 
 
 class GraphDecoder(Decoder):
-    """An onnxruntime session, with the shapes and cache types read from its inputs."""
+    """Decoder over an onnxruntime session, with the shapes and cache types read from its inputs."""
 
     def __init__(self, session: onnxruntime.InferenceSession, limits: SequenceLimits) -> None:
         shapes = {value.name: value.shape for value in [*session.get_inputs(), *session.get_outputs()]}

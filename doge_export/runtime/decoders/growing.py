@@ -1,4 +1,4 @@
-"""Decoders whose caches go in and come out a little longer, as with any loader of portable graphs."""
+"""Decoders of graphs that take the caches as inputs and return them longer by the new tokens."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from doge_export.runtime.decoders.graph_decoder import GraphDecoder
 
 
 class GrowingDecoder(GraphDecoder):
-    """Decoder of the `portable` target, fed as Optimum, transformers.js or onnxruntime-genai feed such a graph."""
+    """Decoder of the `portable` target; it feeds the graph as Optimum, transformers.js and onnxruntime-genai do."""
 
     def __init__(self, session: onnxruntime.InferenceSession, limits: SequenceLimits) -> None:
         super().__init__(session, limits)
@@ -44,7 +44,7 @@ class GrowingDecoder(GraphDecoder):
         return logits.numpy()
 
     def _masks(self, mask: Array, num_logits_to_keep: int) -> dict[str, Array]:
-        """Return the inputs beside ids and positions; `mask` covers the new tokens, the graph wants the past's too."""
+        """Return the inputs other than ids and positions; `mask` is that of the new tokens, without the past."""
         keep = np.array(num_logits_to_keep, np.int64)
         return {"attention_mask": self._progress.mask[:, : self.length], "num_logits_to_keep": keep}
 
@@ -56,10 +56,10 @@ class GrowingDecoder(GraphDecoder):
 
 
 class GrowingScoresDecoder(GrowingDecoder):
-    """Decoder of the `canonical` target, whose graph is the one that was traced: it exists to prove that graph.
+    """Decoder of the `canonical` target, whose graph is the traced one; it exists to validate that graph.
 
-    Beside keys and values, the scores of the cached tokens go in and come out, and padding among them is in those
-    scores: the graph is told which of the new tokens are padding, and computes the logits of all of them.
+    The graph takes and returns the scores of the cached tokens beside keys and values, and these scores mark padding in
+    the past. So its attention mask covers the new tokens alone. It computes the logits of all new tokens.
     """
 
     def forward(self, input_ids: Array, attention_mask: Array | None = None, num_logits_to_keep: int = 0) -> Array:

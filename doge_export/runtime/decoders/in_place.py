@@ -1,9 +1,9 @@
-"""Decoder of the `onnxruntime` target: one buffer a layer for keys and one for values, bound as past and as present.
+"""Decoder of the `onnxruntime` target: a buffer of keys and one of values per layer, bound as past and as present.
 
 onnxruntime writes new keys and values into the buffers themselves, so no cache is copied per token. Buffers are as long
 as the export allows but cost memory only as they fill: the system hands out their pages on first use.
 
-A step of one token binds nothing: every input is a buffer whose content changes, the lengths among them.
+A step of one token binds nothing anew: every input, lengths included, is a buffer whose content changes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from doge_export.runtime.decoders.graph_decoder import GraphDecoder
 from doge_export.runtime.prediction import Prediction, predictions
 
 Device = tuple[str, int]
-"""onnxruntime's name of the memory that buffers lie in, and its number."""
+"""Memory that buffers lie in: onnxruntime's name of the device, and its number."""
 CPU: Device = ("cpu", 0)
 
 
@@ -26,8 +26,11 @@ class InPlaceDecoder(GraphDecoder):
 
     Args:
         session: the graph.
-        limits: of a sequence.
+        limits: limits of a sequence.
         device: memory that the buffers lie in.
+
+    Raises:
+        DogeExportError: the graph was written by an older doge-export.
     """
 
     def __init__(self, session: onnxruntime.InferenceSession, limits: SequenceLimits, device: Device = CPU) -> None:
@@ -41,7 +44,7 @@ class InPlaceDecoder(GraphDecoder):
         self.reset()
 
     def reset(self, batch_size: int = 1) -> None:
-        """Forget everything; buffers of the same batch size are used again."""
+        """Forget everything; the buffers are kept if the batch size stays."""
         self._progress.reset(batch_size)
         if not hasattr(self, "_scores") or len(self._scores) != batch_size:
             self._allocate(batch_size)
@@ -56,7 +59,7 @@ class InPlaceDecoder(GraphDecoder):
         return predictions(self._run(input_ids, attention_mask, 1))
 
     def _run(self, input_ids: Array, attention_mask: Array | None, num_logits_to_keep: int) -> Array:
-        """Run as `forward` does; the logits of a step lie in memory that the next step writes anew."""
+        """Run as `forward` does; the logits of a step lie in memory that the next step overwrites."""
         self._progress.check(input_ids)
         past, new = self.length, input_ids.shape[1]
         if self._limits.mixes_rows and past and new > 1 and self.batch_size > 1:
@@ -104,7 +107,7 @@ class InPlaceDecoder(GraphDecoder):
         self._binding = self._bind(slice(None), self._step_tokens, self._step_logits, self._step_scores)
 
     def _bind(self, row: slice, tokens: _Tokens, logits: Array, new_scores: Array) -> onnxruntime.IOBinding:
-        """Inputs and outputs of a run of these rows."""
+        """Bind the inputs and outputs of a run of these rows."""
         binding = self._session.io_binding()
         inputs = {"attention_mask": self._progress.mask[row], "num_logits_to_keep": self._keep, **tokens.inputs()}
         outputs = {"logits": logits}
@@ -131,9 +134,10 @@ class InPlaceDecoder(GraphDecoder):
         return self._step_logits
 
     def _chunk(self, row: slice, past: int, ids: Array, positions: Array, keep: int) -> Array:
-        """Several new tokens: all rows of an empty cache at once, or one row behind its past.
+        """Read several new tokens, of all rows of an empty cache at once or of one row behind its past.
 
-        The attention kernel refuses a batch with a past. A row of a buffer is contiguous: it is run as a batch of one.
+        onnxruntime's attention kernel refuses a batch with a past. A row of a buffer is contiguous, so it runs as a
+        batch of one.
         """
         batch, new = ids.shape
         self._keep[...] = keep
@@ -156,13 +160,13 @@ class _Tokens:
         self.last_key, self.total = np.zeros(len(ids), np.int32), np.zeros((), np.int32)
 
     def advance(self, past: int) -> None:
-        """The run comes behind `past` tokens."""
+        """Set the lengths for a run behind `past` tokens."""
         total = past + self.ids.shape[1]
         self.past_length[0], self.total_length[0] = past, total
         self.last_key[:], self.total[()] = total - 1, total
 
     def inputs(self) -> dict[str, Array]:
-        """By the graph's names."""
+        """Return the arrays by the graph's names of inputs."""
         return {
             "input_ids": self.ids,
             "position_ids": self.positions,

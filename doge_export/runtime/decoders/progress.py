@@ -1,4 +1,4 @@
-"""Count which tokens the cache of a decoder holds."""
+"""Bookkeeping of the tokens in a decoder's cache."""
 
 from __future__ import annotations
 
@@ -10,7 +10,16 @@ Array = np.ndarray
 
 
 class Progress:
-    """Which tokens the cache holds: lengths, padding, and the positions that follow from them."""
+    """Record of the tokens in the cache: lengths, padding, and the positions that follow from them.
+
+    Attributes:
+        max_length: most tokens of a row.
+        vocab_size: number of ids of the model.
+        mask: int64 [B, max_length], 1 for a token and 0 for padding; only the first `length` columns count.
+        batch_size: number of rows.
+        length: tokens of a row, padding included.
+        tokens: int64 [B, 1], tokens of each row without padding, which is the position of the next token.
+    """
 
     def __init__(self, max_length: int, vocab_size: int) -> None:
         self.max_length = max_length
@@ -61,10 +70,18 @@ class Progress:
         self._is_open = False
 
     def append(self, new: int, attention_mask: Array | None) -> tuple[Array, Array]:
-        """Count `new` tokens in and return their mask and positions, int64 [B, new]; a position counts real tokens."""
+        """Add tokens to the record.
+
+        Args:
+            new: number of new tokens of a row.
+            attention_mask: int64 [B, new], 0 for padding; None without padding.
+
+        Returns:
+            The mask and the positions of the new tokens, int64 [B, new]; positions do not count padding.
+        """
         mask = self.mask[:, self.length : self.length + new]
         mask[...] = 1 if attention_mask is None else attention_mask
-        if new == 1 and attention_mask is None:  # every step of decoding: nothing to count
+        if new == 1 and attention_mask is None:  # a step of decoding, the most frequent case, needs no sum
             self.length += 1
             positions = self.tokens
             self.tokens = positions + 1
