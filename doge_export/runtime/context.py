@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from doge_export.errors import DogeExportError
+from doge_export.runtime.prediction import Prediction
+from doge_export.token_ids import common_prefix
 
 if TYPE_CHECKING:
     from doge_export.runtime.decoders.decoder import Decoder
-    from doge_export.token_ids import common_prefix
-from doge_export.runtime.prediction import Prediction
 
 PREFILL_CHUNK = 512
 """Prompt tokens per run. Bounds the memory of attention, which grows with chunk times length, at no cost in speed."""
