@@ -61,6 +61,9 @@ def test_a_limit_that_is_exceeded_fails_the_command(run, copy, text):
         ([], "say what to add: --precision int8, --precision int4 or --precision fp16."),
         (["--precision", "fp8"], "'fp8' is not"),
         (["--precision", "int3"], "'int3' is not one of"),
+        (["--quantize", "int8"], "--quantize is called --precision: write --precision int8."),
+        (["--dtype", "fp16"], "--dtype is called --precision: write --precision fp16."),
+        (["--precision", "float16"], "'float16' is called fp16."),
         (["--precision", "int8", "--max-kl", "-1"], "max KL is -1.0"),
         (["--precision", "int8", "--eval-text", "nowhere"], "nowhere is not a file"),
         (["--precision", "int4", "--calibration", "nowhere"], "nowhere is not a file"),
@@ -96,10 +99,13 @@ def test_a_folder_without_a_float32_graph(run, copy):
     [
         (["--max-kl", "0.1"], "add --precision int8"),
         (["--precision", "int8", "--target", "canonical"], "quantised by the compiler"),
+        (["--precision", "int8", "--calibration", "/nosuch"], "text /nosuch is not a file"),
+        (["--quantize", "int8"], "--quantize is called --precision"),
     ],
 )
-def test_onnx_refuses_before_it_reads(run, tmp_path, options, message):
-    result = run("onnx", bundled("doge-nano"), tmp_path / "out", *options)
+@pytest.mark.parametrize("dry_run", [[], ["--dry-run"]], ids=["run", "dry run"])
+def test_onnx_refuses_before_it_reads(run, tmp_path, options, message, dry_run):
+    result = run("onnx", bundled("doge-nano"), tmp_path / "out", *options, *dry_run)
     assert result.exit_code == 2
     assert message in result.stderr
     assert not (tmp_path / "out").exists()

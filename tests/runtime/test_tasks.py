@@ -496,3 +496,18 @@ def test_a_classifier_without_labels_is_one_line(task_export, tmp_path, labels):
     (folder / "doge_export.json").write_text(json.dumps(manifest))
     with pytest.raises(DogeExportError, match=r"doge_export\.json names no labels"):
         load(folder)
+
+
+def test_a_session_is_a_context_manager_and_runs_no_more_behind_it(task_export):
+    with load(task_export(WRITING).folder, threads=1) as session:
+        assert session.decoder.max_batch is None
+        assert len(session.generate([5, 6, 7], max_new_tokens=2).token_ids) > 0
+    with pytest.raises(DogeExportError, match="this session was closed; load its folder again"):
+        session.generate([5, 6, 7], max_new_tokens=2)
+    with load(task_export(FEATURES).folder, threads=1) as features:
+        assert features.embed("Hello!").shape[0] == 1
+
+
+def test_an_old_name_of_a_precision_is_refused_with_the_new_one(task_export):
+    with pytest.raises(DogeExportError, match="precision float32 is called fp32"):
+        load(task_export(WRITING).folder, precision="float32")
