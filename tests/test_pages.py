@@ -94,7 +94,7 @@ def test_the_picture_names_the_stages():
 @pytest.mark.parametrize("each", [each for each in BLOCKS if each[:3] not in RUN], ids=str)
 def test_every_line_of_other_blocks_is_true(each):
     """Commands and options exist, files are there; what needs a GPU or minutes cannot be run here."""
-    lines = each.code.replace("\\\n", " ").splitlines()
+    lines = [line for line in each.code.replace("\\\n", " ").splitlines() if line]
     assert lines
     for line in lines:
         words = shlex.split(line, comments=True)

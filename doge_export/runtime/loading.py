@@ -120,7 +120,7 @@ def open_decoder(
     graph = manifest.graphs.get(name)
     limits = SequenceLimits.of(manifest)
     if graph is not None and graph.interface == "engine":
-        from doge_export.runtime.engine.decoder import open_engine_decoder
+        from doge_export.runtime.engine.engine_decoder import open_engine_decoder
 
         return open_engine_decoder(folder, limits)
     if graph is not None and graph.interface not in _DECODERS:

@@ -132,4 +132,4 @@ def test_a_precision_that_is_not_there(run, nano_folder, command):
     name, *arguments = command
     result = run(name, nano_folder, *arguments, "--precision", "int4", stdin="")
     assert result.exit_code == 2
-    assert "has no int4 graph (it has float32)" in result.stderr
+    assert "has no int4 graph (it has fp32)" in result.stderr
