@@ -146,7 +146,7 @@ def rounded(model):
     half, single = ir.DataType.FLOAT16, ir.DataType.FLOAT
     types = Types(model.graph, largest(half))
     for value in half_values(model):
-        uses = [use for use in value.uses() if not (types.is_float32(value) and types.reads_wide(*use))]
+        uses = [use for use in value.uses() if not (types.is_float32(value) and types.reads_float32(*use))]
         down = ir.node("Cast", [value], {"to": half})
         up = ir.node("Cast", [down.outputs[0]], {"to": single})
         model.graph.insert_after(value.producer(), [down, up])
