@@ -1,4 +1,4 @@
-"""What PyTorch does, recorded: modules as lists of calls, with the types of their results.
+"""Record modules as lists of PyTorch calls, with the types of their results.
 
 torch.fx runs `forward` once with placeholders for tensors and records every call of a torch function, method or
 operator. A layer is one call of what is recorded around it, and each kind of layer is recorded once by itself.
@@ -24,22 +24,28 @@ _OUTPUTS: dict[Any, Callable[..., Any]] = {
     torch.ops.doge.ratio_mask_attention.default: operators.attention_outputs,
     torch.ops.doge.cdmoe.default: lambda hidden, *_, **__: torch.empty_like(hidden),
 }
-"""What stands for our operators when a graph is run: only types are asked for, and calling one imports a compiler."""
+"""Shape functions that stand for our operators while a recording runs: only types are asked for, and calling a real
+operator imports a compiler."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """The calls of a module; `types` gives for each what `extents.type_of` says of its result."""
+    """A recorded module.
+
+    Attributes:
+        graph: its calls.
+        types: for each call the `extents.type_of` of its result.
+    """
 
     graph: fx.Graph
     types: dict[fx.Node, Any]
 
 
 class Recorder:
-    """Records a module with some of its submodules, the `layers`, apart.
+    """Record a module, and each kind of its layers by itself.
 
     Attributes:
-        blocks: what was recorded of each layer, by its path; of layers that are alike once.
+        blocks: the recording of each layer, by its path; layers that are alike share one.
     """
 
     def __init__(self, module: nn.Module, layers: Iterable[nn.Module]) -> None:
@@ -48,18 +54,18 @@ class Recorder:
         self.blocks: dict[str, Block] = {}
 
     def record(self, examples: Sequence[Sequence[Any]], concrete: dict[str, Any] | None = None) -> Block:
-        """The module around its layers.
+        """Record the module around its layers.
 
         Args:
-            examples: its arguments, once for each of `extents.EXAMPLES`; those in a list one by one.
-            concrete: for an argument that is a list as many fx.PH.
+            examples: arguments for each of `extents.EXAMPLES`, those inside a list one by one.
+            concrete: for an argument that is a list, a list of as many fx.PH.
         """
         return self._block(self._module, examples, concrete)[0]
 
     def _block(
         self, module: nn.Module, examples: Sequence[Sequence[Any]], concrete: dict[str, Any] | None = None
     ) -> tuple[Block, list[Any]]:
-        """What was recorded of a module, and its results for the examples."""
+        """Record a module, or find the recording of one like it; also return its results for the examples."""
         graph = _Tracer(self._layers - {module}).trace(module, concrete)
         graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
         arguments = zip(*examples, strict=True)
@@ -78,7 +84,7 @@ class Recorder:
         return Block(graph, {node: type_of(*found) for node, found in results.items()}), results[node]
 
     def _call(self, node: fx.Node, calls: Sequence[tuple[tuple[Any, ...], dict[str, Any]]]) -> list[Any]:
-        """Results of a call with the arguments of each example."""
+        """Return the results of a call for each example."""
         target: Any = node.target
         match node.op:
             case "call_function":
@@ -99,19 +105,19 @@ class Recorder:
 
 
 class _Tracer(fx.Tracer):
-    """Records everything down to torch's functions, but for calls of the given modules."""
+    """Record everything down to torch's functions, except for calls of the given modules."""
 
     def __init__(self, leaves: set[nn.Module]) -> None:
         super().__init__()
         self._leaves = leaves
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Whether a call of a module is recorded as such."""
+        """Return whether a module is recorded as one call."""
         return m in self._leaves
 
 
 def _kind(layer: nn.Module) -> Hashable:
-    """What the calls of a layer depend on: the attributes of its modules, and their tensors' types."""
+    """Return everything that the calls of a layer depend on: attributes of its modules, and types of their tensors."""
     attributes = [
         (path, type(module), sorted((key, repr(value)) for key, value in vars(module).items() if key[0] != "_"))
         for path, module in layer.named_modules()

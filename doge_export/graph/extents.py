@@ -1,4 +1,4 @@
-"""Types of a traced graph's values, and which of their axes follow the inputs.
+"""Find the types of a recording's values, and which of their axes follow the inputs.
 
 A graph is run on two small examples whose batch, new tokens and cached tokens differ. An axis of the same size in both
 runs is the model's own. Any other is a multiple of a named extent and is told by the ratio of its two sizes; no two
@@ -16,20 +16,20 @@ import torch
 from torch import Tensor
 
 BATCH, NEW, PAST = "batch_size", "sequence_length", "past_sequence_length"
-"""Axis names the ecosystem knows: transformers.js takes exactly `batch_size` for the batch."""
+"""Axis names that other tools know: transformers.js takes exactly `batch_size` for the batch."""
 TOTAL = f"{PAST} + {NEW}"
 
 
 @dataclasses.dataclass(frozen=True)
 class ExampleSizes:
-    """The extents of one example."""
+    """Sizes of the dynamic axes in one example."""
 
     batch: int
     new: int
     past: int
 
     def extents(self) -> dict[str, int]:
-        """Every extent that an axis may follow, by name."""
+        """Return every size that an axis may follow, by name."""
         total, tokens = self.past + self.new, self.batch * self.new
         return {BATCH: self.batch, NEW: self.new, PAST: self.past, TOTAL: total, f"{BATCH} * {NEW}": tokens}
 
@@ -41,14 +41,14 @@ _NAMES = {Fraction(_FIRST[name], _SECOND[name]): name for name in _FIRST}
 
 @dataclasses.dataclass(frozen=True)
 class Type:
-    """What a tensor is: the type of its elements, and its axes, a dynamic one by name."""
+    """Element type of a tensor, and its axes: a size, or the name of a dynamic axis."""
 
     dtype: ir.DataType
     axes: tuple[int | str, ...]
 
 
 def type_of(first: Any, second: Any) -> Any:
-    """What is common to the results of a node in the two runs: a Type, the axes of a shape, or a tuple of such."""
+    """Return what both runs' results of a call have in common: a Type, the axes of a shape, or a tuple of these."""
     if isinstance(first, Tensor):
         return Type(ir.tensor_adapters.from_torch_dtype(first.dtype), type_of(first.shape, second.shape))
     if isinstance(first, torch.Size):

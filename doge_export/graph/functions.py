@@ -128,7 +128,7 @@ def CDMoEWeightsInside(
 
 
 def body(name: str, weights_inside: bool = False) -> ir.Function:
-    """The function of an operator; of CDMoE the one for its attribute weights_inside."""
+    """Return the function body of an operator; CDMoE has one for each value of weights_inside."""
     function = {"DynamicMaskAttention": DynamicMaskAttention, "CDMoE": CDMoEWeightsInside if weights_inside else CDMoE}
     proto = function[name].to_function_proto()
     proto.name = name

@@ -1,4 +1,4 @@
-"""The shape that a Reshape is given, as a constant where its axes allow it."""
+"""Find the target shape of a Reshape, as a constant where its axes allow it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 
 def constant_target(source: Sequence[Hashable], result: Sequence[Hashable]) -> list[int] | None:
-    """What to give a Reshape between these axes, each its size or, where it is dynamic, whatever tells it from others.
+    """Return the constant target of a Reshape between these axes: sizes, or values that tell dynamic axes apart.
 
     1. A dynamic axis that both share at the same place becomes 0 ("copy").
     2. One further dynamic axis becomes -1 ("infer"); with more there is no such constant.
@@ -24,7 +24,7 @@ def constant_target(source: Sequence[Hashable], result: Sequence[Hashable]) -> l
 
 
 def target_value(graph: ir.Graph, target: Sequence[int]) -> ir.Value:
-    """The constant as an initializer, one for all Reshapes to it."""
+    """Return the initializer of a constant target, shared by all Reshapes to it."""
     name = "shape_" + "_".join(str(size).replace("-", "m") for size in target)
     if name not in graph.initializers:
         tensor = ir.tensor(np.array(target, dtype=np.int64), name=name)

@@ -6,7 +6,7 @@ from onnx.defs import OpSchema
 
 DOMAIN, VERSION = "doge", 1
 OPSET, IR_VERSION = 23, 10
-"""Of canonical graphs: the version of standard operators, and of the ONNX file format."""
+"""Versions in canonical graphs: of the standard operators, and of the ONNX file format."""
 _REAL = ["tensor(float)", "tensor(float16)", "tensor(bfloat16)"]
 
 

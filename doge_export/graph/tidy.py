@@ -1,4 +1,4 @@
-"""Leave out what translation leaves behind: dead nodes, identities, duplicates."""
+"""Remove what translation leaves behind: dead nodes, identities, duplicates."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from onnx_ir.passes import common
 
 
 def tidy(model: ir.Model) -> None:
-    """Clean `model` in place; what it computes does not change."""
+    """Clean `model` in place; its results do not change."""
     ir.passes.Sequential(
         common.IdentityEliminationPass(),
         common.CommonSubexpressionEliminationPass(),

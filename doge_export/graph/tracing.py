@@ -1,7 +1,11 @@
-"""From the module to canonical ONNX: PyTorch's own calls, recorded and put into ONNX's words.
+"""Trace the module to canonical ONNX: record its PyTorch calls and translate them.
 
-What a layer does is recorded once for each kind of layer and written for every one under its own names, so the time
-does not depend on how many there are.
+Each kind of layer is recorded once and written for every layer under its own names, so the time hardly depends on their
+number. torch.fx records calls with symbolic sizes: no size of an example is baked in, and control flow that depends on
+one fails.
+
+28 November 2026: torch.fx instead of torch.export and torch.onnx, which import a compiler and decompose the module in
+seconds. tests/whole_trace.py keeps that way as the oracle of the tests.
 
 The canonical graph holds standard ops of opset 23 (RMSNormalization and RotaryEmbedding among them) and nodes of domain
 `doge` with a function body. Inputs and outputs, for each layer i:
@@ -40,16 +44,16 @@ CACHE_PARTS = ("key", "value", "score")
 
 
 TOKEN_INPUTS = ("input_ids", "attention_mask", "position_ids")
-"""A task without a cache has the first two."""
+"""Inputs of the new tokens; a task without a cache has the first two."""
 
 
 def cache_names(prefix: str, layer: int) -> list[str]:
-    """`prefix` is "past_key_values" or "present"."""
+    """Return the names of a layer's caches; `prefix` is "past_key_values" or "present"."""
     return [f"{prefix}.{layer}.{part}" for part in CACHE_PARTS]
 
 
 def trace(module: DogeForTask) -> ir.Model:
-    """Canonical ONNX of a module; its initializers share memory with the module's parameters."""
+    """Return the canonical ONNX of a module; its initializers share memory with the module's parameters."""
     architecture = module.eval().architecture
     layers = range(architecture.num_hidden_layers if architecture.task == "text-generation" else 0)
     examples = [_example(architecture, len(layers), sizes) for sizes in EXAMPLES]
@@ -82,7 +86,7 @@ def trace(module: DogeForTask) -> ir.Model:
 
 
 def _example(architecture: Architecture, layers: int, sizes: ExampleSizes) -> tuple[Any, ...]:
-    """Arguments of the module, with a cache of each of `layers` behind them."""
+    """Return arguments of the module, a cache for each of `layers` behind them."""
     tokens = torch.ones(sizes.batch, sizes.new, dtype=torch.int64)
     if not layers:
         return tokens, tokens
@@ -92,14 +96,14 @@ def _example(architecture: Architecture, layers: int, sizes: ExampleSizes) -> tu
 
 
 def _inputs(names: Any, types: Any) -> Any:
-    """Values of the given types, named; a tuple for a list of names."""
+    """Make values of the given types and names; a tuple for a list of names."""
     if isinstance(types, Type):
         return ir.val(names, dtype=types.dtype, shape=types.axes)
     return tuple(_inputs(*each) for each in zip(names, types, strict=True))
 
 
 def _leaves(values: Any) -> Iterator[ir.Value]:
-    """The values in a nest of tuples and lists, in order."""
+    """Yield the values of nested tuples and lists, in order."""
     if isinstance(values, ir.Value):
         yield values
     else:

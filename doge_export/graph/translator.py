@@ -1,4 +1,4 @@
-"""From recorded calls to ONNX nodes."""
+"""Translate recorded calls to ONNX nodes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from doge_export.graph.writer import Writer
 
 
 class Translator:
-    """Writes blocks to a graph that holds their parameters, each named by its path from the module.
+    """Write blocks to a graph that holds their parameters, each named by its path from the module.
 
     Args:
         graph: with inputs and initializers.
@@ -28,7 +28,7 @@ class Translator:
         self._writer = Writer(graph)
 
     def write(self, block: Block, arguments: Iterable[Any], path: str = "") -> Any:
-        """Append the nodes of a block, named after the module's `path`; give its results."""
+        """Append the nodes of a block, named after the module's `path`, and return its results."""
         given = iter(arguments)
         values: dict[fx.Node, Any] = {}
         for node in block.graph.nodes:
@@ -58,7 +58,7 @@ class Translator:
 
 
 def _described(value: Any, kind: Any, name: str) -> Any:
-    """A result with its name and type; results of earlier calls have theirs."""
+    """Name and type a result; results of earlier calls keep theirs."""
     if isinstance(value, ir.Value) and value.dtype is None:
         value.name = name
         if isinstance(kind, Type):

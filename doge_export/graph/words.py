@@ -1,4 +1,4 @@
-"""The ONNX of every call that a Doge makes of PyTorch.
+"""Translations to ONNX of every PyTorch call that a Doge makes.
 
 A word takes the writer, the type of the call's result, and the call's own arguments: tensors as values, extents as
 values without axes, everything else as PyTorch was given it. Most are of the standard; three are our own.
@@ -125,7 +125,7 @@ def _gather(w: Writer, result: Type, x: ir.Value, dim: int, index: ir.Value) -> 
 
 
 def _getitem(w: Writer, result: Type, x: Any, index: Any) -> Any:
-    """Of a tuple a part; of a tensor x[0], x[2:], x[..., None, :] and the like: plain numbers, no steps."""
+    """Take a part of a tuple, or index a tensor: x[0], x[2:], x[..., None, :]; plain numbers, no steps."""
     if isinstance(x, tuple):
         return x[index]
     index = index if isinstance(index, tuple) else (index,)
@@ -283,4 +283,4 @@ WORDS: dict[Any, Word] = {
     torch.ops.doge.ratio_mask_attention.default: _ratio_mask_attention,
     torch.ops.doge.cdmoe.default: _cdmoe,
 }
-"""By torch function or operator, or by the name of a tensor's method."""
+"""Translations by torch function or operator, or by the name of a tensor's method."""

@@ -1,4 +1,4 @@
-"""Writes nodes to an ONNX graph."""
+"""Write nodes to an ONNX graph."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ INT64 = ir.DataType.INT64
 
 
 class Writer:
-    """Appends nodes to `graph`, whose inputs tell the extents."""
+    """Append nodes to `graph`; sizes of dynamic axes are read from its inputs."""
 
     def __init__(self, graph: ir.Graph) -> None:
         self.graph = graph
@@ -24,25 +24,25 @@ class Writer:
         self._extents: dict[str, ir.Value] = {}
 
     def op(self, op_type: str, *inputs: ir.Value, domain: str = "", **attributes: Any) -> ir.Value:
-        """The result of a new node."""
+        """Append a node and return its result."""
         return self._tape.op(op_type, inputs, attributes, domain=domain)
 
     def ops(self, outputs: int, op_type: str, *inputs: ir.Value, domain: str = "", **attributes: Any) -> Any:
-        """The results of a new node that has several."""
+        """Append a node of several results and return them."""
         return tuple(self._tape.op_multi_out(op_type, inputs, attributes, num_outputs=outputs, domain=domain))
 
     def constant(self, values: Any, dtype: ir.DataType = INT64) -> ir.Value:
-        """A number, or a list of numbers."""
+        """Return a number, or a list of numbers, as a value."""
         return self.op("Constant", value=ir.tensor(np.array(values, dtype=dtype.numpy())))
 
     def typed(self, x: Any, dtype: ir.DataType) -> ir.Value:
-        """A number or a tensor, as a value of the type; as it is where it has it."""
+        """Return a number or a tensor as a value of the type, cast where it has another."""
         if not isinstance(x, ir.Value):
             return self.constant(x, dtype)
         return x if x.dtype == dtype else self.op("Cast", x, to=dtype)
 
     def extent(self, name: str) -> ir.Value:
-        """How long an input's axis is, as a number."""
+        """Return the size of an input's axis, a scalar."""
         if name not in self._extents:
             source, axis = next(
                 (value, axis)
@@ -56,7 +56,7 @@ class Writer:
         return self._extents[name]
 
     def sizes(self, sizes: Sequence[int | ir.Value]) -> ir.Value:
-        """A list of sizes, some of which may be extents."""
+        """Return a list of sizes, some of them dynamic, as a value."""
         if all(isinstance(size, int) for size in sizes):
             return self.constant(sizes)
         one = self.constant([-1])
@@ -64,7 +64,7 @@ class Writer:
         return self.op("Concat", *parts, axis=0)
 
     def reshape(self, x: ir.Value, result: Type) -> ir.Value:
-        """The elements of a tensor in the axes of `result`."""
+        """Reshape a tensor to the axes of `result`."""
         axes = [size if isinstance(size, int) else size.value for size in x.shape or ()]
         target = constant_target(axes, result.axes)
         if target is not None:

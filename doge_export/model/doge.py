@@ -128,7 +128,7 @@ class DogeForTask(nn.Module):
         return module.eval()
 
     def empty_cache(self, batch_size: int) -> list[LayerCache]:
-        """The cache before the first token."""
+        """Return the cache before the first token."""
         arch, like = self.architecture, self.model.norm.weight
         entry = like.new_empty(batch_size, arch.num_key_value_heads, 0, arch.head_dim)
         score = like.new_empty(batch_size, arch.cached_scores, 0, dtype=torch.float32)
