@@ -45,12 +45,12 @@ def command(moe: bool, keep: Path | None) -> None:
         click.echo(result.verdict.render_text())
 
         _step(2, "look into the folder")
-        facts = inspect_folder(folder)
-        for name, file in facts["files"].items():
-            click.echo(f"{name}  {size(file['bytes'])}")
-        for name, graph in facts["graphs"].items():
-            inputs = ", ".join(value["name"] for value in graph["inputs"][:4])
-            click.echo(f"{name}: {graph['nodes']} nodes, inputs {inputs}, …")
+        seen = inspect_folder(folder)
+        for name, file in seen.manifest.files.items():
+            click.echo(f"{name}  {size(file.bytes)}")
+        for name, graph in seen.manifest.graphs.items():
+            inputs = ", ".join(value["name"] for value in seen.ports[name]["inputs"][:4])
+            click.echo(f"{name}: {graph.nodes} nodes, inputs {inputs}, …")
 
         _step(3, "compare every file with the manifest")
         click.echo(f"{len(verify(folder).files)} files, all as written")

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from doge_export.cli.options import assumption_options, json_option, source_options
 from doge_export.cli.render import columns, echo_json, named_values, size
-from doge_export.package import Manifest, is_exported, validation_line
+from doge_export.package import GraphEntry, is_exported, validation_line
+
+if TYPE_CHECKING:
+    from doge_export.runtime.inspection import Inspection
+
+Section = tuple[str, str]
+"""A title and the lines under it."""
 
 
 @click.command()
@@ -25,18 +32,19 @@ def command(folder_or_model: str, as_json: bool, **options: Any) -> None:
     an exported folder, or a checkpoint (a folder or a hub id). Of a checkpoint it shows the generation of Doge (G1 to
     G8) too, with the evidence for it and the facts that its files leave open.
     """
-    facts = _exported(folder_or_model) if is_exported(folder_or_model) else _checkpoint(folder_or_model, options)
+    if is_exported(folder_or_model):
+        from doge_export.runtime.inspection import inspect_folder
+
+        seen = inspect_folder(folder_or_model)
+        facts, sections = seen.to_dict(), _exported_sections(seen)
+    else:
+        facts = _checkpoint(folder_or_model, options)
+        sections = _checkpoint_sections(facts)
     if as_json:
         echo_json(facts)
         return
-    for title, body in _sections(facts):
+    for title, body in sections:
         click.echo(f"{title}\n{body}\n")
-
-
-def _exported(folder: str) -> dict[str, Any]:
-    from doge_export.runtime.inspection import inspect_folder
-
-    return inspect_folder(folder)
 
 
 def _checkpoint(model: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -55,57 +63,71 @@ def _checkpoint(model: str, options: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _sections(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
-    source, files = facts["source"], facts["files"]
-    origin = [("model", source["model"]), ("revision", source["revision"] or "none, a local folder")]
-    sections = [("source", columns(origin))]
-    if "identity" in facts:
-        identity = facts["identity"]
-        lines = [*(("", reason) for reason in identity["reasons"]), *(("note", note) for note in identity["notes"])]
-        sections.append((f"generation {identity['generation']}", columns(lines)))
-    sections.append(("architecture", columns(named_values(facts["architecture"]))))
-    total = sum(file["bytes"] for file in files.values())
-    rows = [*((name, size(file["bytes"])) for name, file in files.items()), ("total", size(total))]
-    sections.append(("files", columns(rows)))
-    if "graphs" not in facts:
-        return [*sections, ("tensors", f"  {facts['tensors']}")]
+def _checkpoint_sections(facts: Mapping[str, Any]) -> list[Section]:
+    identity = facts["identity"]
+    lines = [*(("", reason) for reason in identity["reasons"]), *(("note", note) for note in identity["notes"])]
+    return [
+        _source(facts["source"]["model"], facts["source"]["revision"]),
+        (f"generation {identity['generation']}", columns(lines)),
+        ("architecture", columns(named_values(facts["architecture"]))),
+        _files({name: file["bytes"] for name, file in facts["files"].items()}),
+        ("tensors", f"  {facts['tensors']}"),
+    ]
+
+
+def _exported_sections(seen: Inspection) -> list[Section]:
+    manifest = seen.manifest
     export = [
-        ("doge-export", facts["doge_export"]),
-        ("target", facts["target"]),
-        ("task", facts["task"]),
-        ("max_length", facts["max_length"]),
+        ("doge-export", manifest.doge_export),
+        ("target", manifest.target),
+        ("task", manifest.task),
+        ("max_length", manifest.max_length),
     ]
-    if facts["cdmoe_routing"]:
-        export.append(("cdmoe_routing", facts["cdmoe_routing"]))
-    sections.insert(1, ("export", columns(export)))
-    for name, graph in facts["graphs"].items():
-        sections += _graph_sections(name, graph)
-    return [*sections, ("validation", f"  {validation_line(Manifest.from_dict(facts))}")]
+    if manifest.cdmoe_routing:
+        export.append(("cdmoe_routing", manifest.cdmoe_routing))
+    graphs = (_graph_sections(name, graph, seen.ports[name]) for name, graph in manifest.graphs.items())
+    return [
+        _source(manifest.source.model, manifest.source.revision),
+        ("export", columns(export)),
+        ("architecture", columns(named_values(manifest.architecture))),
+        _files({name: file.bytes for name, file in manifest.files.items()}),
+        *itertools.chain.from_iterable(graphs),
+        ("validation", f"  {validation_line(manifest)}"),
+    ]
 
 
-def _graph_sections(name: str, graph: Mapping[str, Any]) -> list[tuple[str, str]]:
-    opset = ", ".join(f"{domain or 'ai.onnx'} {version}" for domain, version in graph["opset"].items())
-    facts = [
-        ("precision", graph["precision"]),
+def _source(model: str, revision: str | None) -> Section:
+    return "source", columns([("model", model), ("revision", revision or "none, a local folder")])
+
+
+def _files(sizes: Mapping[str, int]) -> Section:
+    rows = [*((name, size(bytes_)) for name, bytes_ in sizes.items()), ("total", size(sum(sizes.values())))]
+    return "files", columns(rows)
+
+
+def _graph_sections(name: str, graph: GraphEntry, ports: Mapping[str, Any]) -> list[Section]:
+    opset = ", ".join(f"{domain or 'ai.onnx'} {version}" for domain, version in graph.opset.items())
+    facts: list[tuple[str, Any]] = [
+        ("precision", graph.precision),
         ("opset", opset),
-        ("IR version", graph["ir_version"]),
-        ("nodes", graph["nodes"]),
+        ("IR version", graph.ir_version),
+        ("nodes", graph.nodes),
     ]
-    if "quantization" in graph:
-        otherwise = [f"{name}: {how['dtype']}" for name, how in graph["quantization"]["exceptions"].items()]
-        how = {**graph["quantization"], "exceptions": ", ".join(otherwise) or None}
+    if graph.quantization:
+        otherwise = [f"{name}: {how['dtype']}" for name, how in graph.quantization["exceptions"].items()]
+        how = {**graph.quantization, "exceptions": ", ".join(otherwise) or None}
         facts += named_values({"quantization": how})
-    if "typing" in graph:
-        facts += named_values({"largest": graph["typing"]["largest"]})
-    if "engine" in graph:
-        shown = {name: value for name, value in graph["engine"].items() if name not in ("caches", "profiles")}
+    if graph.typing:
+        facts += named_values({"largest": graph.typing["largest"]})
+    if "engine" in ports:
+        shown = {name: value for name, value in ports["engine"].items() if name not in ("caches", "profiles")}
         facts += named_values({"engine": shown})
-    if "quality" in graph:
-        facts += named_values({"quality": graph["quality"]})
-    by_count = sorted(graph.get("operators", {}).items(), key=lambda item: -item[1])
-    ports = [(f"{name} {side}", columns(_port(value) for value in graph[side])) for side in ("inputs", "outputs")]
+    if graph.quality:
+        facts += named_values({"quality": graph.quality})
+    by_count = sorted(graph.operators.items(), key=lambda item: -item[1])
+    sides = [(f"{name} {side}", columns(_port(value) for value in ports[side])) for side in ("inputs", "outputs")]
     operators = columns((count, operator) for operator, count in by_count)
-    return [(name, columns(facts)), *ports, (f"{name} operators", operators)]
+    return [(name, columns(facts)), *sides, (f"{name} operators", operators)]
 
 
 def _port(value: Mapping[str, Any]) -> tuple[str, str, str]:

@@ -2,29 +2,49 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 from doge_export.errors import DogeExportError
-from doge_export.package.manifest import read_manifest
+from doge_export.package.manifest import Manifest, read_manifest
 
 
-def inspect_folder(folder: Path | str) -> dict[str, Any]:
-    """Describe a folder in JSON values: the manifest, and the "inputs" and "outputs" of each graph.
+@dataclasses.dataclass(frozen=True)
+class Inspection:
+    """An exported folder, looked into.
 
-    Inputs and outputs are lists of {"name", "type", "shape"}, dynamic axes by name, as onnxruntime sees them; an input
-    that need not be fed has "optional": True.
+    Attributes:
+        folder: where it is.
+        manifest: of the folder.
+        ports: for each graph "inputs" and "outputs", lists of {"name", "type", "shape"} with dynamic axes by name, as
+            onnxruntime sees them; an input that need not be fed has "optional": True. An engine has "engine" too.
+    """
+
+    folder: Path
+    manifest: Manifest
+    ports: dict[str, dict[str, Any]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values: the manifest, with the ports among the facts of each graph."""
+        facts = self.manifest.to_dict()
+        graphs = {name: {**graph, **self.ports[name]} for name, graph in facts["graphs"].items()}
+        return {**facts, "folder": str(self.folder), "graphs": graphs}
+
+
+def inspect_folder(folder: Path | str) -> Inspection:
+    """Look into an exported folder: its manifest, and the inputs and outputs of each graph.
 
     Raises:
         DogeExportError: `folder` is not an exported folder, or a graph does not load.
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
-    facts = manifest.to_dict()
-    for name, graph in manifest.graphs.items():
-        ports = _engine_ports if graph.interface == "engine" else _graph_ports
-        facts["graphs"][name] |= ports(folder / name)
-    return {**facts, "folder": str(folder)}
+    ports = {
+        name: (_engine_ports if graph.interface == "engine" else _graph_ports)(folder / name)
+        for name, graph in manifest.graphs.items()
+    }
+    return Inspection(folder, manifest, ports)
 
 
 def _graph_ports(file: Path) -> dict[str, Any]:
