@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
+from manifests import GRAPH, minimal_manifest
 
 from doge_export.validation.comparison import compare
 from doge_export.validation.tolerance import BFLOAT16, FLOAT16, FLOAT32, tolerance_of
@@ -62,11 +65,12 @@ def test_a_mean_too_far_off_fails_where_no_position_does(reference):
 
 
 def test_folders_have_the_bars_of_their_precision():
-    def of(target, dtype):
-        return tolerance_of({"target": target, "graphs": {"x": {"dtype": dtype}}})
+    def of(target, precision):
+        graphs = {"x": dataclasses.replace(GRAPH, precision=precision)}
+        return tolerance_of(minimal_manifest(target=target, graphs=graphs))
 
     assert of("tensorrt", "fp16") == FLOAT16 and of("tensorrt", "bf16") == BFLOAT16
     assert of("tensorrt", "tf32") == FLOAT16
-    assert of("tensorrt", "float32") == of("onnxruntime", "float32") == FLOAT32
+    assert of("tensorrt", "fp32") == of("onnxruntime", "fp32") == FLOAT32
     assert "mean_kl" in FLOAT16.to_dict() and [*FLOAT32.to_dict()] == ["max_abs_over_std", "near_tie"]
     assert "0.25 of std" in str(FLOAT16) and str(FLOAT32).endswith("within 0.0001")
