@@ -21,6 +21,7 @@ from doge_export.cli.options import (
 from doge_export.cli.quantize import quality_lines
 from doge_export.cli.render import columns, echo_json, named_values, trial_lines, written_facts, written_lines
 from doge_export.console import log
+from doge_export.paths import report_path
 
 
 @click.command()
@@ -62,9 +63,10 @@ def command(model: str, out: Path, dry_run: bool, as_json: bool, **options: Any)
         raise click.UsageError("--report shows the comparison that --no-validate leaves out; drop one of them.")
     if dry_run:
         force = options.pop("force")
-        for name in ("validate", "report"):
-            del options[name]
+        report, _ = options.pop("report"), options.pop("validate")
         OutputFolder.checked(out, force=force, reads=model)
+        if report is not None:
+            report_path(report, out)
         facts = {"output": str(out), **plan(model, **options).to_dict()}
         echo_json(facts) if as_json else click.echo(columns(named_values(facts), indent=0))
         return

@@ -17,6 +17,10 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 PATH = click.Path(path_type=Path)
 
 
+REDUCED = ("int8", "int4", "fp16")
+"""Precisions that can be added to a folder."""
+
+
 class PrecisionChoice(click.Choice[str]):
     """A choice of precisions that refuses an earlier spelling with the name to write instead."""
 
@@ -36,7 +40,9 @@ def _renamed_option(name: str) -> Callable[[Function], Function]:
 
     def refuse(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
         if value is not None:
-            raise click.UsageError(f"{name} is called --precision: write --precision {RENAMED.get(value, value)}.", ctx)
+            new = RENAMED.get(value, value)
+            advice = f": write --precision {new}" if new in REDUCED else ""
+            raise click.UsageError(f"{name} is called --precision{advice}.", ctx)
 
     return click.option(name, hidden=True, expose_value=False, callback=refuse, help="Earlier name of --precision.")
 
@@ -194,7 +200,7 @@ def quantization_options(function: Function) -> Function:
         click.option(
             "--precision",
             "precisions",
-            type=PrecisionChoice(["int8", "int4", "fp16"]),
+            type=PrecisionChoice(REDUCED),
             multiple=True,
             help="Add a graph with weights of 8 or 4 bits, or with weights, activations and caches of 16 bits for GPUs "
             "and browsers. May be given several times.",

@@ -287,7 +287,7 @@ _VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "source": (_is_source, 'an object with a "model", a "revision" and the sha256 and bytes of its "files"'),
     "architecture": (lambda value: isinstance(value, dict), "an object"),
     "graphs": (
-        lambda value: isinstance(value, dict) and all(map(_is_graph, value.values())),
+        lambda value: isinstance(value, dict) and bool(value) and all(map(_is_graph, value.values())),
         "an object with the precision, interface, opset, ir_version and nodes of each graph",
     ),
     "task": (lambda value: value in get_args(Task), f"one of {', '.join(get_args(Task))}"),

@@ -104,7 +104,7 @@ class Draft:
     def record_run(self, began: float | None = None) -> None:
         """Record the time since `began` (time.monotonic; by default the draft's start) and the peak memory so far."""
         seconds = round(time.monotonic() - (self._started if began is None else began), 1)
-        self.describe(dataclasses.replace(self.manifest, seconds=seconds, peak_memory_bytes=peak_resident_bytes()))
+        self._manifest = dataclasses.replace(self.manifest, seconds=seconds, peak_memory_bytes=peak_resident_bytes())
 
     def finish(self, card: Callable[[Path, Manifest], None] = write_card) -> Manifest:
         """Write the model card, hash every file, and return the final manifest."""

@@ -71,7 +71,11 @@ def quantize(
     with OutputFolder(folder, force=True).draft() as draft:
         _copy(folder, draft.folder)
         for precision in request.precisions:
-            (draft.folder / precision.file).unlink(missing_ok=True)
+            for file in (
+                precision.file,
+                f"{precision.file}_data",
+            ):  # links: writing into them would change the original
+                (draft.folder / file).unlink(missing_ok=True)
         manifest, qualities = add_graphs(draft.folder, manifest, request)
         draft.describe(manifest)
         manifest = draft.finish()

@@ -47,10 +47,9 @@ def graph_file(folder: Path, manifest: Manifest, precision: str | None = None) -
     found = manifest.graph_of(precision)
     if found is None:
         has = ", ".join(graph.precision for graph in manifest.graphs.values()) or "none"
-        raise DogeExportError(
-            f"{folder} has no {precision} graph (it has {has}); "
-            f"`doge-export quantize {folder} --precision {precision}` adds it"
-        )
+        can_be_added = precision in ("fp16", "int8", "int4") and MODEL in manifest.graphs
+        advice = f"; `doge-export quantize {folder} --precision {precision}` adds it" if can_be_added else ""
+        raise DogeExportError(f"{folder} has no {precision} graph (it has {has}){advice}")
     return found
 
 

@@ -97,6 +97,8 @@ def _canonical(folder: Path, manifest: Manifest, options: dict[str, Any]) -> Tra
         raise DogeExportError(
             f"max length is {max_length}, and {folder} was exported for {longest}: give the checkpoint"
         )
+    if MODEL not in manifest.graphs or not (folder / MODEL).is_file():
+        raise DogeExportError(f"{folder} has no {MODEL} to make an engine of: export it again")
     provenance = Provenance(
         folder=folder,
         companions=tuple(companions(folder)),

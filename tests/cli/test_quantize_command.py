@@ -63,6 +63,7 @@ def test_a_limit_that_is_exceeded_fails_the_command(run, copy, text):
         (["--precision", "int3"], "'int3' is not one of"),
         (["--quantize", "int8"], "--quantize is called --precision: write --precision int8."),
         (["--dtype", "fp16"], "--dtype is called --precision: write --precision fp16."),
+        (["--quantize", "float32"], "--quantize is called --precision."),
         (["--precision", "float16"], "'float16' is called fp16."),
         (["--precision", "int8", "--max-kl", "-1"], "max KL is -1.0"),
         (["--precision", "int8", "--eval-text", "nowhere"], "nowhere is not a file"),

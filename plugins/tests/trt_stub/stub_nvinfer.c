@@ -3,7 +3,7 @@
  * real ones. Nothing can be made: every factory gives NULL, which the bindings raise as TypeError. The registry of
  * plugins is that of the lean runtime, if it is loaded.
  *
- * Compiled once for each of the three, with its soname; see tests/plugins/tensorrt_on_cpu.py.
+ * Compiled once for each of the three, with its soname; see tests/tensorrt_on_cpu.py.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
