@@ -11,5 +11,8 @@ fp32, fp16 and bf16 name the type of weights, activations and caches; int8 and i
 activations.
 """
 
+ADDABLE: tuple[Precision, ...] = ("int8", "int4", "fp16")
+"""Precisions of the graphs that can be added beside the fp32 one."""
+
 RENAMED = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 """Spellings that earlier versions accepted, and today's name of each."""

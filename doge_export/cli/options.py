@@ -10,15 +10,11 @@ import click
 
 from doge_export.checkpoint.architecture import CdmoeRouting, Generation, MoeVariant, Task
 from doge_export.checkpoint.identify import RatioScope
-from doge_export.precision import RENAMED, Precision
+from doge_export.precision import ADDABLE, RENAMED, Precision
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 PATH = click.Path(path_type=Path)
-
-
-REDUCED = ("int8", "int4", "fp16")
-"""Precisions that can be added to a folder."""
 
 
 class PrecisionChoice(click.Choice[str]):
@@ -41,7 +37,7 @@ def _renamed_option(name: str) -> Callable[[Function], Function]:
     def refuse(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
         if value is not None:
             new = RENAMED.get(value, value)
-            advice = f": write --precision {new}" if new in REDUCED else ""
+            advice = f": write --precision {new}" if new in ADDABLE else ""
             raise click.UsageError(f"{name} is called --precision{advice}.", ctx)
 
     return click.option(name, hidden=True, expose_value=False, callback=refuse, help="Earlier name of --precision.")
@@ -200,7 +196,7 @@ def quantization_options(function: Function) -> Function:
         click.option(
             "--precision",
             "precisions",
-            type=PrecisionChoice(REDUCED),
+            type=PrecisionChoice(ADDABLE),
             multiple=True,
             help="Add a graph with weights of 8 or 4 bits, or with weights, activations and caches of 16 bits for GPUs "
             "and browsers. May be given several times.",

@@ -66,7 +66,6 @@ class Draft:
 
     def __init__(self, folder: Path, output: Path) -> None:
         self.folder, self.output = folder, output
-        self._started = time.monotonic()
         self._manifest: Manifest | None = None
 
     @property
@@ -101,9 +100,9 @@ class Draft:
         self.describe(dataclasses.replace(self.manifest, validation=verdict.to_dict()))
         return verdict
 
-    def record_run(self, began: float | None = None) -> None:
-        """Record the time since `began` (time.monotonic; by default the draft's start) and the peak memory so far."""
-        seconds = round(time.monotonic() - (self._started if began is None else began), 1)
+    def record_run(self, began: float) -> None:
+        """Record the seconds since `began` (of time.monotonic) and the peak memory so far."""
+        seconds = round(time.monotonic() - began, 1)
         self._manifest = dataclasses.replace(self.manifest, seconds=seconds, peak_memory_bytes=peak_resident_bytes())
 
     def finish(self, card: Callable[[Path, Manifest], None] = write_card) -> Manifest:

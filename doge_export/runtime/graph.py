@@ -12,7 +12,7 @@ import onnxruntime
 
 from doge_export.errors import DogeExportError
 from doge_export.package.manifest import MODEL, Manifest
-from doge_export.precision import RENAMED
+from doge_export.precision import ADDABLE, RENAMED
 from doge_export.runtime.threads import thread_count
 
 _known = onnxruntime.capi.onnxruntime_pybind11_state
@@ -41,13 +41,13 @@ def graph_file(folder: Path, manifest: Manifest, precision: str | None = None) -
         DogeExportError: the folder has no graph in that precision.
     """
     if precision is None:
-        return manifest.graph_of("fp32") or next(iter(manifest.graphs), MODEL)
+        return manifest.graph_of("fp32") or next(iter(manifest.graphs))
     if precision in RENAMED:
         raise DogeExportError(f"precision {precision} is called {RENAMED[precision]}; write that")
     found = manifest.graph_of(precision)
     if found is None:
         has = ", ".join(graph.precision for graph in manifest.graphs.values()) or "none"
-        can_be_added = precision in ("fp16", "int8", "int4") and MODEL in manifest.graphs
+        can_be_added = precision in ADDABLE and MODEL in manifest.graphs
         advice = f"; `doge-export quantize {folder} --precision {precision}` adds it" if can_be_added else ""
         raise DogeExportError(f"{folder} has no {precision} graph (it has {has}){advice}")
     return found

@@ -117,16 +117,16 @@ def open_decoder(
         DogeExportError: as for `load`, or this version has no decoder for the interface.
     """
     name = graph_file(folder, manifest, precision)
-    graph = manifest.graphs.get(name)
+    interface = manifest.graphs[name].interface
     limits = SequenceLimits.of(manifest)
-    if graph is not None and graph.interface == "engine":
+    if interface == "engine":
         from doge_export.runtime.engine.engine_decoder import open_engine_decoder
 
         return open_engine_decoder(folder, limits)
-    if graph is not None and graph.interface not in _DECODERS:
+    if interface not in _DECODERS:
         raise DogeExportError(
-            f"{folder} has a graph of interface {graph.interface!r}; this version runs {', '.join(_DECODERS)}, engine: "
+            f"{folder} has a graph of interface {interface!r}; this version runs {', '.join(_DECODERS)}, engine: "
             "install a newer doge-export"
         )
     session = open_graph(folder, name, threads=threads, providers=providers)
-    return _DECODERS[graph.interface if graph else "in-place"](session, limits)
+    return _DECODERS[interface](session, limits)
