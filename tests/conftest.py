@@ -10,9 +10,12 @@ from typing import Any
 
 import pytest
 
+# A shell starts background jobs with Ctrl-C ignored, and nohup with SIGHUP; their children inherit it, and then no test
+# could send these signals.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # A shell starts background jobs so, and their children inherit it: then no test could press Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Several workers with a thread for each core would only wait for each other. Read by torch when it is imported.

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
+# Beside the repository's folders may stand an environment, and a model that the README's first command exported.
+FOLDERS = ["doge_export", "plugins", "samples", "tests"]
 PAGES = {
     page.relative_to(ROOT).as_posix(): page.read_text(encoding="utf-8")
-    for page in sorted(ROOT.rglob("*.md"))
-    if not {"golden", ".venv", "build", "node_modules"} & {*page.relative_to(ROOT).parts}
+    for page in [ROOT / "README.md", *(page for folder in FOLDERS for page in sorted((ROOT / folder).rglob("*.md")))]
+    if not {"golden", "build", "node_modules"} & {*page.relative_to(ROOT).parts}
 }
 
 

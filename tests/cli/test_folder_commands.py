@@ -109,7 +109,7 @@ class TestInspect:
         assert result.stderr.count("\n") == 1
 
 
-def test_a_folder_is_used_without_what_exports(nano_folder):
+def test_a_folder_is_used_without_what_exports(nano_folder, tmp_path):
     """generate, chat, inspect, verify and doctor where only the base install is."""
     code = """
     import sys
@@ -132,7 +132,7 @@ def test_a_folder_is_used_without_what_exports(nano_folder):
         assert "doge-export[export]" in result.stderr, result.stderr
         assert result.stderr.count("\\n") == 1, result.stderr
     """
-    subprocess.run([sys.executable, "-c", textwrap.dedent(code), str(nano_folder)], check=True)
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code), str(nano_folder)], check=True, cwd=tmp_path)
 
 
 @pytest.mark.parametrize("name", BUNDLED)
