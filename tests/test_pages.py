@@ -34,7 +34,6 @@ def run(script: str, folder: Path, **options: object) -> subprocess.CompletedPro
     environment = os.environ | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "HF_HUB_OFFLINE": "1",
-        "OMP_NUM_THREADS": "2",
     }
     return subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script],

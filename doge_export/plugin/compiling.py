@@ -29,11 +29,13 @@ class CompileSettings:
         architectures: of the kernels, as CMake names them ("89", "80-real"); empty: no kernels.
         tensorrt: compile the TensorRT plugin.
         tests: compile the tests.
+        head_sizes: compile attention's kernels for these only; empty: for every size there is.
     """
 
     architectures: tuple[str, ...]
     tensorrt: bool
     tests: bool = False
+    head_sizes: tuple[int, ...] = ()
 
 
 def compile_plugin(
@@ -95,6 +97,7 @@ def _configure_command(sources: Path, tree: Path, settings: CompileSettings, too
         "DOGE_WITH_CUDA": "ON" if settings.architectures else "OFF",
         "DOGE_TRT_INCLUDE_DIR": toolchain.tensorrt.path if settings.tensorrt else "",
         "DOGE_BUILD_TESTS": "ON" if settings.tests else "OFF",
+        "DOGE_HEAD_SIZES": ",".join(map(str, settings.head_sizes)),
     }
     if settings.architectures:
         definitions["CMAKE_CUDA_COMPILER"] = toolchain.nvcc.path

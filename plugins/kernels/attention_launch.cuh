@@ -5,6 +5,7 @@
 #include <cuda_runtime.h>
 
 #include <type_traits>
+#include <utility>
 
 #include "attention_decode.cuh"
 #include "attention_launch.h"
@@ -12,23 +13,22 @@
 
 namespace doge {
 
+// The head sizes to compile for; a build for tests may have fewer, as each takes seconds for each type.
+#ifndef DOGE_HEAD_SIZES
+#define DOGE_HEAD_SIZES 64, 80, 96, 128, 256
+#endif
+
+template <class Run, int... kSizes>
+int for_head_size_of(std::integer_sequence<int, kSizes...>, int head_size, Run run) {
+    int status = DOGE_BAD_SHAPE;
+    ((head_size == kSizes && (status = run(std::integral_constant<int, kSizes>{}), true)) || ...);
+    return status;
+}
+
 // Calls run(std::integral_constant<int, D>) for the head size.
 template <class Run>
 int for_head_size(int head_size, Run run) {
-    switch (head_size) {
-        case 64:
-            return run(std::integral_constant<int, 64>{});
-        case 80:
-            return run(std::integral_constant<int, 80>{});
-        case 96:
-            return run(std::integral_constant<int, 96>{});
-        case 128:
-            return run(std::integral_constant<int, 128>{});
-        case 256:
-            return run(std::integral_constant<int, 256>{});
-        default:
-            return DOGE_BAD_SHAPE;
-    }
+    return for_head_size_of(std::integer_sequence<int, DOGE_HEAD_SIZES>{}, head_size, run);
 }
 
 template <class T>

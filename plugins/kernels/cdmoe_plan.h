@@ -55,8 +55,12 @@ inline std::size_t decode_workspace_bytes(const doge_cdmoe_params& p) {  // of a
 
 // --- Prefill: tokens in chunks, three launches each ---
 
-// A chunk reads both tables once; it has enough tokens to make that cheap, and few enough to bound the workspace.
-constexpr std::int64_t kChunkPicks = 1 << 18;
+// A chunk reads both tables once; it has enough tokens to make that cheap, and few enough to bound the workspace. The
+// emulator's builds have smaller ones, so that several chunks take seconds.
+#ifndef DOGE_CHUNK_PICKS
+#define DOGE_CHUNK_PICKS (1 << 18)
+#endif
+constexpr std::int64_t kChunkPicks = DOGE_CHUNK_PICKS;
 // Rows are read in slices of one 16-byte vector for each lane of a warp.
 constexpr int kSliceBytes = 512;
 

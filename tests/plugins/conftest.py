@@ -33,25 +33,50 @@ def toolchain() -> Toolchain:
 
 @pytest.fixture(scope="session")
 def compiled(toolchain: Toolchain) -> Callable[..., Path]:
-    """Compiles all there is (or one target), tests included; the build folder. With `architectures`, kernels too."""
-    done: dict[tuple[tuple[str, ...], str], Path] = {}
+    """Compiles all there is (or one target), tests included; the build folder. With `architectures`, kernels too.
 
-    def compile_once(*architectures: str, target: str = "all") -> Path:
+    `head_sizes` are those of attention's kernels; by default all.
+    """
+    done: dict[object, Path] = {}
+
+    def compile_once(*architectures: str, target: str = "all", head_sizes: tuple[int, ...] = ()) -> Path:
         if architectures and toolchain.nvcc.missing:
             pytest.skip(toolchain.nvcc.missing)
-        if (architectures, target) not in done:
+        key = architectures, target, head_sizes
+        if key not in done:
             tensorrt = bool(os.environ.get("DOGE_TRT_INCLUDE_DIR")) and toolchain.cuda_headers.path is not None
-            settings = CompileSettings(architectures, tensorrt=tensorrt, tests=True)
-            tree = BUILDS / "-".join(["cpu", *architectures, *(["tensorrt"] if tensorrt else [])])
+            settings = CompileSettings(architectures, tensorrt=tensorrt, tests=True, head_sizes=head_sizes)
+            parts = ["cpu", *architectures, *(f"d{size}" for size in head_sizes), *(["tensorrt"] if tensorrt else [])]
+            tree = BUILDS / "-".join(parts)
             tree.mkdir(parents=True, exist_ok=True)
             with (tree / "lock").open("w") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 log = tree / f"{target}.log"
                 compile_plugin(plugin_sources(), tree, settings, toolchain, log=log, targets=[target])
-            done[architectures, target] = tree
-        return done[architectures, target]
+            done[key] = tree
+        return done[key]
 
     return compile_once
+
+
+@pytest.fixture(scope="session")
+def gpu_architecture() -> str | None:
+    """The compute capability of this machine's GPU, such as "89"; None: there is none that PyTorch can use."""
+    import torch
+
+    return "{}{}".format(*torch.cuda.get_device_capability()) if torch.cuda.is_available() else None
+
+
+@pytest.fixture(scope="session")
+def compiled_with_kernels(compiled: Callable[..., Path], gpu_architecture: str | None) -> Callable[[str], Path]:
+    """Compiles one target with kernels for this machine's GPU; the build folder.
+
+    Without a GPU they are compiled for the RTX 4090 and the head sizes of published models: nvcc takes 20 seconds for
+    each size. `pytest -m slow` compiles the other sizes and GPUs.
+    """
+    if gpu_architecture is None:
+        return lambda target: compiled("89", target=target, head_sizes=(64, 128))
+    return lambda target: compiled(gpu_architecture, target=target)
 
 
 @pytest.fixture(scope="session")

@@ -58,11 +58,11 @@ NEED_KERNELS = {"gpu_kernels": "gpu_kernels", "resources": "doge_kernels", "trt_
 
 
 @pytest.fixture
-def tree(name, cpu_tree, compiled, toolchain):
+def tree(name, cpu_tree, compiled_with_kernels, toolchain):
     built_with_kernels = name in NEED_KERNELS and toolchain.nvcc.path
     if name == "trt_gpu" and not os.environ.get("DOGE_TRT_INCLUDE_DIR"):
         built_with_kernels = False
-    return compiled("89", target=NEED_KERNELS[name]) if built_with_kernels else cpu_tree
+    return compiled_with_kernels(NEED_KERNELS[name]) if built_with_kernels else cpu_tree
 
 
 @pytest.mark.parametrize("name", written_tests())
@@ -72,9 +72,9 @@ def test_ctest(name, tree, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["gpu_kernels", "resources"])
-def test_with_kernels_for_the_other_gpus(name, compiled, tmp_path):
+def test_with_kernels_for_every_gpu_and_head_size(name, compiled, tmp_path):
     """Compiled with warnings as errors; the limits of resources hold on each."""
-    run(name, compiled("80", "86", "90", target=NEED_KERNELS[name]), tmp_path)
+    run(name, compiled("80", "86", "89", "90", target=NEED_KERNELS[name]), tmp_path)
 
 
 def run(name, tree, tmp_path):

@@ -17,12 +17,12 @@ CDMOE = CdmoeParams(1, 1024, 16384, 128, 1, 64, 0, 1)
 
 
 @pytest.fixture(scope="session")
-def kernels(compiled) -> KernelLibrary:
-    return KernelLibrary(compiled("89", target="doge_kernels_c") / "lib" / KERNELS)
+def kernels(compiled_with_kernels) -> KernelLibrary:
+    return KernelLibrary(compiled_with_kernels("doge_kernels_c") / "lib" / KERNELS)
 
 
-def test_they_are_compiled_for_what_was_asked(kernels):
-    assert kernels.architectures == ("89",)
+def test_they_are_compiled_for_what_was_asked(kernels, gpu_architecture):
+    assert kernels.architectures == (gpu_architecture or "89",)
 
 
 @pytest.mark.parametrize("params", [ATTENTION, CDMOE], ids=["attention", "cdmoe"])
@@ -69,11 +69,10 @@ def test_a_workspace_never_shrinks(kernels, field):
 
 
 @pytest.mark.gpu
-def test_they_are_right(compiled):
+def test_they_are_right(gpu_architecture, request):
     """The quick cases of gpu_check.py, which has the rest."""
-    if not torch.cuda.is_available():
+    if gpu_architecture is None:
         pytest.skip("no GPU that PyTorch can use")
-    major, minor = torch.cuda.get_device_capability()
-    library = KernelLibrary(compiled(f"{major}{minor}", target="doge_kernels_c") / "lib" / KERNELS)
+    library = request.getfixturevalue("kernels")
     wrong = [check for check in gpu_correctness.all_checks(Libraries(library, library)) if not check.passed]
     assert wrong == []
