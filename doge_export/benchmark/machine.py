@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import os
 import platform
 import re
 import subprocess
@@ -14,14 +13,15 @@ from typing import Any
 
 import onnxruntime
 
+from doge_export.processors import allowed_processors
+
 
 def machine() -> dict[str, Any]:
     """Return the CPU model, physical cores (None if unknown), CPUs open to this process, versions, and the date."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "cpu": _cpu(),
         "cores": _cores(),
-        "cpus": usable,
+        "cpus": allowed_processors(),
         "platform": platform.platform(),
         "python": platform.python_version(),
         "onnxruntime": onnxruntime.__version__,

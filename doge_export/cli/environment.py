@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import importlib.metadata
 import importlib.util
-import os
 import platform
 import sys
 from typing import Any
@@ -64,6 +63,7 @@ def environment() -> dict[str, Any]:
     """
     from doge_export.assets import BUNDLED, bundled
     from doge_export.errors import DogeExportError
+    from doge_export.processors import allowed_processors
     from doge_export.version import __version__
 
     extras: dict[str, dict[str, Any]] = {}
@@ -86,7 +86,7 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "executable": sys.executable,
         "platform": platform.platform(),
-        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cpus": allowed_processors(),
         "extras": extras,
         "providers": _providers(),
         "bundled": models,

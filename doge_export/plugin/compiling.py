@@ -14,6 +14,7 @@ from pathlib import Path
 from doge_export import console
 from doge_export.errors import RunFailed
 from doge_export.plugin.toolchain import Toolchain
+from doge_export.processors import allowed_processors
 
 _STEP = re.compile(r"^\[\s*(?:(\d+)/(\d+)|(\d+)%)\]")
 """Start of a step's line: [3/18] by ninja, [ 16%] by make."""
@@ -55,7 +56,7 @@ def compile_plugin(
         tree: the build folder; made if it is missing.
         settings: the parts to compile.
         toolchain: must have cmake and a C++ compiler.
-        jobs: number of compilers at a time. None: the number of processors.
+        jobs: number of compilers at a time. None: one for each processor that this process may use.
         log: file for the output of the compilers.
         targets: CMake targets to compile. Empty: all.
 
@@ -64,7 +65,7 @@ def compile_plugin(
     """
     for folder in (log.parent, tree):
         folder.mkdir(parents=True, exist_ok=True)
-    building = [str(toolchain.cmake.path), "--build", str(tree), "--parallel", str(jobs or os.cpu_count() or 1)]
+    building = [str(toolchain.cmake.path), "--build", str(tree), "--parallel", str(jobs or allowed_processors())]
     building += ["--target", *targets] if targets else []
     with log.open("w", encoding="utf-8") as out, console.progress("compiling the plugin", total=100) as advance:
         done = 0

@@ -10,6 +10,7 @@ import numpy as np
 import onnxruntime
 
 from doge_export.runtime.graph import CACHE_TYPES
+from doge_export.runtime.threads import most_threads
 
 
 class WholeTexts:
@@ -26,7 +27,7 @@ class WholeTexts:
         if not packs:
             options.add_session_config_entry("session.disable_prepacking", "1")
         options.log_severity_level = 3
-        options.intra_op_num_threads = threads or 0
+        options.intra_op_num_threads = threads or most_threads()
         self._session = onnxruntime.InferenceSession(os.fspath(file), options, providers=["CPUExecutionProvider"])
         self.output: str = self._session.get_outputs()[0].name
         """Name of the first output: logits or last_hidden_state."""

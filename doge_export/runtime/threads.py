@@ -12,6 +12,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from doge_export.processors import allowed_processors, is_restricted
+
 BYTES_PER_THREAD = 4 * 2**20
 """Bytes of weights for which one more thread is worth waking."""
 
@@ -21,5 +23,16 @@ def thread_count(file: Path) -> int:
     data = file.with_name(f"{file.name}_data")
     size = sum(part.stat().st_size for part in (file, data) if part.is_file())
     wanted = -(-size // BYTES_PER_THREAD)
+    if is_restricted():
+        return min(wanted, allowed_processors())
     # Two logical processors may be one core; beyond half of them onnxruntime knows better.
     return wanted if wanted <= (os.cpu_count() or 1) // 2 else 0
+
+
+def most_threads() -> int:
+    """Return the threads for long runs; 0 lets onnxruntime take one for each physical core.
+
+    Left alone, onnxruntime counts the machine's cores, also those that this process may not use: on one allowed
+    processor of two, its threads then wait for each other and halve the speed.
+    """
+    return allowed_processors() if is_restricted() else 0

@@ -11,6 +11,7 @@ import onnxruntime
 
 from doge_export.package.onnx_file import write_onnx
 from doge_export.quantization.texts import MESSAGES, STORIES, Texts
+from doge_export.runtime.threads import most_threads
 from doge_export.runtime.tokenizer import Tokenizer
 from doge_export.targets.half import prepare
 from doge_export.targets.half.extremes import Extreme, watch, worst
@@ -47,6 +48,7 @@ def largest_values(traced: Traced, form: Form, texts: Texts) -> tuple[Extreme, .
     watched = watch(model)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.intra_op_num_threads = most_threads()
     with tempfile.TemporaryDirectory(prefix="doge-export-") as folder:
         file = Path(folder) / "observed.onnx"
         write_onnx(runnable(model), file)

@@ -52,7 +52,9 @@ def compiled(toolchain: Toolchain) -> Callable[..., Path]:
             with (tree / "lock").open("w") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 log = tree / f"{target}.log"
-                compile_plugin(plugin_sources(), tree, settings, toolchain, log=log, targets=[target])
+                compile_plugin(
+                    plugin_sources(), tree, settings, toolchain, jobs=os.cpu_count(), log=log, targets=[target]
+                )
             done[key] = tree
         return done[key]
 
