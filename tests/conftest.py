@@ -21,6 +21,21 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # Several workers with a thread for each core would only wait for each other. Read by torch when it is imported.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+    import onnxruntime
+
+    class OneThread(onnxruntime.SessionOptions):
+        """Take one thread where onnxruntime would choose: it reads no environment variable, and its threads spin."""
+
+        @property
+        def intra_op_num_threads(self) -> int:
+            return super().intra_op_num_threads
+
+        @intra_op_num_threads.setter
+        def intra_op_num_threads(self, count: int) -> None:
+            onnxruntime.capi.onnxruntime_pybind11_state.SessionOptions.intra_op_num_threads.fset(self, count or 1)
+
+    onnxruntime.SessionOptions = OneThread
+
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
