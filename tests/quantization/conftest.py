@@ -26,7 +26,7 @@ def texts(tmp_path_factory) -> dict[str, Path]:
 
         for purpose, seed in (("calibration", 101), ("eval_text", 103)):
             stories = (document for document in grammar.stream(seed) if isinstance(document, str))
-            text = "\n\n".join(itertools.islice(stories, 24))
+            text = "\n\n".join(itertools.islice(stories, 6))
             (folder / purpose).write_text(text, encoding="utf-8")
     return {"calibration": folder / "calibration", "eval_text": folder / "eval_text"}
 
