@@ -6,6 +6,12 @@ import pytest
 
 from doge_export.assets import bundled
 from doge_export.package import read_manifest, write_manifest
+from doge_export.quantization import texts as texts_module
+
+
+@pytest.fixture(autouse=True)
+def short_calibration(monkeypatch):
+    monkeypatch.setattr(texts_module, "TOKENS", {"calibration": 200, "evaluation": 200})
 
 
 @pytest.fixture(scope="module")

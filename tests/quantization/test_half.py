@@ -142,7 +142,7 @@ def scaled(folder, factor):
     return model
 
 
-def test_overflow_is_found_before_a_gpu_sees_it(nano_folder, tmp_path):
+def test_overflow_is_found_before_a_gpu_sees_it(nano_folder, texts, tmp_path):
     """What float32 holds and float16 does not fails the command with the name of the value; the folder stays."""
     folder = shutil.copytree(nano_folder, tmp_path / "copy")
     write_onnx(scaled(nano_folder, 2.0**14), tmp_path / "large.onnx")
@@ -155,7 +155,7 @@ def test_overflow_is_found_before_a_gpu_sees_it(nano_folder, tmp_path):
     np.testing.assert_allclose(load(folder).logits(ids), load(nano_folder).logits(ids), atol=1e-3)
     before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
     with pytest.raises(RunFailed, match=r"fp16 cannot hold this model: on text, \w+ \w+ reaches .* 65504; nothing was"):
-        quantize(folder, ["fp16"])
+        quantize(folder, ["fp16"], eval_text=texts["eval_text"])
     assert before == {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
@@ -177,10 +177,10 @@ def test_extremes_are_those_of_the_values(nano_folder, tmp_path):
     assert not any(extreme.overflows for extreme in extremes)
 
 
-def test_a_limit_that_is_exceeded_writes_nothing(nano_folder, tmp_path):
+def test_a_limit_that_is_exceeded_writes_nothing(nano_folder, texts, tmp_path):
     folder = shutil.copytree(nano_folder, tmp_path / "copy")
     with pytest.raises(RunFailed, match="fp16 loses too much"):
-        quantize(folder, ["fp16"], max_kl=1e-12)
+        quantize(folder, ["fp16"], max_kl=1e-12, eval_text=texts["eval_text"])
     assert not (folder / FILE).exists()
 
 

@@ -108,11 +108,14 @@ def test_tokenizer_has_doges_ids_and_loses_nothing(name):
     assert tokenizer.decode(ids[1:]) == text
 
 
+@pytest.mark.parametrize("threads", [1, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", ["dense", "moe"])
-def test_a_few_steps_lower_the_loss_and_repeat_exactly(kind, tmp_path):
+def test_a_few_steps_lower_the_loss_and_repeat_exactly(kind, threads, tmp_path, monkeypatch):
+    """Two threads, as in a real training, wait for each other most of the time when the processors are busy."""
     import nano
     import train
 
+    monkeypatch.setattr(train, "THREADS", threads)
     changes = TINY | ({"num_experts": 16, "num_experts_per_tok": 2} if kind == "moe" else {})
     stages = train.Stage(2, 2, 16), train.Stage(12, 2, 32), train.Stage(4, 2, 48)
     recipe = train.Recipe(*stages, warmup=2, learning_rate=1e-2)
