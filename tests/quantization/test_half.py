@@ -36,7 +36,7 @@ def short_texts(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def folders(nano_folder, nano_moe_folder, tmp_path_factory):
+def folders(nano_folder, nano_moe_folder, texts, tmp_path_factory):
     """A bundled model for a target, with fp16 beside float32; read only."""
     made, there = {}, dict(zip(NAMES, (nano_folder, nano_moe_folder), strict=True))
 
@@ -47,7 +47,8 @@ def folders(nano_folder, nano_moe_folder, tmp_path_factory):
                 shutil.copytree(there[name], out)
                 made[name, target] = quantize(out, ["fp16"])
             else:
-                made[name, target] = export(bundled(name), out, target=target, validate=False, precisions=["fp16"])
+                options = {"target": target, "validate": False, "eval_text": texts["eval_text"]}
+                made[name, target] = export(bundled(name), out, precisions=["fp16"], **options)
         return made[name, target]
 
     return make
