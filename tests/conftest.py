@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 from collections.abc import Callable
@@ -119,19 +120,33 @@ def task_export(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
 
 
 @pytest.fixture(scope="session")
-def nano_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bundled dense checkpoint, exported; read only."""
-    return _bundled_export("doge-nano", tmp_path_factory)
+def bundled_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Export a bundled checkpoint once per target, for all workers: `bundled_folder(name, target)` is read only."""
+    temporary = tmp_path_factory.getbasetemp()
+    shared = temporary.parent if hasattr(request.config, "workerinput") else temporary
+
+    def folder(name: str, target: str = "onnxruntime") -> Path:
+        from doge_export import export
+        from doge_export.assets import bundled
+
+        out = shared / f"{name}-{target}" / "out"
+        with (shared / f"{name}-{target}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not out.exists():  # a folder appears complete or not at all
+                out.parent.mkdir(exist_ok=True)
+                export(bundled(name), out, target=target, validate=False)
+        return out
+
+    return folder
 
 
 @pytest.fixture(scope="session")
-def nano_moe_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def nano_folder(bundled_folder: Callable[..., Path]) -> Path:
+    """The bundled dense checkpoint, exported; read only."""
+    return bundled_folder("doge-nano")
+
+
+@pytest.fixture(scope="session")
+def nano_moe_folder(bundled_folder: Callable[..., Path]) -> Path:
     """The bundled mixture of experts, exported; read only."""
-    return _bundled_export("doge-nano-moe", tmp_path_factory)
-
-
-def _bundled_export(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from doge_export import export
-    from doge_export.assets import bundled
-
-    return export(bundled(name), tmp_path_factory.mktemp(name) / "out", validate=False).folder
+    return bundled_folder("doge-nano-moe")

@@ -6,6 +6,7 @@ from transformers import AutoTokenizer, DogeForCausalLM
 
 import doge_export
 from doge_export.assets import BUNDLED, bundled
+from doge_export.checkpoint.source import locate
 
 PROMPTS = [
     "Once upon a time",
@@ -29,11 +30,8 @@ def reference(name):
 
 
 @pytest.fixture(scope="module")
-def sessions(name, request, tmp_path_factory):
-    portable = tmp_path_factory.mktemp("bundled") / "out"
-    doge_export.export(name, portable, target="portable", validate=False)
-    folder = request.getfixturevalue({"doge-nano": "nano_folder", "doge-nano-moe": "nano_moe_folder"}[name])
-    return {"onnxruntime": doge_export.load(folder), "portable": doge_export.load(portable)}
+def sessions(name, bundled_folder):
+    return {target: doge_export.load(bundled_folder(name, target)) for target in ("onnxruntime", "portable")}
 
 
 @pytest.mark.parametrize("new_tokens", [128, pytest.param(200, marks=pytest.mark.slow)])
@@ -64,6 +62,10 @@ def test_key_selection_happens_and_ties_do_not_decide(name, reference):
         assert layer.self_attn.A.abs().min() > 0.1
     assert reference.model.layers[0].self_attn.q_norm.weight.abs().max() == 0
     assert all(layer.self_attn.q_norm.weight.abs().min() > 0 for layer in reference.model.layers[1:])
+
+
+def test_is_found_by_its_name(name):
+    assert locate(name).folder == bundled(name)
 
 
 def test_size(name):

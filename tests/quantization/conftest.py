@@ -8,12 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from doge_export import export
-from doge_export.assets import bundled
 from doge_export.pipeline.quantize import QuantizeResult, quantize
 
 SAMPLE = Path(__file__).parents[2] / "samples" / "train_nano"
-NAMES = ("doge-nano", "doge-nano-moe")
 
 
 @pytest.fixture(scope="session")
@@ -32,18 +29,13 @@ def texts(tmp_path_factory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
-def quantised(nano_folder, nano_moe_folder, texts, tmp_path_factory):
+def quantised(bundled_folder, texts, tmp_path_factory):
     """A bundled model exported for a target, with int8 and int4 beside float32: the `QuantizeResult`."""
     made: dict[tuple[str, str], QuantizeResult] = {}
-    there = dict(zip(NAMES, (nano_folder, nano_moe_folder), strict=True))
 
     def make(name: str, target: str) -> QuantizeResult:
         if (name, target) not in made:
-            out = tmp_path_factory.mktemp(name) / "out"
-            if target == "onnxruntime":
-                shutil.copytree(there[name], out)
-            else:
-                export(bundled(name), out, target=target, validate=False)
+            out = shutil.copytree(bundled_folder(name, target), tmp_path_factory.mktemp(name) / "out")
             made[name, target] = quantize(out, ["int8", "int4"], **texts)
         return made[name, target]
 

@@ -48,7 +48,7 @@ def folders(nano_folder, nano_moe_folder, texts, tmp_path_factory):
                 made[name, target] = quantize(out, ["fp16"])
             else:
                 options = {"target": target, "validate": False, "eval_text": texts["eval_text"]}
-                made[name, target] = export(bundled(name), out, precisions=["fp16"], **options)
+                made[name, target] = export(name, out, precisions=["fp16"], **options)
         return made[name, target]
 
     return make
