@@ -19,23 +19,9 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 if "PYTEST_XDIST_WORKER" in os.environ:
-    # Several workers with a thread for each core would only wait for each other. Read by torch when it is imported.
+    # Several workers with a thread for each core would only wait for each other. Read by torch when it is imported, and
+    # by doge_export.processors.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-    import onnxruntime
-
-    class OneThread(onnxruntime.SessionOptions):
-        """Take one thread where onnxruntime would choose: it reads no environment variable, and its threads spin."""
-
-        @property
-        def intra_op_num_threads(self) -> int:
-            return super().intra_op_num_threads
-
-        @intra_op_num_threads.setter
-        def intra_op_num_threads(self, count: int) -> None:
-            onnxruntime.capi.onnxruntime_pybind11_state.SessionOptions.intra_op_num_threads.fset(self, count or 1)
-
-    onnxruntime.SessionOptions = OneThread
 
 
 @pytest.fixture(scope="session")
