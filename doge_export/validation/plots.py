@@ -30,6 +30,9 @@ WIDTH = 8.4
 _BAR: Any = {"color": BAD, "linewidth": 1.2, "linestyle": (0, (4, 3))}
 
 _STYLE: Any = {
+    "figure.facecolor": "none",
+    "figure.edgecolor": "none",
+    "axes.facecolor": "none",
     "svg.fonttype": "none",  # text stays text: it takes the page's font and can be searched
     "font.family": "sans-serif",
     "font.size": 10,
@@ -221,9 +224,10 @@ def _svg(draw: Any, *, height: float, salt: str) -> str:
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": salt}):
         layout = ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.06, hspace=0.04, wspace=0.04)
         figure = Figure(figsize=(WIDTH, height), layout=layout)
-        FigureCanvasSVG(figure)
+        canvas = FigureCanvasSVG(figure)
         draw(figure)
         buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+        # Not savefig, which draws everything a first time for the layout alone.
+        canvas.print_svg(buffer, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     return text[text.index("<svg") :]
