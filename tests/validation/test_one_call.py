@@ -1,6 +1,7 @@
 """Validation of feature-extraction and text-classification: what is right passes, each single mistake fails."""
 
 import dataclasses
+import itertools
 import json
 from pathlib import Path
 
@@ -60,12 +61,24 @@ def failures(session):
     return outcome(verdict)["failed"]
 
 
+DENSE, EXPERTS, APART = ({}, "reference"), (MOE, "reference"), (MOE, "per-token")
+
+
 @pytest.mark.parametrize(
-    ("changes", "routing"), [({}, "reference"), (MOE, "reference"), (MOE, "per-token")], ids=["dense", "moe", "apart"]
+    ("labels", "kind"),
+    [
+        *itertools.product([0, 1, 2, 5], [DENSE, EXPERTS]),
+        (0, APART),
+        (5, APART),
+        # Fed token by token for the same features; the head after them is that of [1-moe] and [2-moe].
+        pytest.param(1, APART, marks=pytest.mark.slow),
+        pytest.param(2, APART, marks=pytest.mark.slow),
+    ],
+    ids=lambda value: {id(DENSE): "dense", id(EXPERTS): "moe", id(APART): "apart"}.get(id(value)),
 )
-@pytest.mark.parametrize("labels", [0, 1, 2, 5])
-def test_the_truth_passes_every_check(checkpoint, tmp_path, changes, routing, labels):
-    folder, task = checkpoint(**changes), "feature-extraction"
+def test_the_truth_passes_every_check(checkpoint, tmp_path, labels, kind):
+    changes, routing = kind
+    folder, task = checkpoint(num_hidden_layers=2, **changes), "feature-extraction"
     if labels:
         folder, task = classifier(folder, tmp_path / "c", labels=labels), "text-classification"
     verdict = validate("folder", session=TaskSession(folder, task, routing=routing))

@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import itertools
 import re
 from html.parser import HTMLParser
@@ -40,27 +41,56 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def verdicts(checkpoint):
+def verdict_of(checkpoint):
+    """Verdicts by name; each is made once."""
+
     def nan(model):
         model.model.layers[1].mlp.down_proj.weight[5, 5] = float("nan")
 
     sessions = {
-        "passed": TorchSession(checkpoint(), max_length=20),
-        "failed": TorchSession(checkpoint(), max_length=MAX_LENGTH, causal=False),
-        "nan": TorchSession(checkpoint(), max_length=MAX_LENGTH, spoil=nan),
+        "passed": lambda: TorchSession(checkpoint(), max_length=20),
+        "failed": lambda: TorchSession(checkpoint(), max_length=MAX_LENGTH, causal=False),
+        "nan": lambda: TorchSession(checkpoint(), max_length=MAX_LENGTH, spoil=nan),
         # Rounds differently, as an export does.
-        "rounded": ModelSession(checkpoint(), max_length=MAX_LENGTH),
+        "rounded": lambda: ModelSession(checkpoint(), max_length=MAX_LENGTH),
     }
-    return {name: validate("folder", session=session) for name, session in sessions.items()}
+    return functools.cache(lambda name: validate("folder", session=sessions[name]()))
+
+
+@pytest.fixture(scope="module")
+def drawn(verdict_of):
+    """The page of a verdict by its name, and the texts of its figures; each is drawn once."""
+
+    def draw(name):
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            texts = record_texts(monkeypatch)
+            return render_html(verdict_of(name)), texts
+
+    return functools.cache(draw)
+
+
+def record_texts(monkeypatch):
+    """The texts that are drawn from now on, by figure: what each says, and its box."""
+    figures, draw = {}, Text.draw
+
+    def recorded(self, renderer, *args, **kwargs):
+        draw(self, renderer, *args, **kwargs)
+        if self.get_visible() and self.get_text():
+            box = Text.get_window_extent(self, renderer)
+            figures.setdefault(self.get_figure(root=True), {})[self] = (self.get_text(), box)
+
+    monkeypatch.setattr(Text, "draw", recorded)
+    return figures
 
 
 @pytest.mark.parametrize(("name", "word"), [("passed", "PASSED"), ("failed", "FAILED"), ("nan", "FAILED")])
-def test_report_says_the_verdict_first_and_shows_every_check(verdicts, name, word):
-    verdict = verdicts[name]
-    page = Page(render_html(verdict))
+def test_report_says_the_verdict_first_and_shows_every_check(verdict_of, drawn, name, word):
+    verdict = verdict_of(name)
+    html, _ = drawn(name)
+    page = Page(html)
     text = " ".join("".join(page.text).split())
     assert text.index(word) < text.index("Checkpoint")
-    assert page.tags[[tag for tag, _ in page.tags].index("h1")] and f"<h1>{word}</h1>" in render_html(verdict)
+    assert page.tags[[tag for tag, _ in page.tags].index("h1")] and f"<h1>{word}</h1>" in html
     for check in verdict.checks:
         assert f"{check.name} {check.status.upper()}" in text
         assert " ".join(check.note.split()) in text
@@ -70,8 +100,8 @@ def test_report_says_the_verdict_first_and_shows_every_check(verdicts, name, wor
         assert fact in text
 
 
-def test_report_needs_nothing_outside_itself(verdicts):
-    html = render_html(verdicts["failed"])
+def test_report_needs_nothing_outside_itself(drawn):
+    html, _ = drawn("failed")
     tags = Page(html).tags
     assert not {"script", "link", "img", "iframe", "object"} & {tag for tag, _ in tags}
     for _, attributes in tags:
@@ -80,14 +110,14 @@ def test_report_needs_nothing_outside_itself(verdicts):
     assert not re.search(r"@import|url\((?!#)", html)
 
 
-def test_ids_of_several_plots_do_not_meet(verdicts):
-    html = render_html(verdicts["failed"])
+def test_ids_of_several_plots_do_not_meet(drawn):
+    html, _ = drawn("failed")
     shared = re.findall(r'<(?:clipPath|path) id="([^"]+)"', html)
     assert len(shared) == len(set(shared))
 
 
-def test_same_verdict_same_report(verdicts):
-    assert render_html(verdicts["passed"]) == render_html(verdicts["passed"])
+def test_same_verdict_same_report(verdict_of, drawn):
+    assert render_html(verdict_of("passed")) == drawn("passed")[0]
 
 
 def test_text_of_others_is_escaped():
@@ -96,38 +126,28 @@ def test_text_of_others_is_escaped():
     assert not {"script", "img", "b"} & {tag for tag, _ in Page(html).tags}
 
 
-def test_report_is_written_at_once_or_not_at_all(verdicts, tmp_path):
+def test_report_is_written_at_once_or_not_at_all(drawn, verdict_of, tmp_path):
     path = tmp_path / "report.html"
     path.write_text("before")
-    write_report(verdicts["passed"], path)
-    assert path.read_text(encoding="utf-8") == render_html(verdicts["passed"])
+    write_report(verdict_of("passed"), path)
+    assert path.read_text(encoding="utf-8") == drawn("passed")[0]
     assert [entry.name for entry in tmp_path.iterdir()] == ["report.html"]
 
 
-def test_a_report_that_cannot_be_written_is_one_line(verdicts, tmp_path):
+def test_a_report_that_cannot_be_written_is_one_line(tmp_path):
+    verdict = Verdict((CheckResult("name", "description", None),), {}, {})
     with pytest.raises(DogeExportError, match=r"cannot be written") as raised:
-        write_report(verdicts["passed"], tmp_path / "missing" / "report.html")
+        write_report(verdict, tmp_path / "missing" / "report.html")
     assert "\n" not in str(raised.value)
     (tmp_path / "folder").mkdir()
     with pytest.raises(DogeExportError, match=r"cannot be written"):
-        write_report(verdicts["passed"], tmp_path / "folder")
+        write_report(verdict, tmp_path / "folder")
     assert [entry.name for entry in tmp_path.iterdir()] == ["folder"]
 
 
 @pytest.fixture
 def drawn_texts(monkeypatch):
-    """The texts that are drawn from now on, by figure: what each says, and its box."""
-    figures, draw = {}, Text.draw
-
-    def recorded(self, renderer, *args, **kwargs):
-        draw(self, renderer, *args, **kwargs)
-        if self.get_visible() and self.get_text():
-            # The last drawing of a text counts: the layout draws it before it is in its place.
-            box = Text.get_window_extent(self, renderer)
-            figures.setdefault(self.get_figure(root=True), {})[self] = (self.get_text(), box)
-
-    monkeypatch.setattr(Text, "draw", recorded)
-    return figures
+    return record_texts(monkeypatch)
 
 
 def assert_readable(figures, count):
@@ -141,8 +161,8 @@ def assert_readable(figures, count):
 
 
 @pytest.mark.parametrize("name", ["failed", "nan", "rounded"])
-def test_no_text_of_a_plot_is_cut_off_or_overlaps_another(verdicts, drawn_texts, name):
-    html = render_html(verdicts[name])
+def test_no_text_of_a_plot_is_cut_off_or_overlaps_another(drawn, name):
+    html, drawn_texts = drawn(name)
     assert_readable(drawn_texts, html.count("<svg"))
     wanted = {"Difference at each position", "Largest difference of each check", "position in the sequence"}
     assert wanted <= {said for texts in drawn_texts.values() for said, _ in texts.values()}
@@ -170,25 +190,29 @@ def test_plots_are_readable_whatever_is_compared(drawn_texts, noise, ranked, len
     check = CheckResult("beyond keep_window_size", "", False, comparison.metrics(), comparison=comparison)
     finite = dataclasses.replace(check, metrics=runs[0].metrics(), comparison=runs[0], passed=runs[0].passed)
     plots.overview([check, finite])
+    assert_readable(drawn_texts, 3)
+
+
+def test_a_plot_of_nothing_is_readable(drawn_texts):
     plots.overview([])
-    assert_readable(drawn_texts, 4)
+    assert_readable(drawn_texts, 1)
 
 
-def test_unranked_report_has_no_columns_of_ranks(verdicts):
-    (check, *_) = verdicts["rounded"].checks
+def test_unranked_report_has_no_columns_of_ranks(verdict_of):
+    verdict = verdict_of("rounded")
+    (check, *_) = verdict.checks
     comparison = dataclasses.replace(check.comparison, ranked=False)
     bare = dataclasses.replace(check, comparison=comparison, metrics=comparison.metrics())
     with_ranks, without = (
-        "".join(Page(render_html(dataclasses.replace(verdicts["rounded"], checks=(shown,)))).text)
-        for shown in (check, bare)
+        "".join(Page(render_html(dataclasses.replace(verdict, checks=(shown,)))).text) for shown in (check, bare)
     )
     for word in ("argmax", "near ties", "KL"):
         assert word in with_ranks and word not in without
 
 
 @pytest.mark.parametrize("name", ["nan", "rounded"])
-def test_every_row_of_the_table_fills_every_column(verdicts, name):
-    html = render_html(verdicts[name])
+def test_every_row_of_the_table_fills_every_column(drawn, name):
+    html, _ = drawn(name)
     table = html[html.index("<tbody>") : html.index("</tbody>")]
     head = html[html.index("<thead>") : html.index("</thead>")]
     columns = head.count("<th ") - head.count("colspan")

@@ -15,6 +15,8 @@ from doge_export.validation import validate
 LOGITS = ["one-shot prefill", "chunked prefill", "cached decode", "left-padded batch"]
 WINDOW, TRAINED, GREEDY = "beyond keep_window_size", "beyond trained length", "greedy generation"
 EVERY = {*LOGITS, WINDOW, TRAINED, GREEDY}
+SMALL = {"num_hidden_layers": 2}
+SMALL_MOE = MOE | SMALL
 
 
 def outcome(verdict):
@@ -38,10 +40,10 @@ def note(verdict, name):
     ("changes", "routing"),
     [
         ({}, "reference"),
-        ({"tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True}, "reference"),
-        (MOE, "reference"),
-        (MOE, "per-token"),
-        ({"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}, "reference"),
+        (SMALL | {"tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True}, "reference"),
+        (SMALL_MOE, "reference"),
+        (SMALL_MOE, "per-token"),
+        (SMALL | {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}, "reference"),
     ],
     ids=["dense", "tied-biased", "moe-reference", "moe-per-token", "default-rope"],
 )
@@ -143,7 +145,7 @@ def test_an_answer_that_stops_early_fails(checkpoint):
 
 
 def test_reference_routing_in_a_graph_declared_per_token_fails(checkpoint):
-    subject = ModelSession(checkpoint(**MOE), max_length=MAX_LENGTH, cdmoe_routing="reference")
+    subject = ModelSession(checkpoint(**SMALL_MOE), max_length=20, cdmoe_routing="reference")
     subject.manifest = dataclasses.replace(subject.manifest, cdmoe_routing="per-token")
     failed = outcome(validate("folder", session=subject))["failed"]
     assert {"one-shot prefill", "left-padded batch"} <= failed
@@ -151,7 +153,7 @@ def test_reference_routing_in_a_graph_declared_per_token_fails(checkpoint):
 
 
 def test_per_token_routing_in_a_graph_declared_reference_fails(checkpoint):
-    subject = ModelSession(checkpoint(**MOE), max_length=MAX_LENGTH, cdmoe_routing="per-token")
+    subject = ModelSession(checkpoint(**SMALL_MOE), max_length=20, cdmoe_routing="per-token")
     subject.manifest = dataclasses.replace(subject.manifest, cdmoe_routing="reference")
     assert {"one-shot prefill", "left-padded batch"} <= outcome(validate("folder", session=subject))["failed"]
 
@@ -178,7 +180,7 @@ def test_scores_that_all_tie_are_reported_and_not_failed(checkpoint):
     def silence(model):
         model.model.layers[1].self_attn.A[0] = 0.0
 
-    folder = checkpoint(seed=5)
+    folder = checkpoint(seed=5, **SMALL)
     TorchSession(folder, max_length=MAX_LENGTH, spoil=silence).model.save_pretrained(folder)
     verdict = validate("folder", session=ModelSession(folder, max_length=MAX_LENGTH))
     assert verdict.passed
@@ -192,7 +194,7 @@ def test_within_the_window_a_model_whose_scores_tie_can_still_fail(checkpoint):
         for layer in model.model.layers:
             layer.self_attn.A.zero_()
 
-    folder = checkpoint(seed=6)
+    folder = checkpoint(seed=6, **SMALL)
     TorchSession(folder, max_length=MAX_LENGTH, spoil=silence).model.save_pretrained(folder)
     _, failed = failures(folder, causal=False)
     assert WINDOW in failed
