@@ -22,6 +22,8 @@ from doge_export.validation import validate
 GOLDEN = Path(__file__).parents[1] / "golden"
 LOGITS = {"one-shot prefill", "chunked prefill", "cached decode", "left-padded batch"}
 WINDOW = "beyond keep_window_size"
+SHORT = 24
+"""Tokens that every check of LOGITS has room in."""
 
 
 class OldSession(ModelSession):
@@ -77,7 +79,7 @@ def one_more_key(model):
     ids=["keys turned", "rows picked", "weights outside", "another share", "experts picked"],
 )
 def test_a_mechanism_that_is_wrong_fails(name, wrong):
-    assert failed(OldSession(name, **wrong)) >= LOGITS
+    assert failed(OldSession(name, max_length=SHORT, **wrong)) >= LOGITS
 
 
 def test_a_wrong_window_of_the_fifth_generation_fails_only_there():
@@ -90,12 +92,12 @@ def test_ranks_read_as_keys_fail():
         for layer in model.model.layers:
             layer.mlp.router_gate.ranks = False
 
-    assert failed(OldSession("g4b-moe-m6", assume={"cdmoe": "M6"}, spoil=unranked)) >= LOGITS
+    assert failed(OldSession("g4b-moe-m6", max_length=SHORT, assume={"cdmoe": "M6"}, spoil=unranked)) >= LOGITS
 
 
 def test_the_module_is_told_of_the_routing():
-    assert not failed(OldSession("g4b-moe-m7", routing="per-token"))
-    session = OldSession("g4b-moe-m7", routing="per-token")
+    session = OldSession("g4b-moe-m7", routing="per-token", max_length=SHORT)
+    assert not failed(session)
     session.manifest = dataclasses.replace(session.manifest, cdmoe_routing="reference")
     found = failed(session)
     assert {"one-shot prefill", "left-padded batch"} <= found and "cached decode" not in found
@@ -110,8 +112,8 @@ def test_a_hard_mask_that_hides_is_validated(tmp_path):
     folder = changed(GOLDEN / "g3b-hard-mask", tmp_path / "hides", add=negative)
     opened = open_checkpoint(folder)
     assert opened.architecture.score == "threshold"
-    session = OldSession("g3b-hard-mask")
-    session.model = DogeForExport.from_tensors(opened.architecture, opened.tensors, max_length=64)
+    session = OldSession("g3b-hard-mask", max_length=SHORT)
+    session.model = DogeForExport.from_tensors(opened.architecture, opened.tensors, max_length=SHORT)
     session.manifest = minimal_manifest(str(folder))
     assert not failed(session)
     session.model.model.layers[1].self_attn.A.data.abs_()
