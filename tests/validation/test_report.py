@@ -116,17 +116,13 @@ def test_ids_of_several_plots_do_not_meet(drawn):
     assert len(shared) == len(set(shared))
 
 
-def test_same_verdict_same_report(verdict_of, drawn):
-    assert render_html(verdict_of("passed")) == drawn("passed")[0]
-
-
 def test_text_of_others_is_escaped():
     check = CheckResult("<b>name", "a < b & c", None, note="<script>")
     html = render_html(Verdict((check,), {"model": "<img src=x>"}, {}))
     assert not {"script", "img", "b"} & {tag for tag, _ in Page(html).tags}
 
 
-def test_report_is_written_at_once_or_not_at_all(drawn, verdict_of, tmp_path):
+def test_same_verdict_same_report_written_at_once_or_not_at_all(drawn, verdict_of, tmp_path):
     path = tmp_path / "report.html"
     path.write_text("before")
     write_report(verdict_of("passed"), path)

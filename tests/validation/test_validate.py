@@ -10,7 +10,7 @@ from validation_subjects import ModelSession, TorchSession
 
 from doge_export.errors import DogeExportError
 from doge_export.package import Fingerprint, SourceEntry
-from doge_export.validation import validate
+from doge_export.validation import references, validate
 
 LOGITS = ["one-shot prefill", "chunked prefill", "cached decode", "left-padded batch"]
 WINDOW, TRAINED, GREEDY = "beyond keep_window_size", "beyond trained length", "greedy generation"
@@ -232,7 +232,8 @@ def test_a_failure_against_another_checkpoint_says_so(checkpoint):
     assert "not the files the folder was exported from: model.safetensors" in verdict.render_text()
 
 
-def test_verdict_is_deterministic_and_says_what_was_compared_with_what(checkpoint):
+def test_verdict_is_deterministic_and_says_what_was_compared_with_what(checkpoint, monkeypatch, load_oracle_anew):
+    monkeypatch.setattr(references, "load_oracle", load_oracle_anew)  # the reference is deterministic too
     first, second = (validate("f", session=TorchSession(checkpoint(), max_length=30)) for _ in range(2))
     assert first.to_dict() | {"seconds": 0} == second.to_dict() | {"seconds": 0}
     assert first.reference["library"] == "transformers" and first.reference["attention"] == "eager"
