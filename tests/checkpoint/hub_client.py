@@ -6,9 +6,12 @@ One JSON object a line on stdin, the arguments of `open_checkpoint`; one JSON ob
 import hashlib
 import json
 import sys
+import time
 
 from doge_export.checkpoint import open_checkpoint
 from doge_export.errors import DogeExportError
+
+time.sleep = lambda seconds: None  # huggingface_hub waits up to eight seconds before it tries again
 
 for line in sys.stdin:
     try:

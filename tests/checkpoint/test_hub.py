@@ -25,23 +25,14 @@ def environment(endpoint, home, **extra):
     return kept | direct | {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "PYTHONWARNINGS": "ignore"} | extra
 
 
-def once(env, **arguments):
-    """One request to a fresh client; also checks that nothing else was said."""
-    done = subprocess.run(
-        [sys.executable, str(CLIENT)], input=json.dumps(arguments) + "\n", env=env, text=True, capture_output=True
-    )
-    assert done.stderr == ""
-    return json.loads(done.stdout)
-
-
 class Client:
-    """A client process that lives as long as the module; every call says which cache it uses."""
+    """A client process; every call says which cache it uses, or None for the one in `home`."""
 
-    def __init__(self, endpoint, home):
+    def __init__(self, endpoint, home, **extra):
         self.log = home / "stderr.txt"
         self.process = subprocess.Popen(
             [sys.executable, str(CLIENT)],
-            env=environment(endpoint, home),
+            env=environment(endpoint, home, **extra),
             text=True,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -49,7 +40,8 @@ class Client:
         )
 
     def __call__(self, model, cache_dir, **arguments):
-        self.process.stdin.write(json.dumps({"model": model, "cache_dir": str(cache_dir), **arguments}) + "\n")
+        cache_dir = None if cache_dir is None else str(cache_dir)
+        self.process.stdin.write(json.dumps({"model": model, "cache_dir": cache_dir, **arguments}) + "\n")
         self.process.stdin.flush()
         outcome = json.loads(self.process.stdout.readline())
         assert self.log.read_text() == ""  # neither bars nor warnings beside our one line
@@ -66,11 +58,24 @@ def server():
 
 
 @pytest.fixture(scope="module")
-def client(server, tmp_path_factory):
-    client = Client(server.endpoint, tmp_path_factory.mktemp("home"))
-    yield client
-    client.process.stdin.close()
-    assert client.process.wait(timeout=20) == 0
+def start_client(tmp_path_factory):
+    """Starts a client of an endpoint with a home of its own; it lives as long as the module."""
+    clients = []
+
+    def start(endpoint, **extra):
+        clients.append(Client(endpoint, tmp_path_factory.mktemp("home"), **extra))
+        return clients[-1]
+
+    yield start
+    for client in clients:
+        client.process.stdin.close()
+    for client in clients:
+        assert client.process.wait(timeout=20) == 0
+
+
+@pytest.fixture(scope="module")
+def client(server, start_client):
+    return start_client(server.endpoint)
 
 
 @pytest.fixture(scope="module")
@@ -288,23 +293,23 @@ class TestOffline:
         outcome = client("owner/cached", tmp_path, offline=True)
         assert "is not complete in the local cache" in outcome["error"]
 
-    def test_switched_off_by_the_environment(self, server, published, tmp_path):
+    def test_switched_off_by_the_environment(self, server, start_client, published):
         server.add("owner/plain", published)
-        env = environment(server.endpoint, tmp_path, HF_HUB_OFFLINE="1")
-        error = once(env, model="owner/plain")["error"]
+        switched_off = start_client(server.endpoint, HF_HUB_OFFLINE="1")
+        error = switched_off("owner/plain", None)["error"]
         assert "is not complete in the local cache and downloading is switched off" in error
 
-    def test_hub_out_of_reach(self, server, client, published, tmp_path):
+    def test_hub_out_of_reach(self, server, client, start_client, published, tmp_path):
         with socket.socket() as unused:
             unused.bind(("127.0.0.1", 0))
             dead = f"http://127.0.0.1:{unused.getsockname()[1]}"
-        env = environment(dead, tmp_path)
-        error = once(env, model="owner/plain", cache_dir=str(tmp_path / "empty"))["error"]
+        unreachable = start_client(dead)
+        error = unreachable("owner/plain", tmp_path / "empty")["error"]
         assert error.startswith("downloading 'owner/plain' failed (ConnectError: ")
         assert "pass --offline to use a cached copy" in error
         server.add("owner/plain", published)
         online = client("owner/plain", tmp_path / "full")
-        assert once(env, model="owner/plain", cache_dir=str(tmp_path / "full")) == online
+        assert unreachable("owner/plain", tmp_path / "full") == online
 
 
 def test_cache_folder_that_cannot_be(server, client, published, tmp_path):
