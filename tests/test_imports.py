@@ -57,11 +57,13 @@ def test_what_needs_them_says_so_in_its_own_words(nano_folder):
 def test_quantizing_needs_no_torch(nano_folder, tmp_path):
     """The folder is enough: neither its checkpoint nor what traced it."""
     shutil.copytree(nano_folder, tmp_path / "out")
+    text = tmp_path / "text.txt"  # short: else the model writes thousands of tokens to be judged by
+    text.write_text("Once upon a time, there was a little boy who had a dog. " * 4)
     program = f"""
 import sys
 sys.modules["torch"] = sys.modules["transformers"] = None  # as if they were not installed
 import doge_export
-print(*doge_export.quantize({str(tmp_path / "out")!r}, ["fp16"]).qualities)
+print(*doge_export.quantize({str(tmp_path / "out")!r}, ["fp16"], eval_text={str(text)!r}).qualities)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

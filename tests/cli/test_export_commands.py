@@ -128,26 +128,35 @@ def test_file_system_that_does_not_take_the_graph(start, model, tmp_path):
     assert not [path for path in tmp_path.iterdir() if "doge" in path.name]
 
 
-def test_validate_passes(run, nano_folder, model, tmp_path):
+@pytest.fixture
+def small(task_export):
+    """Two layers with a tokenizer: the checkpoint and its export."""
+    _, checkpoint, folder = task_export("text-generation")
+    return checkpoint, folder
+
+
+def test_validate_passes(run, small, tmp_path):
+    checkpoint, folder = small
     report = tmp_path / "report.html"
-    result = run("validate", nano_folder, "--model", model, "--report", report)
+    result = run("validate", folder, "--model", checkpoint, "--report", report)
     assert result.exit_code == 0, result.stderr
     assert result.stdout.splitlines()[-1].startswith("PASSED")
     assert "<html" in report.read_text(encoding="utf-8")
 
 
-def test_validate_fails_with_another_checkpoint(run, nano_folder, model, tmp_path):
+def test_validate_fails_with_another_checkpoint(run, small, tmp_path):
     """The same architecture with one weight matrix changed: FAILED, exit code 1."""
     from safetensors.torch import load_file, save_file
 
-    shutil.copytree(model, tmp_path / "model")
+    checkpoint, folder = small
+    shutil.copytree(checkpoint, tmp_path / "model")
     tensors = load_file(tmp_path / "model" / "model.safetensors")
     tensors["model.layers.1.self_attn.o_proj.weight"] *= 1.01
     save_file(tensors, tmp_path / "model" / "model.safetensors", metadata={"format": "pt"})
-    result = run("validate", nano_folder, "--model", tmp_path / "model", "--json")
+    result = run("validate", folder, "--model", tmp_path / "model", "--json")
     assert result.exit_code == 1
     assert json.loads(result.stdout)["passed"] is False
-    text = run("validate", nano_folder, "--model", tmp_path / "model")
+    text = run("validate", folder, "--model", tmp_path / "model")
     assert text.exit_code == 1
     assert text.stdout.splitlines()[-1].startswith("FAILED")
 
