@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from doge_export.errors import DogeExportError
+from doge_export.runtime import ClassificationSession, FeatureSession, load
 from doge_export.runtime.generation_config import GenerationConfig
 from doge_export.runtime.prediction import Prediction, predictions
 from doge_export.runtime.session import Session
@@ -165,6 +167,51 @@ def make_session(tokenizer: Tokenizer, tmp_path: Path) -> Callable[..., Session]
 @pytest.fixture
 def numpy_decoder() -> type[NumpyDecoder]:
     return NumpyDecoder
+
+
+@pytest.fixture
+def features(task_export: Callable[..., Any]) -> Callable[..., tuple[Any, FeatureSession]]:
+    """Gives transformers' model and our session of one export."""
+
+    def open_both(**changes: Any) -> tuple[Any, FeatureSession]:
+        model, _, folder = task_export("feature-extraction", **changes)
+        return model, load(folder, threads=1)
+
+    return open_both
+
+
+@pytest.fixture
+def classes(task_export: Callable[..., Any]) -> Callable[..., tuple[Any, ClassificationSession]]:
+    """Gives transformers' classifier, of three labels unless told otherwise, and our session of one export."""
+
+    def open_both(**changes: Any) -> tuple[Any, ClassificationSession]:
+        model, _, folder = task_export("text-classification", **{"num_labels": 3} | changes)
+        return model, load(folder, threads=1)
+
+    return open_both
+
+
+class Recorder:
+    """Stands before a graph and notes the shapes it is run with."""
+
+    def __init__(self, graph: Any) -> None:
+        self.graph = graph
+        self.shapes: list[tuple[int, ...]] = []
+
+    def run(self, names: Any, feeds: Any) -> Any:
+        self.shapes.append(feeds["input_ids"].shape)
+        return self.graph.run(names, feeds)
+
+
+@pytest.fixture
+def recorded() -> Callable[[Any], tuple[Any, list[tuple[int, ...]]]]:
+    """Puts a `Recorder` into a session; gives the session and the shapes of its runs."""
+
+    def wrap(session: Any) -> tuple[Any, list[tuple[int, ...]]]:
+        session._graph = Recorder(session._graph)
+        return session, session._graph.shapes
+
+    return wrap
 
 
 def save_tokenizer(folder: Path, prefix_space: bool = False) -> Path:
