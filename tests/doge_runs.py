@@ -12,6 +12,7 @@ from transformers import DogeForCausalLM, DynamicCache
 from doge_export.checkpoint import Architecture
 from doge_export.checkpoint.config import parse_todays_config
 from doge_export.model import DogeForExport
+from doge_export.validation.transformers_oracle import cached_in
 
 Array = np.ndarray
 
@@ -42,8 +43,7 @@ def transformers_logits(
             input_ids=torch.from_numpy(input_ids[:, start:end]),
             attention_mask=torch.from_numpy(mask[:, :end]),
             position_ids=torch.from_numpy(positions(mask)[:, start:end]),
-            past_key_values=cache,
-            use_cache=True,
+            **cached_in(model, cache),
         )
         logits.append(output.logits.numpy())
         start = end

@@ -91,9 +91,14 @@ class TransformersReference(_StepByStep):
         return time.perf_counter() - start
 
     def _next(self, ids: torch.Tensor) -> torch.Tensor:
+        from transformers import DynamicCache
+
+        from doge_export.validation.transformers_oracle import cached_in
+
+        if self._cache is None:
+            self._cache = DynamicCache(config=self._model.config)
         with self._torch.no_grad():
-            output = self._model(ids, past_key_values=self._cache, use_cache=True, logits_to_keep=1)
-        self._cache = output.past_key_values
+            output = self._model(ids, logits_to_keep=1, **cached_in(self._model, self._cache))
         chosen: torch.Tensor = output.logits[:, -1:].argmax(-1)
         return chosen
 

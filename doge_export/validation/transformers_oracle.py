@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 import importlib.metadata
+import inspect
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,15 @@ PER_TOKEN_NOTE = (
     "per-token CDMoE routing: transformers, which mixes the tokens of a call, was fed one token of one row at a time, "
     "where both routings agree"
 )
+
+
+def cached_in(model: Any, cache: Any) -> dict[str, Any]:
+    """Return the arguments that make a call of transformers' model read and extend `cache`.
+
+    transformers 5.24 renames `past_key_values` to `cache` and drops the old name in 5.40.
+    """
+    named = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+    return {named: cache, "use_cache": True}
 
 
 class TransformersOracle(Oracle):
@@ -96,14 +106,14 @@ class TransformersOracle(Oracle):
             cache = DynamicCache(config=self._model.config)
             if self.per_token:
                 for at in range(len(prompt) - 1):  # generate then feeds the last token alone
-                    self._model(input_ids=ids[:, at : at + 1], past_key_values=cache, use_cache=True)
+                    self._model(input_ids=ids[:, at : at + 1], **cached_in(self._model, cache))
             output = self._model.generate(
                 ids,
                 attention_mask=torch.ones_like(ids),
-                past_key_values=cache,
                 max_new_tokens=new_tokens,
                 do_sample=False,
                 pad_token_id=0,
+                **cached_in(self._model, cache),
             )
         return output[0, len(prompt) :].tolist()
 
@@ -135,7 +145,7 @@ class TransformersOracle(Oracle):
 
         cache = DynamicCache(config=self._model.config)
         self._routed.clear()
-        output = self._model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True)
+        output = self._model(input_ids=ids, attention_mask=mask, **cached_in(self._model, cache))
         chunks = (ids.shape[1],)
         gaps = np.minimum(self._routing_gaps(tuple(ids.shape)), self._selection_gaps(_cached(cache)[1], mask, chunks))
         gaps = spread(gaps, chunks, mixes_tokens=self.architecture.moe is not None)
@@ -188,9 +198,7 @@ class TransformersOracle(Oracle):
     def _hidden(self, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Any) -> torch.Tensor:
         """Compute the last hidden states [B, S, H] of tokens that follow a cache."""
         self._routed.clear()
-        output = self._base(
-            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
-        )
+        output = self._base(input_ids=ids, attention_mask=mask, position_ids=positions, **cached_in(self._base, cache))
         return output.last_hidden_state
 
     def _freeze_rotary(self, positions: torch.Tensor) -> None:

@@ -14,6 +14,7 @@ from transformers import DogeForCausalLM, DynamicCache
 from doge_export.checkpoint import open_checkpoint
 from doge_export.model import DogeForExport
 from doge_export.package import Fingerprint
+from doge_export.validation.transformers_oracle import cached_in
 
 
 class TorchSession:
@@ -91,7 +92,7 @@ class TorchSession:
             mask = torch.where(mask == 1, 0.0, torch.finfo(self.model.dtype).min).to(self.model.dtype)
             mask = mask[:, None, None, :].expand(-1, 1, size, -1)
         output = self.model(
-            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=self.cache, use_cache=True
+            input_ids=ids, attention_mask=mask, position_ids=positions, **cached_in(self.model, self.cache)
         )
         return output.logits
 
