@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from doge_export.runtime import FeatureSession as FeatureSession
     from doge_export.runtime import Generation as Generation
     from doge_export.runtime import Session as Session
+    from doge_export.runtime import SessionBusy as SessionBusy
     from doge_export.runtime import load as load
     from doge_export.validation import Verdict as Verdict
     from doge_export.validation import validate as validate
@@ -43,6 +44,7 @@ _HOME = {
     "FeatureSession": "doge_export.runtime",
     "Generation": "doge_export.runtime",
     "Session": "doge_export.runtime",
+    "SessionBusy": "doge_export.runtime",
     "load": "doge_export.runtime",
     "Verdict": "doge_export.validation",
     "validate": "doge_export.validation",

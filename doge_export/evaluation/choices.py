@@ -109,9 +109,9 @@ def evaluate_choices(session: Session, questions: str | Path | Iterable[Question
         asked = [given if isinstance(given, Question) else Question.of(given) for given in questions]
     if not asked:
         raise DogeExportError("there are no questions")
-    scorer = Scorer(session)
     answers = []
-    with progress("answering", len(asked)) as advance:
+    with session.exclusive(), progress("answering", len(asked)) as advance:
+        scorer = Scorer(session)
         for number, question in enumerate(asked, 1):
             try:
                 answers.append(_answer(scorer, tokenizer, session.max_length, question))

@@ -68,10 +68,10 @@ def evaluate_text(session: Session, text: str, *, window: int | None = None, str
     """
     window, stride = _extents(session, window, stride)
     ids, offsets = _encoded(session, text)
-    scorer = Scorer(session)
     nats, scored = 0.0, 0
     unscored: list[int] = []
-    with progress("scoring", len(ids) - 1) as advance:
+    with session.exclusive(), progress("scoring", len(ids) - 1) as advance:
+        scorer = Scorer(session)
         for begin, first, end in windows(len(ids), window, stride):
             log_probs, _ = scorer.score(ids[begin:end], first - 1 - begin, ids[first:end])
             nats -= float(log_probs.sum())

@@ -13,7 +13,7 @@ from doge_export.token_ids import common_prefix
 
 
 class Scorer:
-    """A scorer of one sequence after another, on a session whose answer in progress it ends.
+    """A scorer of one sequence after another, for the body of `Session.exclusive`.
 
     A sequence is read through the cache in pieces, and the prefix that it shares with the sequence before is not read
     again. Beyond `Decoder.chunkable_length`, where pieces would give other logits, a sequence is read in one piece.

@@ -5,5 +5,6 @@ from doge_export.runtime.feature_session import FeatureSession
 from doge_export.runtime.generate import Generation
 from doge_export.runtime.loading import load
 from doge_export.runtime.session import Session
+from doge_export.runtime.turns import SessionBusy
 
-__all__ = ["ClassificationSession", "FeatureSession", "Generation", "Session", "load"]
+__all__ = ["ClassificationSession", "FeatureSession", "Generation", "Session", "SessionBusy", "load"]

@@ -17,7 +17,8 @@ class Chat:
     """A conversation between a user and the assistant.
 
     Every turn renders the whole conversation, so that its ids are those that the chat template prescribes, and reads
-    only the tokens that the cache does not hold yet.
+    only the tokens that the cache does not hold yet. A new message, or `reset`, ends an answer that is still being
+    written.
 
     Attributes:
         messages: the conversation so far, dicts with "role" and "content".
@@ -30,16 +31,18 @@ class Chat:
         self._session = session
         self._system = system
         self._tokenizer = need_tokenizer(session.tokenizer)
+        self._stream: Stream | None = None
         if not self._tokenizer.has_chat_template:
             raise DogeExportError("this model has no chat template: use generate, or export a checkpoint made for chat")
         self.reset()
 
     def reset(self) -> None:
         """Start over; the system message stays."""
+        self._end()
         self.messages: list[dict[str, str]] = []
         if self._system is not None:
             self.messages.append({"role": "system", "content": self._system})
-        self._stream: Stream | None = None
+        self._stream = None
 
     @property
     def generation(self) -> Generation | None:
@@ -62,6 +65,7 @@ class Chat:
         """
         if not text:
             raise DogeExportError("the message is empty: give at least one character")
+        self._end()
         question = {"role": "user", "content": text}
         token_ids = self._tokenizer.encode_chat([*self.messages, question])
         return self._answer(question, self._session.stream_reusing(token_ids, **settings))
@@ -70,6 +74,12 @@ class Chat:
         answer = {"role": "assistant", "content": ""}
         self.messages += [question, answer]
         self._stream = stream
-        for piece in stream:
-            answer["content"] += piece  # before the yield, which may not return: the conversation has what was shown
-            yield piece
+        with stream:
+            for piece in stream:
+                answer["content"] += piece  # before the yield, which may not return: the text has what was shown
+                yield piece
+
+    def _end(self) -> None:
+        """Free the session from an answer whose rest nobody asked for."""
+        if self._stream is not None:
+            self._stream.close()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
-from typing import Literal
+import threading
+from collections.abc import Generator, Iterator, Sequence
+from types import TracebackType
+from typing import Literal, Self
 
 import numpy as np
 
@@ -14,6 +16,7 @@ from doge_export.runtime.prediction import Prediction
 from doge_export.runtime.sampling import Sampler
 from doge_export.runtime.streaming import StopStrings, open_detokenizer
 from doge_export.runtime.tokenizer import Tokenizer
+from doge_export.runtime.turns import Turns
 
 FinishReason = Literal["eos", "stop", "length"]
 
@@ -115,18 +118,46 @@ def run(context: Context, rows: Sequence[Row], reuse: bool = False) -> Iterator[
         predictions = context.append(turn, tokens)
 
 
-class Stream(Iterator[str]):
-    """An iterator over pieces of one answer's text, each given as soon as it is safe to show."""
+def _in_turn(turns: Turns, pieces: Iterator[str]) -> Generator[str]:
+    """Yield the pieces, holding the turn from the first one to the end."""
+    with turns.taken():
+        for piece in pieces:
+            turns.rest()
+            yield piece
+            turns.moved()
 
-    def __init__(self, context: Context, row: Row, reuse: bool = False) -> None:
+
+class Stream(Iterator[str]):
+    """An iterator over pieces of one answer's text, each given as soon as it is safe to show.
+
+    From its first piece on it holds the session's turn, until it is exhausted, closed or garbage collected; as a
+    context manager it closes at the end. Threads may share a stream: each piece goes to one of them.
+    """
+
+    def __init__(self, turns: Turns, context: Context, row: Row, reuse: bool = False) -> None:
         self._row = row
-        self._pieces = run(context, [row], reuse)
+        self._pieces = _in_turn(turns, run(context, [row], reuse))
+        self._advancing = threading.Lock()
 
     def __iter__(self) -> Stream:
         return self
 
     def __next__(self) -> str:
-        return next(self._pieces)
+        with self._advancing:
+            return next(self._pieces)
+
+    def close(self) -> None:
+        """End the answer where it is, so that the session is free for others; `generation` stays as it is."""
+        with self._advancing:
+            self._pieces.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
 
     @property
     def generation(self) -> Generation:

@@ -21,6 +21,9 @@ from doge_export.runtime.session import Session
 from doge_export.runtime.task_session import TaskSession, WrongTask
 from doge_export.runtime.tokenizer import Tokenizer
 
+MAX_WAIT = 10**6
+"""Most seconds that `wait` may be, eleven days; a number beyond is a slip."""
+
 Kind = TypeVar("Kind", bound=TaskSession)
 
 _DECODERS: dict[str, Callable[[onnxruntime.InferenceSession, SequenceLimits], Decoder]] = {
@@ -36,6 +39,7 @@ def load(
     precision: str | None = None,
     threads: int | None = None,
     providers: str | Sequence[Any] | None = None,
+    wait: float | None = None,
 ) -> Session | FeatureSession | ClassificationSession:
     """Open a folder that `doge-export onnx` or `doge-export trt` wrote.
 
@@ -45,6 +49,8 @@ def load(
             of a folder without fp32.
         threads: CPU threads of onnxruntime; by default as many as suit the graph's size.
         providers: execution providers of onnxruntime in order of preference, or the name of one.
+        wait: most seconds that a call waits for another one's answer on the same session to end, before it raises
+            SessionBusy; None without end, 0 not at all. Features and classes are computed without waiting.
 
     Returns:
         The session of the task that the folder was exported for.
@@ -54,6 +60,8 @@ def load(
     """
     if threads is not None and (not is_integer(threads) or threads < 1):
         raise DogeExportError(f"threads is {threads!r}, expected 1 or more")
+    if wait is not None and not (isinstance(wait, (int, float)) and 0 <= wait <= MAX_WAIT):
+        raise DogeExportError(f"wait is {wait!r}, expected seconds from 0 to {MAX_WAIT}, or None to wait without end")
     folder = Path(folder)
     manifest = read_manifest(folder)
     tokenizer = Tokenizer.from_folder(folder)
@@ -67,9 +75,8 @@ def load(
     if manifest.task == ClassificationSession.task:
         return ClassificationSession(open_graph(folder, graph, **where), tokenizer, manifest, folder)
     generation_config = GenerationConfig.from_folder(folder)
-    return Session(
-        open_decoder(folder, manifest, precision=precision, **where), tokenizer, manifest, generation_config, folder
-    )
+    decoder = open_decoder(folder, manifest, precision=precision, **where)
+    return Session(decoder, tokenizer, manifest, generation_config, folder, wait)
 
 
 def load_as(

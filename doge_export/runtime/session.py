@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import contextlib
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from doge_export.runtime.generation_config import GenerationConfig, is_integer, 
 from doge_export.runtime.prompts import id_matrix, mask_matrix, need_tokenizer, prompt_rows
 from doge_export.runtime.task_session import TaskSession
 from doge_export.runtime.tokenizer import Tokenizer
+from doge_export.runtime.turns import Turns
 
 if TYPE_CHECKING:
     from doge_export.runtime.decoders.decoder import Decoder
@@ -25,8 +27,11 @@ if TYPE_CHECKING:
 class Session(TaskSession):
     """A folder exported for text-generation; it writes one answer, or one batch of answers, at a time.
 
+    Threads may share a session: a call waits until the answer before it has ended. `fork` gives a session that answers
+    at the same time.
+
     Attributes:
-        decoder: the network and its cache.
+        decoder: the network and its cache; use it directly in the body of `exclusive` only.
         generation_config: settings of an answer that a call does not give.
     """
 
@@ -39,6 +44,7 @@ class Session(TaskSession):
         manifest: Manifest,
         generation_config: GenerationConfig,
         folder: Path,
+        wait: float | None = None,
     ) -> None:
         super().__init__(folder, manifest, tokenizer)
         self.decoder = decoder
@@ -47,11 +53,36 @@ class Session(TaskSession):
             generation_config = generation_config.override(eos_token_id=eos)
         self.generation_config = generation_config
         self._context = Context(decoder)
+        self._turns = Turns(wait)
 
     @property
     def max_length(self) -> int:
         """Most tokens of a row, prompt and answer together."""
         return self.decoder.max_length
+
+    @property
+    def wait(self) -> float | None:
+        """Most seconds that a call waits for another one's answer to end; None without end, 0 not at all."""
+        return self._turns.wait
+
+    def fork(self) -> Self:
+        """Return another session on the same graph, with a cache of its own, that answers at the same time as this one.
+
+        The weights are shared, so that it costs the memory of its cache alone.
+        """
+        return type(self)(
+            self.decoder.fork(), self.tokenizer, self.manifest, self.generation_config, self.folder, self.wait
+        )
+
+    @contextlib.contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Keep other answers out of the body, which uses `decoder` directly.
+
+        Raises:
+            SessionBusy: as for `generate`.
+        """
+        with self._turns.alone():
+            yield
 
     def generate(
         self,
@@ -93,6 +124,9 @@ class Session(TaskSession):
 
         Raises:
             DogeExportError: a prompt is empty or too long, or an id or a setting is out of range.
+            SessionBusy: another answer is being written, and `wait` seconds have passed; or it is a stream that this
+                thread itself left open.
+            RunFailed: the model gives logits that are not finite.
         """
         rows, is_batch = self._rows(
             prompt,
@@ -107,13 +141,16 @@ class Session(TaskSession):
             repetition_penalty=repetition_penalty,
             eos_token_id=eos_token_id,
         )
-        for _ in run(self._context, rows):
-            pass
+        with self._turns.taken():
+            for _ in run(self._context, rows):
+                pass
         answers = [row.generation() for row in rows]
         return answers if is_batch else answers[0]
 
     def stream(self, prompt: str | Sequence[Any] | np.ndarray, **settings: Any) -> Stream:
         """Write the answer to one prompt piece by piece; the stream's `generation` is the answer so far.
+
+        The stream begins with its first piece, and other calls wait from then on until it is exhausted or closed.
 
         Args:
             prompt: a single prompt, see `generate`.
@@ -126,20 +163,22 @@ class Session(TaskSession):
         need_tokenizer(self.tokenizer)
         if is_batch:
             raise DogeExportError("a batch cannot be streamed: give one prompt, or use generate")
-        return Stream(self._context, rows[0])
+        return Stream(self._turns, self._context, rows[0])
 
     def stream_reusing(self, token_ids: list[int], **settings: Any) -> Stream:
         """Stream an answer as `stream` does, without reading again the first tokens that the cache holds; for chats."""
         rows, _ = self._rows(token_ids, **settings)
-        return Stream(self._context, rows[0], reuse=True)
+        return Stream(self._turns, self._context, rows[0], reuse=True)
 
     def close(self) -> None:
-        """Close the decoder."""
-        self.decoder.close()
+        """Close the decoder, once no answer is being computed. A stream that is open cannot go on."""
+        with self._turns.ended():
+            self.decoder.close()
 
     def reset(self) -> None:
-        """Empty the cache before a direct use of `decoder`. An answer that is being streamed cannot go on."""
-        self._context.clear()
+        """Empty the cache before a direct use of `decoder`; waits for other answers, except in `exclusive`."""
+        with contextlib.nullcontext() if self._turns.is_alone else self._turns.taken():
+            self._context.clear()
 
     def chat(self, system: str | None = None) -> Chat:
         """Start a conversation in several turns, with an optional system message."""
@@ -154,10 +193,11 @@ class Session(TaskSession):
             chunks: lengths that add up to S, to read the tokens in these pieces instead of at once.
 
         Returns:
-            float32 [B, S, V].
+            float32 [B, S, V], as the graph gives them: not finite where it gives such.
 
         Raises:
             DogeExportError: an argument is of another shape or out of range, or there are more than max_length tokens.
+            SessionBusy: as for `generate`.
         """
         ids = id_matrix(input_ids, self.decoder.vocab_size)
         mask = mask_matrix(attention_mask, ids.shape)
@@ -169,12 +209,13 @@ class Session(TaskSession):
             raise DogeExportError(
                 f"chunks is {chunks!r}, expected a list of positive integers that add up to the {length} tokens given"
             )
-        self._context.clear(batch_size)
         logits, start = [], 0
-        for chunk in chunks:
-            piece = slice(start, start + chunk)
-            logits.append(self.decoder.forward(ids[:, piece], None if mask is None else mask[:, piece], 0))
-            start += chunk
+        with self._turns.taken():
+            self._context.clear(batch_size)
+            for chunk in chunks:
+                piece = slice(start, start + chunk)
+                logits.append(self.decoder.forward(ids[:, piece], None if mask is None else mask[:, piece], 0))
+                start += chunk
         return logits[0] if len(logits) == 1 else np.concatenate(logits, axis=1)
 
     def _rows(

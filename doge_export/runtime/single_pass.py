@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import onnxruntime
@@ -25,7 +25,10 @@ PAIRS = 2**24
 
 
 class SinglePassSession(TaskSession):
-    """Session over a graph with the inputs input_ids and attention_mask, and one output."""
+    """Session over a graph with the inputs input_ids and attention_mask, and one output.
+
+    Nothing of a call is kept, so threads may share a session, and their calls run at the same time.
+    """
 
     def __init__(
         self,
@@ -41,6 +44,10 @@ class SinglePassSession(TaskSession):
             self._vocab_size = int(architecture["vocab_size"])
             pad = architecture.get("pad_token_id")
             self._padding = 0 if pad is None else int(pad)
+
+    def fork(self) -> Self:
+        """Return another session on the same graph, which costs no memory of its own."""
+        return type(self)(self._graph, self.tokenizer, self.manifest, self.folder)
 
     def _forward(self, input_ids: Any, attention_mask: Any = None) -> np.ndarray:
         """Run the graph on token ids [S] or [B, S] and a mask of the same shape, 0 for padding on any side."""

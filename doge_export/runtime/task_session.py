@@ -17,6 +17,7 @@ COMMANDS: dict[Task, str] = {
 }
 _NEEDS: dict[str, Task] = {
     "decoder": "text-generation",
+    "exclusive": "text-generation",
     "generate": "text-generation",
     "stream": "text-generation",
     "chat": "text-generation",

@@ -21,7 +21,7 @@ Message = Mapping[str, Any]
 
 
 class Tokenizer:
-    """Encoder of texts and conversations to ids, and decoder of ids to text.
+    """Encoder of texts and conversations to ids, and decoder of ids to text; threads may share it.
 
     Attributes:
         backend: the tokenizer of the tokenizers library.
@@ -101,6 +101,9 @@ class Tokenizer:
         Raises:
             DogeExportError: the text has a lone surrogate.
         """
+        return self._encoding(text, add_special_tokens).ids
+
+    def _encoding(self, text: str, add_special_tokens: bool) -> tokenizers.Encoding:
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
@@ -108,15 +111,16 @@ class Tokenizer:
                 f"the text has a lone surrogate at character {error.start}, which is not Unicode text: "
                 "check how the input was decoded"
             ) from error
-        return self.backend.encode(text, add_special_tokens=add_special_tokens).ids
+        return self.backend.encode(text, add_special_tokens=add_special_tokens)
 
     def encode_cut(self, text: str, max_length: int) -> list[int]:
-        """Return the ids of `text`, cut at its end to `max_length` ids, including those added to every text."""
-        self.backend.enable_truncation(max_length)
-        try:
-            return self.encode(text)
-        finally:
-            self.backend.no_truncation()
+        """Return the ids of `text`, cut at its end to `max_length` ids, including those added to every text.
+
+        The backend's own setting for this would cut what other threads encode meanwhile.
+        """
+        encoding = self._encoding(text, add_special_tokens=False)
+        encoding.truncate(max(max_length - self.backend.num_special_tokens_to_add(False), 0))
+        return self.backend.post_process(encoding).ids
 
     def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = False) -> str:
         """Return the text of ids; bytes that are not UTF-8 become U+FFFD."""

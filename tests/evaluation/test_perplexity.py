@@ -118,13 +118,16 @@ def test_a_session_answers_afterwards_as_before(session_of):
     assert "".join(chat.send("Hey how are you doing?", max_new_tokens=12)) == first
 
 
-def test_an_answer_being_streamed_is_cut_off_and_says_so(session_of):
+def test_an_answer_being_streamed_is_not_disturbed(session_of, monkeypatch):
+    monkeypatch.setattr("doge_export.runtime.turns.STANDSTILL", 0.05)
     session = session_of("doge-nano")
-    stream = session.stream("Once upon a time", max_new_tokens=20, eos_token_id=[])
-    next(stream)
-    doge_export.evaluate_text(session, "Once upon a time")
-    with pytest.raises(DogeExportError, match="cut off"):
-        list(stream)
+    settings = {"max_new_tokens": 20, "eos_token_id": []}
+    whole = session.generate("Once upon a time", **settings).text
+    stream = session.stream("Once upon a time", **settings)
+    first = next(stream)
+    with pytest.raises(doge_export.SessionBusy, match="open in this thread"):
+        doge_export.evaluate_text(session, "Once upon a time")
+    assert first + "".join(stream) == whole
 
 
 @pytest.mark.parametrize(

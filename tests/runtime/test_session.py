@@ -171,15 +171,6 @@ def test_stop_strings_across_pieces():
     assert stops.push("b") == "" and stops.found
 
 
-def test_two_answers_at_once_are_refused(make_session):
-    session = make_session()
-    first = session.stream("one", max_new_tokens=30)
-    next(first)
-    session.generate("two", max_new_tokens=2)
-    with pytest.raises(DogeExportError, match="one at a time"):
-        list(first)
-
-
 def test_a_folder_without_tokenizer_still_works_on_ids(make_session):
     session = make_session(with_tokenizer=False)
     generation = session.generate(PROMPT, max_new_tokens=5)

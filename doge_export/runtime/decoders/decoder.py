@@ -69,6 +69,10 @@ class Decoder(abc.ABC):
         return self._progress.length
 
     @abc.abstractmethod
+    def fork(self) -> Self:
+        """Return a decoder of the same graph with an empty cache of its own; both may run at the same time."""
+
+    @abc.abstractmethod
     def reset(self, batch_size: int = 1) -> None:
         """Forget everything and make room for `batch_size` rows."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 import onnxruntime
 
 from doge_export.runtime.decoders.decoder import Decoder, SequenceLimits
@@ -18,3 +20,7 @@ class GraphDecoder(Decoder):
         kinds = {value.name: value.type for value in session.get_inputs()}
         self._cache_types = {name: CACHE_TYPES[kind] for name, kind in kinds.items() if kind in CACHE_TYPES}
         _, self._kv_heads, _, self._head_dim = shapes["past_key_values.0.key"]
+
+    def fork(self) -> Self:
+        """See `Decoder.fork`; runs of one onnxruntime session may overlap."""
+        return type(self)(self._session, self._limits)

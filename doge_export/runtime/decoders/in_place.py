@@ -8,6 +8,8 @@ A step of one token binds nothing anew: every input, lengths included, is a buff
 
 from __future__ import annotations
 
+from typing import Self
+
 import numpy as np
 import onnxruntime
 
@@ -42,6 +44,10 @@ class InPlaceDecoder(GraphDecoder):
         self._score_width = self._shapes["past_scores"][1] if "past_scores" in self._shapes else 0
         self._takes_positions = "position_ids" in self._shapes
         self.reset()
+
+    def fork(self) -> Self:
+        """See `Decoder.fork`."""
+        return type(self)(self._session, self._limits, self._device)
 
     def reset(self, batch_size: int = 1) -> None:
         """Forget everything; the buffers are kept if the batch size stays."""

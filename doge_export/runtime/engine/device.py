@@ -45,6 +45,10 @@ class Device:
         name: bytes = self._call("cudaGetDeviceProperties", self._call("cudaGetDevice")).name
         return name.split(b"\0")[0].decode()
 
+    def fork(self) -> Device:
+        """Return the same GPU with another stream, and memory that is freed for itself."""
+        return Device(self._cuda)
+
     def allocate(self, size: int) -> int:
         """Return the address of `size` bytes of zeros on the device."""
         address = int(self._call("cudaMalloc", size))

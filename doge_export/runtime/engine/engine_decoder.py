@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 
@@ -37,6 +37,10 @@ class EngineDecoder(Decoder):
     def max_batch(self) -> int:
         """Rows that the engine takes at a time."""
         return self._most_rows
+
+    def fork(self) -> Self:
+        """See `Decoder.fork`: contexts, a stream and buffers of its own on the same engine."""
+        return type(self)(self._runner.fork(), self._limits)
 
     def reset(self, batch_size: int = 1) -> None:
         """Forget all tokens. Caches need not be cleared: lengths start at 0, and nothing beyond them is read."""

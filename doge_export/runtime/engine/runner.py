@@ -144,8 +144,13 @@ class Runner:
     def _failure(self, what: str) -> RunFailed:
         return RunFailed(f"the engine could not {what}: {last_error(self._opened.logger)}")
 
+    def fork(self) -> Runner:
+        """Return a runner of the same engine that shares its weights alone; both may run at the same time."""
+        self._device.require_open()
+        return Runner(dataclasses.replace(self._opened, device=self._device.fork()))
+
     def close(self) -> None:
-        """Free all device memory, including the weights. Nothing runs any more."""
+        """Free all device memory, with the last runner of an engine its weights. Nothing runs any more."""
         self._forget()
         self._contexts.clear()
         self._opened = dataclasses.replace(self._opened, engine=None, runtime=None)
