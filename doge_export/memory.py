@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import sys
 from pathlib import Path
@@ -21,3 +22,37 @@ def peak_resident_bytes() -> int:
 
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+_SIGNS = re.compile(
+    r"bad_alloc|bad allocation|out of memory|not enough memory|cannot allocate memory|can't allocate memory"
+    r"|failed to allocate|unable to allocate|allocation (of \d+ bytes )?failed|failed to map segment"
+    r"|can't start new thread|pthread_create failed|resource temporarily unavailable",
+    re.IGNORECASE,
+)
+"""What libraries write when memory or threads run out: onnxruntime, torch, NumPy, the dynamic loader, Python."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error, or one that led to it, says that the process got no more memory or threads."""
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        if isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno == errno.ENOMEM):
+            return True
+        # onnxruntime's errors derive from Exception alone.
+        is_native = isinstance(cause, (RuntimeError, ImportError)) or "onnxruntime" in type(cause).__module__
+        if is_native and _SIGNS.search(str(cause)):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False
+
+
+def out_of_memory(error: BaseException) -> str:
+    """Return the line for a user whose run got no more memory."""
+    reason = " ".join(f"{type(error).__name__}: {error}".split())[:200].rstrip(": ")
+    return (
+        f"there is not enough memory for this ({reason}): close other programs, raise the limit (ulimit -v, the "
+        "container's), or take a smaller model, precision, batch, --max-length or --threads"
+    )

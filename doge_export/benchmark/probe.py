@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from doge_export.errors import RunFailed
 from doge_export.memory import peak_resident_bytes
 
 
@@ -28,11 +29,17 @@ def probe(folder: Path, threads: int | None, new_tokens: int, precision: str | N
     Returns:
         import_seconds, load_seconds and first_token_seconds (loading included); base_bytes and peak_bytes, the peak
         resident memory after the imports and at the end.
+
+    Raises:
+        RunFailed: the process failed; the message ends with its last line.
     """
     arguments = [str(folder), str(threads or 0), str(new_tokens), precision or ""]
     done = subprocess.run(
-        [sys.executable, "-m", "doge_export.benchmark.probe", *arguments], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "doge_export.benchmark.probe", *arguments], capture_output=True, text=True
     )
+    if done.returncode:
+        reason = done.stderr.strip().splitlines()[-1:] or [f"it ended with {done.returncode}"]
+        raise RunFailed(f"a fresh process could not run {folder}: {reason[0]}")
     answer: dict[str, Any] = json.loads(done.stdout)
     return answer
 

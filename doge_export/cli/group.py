@@ -12,7 +12,8 @@ import click
 
 from doge_export import console
 from doge_export.cli.signals import unwinding_signals
-from doge_export.errors import DogeExportError
+from doge_export.errors import DogeExportError, RunFailed
+from doge_export.memory import is_out_of_memory, out_of_memory
 
 
 class CommandFolder(click.Group):
@@ -56,6 +57,10 @@ class CommandFolder(click.Group):
             if mistake is None:
                 raise
             self._fail(ctx, mistake)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            self._fail(ctx, RunFailed(out_of_memory(error)))
         except KeyboardInterrupt:
             click.echo("\ndoge-export: interrupted", err=True)
             ctx.exit(130)

@@ -67,7 +67,7 @@ class Chat:
             raise DogeExportError("the message is empty: give at least one character")
         self._end()
         question = {"role": "user", "content": text}
-        token_ids = self._tokenizer.encode_chat([*self.messages, question])
+        token_ids = self._tokenizer.encode_chat([*self.messages, question], max_length=self._session.max_length)
         return self._answer(question, self._session.stream_reusing(token_ids, **settings))
 
     def _answer(self, question: dict[str, str], stream: Stream) -> Iterator[str]:

@@ -14,6 +14,7 @@ from doge_export.numerics import softmax
 from doge_export.package.manifest import Manifest
 from doge_export.runtime.files import read_json
 from doge_export.runtime.generation_config import is_integer
+from doge_export.runtime.prediction import check_finite
 from doge_export.runtime.prompts import is_single_text
 from doge_export.runtime.single_pass import Advance, SinglePassSession
 from doge_export.runtime.tokenizer import Tokenizer
@@ -120,6 +121,7 @@ class ClassificationSession(SinglePassSession):
 
         Raises:
             DogeExportError: an argument is wrong, or a text is empty or too long.
+            RunFailed: the model gives logits that are not finite.
         """
         if top_k is not None and (not is_integer(top_k) or top_k < 1):
             raise DogeExportError(f"top_k is {top_k!r}, expected 1 or more, or None for all labels")
@@ -130,6 +132,7 @@ class ClassificationSession(SinglePassSession):
             )
 
         def scored(logits: np.ndarray) -> list[Scored]:
+            check_finite(logits)
             scores = map(float, function(logits))
             named = [Scored(label=label, score=score) for label, score in zip(self.labels, scores, strict=True)]
             return sorted(named, key=lambda each: -each["score"])[:top_k]

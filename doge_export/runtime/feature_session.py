@@ -8,6 +8,7 @@ from typing import Any, Literal, overload
 import numpy as np
 
 from doge_export.errors import DogeExportError
+from doge_export.runtime.prediction import check_finite
 from doge_export.runtime.single_pass import Advance, SinglePassSession
 
 Pooling = Literal["mean", "last"]
@@ -91,12 +92,14 @@ class FeatureSession(SinglePassSession):
 
         Raises:
             DogeExportError: a text is empty or too long; raised before anything runs.
+            RunFailed: the model gives hidden states that are not finite.
         """
         if pooling not in _POOL:
             raise DogeExportError(f"pooling is {pooling!r}, expected one of {', '.join(_POOL)}")
         pool = _POOL[pooling]
 
         def vectors(states: np.ndarray) -> np.ndarray:
+            check_finite(states, "hidden states")
             return _normalized(pool(states)) if normalize else pool(states)
 
         found = self._each(texts, vectors, truncate, batch_size, on_progress)

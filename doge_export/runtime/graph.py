@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from doge_export.errors import DogeExportError
+from doge_export.errors import DogeExportError, RunFailed
+from doge_export.memory import is_out_of_memory, out_of_memory
 from doge_export.package.manifest import MODEL, Manifest
 from doge_export.precision import ADDABLE, RENAMED
 from doge_export.runtime.threads import thread_count
@@ -73,8 +74,8 @@ def open_graph(
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or thread_count(file)
     options.inter_op_num_threads = 1
-    # Errors only: the one warning here is that the input num_logits_to_keep has a default, which is intended.
-    options.log_severity_level = 3
+    # The one warning here is that the input num_logits_to_keep has a default, which is intended; errors are raised too.
+    options.log_severity_level = 4
     available = onnxruntime.get_available_providers()
     chosen = list(providers or ["CPUExecutionProvider"])
     unknown = [name for name in (p if isinstance(p, str) else p[0] for p in chosen) if name not in available]
@@ -86,4 +87,6 @@ def open_graph(
     try:
         return onnxruntime.InferenceSession(os.fspath(file), options, providers=chosen)
     except DAMAGED as error:
+        if is_out_of_memory(error):
+            raise RunFailed(out_of_memory(error)) from error
         raise DogeExportError(f"{file} is damaged (`doge-export verify` tells more); export it again") from error

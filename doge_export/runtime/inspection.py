@@ -6,7 +6,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from doge_export.errors import DogeExportError
+from doge_export.errors import DogeExportError, RunFailed
+from doge_export.memory import is_out_of_memory, out_of_memory
 from doge_export.package.manifest import Manifest, read_manifest
 
 
@@ -59,6 +60,8 @@ def _graph_ports(file: Path) -> dict[str, Any]:
     try:
         session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     except (*DAMAGED, NoSuchFile) as error:
+        if is_out_of_memory(error):
+            raise RunFailed(out_of_memory(error)) from error
         reason = " ".join(str(error).split())
         raise DogeExportError(f"onnxruntime cannot load {file}: {reason}; export or download it again") from error
     optional = [{**_described(value), "optional": True} for value in session.get_overridable_initializers()]

@@ -15,10 +15,11 @@ from doge_export.runtime.decoders.decoder import Decoder, SequenceLimits
 from doge_export.runtime.decoders.growing import GrowingDecoder, GrowingScoresDecoder
 from doge_export.runtime.decoders.in_place import InPlaceDecoder
 from doge_export.runtime.feature_session import FeatureSession
-from doge_export.runtime.generation_config import GenerationConfig, is_integer
+from doge_export.runtime.generation_config import GenerationConfig
 from doge_export.runtime.graph import graph_file, open_graph
 from doge_export.runtime.session import Session
 from doge_export.runtime.task_session import TaskSession, WrongTask
+from doge_export.runtime.threads import check_threads
 from doge_export.runtime.tokenizer import Tokenizer
 
 MAX_WAIT = 10**6
@@ -58,8 +59,7 @@ def load(
     Raises:
         DogeExportError: `folder` is not an exported folder, or has no graph of that precision.
     """
-    if threads is not None and (not is_integer(threads) or threads < 1):
-        raise DogeExportError(f"threads is {threads!r}, expected 1 or more")
+    check_threads(threads)
     if wait is not None and not (isinstance(wait, (int, float)) and 0 <= wait <= MAX_WAIT):
         raise DogeExportError(f"wait is {wait!r}, expected seconds from 0 to {MAX_WAIT}, or None to wait without end")
     folder = Path(folder)

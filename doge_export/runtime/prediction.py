@@ -2,25 +2,48 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
+
+from doge_export.errors import RunFailed
 
 Candidates = tuple[np.ndarray, np.ndarray]
 """Token ids to choose from, int64 [n] in ascending order, and their scores, float32 [n]."""
 
 
+def check_finite(values: np.ndarray | float, what: str = "logits") -> None:
+    """Check that numbers of the model are finite.
+
+    Raises:
+        RunFailed: one of them is infinite or not a number.
+    """
+    if not (math.isfinite(values) if isinstance(values, float) else np.isfinite(values).all()):
+        raise RunFailed(
+            f"the model gives {what} that are not finite: nothing can be made of them; `doge-export verify` tells "
+            "whether the folder is damaged, `doge-export validate` whether it ever was right"
+        )
+
+
 class Prediction:
-    """Prediction of the next token of one row; valid until the decoder runs again."""
+    """Prediction of the next token of one row; valid until the decoder runs again.
+
+    Every method raises RunFailed if the best logit is infinite or a logit is not a number.
+    """
 
     def __init__(self, logits: np.ndarray) -> None:
         self._logits = logits
 
     def logits(self) -> np.ndarray:
         """Return the logits, float32 [V]."""
+        check_finite(float(self._logits.max()))  # the maximum of numbers with a NaN is NaN
         return self._logits
 
     def argmax(self) -> int:
         """Return the id of the highest logit, the lowest of several."""
-        return int(self._logits.argmax())
+        best = int(self._logits.argmax())  # of numbers with a NaN, the first NaN
+        check_finite(float(self._logits[best]))
+        return best
 
     def candidates(self, count: int) -> Candidates:
         """Return the best tokens with their logits.
@@ -31,7 +54,8 @@ class Prediction:
         Returns:
             At least `count` tokens, including all that equal the last of them but for rounding.
         """
-        return np.arange(len(self._logits)), self._logits
+        logits = self.logits()
+        return np.arange(len(logits)), logits
 
 
 def predictions(logits: np.ndarray) -> list[Prediction]:

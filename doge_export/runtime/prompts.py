@@ -14,7 +14,9 @@ from doge_export.runtime.tokenizer import Tokenizer
 _BYTES = (bytes, bytearray, memoryview)
 
 
-def prompt_rows(prompt: Any, tokenizer: Tokenizer | None, vocab_size: int) -> tuple[list[list[int]], bool]:
+def prompt_rows(
+    prompt: Any, tokenizer: Tokenizer | None, vocab_size: int, max_length: int
+) -> tuple[list[list[int]], bool]:
     """Turn one prompt or a batch of prompts into token ids.
 
     Args:
@@ -22,19 +24,21 @@ def prompt_rows(prompt: Any, tokenizer: Tokenizer | None, vocab_size: int) -> tu
             those, or an array [B, S].
         tokenizer: for texts and conversations; None if the folder has none.
         vocab_size: number of ids of the model.
+        max_length: most tokens of a prompt; a text that cannot be so short is refused without encoding it.
 
     Returns:
         The ids of each prompt, and True for a batch.
 
     Raises:
-        DogeExportError: a prompt is empty or of another type, an id is out of range, or a text comes without tokenizer.
+        DogeExportError: a prompt is empty, much too long or of another type, an id is out of range, or a text comes
+            without tokenizer.
     """
     prompt = plain(prompt)
     if isinstance(prompt, _BYTES) or _is_single(prompt):
-        return [_row(prompt, tokenizer, vocab_size)], False
+        return [_row(prompt, tokenizer, vocab_size, max_length)], False
     if not isinstance(prompt, Sequence):
         raise _no_prompt(prompt)
-    return [_row(item, tokenizer, vocab_size) for item in prompt], True
+    return [_row(item, tokenizer, vocab_size, max_length) for item in prompt], True
 
 
 def is_single_text(texts: Any) -> bool:
@@ -84,15 +88,16 @@ def _text_row(text: Any, tokenizer: Tokenizer | None, vocab_size: int, max_lengt
         raise DogeExportError(
             "chat messages are for text-generation: give the text that `tokenizer.apply_chat_template` makes of them"
         )
-    ids = _row(text, tokenizer, vocab_size)
-    if len(ids) <= max_length:
-        return ids
-    if not truncate:
+    if truncate and isinstance(text, str) and text:
+        ids = need_tokenizer(tokenizer).encode_cut(text, max_length)
+        return _row(ids, tokenizer, vocab_size, max_length) if ids else _row(text, tokenizer, vocab_size, max_length)
+    ids = _row(text, tokenizer, vocab_size, max_length)
+    if len(ids) > max_length and not truncate:
         raise DogeExportError(
             f"{len(ids)} tokens are more than this export holds ({max_length}): shorten the text, cut it with "
             "truncate=True (--truncate), or export again with a larger --max-length"
         )
-    return need_tokenizer(tokenizer).encode_cut(text, max_length) if isinstance(text, str) else ids[:max_length]
+    return ids[:max_length]
 
 
 def _is_single(prompt: Any) -> bool:
@@ -101,16 +106,17 @@ def _is_single(prompt: Any) -> bool:
     return isinstance(prompt, Sequence) and (is_integer(prompt[0]) or isinstance(prompt[0], Mapping))
 
 
-def _row(prompt: Any, tokenizer: Tokenizer | None, vocab_size: int) -> list[int]:
+def _row(prompt: Any, tokenizer: Tokenizer | None, vocab_size: int, max_length: int) -> list[int]:
     prompt = plain(prompt)
     if isinstance(prompt, _BYTES):  # would pass as a sequence of integers below
         raise _no_prompt(prompt)
     if isinstance(prompt, (str, Sequence)) and not prompt:
         raise DogeExportError("the prompt is empty: give at least one character, token id or message")
     if isinstance(prompt, str):
+        need_tokenizer(tokenizer).check_length(len(prompt), max_length)
         ids = need_tokenizer(tokenizer).encode(prompt)
     elif isinstance(prompt, Sequence) and isinstance(prompt[0], Mapping):
-        ids = need_tokenizer(tokenizer).encode_chat(prompt)
+        ids = need_tokenizer(tokenizer).encode_chat(prompt, max_length=max_length)
     elif isinstance(prompt, Sequence):
         ids = list(prompt)
     else:

@@ -227,7 +227,7 @@ class Session(TaskSession):
         **settings: Any,
     ) -> tuple[list[Row], bool]:
         """Check a request and return its rows, and True for a batch; the decoder does not run yet."""
-        prompts, is_batch = prompt_rows(prompt, self.tokenizer, self.decoder.vocab_size)
+        prompts, is_batch = prompt_rows(prompt, self.tokenizer, self.decoder.vocab_size, self.max_length)
         config = self.generation_config.override(**settings)
         config, stops = self._stops(config, stop)
         if seed is not None and (not is_integer(seed) or seed < 0):

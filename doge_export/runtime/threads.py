@@ -12,7 +12,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from doge_export.errors import DogeExportError
 from doge_export.processors import allowed_processors, is_restricted
+from doge_export.runtime.generation_config import is_integer
+
+FEW = 64
+"""Threads that may be asked for on any machine, so that a command line written for another one runs."""
 
 BYTES_PER_THREAD = 4 * 2**20
 """Bytes of weights for which one more thread is worth waking."""
@@ -27,6 +32,20 @@ def thread_count(file: Path) -> int:
         return min(wanted, allowed_processors())
     # Two logical processors may be one core; beyond half of them onnxruntime knows better.
     return wanted if wanted <= (os.cpu_count() or 1) // 2 else 0
+
+
+def check_threads(threads: int | None) -> None:
+    """Check a number of threads that a user gives.
+
+    Raises:
+        DogeExportError: it is out of range: beyond the processors, threads only wait for each other, and thousands
+            leave no memory.
+    """
+    most = max(os.cpu_count() or 1, FEW)
+    if threads is not None and (not is_integer(threads) or not 1 <= threads <= most):
+        raise DogeExportError(
+            f"threads is {threads!r}, expected 1 or more, up to {most} (this machine has {os.cpu_count()} processors)"
+        )
 
 
 def most_threads() -> int:

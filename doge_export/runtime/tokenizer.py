@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken
 
-from doge_export.errors import DogeExportError
+from doge_export.errors import DogeExportError, RunFailed
 from doge_export.runtime.chat_template import ChatTemplate, read_chat_templates
 from doge_export.runtime.control_tokens import ControlTokens
 from doge_export.runtime.files import damage_of, read_json
@@ -18,6 +20,17 @@ from doge_export.runtime.files import damage_of, read_json
 NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 Message = Mapping[str, Any]
+
+UNPROVEN = 64
+"""Factor of the longest token for tokenizers of which it is not proven that they keep every character."""
+
+MARGIN = 64
+"""Ids behind the wanted ones that are encoded with them: the last of a beginning may be others than in the text."""
+
+_LOSSLESS = ("ByteLevel", "Split", "Digits", "Punctuation")
+"""Kinds of pre-tokenizers that cut a text into words without dropping any of it."""
+
+_SPACE = re.compile(r"(?<=\S)\s")
 
 
 class Tokenizer:
@@ -104,6 +117,7 @@ class Tokenizer:
         return self._encoding(text, add_special_tokens).ids
 
     def _encoding(self, text: str, add_special_tokens: bool) -> tokenizers.Encoding:
+        """Encode; see `encode`."""
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
@@ -111,15 +125,66 @@ class Tokenizer:
                 f"the text has a lone surrogate at character {error.start}, which is not Unicode text: "
                 "check how the input was decoded"
             ) from error
-        return self.backend.encode(text, add_special_tokens=add_special_tokens)
+        try:
+            return self.backend.encode(text, add_special_tokens=add_special_tokens)
+        except BaseException as error:
+            if type(error).__name__ != "PanicException":  # of Rust; it is no Exception, and its class has no module
+                raise
+            raise RunFailed(f"the tokenizer fails on this text of {len(text)} characters: {error}") from None
+
+    @cached_property
+    def longest(self) -> int:
+        """Most characters of a text that one of its ids stands for.
+
+        Proven for byte-level BPE without a normalizer, as all of Doge's are: a character takes at least one byte, and
+        no token more bytes than it has characters in the vocabulary. A tokenizer that may merge or drop characters
+        (normalizers, unknown tokens, white space around added tokens) is allowed UNPROVEN times as many.
+        """
+        longest = max(map(len, self.backend.get_vocab(with_added_tokens=True)), default=1)
+        return longest if self._keeps_every_byte() else UNPROVEN * longest
+
+    def _keeps_every_byte(self) -> bool:
+        parts = json.loads(self.backend.to_str())
+        steps = parts["pre_tokenizer"] or {}
+        steps = steps.get("pretokenizers", [steps])
+        return (
+            parts["model"].get("type") == "BPE"
+            and parts["normalizer"] is None
+            and any(step.get("type") == "ByteLevel" for step in steps)
+            and all(step.get("type") in _LOSSLESS and step.get("behavior") != "Removed" for step in steps)
+            and all(
+                character in parts["model"]["vocab"] for character in tokenizers.pre_tokenizers.ByteLevel.alphabet()
+            )
+            and not any(token["lstrip"] or token["rstrip"] for token in parts["added_tokens"])
+        )
+
+    def check_length(self, characters: int, max_length: int) -> None:
+        """Refuse a text that cannot be `max_length` ids or less, without the time and memory to encode it.
+
+        Raises:
+            DogeExportError: it is too long.
+        """
+        if characters > max_length and characters > max_length * self.longest:  # the first alone costs nothing
+            raise DogeExportError(
+                f"the text has {characters} characters: more tokens than this export holds ({max_length}), of at most "
+                f"{self.longest} characters each; shorten the text, or export again with a larger --max-length"
+            )
 
     def encode_cut(self, text: str, max_length: int) -> list[int]:
         """Return the ids of `text`, cut at its end to `max_length` ids, including those added to every text.
 
-        The backend's own setting for this would cut what other threads encode meanwhile.
+        The backend's own setting for this would cut what other threads encode meanwhile. Of a text that is far too
+        long, only a beginning is encoded, which ends at white space behind more characters than the ids can stand for.
         """
-        encoding = self._encoding(text, add_special_tokens=False)
-        encoding.truncate(max(max_length - self.backend.num_special_tokens_to_add(False), 0))
+        room = max(max_length - self.backend.num_special_tokens_to_add(False), 0)
+        beginning = text
+        if len(text) > max_length + MARGIN and len(text) > (start := (max_length + MARGIN) * self.longest):
+            space = _SPACE.search(text, start)
+            beginning = text[: space.start() if space else start]
+        encoding = self._encoding(beginning, add_special_tokens=False)
+        if len(encoding.ids) < room and len(beginning) < len(text):  # of a tokenizer that drops or merges without bound
+            encoding = self._encoding(text, add_special_tokens=False)
+        encoding.truncate(room)
         return self.backend.post_process(encoding).ids
 
     def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = False) -> str:
@@ -169,11 +234,13 @@ class Tokenizer:
         tools: Sequence[Mapping[str, Any]] | None = None,
         documents: Sequence[Mapping[str, Any]] | None = None,
         add_generation_prompt: bool = True,
+        max_length: int | None = None,
         **variables: Any,
     ) -> list[int]:
         """Return the ids of a rendered conversation; control tokens inside messages stay text, see control_tokens.py.
 
-        The arguments and errors are those of `apply_chat_template`.
+        The arguments and errors are those of `apply_chat_template`; and a conversation that cannot be `max_length` ids
+        or less is refused as `check_length` does.
         """
         _, control = self._template(tools)
         _check_messages(messages)
@@ -184,8 +251,11 @@ class Tokenizer:
             add_generation_prompt=add_generation_prompt,
             **control.mark(variables),
         )
+        pieces = control.split(marked)
+        if max_length is not None:
+            self.check_length(sum(len(piece) for piece, _ in pieces), max_length)
         ids: list[int] = []
-        for position, (piece, is_text) in enumerate(control.split(marked)):
+        for position, (piece, is_text) in enumerate(pieces):
             if position == 0 and not is_text:
                 ids += self.encode(piece, add_special_tokens=False)
             else:
