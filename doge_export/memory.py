@@ -51,7 +51,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def out_of_memory(error: BaseException) -> str:
     """Return the line for a user whose run got no more memory."""
-    reason = " ".join(f"{type(error).__name__}: {error}".split())[:200].rstrip(": ")
+    reason = " ".join(f"{type(error).__name__}: {error}".split())[:120].rstrip(": ")
     return (
         f"there is not enough memory for this ({reason}): close other programs, raise the limit (ulimit -v, the "
         "container's), or take a smaller model, precision, batch, --max-length or --threads"

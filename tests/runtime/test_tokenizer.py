@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from doge_export.errors import DogeExportError
 from doge_export.runtime.streaming import open_detokenizer
-from doge_export.runtime.tokenizer import Tokenizer
+from doge_export.runtime.tokenizer import MARGIN, UNPROVEN, Tokenizer
 
 HARD_STRINGS = [
     "Hey how are you doing?",
@@ -276,3 +276,25 @@ def test_a_chat_template_that_is_no_text_is_one_line(tokenizer_folder, tmp_path)
     (folder / "chat_template.jinja").write_bytes(b"\xff\xfe")
     with pytest.raises(DogeExportError, match=r"chat_template\.jinja does not hold what it should"):
         Tokenizer.from_folder(folder)
+
+
+def test_no_token_stands_for_more_than_the_longest(tokenizer, tokenizer_folder, tmp_path):
+    assert tokenizer.longest == max(map(len, tokenizer.backend.get_vocab()))
+    for text in HARD_STRINGS:
+        assert len(text) <= len(tokenizer.encode(text)) * tokenizer.longest
+    for change in (
+        {"normalizer": {"type": "NFC"}},
+        {"pre_tokenizer": {"type": "Whitespace"}},
+        {"pre_tokenizer": None},
+    ):
+        folder = shutil.copytree(tokenizer_folder, tmp_path / str(len(list(tmp_path.iterdir()))))
+        content = json.loads((folder / "tokenizer.json").read_text())
+        (folder / "tokenizer.json").write_text(json.dumps(content | change))
+        assert Tokenizer.from_folder(folder).longest == UNPROVEN * tokenizer.longest
+
+
+@pytest.mark.parametrize("length", [1, 2, 9])
+def test_the_beginning_of_a_long_text_has_the_ids_of_the_whole(tokenizer, length):
+    for text in HARD_STRINGS:
+        long = (text or "x") * (2 * (length + MARGIN) * tokenizer.longest // len(text or "x") + 1)
+        assert tokenizer.encode_cut(long, length) == tokenizer.encode(long)[:length]
