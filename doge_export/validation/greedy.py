@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from doge_export.errors import RunFailed
 from doge_export.token_ids import common_prefix
 from doge_export.validation.check_plan import LONG, Run, SubjectTraits
 from doge_export.validation.judge import Batch, draws, judge
@@ -45,9 +46,12 @@ def check_greedy(oracle: Oracle, session: Session, traits: SubjectTraits) -> Che
     batch, comparison = judgement.batch, judgement.comparison
     ids = batch.ids[0].tolist()
     prompt, expected = ids[:length], ids[length:]
-    generated: Any = session.generate(
-        prompt, max_new_tokens=new, do_sample=False, repetition_penalty=1.0, eos_token_id=[], stop=[]
-    )
+    try:
+        generated: Any = session.generate(
+            prompt, max_new_tokens=new, do_sample=False, repetition_penalty=1.0, eos_token_id=[], stop=[]
+        )
+    except RunFailed as error:  # logits that are not finite fail the check, not the whole comparison
+        return CheckResult(NAME, description, False, comparison.metrics(), str(error), comparison)
     answer = list(generated.token_ids)
     same, note = _judge_ids(
         answer, expected, batch, length - 1, oracle.name, traits.tolerance.tie(comparison.reference_std)
