@@ -9,6 +9,7 @@ import click
 
 from doge_export.cli.options import PATH, PRECISION, json_option, threads_option
 from doge_export.cli.render import columns, echo_json, size
+from doge_export.paths import check_apart
 
 if TYPE_CHECKING:
     from doge_export.benchmark.bench import Benchmark
@@ -64,6 +65,7 @@ def command(folders: tuple[Path, ...], plot: Path | None, as_json: bool, **optio
         from doge_export.benchmark.plot import plot_path, write_plot
 
         plot = plot_path(plot)
+        check_apart({"--plot": plot}, {"FOLDER": folders, "--compare": options["compare"]})
         options["context"] = options["context"] or contexts_to_plot(folders)
     result = bench(folders, **options)
     if plot is not None:

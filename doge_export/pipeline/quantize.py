@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from doge_export.errors import DogeExportError
-from doge_export.package import Manifest, verify
+from doge_export.package import Manifest, leftovers, read_manifest, verify
 from doge_export.package.manifest import MODEL
 from doge_export.pipeline.folder import OutputFolder
 from doge_export.quantization.add_graphs import add_graphs
@@ -56,19 +56,10 @@ def quantize(
     """
     folder = Path(folder)
     request = QuantizationRequest.checked(precisions, max_kl, calibration, eval_text, float_cache)
-    manifest = verify(folder)
-    if MODEL not in manifest.graphs:
-        raise DogeExportError(
-            f"{folder} has no {MODEL} to quantise: it was made for {manifest.target}; export the checkpoint with "
-            f"`doge-export onnx {manifest.source.model} OUT`"
-        )
-    request.check_target(manifest.target)
-    there = [precision.name for precision in request.precisions if precision.file in manifest.graphs]
-    if there and not force:
-        raise DogeExportError(f"{folder} has {', '.join(there)} already; make it anew with --force, or leave it out")
-    if (folder / ".git").exists():
-        raise DogeExportError(f"{folder} is a git repository, which is never replaced; quantise a copy of it")
-    with OutputFolder(folder, force=True).draft() as draft:
+    _check(folder, read_manifest(folder), request, force)
+    with OutputFolder(folder, force=True).draft() as draft:  # from here on no other run changes the folder
+        manifest = verify(folder)
+        _check(folder, manifest, request, force)
         _copy(folder, draft.folder)
         for precision in request.precisions:
             for file in (
@@ -82,8 +73,26 @@ def quantize(
     return QuantizeResult(folder, manifest, qualities)
 
 
+def _check(folder: Path, manifest: Manifest, request: QuantizationRequest, force: bool) -> None:
+    """Refuse a folder that the request cannot be met for."""
+    if MODEL not in manifest.graphs:
+        raise DogeExportError(
+            f"{folder} has no {MODEL} to quantise: it was made for {manifest.target}; export the checkpoint with "
+            f"`doge-export onnx {manifest.source.model} OUT`"
+        )
+    request.check_target(manifest.target)
+    there = [precision.name for precision in request.precisions if precision.file in manifest.graphs]
+    if there and not force:
+        raise DogeExportError(f"{folder} has {', '.join(there)} already; make it anew with --force, or leave it out")
+    if (folder / ".git").exists():
+        raise DogeExportError(f"{folder} is a git repository, which is never replaced; quantise a copy of it")
+
+
 def _copy(folder: Path, staging: Path) -> None:
-    """Copy a folder; graphs, which are large and never changed, become hard links if the file system has them."""
+    """Copy a folder, which may hold `staging`, into it.
+
+    Graphs, which are large and never changed, become hard links if the file system has them.
+    """
 
     def copy(source: str, target: str) -> None:
         if Path(source).suffix == ".onnx" or source.endswith(".onnx_data"):
@@ -94,4 +103,7 @@ def _copy(folder: Path, staging: Path) -> None:
                 pass
         shutil.copyfile(source, target)
 
-    shutil.copytree(folder, staging, dirs_exist_ok=True, symlinks=True, copy_function=copy)
+    def of_runs(parent: str, names: list[str]) -> list[str]:
+        return [name for name in names if leftovers.INSIDE.fullmatch(name)] if Path(parent) == folder else []
+
+    shutil.copytree(folder, staging, dirs_exist_ok=True, symlinks=True, copy_function=copy, ignore=of_runs)

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from doge_export.console import detail, log, progress
 from doge_export.errors import DogeExportError, RunFailed
+from doge_export.package.atomic_file import written_file
 from doge_export.runtime.engine import plugin_file
 from doge_export.runtime.engine.installation import last_error, make_logger
 from doge_export.runtime.engine.plugin_file import PluginFile
@@ -220,9 +221,8 @@ def _timing_cache(config: Any, file: Path | None) -> Iterator[None]:
         # Another build wrote meanwhile. A cache of another GPU is not combined, and is replaced.
         if now != before and (others := config.create_timing_cache(now)) is not None:
             measured.combine(others, False)
-        temporary = file.with_name(f"{file.name}.tmp")
-        temporary.write_bytes(bytes(measured.serialize()))
-        temporary.replace(file)
+        with written_file("--timing-cache", file) as stream:
+            stream.write(bytes(measured.serialize()))
     detail(f"timing cache: {file.stat().st_size} bytes")
 
 

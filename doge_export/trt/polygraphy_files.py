@@ -10,7 +10,6 @@ differs from both others, TensorRT or the plugin is wrong; if both differ from P
 from __future__ import annotations
 
 import itertools
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from doge_export.errors import DogeExportError
+from doge_export.package.disk import scratch_folder
 from doge_export.runtime.engine.sidecar import ONNX, Sidecar, storage
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def _in_onnxruntime(file: Path, feeds: Mapping[str, np.ndarray]) -> np.ndarray:
     from doge_export.package.onnx_file import write_onnx
     from doge_export.trt.on_cpu import runnable
 
-    with tempfile.TemporaryDirectory(prefix="doge-export-") as scratch, G_LOGGER.verbosity(G_LOGGER.ERROR):
+    with scratch_folder() as scratch, G_LOGGER.verbosity(G_LOGGER.ERROR):
         graph = Path(scratch) / "model.onnx"
         write_onnx(runnable(ir.load(file)), graph)
         runner = OnnxrtRunner(SessionFromOnnx(str(graph), providers=["cpu"]))
