@@ -12,6 +12,7 @@ import click
 
 from doge_export import console
 from doge_export.cli.options import folder_argument, generation_options, session_options
+from doge_export.cli.signals import dealt_with
 from doge_export.cli.text import show
 from doge_export.errors import DogeExportError
 
@@ -80,6 +81,7 @@ def _answer(chat: Chat, message: str, at_terminal: bool, settings: dict[str, Any
     try:
         show(chat.send(message, **settings))
     except KeyboardInterrupt:
+        dealt_with()
         console.log("(stopped)")
     except DogeExportError as error:
         click.echo(f"{error} (/reset starts over)", err=True)
@@ -93,6 +95,7 @@ def _typed_lines() -> Iterator[str]:
         try:
             yield input("> ")
         except (EOFError, KeyboardInterrupt):
+            dealt_with()
             click.echo()
             return
 

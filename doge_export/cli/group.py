@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import signal
 import traceback
 import warnings
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from typing import Any, NoReturn
 import click
 
 from doge_export import console
-from doge_export.cli.signals import unwinding_signals
+from doge_export.cli.signals import pending, unwinding_signals
 from doge_export.errors import DogeExportError, RunFailed
 from doge_export.memory import is_out_of_memory, out_of_memory
 
@@ -43,33 +44,57 @@ class CommandFolder(click.Group):
             self.add_command(command, cmd_name)
         return super().get_command(ctx, cmd_name)
 
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run a command line, also where standard streams are closed."""
+        console.open_closed_streams()
+        return super().main(*args, **extra)
+
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command. Users' mistakes and interruptions become one line; bugs keep their traceback."""
+        """Run the command. Mistakes, interruptions and a lack of room become one line; bugs keep a traceback."""
         try:
             with unwinding_signals(), warnings.catch_warnings():
                 if not console.is_verbose():
                     warnings.simplefilter("ignore")
                 return super().invoke(ctx)
-        except DogeExportError as error:
-            self._fail(ctx, error)
-        except ModuleNotFoundError as error:
-            mistake = _without_package(error)
+        except (click.exceptions.Exit, click.ClickException, BrokenPipeError):
+            raise
+        except BaseException as error:
+            number = signal.SIGINT if isinstance(error, KeyboardInterrupt) else pending()
+            if number is not None:  # a library may have turned the interruption into another exception
+                self._end_by_signal(ctx, number)
+            mistake = _mistake(error)
             if mistake is None:
                 raise
             self._fail(ctx, mistake)
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            self._fail(ctx, RunFailed(out_of_memory(error)))
-        except KeyboardInterrupt:
-            click.echo("\ndoge-export: interrupted", err=True)
-            ctx.exit(130)
+
+    def _end_by_signal(self, ctx: click.Context, number: int) -> NoReturn:
+        if number == signal.SIGINT:
+            console.error("\ndoge-export: interrupted")
+        ctx.exit(128 + number)
 
     def _fail(self, ctx: click.Context, error: DogeExportError) -> NoReturn:
         if console.is_verbose():
             traceback.print_exc()
-        click.echo(f"doge-export: error: {' '.join(str(error).split())}", err=True)
+        console.error(f"doge-export: error: {' '.join(str(error).split())}")
         ctx.exit(error.exit_code)
+
+
+def _mistake(error: BaseException) -> DogeExportError | None:
+    """Return the error for an exception that is no bug; None for a bug."""
+    if isinstance(error, DogeExportError):
+        return error
+    if isinstance(error, ModuleNotFoundError):
+        return _without_package(error)
+    if isinstance(error, OSError):
+        from doge_export.package.disk import is_full, reason
+
+        if is_full(error):
+            console.forget_stdout()  # it may be what is full, and is flushed once more at the end
+            place = "" if error.filename is None else f" to {error.filename}"
+            return RunFailed(f"cannot write{place}: {reason(error)}; make room there")
+    if is_out_of_memory(error):
+        return RunFailed(out_of_memory(error))
+    return None
 
 
 def _without_package(error: ModuleNotFoundError) -> DogeExportError | None:
