@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import signal
+import sys
 import traceback
 import warnings
 from collections.abc import Sequence
@@ -47,7 +48,14 @@ class CommandFolder(click.Group):
     def main(self, *args: Any, **extra: Any) -> Any:
         """Run a command line, also where standard streams are closed."""
         console.open_closed_streams()
-        return super().main(*args, **extra)
+        try:
+            return super().main(*args, **extra)
+        except OSError as error:  # of --help and --version, which print while the arguments are read
+            mistake = _mistake(error)
+            if mistake is None:
+                raise
+            console.error(f"doge-export: error: {mistake}")
+            sys.exit(mistake.exit_code)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command. Mistakes, interruptions and a lack of room become one line; bugs keep a traceback."""

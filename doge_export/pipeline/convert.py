@@ -33,7 +33,7 @@ WITHOUT_LIMIT = 2**31 - 1
 """keep_window_size of a model that keeps every key."""
 
 _WRITTEN = "doge_export_convert"
-"""Key in the metadata of the weights: names of all files of the folder."""
+"""Key in config.json that lists the files of the folder: what --force may replace."""
 
 # Keys of other generations of Doge, and keys that are written anew under today's names.
 _REPLACED = (
@@ -105,8 +105,9 @@ def convert(
     with folder.draft() as draft:
         log(f"writing {len(tensors)} tensors")
         names = [CONFIG, WEIGHTS, *(file.name for file in checkpoint.tokenizer_files)]
-        _save(tensors, draft.folder / WEIGHTS, {"format": "pt", _WRITTEN: json.dumps(names)})
-        config = json.dumps(_todays_config(checkpoint, dtype), indent=2, sort_keys=True, ensure_ascii=False)
+        _save(tensors, draft.folder / WEIGHTS)
+        values = {**_todays_config(checkpoint, dtype), _WRITTEN: names}
+        config = json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False)
         (draft.folder / CONFIG).write_text(config + "\n", encoding="utf-8")
         draft.take_over(checkpoint.tokenizer_files)
     architecture = checkpoint.architecture
@@ -115,23 +116,21 @@ def convert(
 
 def recorded_by_convert(folder: Path) -> set[str] | None:
     """Return the names of the files that `convert` wrote into a folder; None if it did not write the folder."""
-    from safetensors import SafetensorError, safe_open
-
     try:
-        with safe_open(folder / WEIGHTS, framework="pt") as opened:
-            names = json.loads((opened.metadata() or {})[_WRITTEN])
-    except (OSError, SafetensorError, KeyError, ValueError, RecursionError):
+        config = json.loads((folder / CONFIG).read_bytes())
+    except (OSError, ValueError, RecursionError):
         return None
+    names = config.get(_WRITTEN) if isinstance(config, dict) else None
     return {name for name in names if isinstance(name, str)} if isinstance(names, list) else None
 
 
-def _save(tensors: dict[str, torch.Tensor], file: Path, metadata: dict[str, str]) -> None:
+def _save(tensors: dict[str, torch.Tensor], file: Path) -> None:
     """Write tensors; a full disk raises OSError, as of any other writer."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     try:
-        save_file(tensors, file, metadata=metadata)
+        save_file(tensors, file, metadata={"format": "pt"})
     except SafetensorError as error:
         number = number_of(error)
         if number is None:
