@@ -235,9 +235,34 @@ def test_without_validation(tiny, tmp_path):
     assert read_manifest(result.folder).validation == {"skipped": "--no-validate"}
 
 
+def written_before(folder: Path) -> None:
+    """Make what passes for an older export with one file, `old`."""
+    folder.mkdir()
+    (folder / "old").write_text("old")
+    (folder / "doge_export.json").write_text('{"doge_export": "0", "files": {"old": {}}}')
+
+
+def test_a_report_that_cannot_be_written_keeps_the_export(tiny, tmp_path):
+    with pytest.raises(
+        RunFailed, match=r"^the report cannot be written to /dev/full: .*; the export passed, and .*out"
+    ):
+        export(tiny, tmp_path / "out", max_length=8, report="/dev/full")
+    assert verify(tmp_path / "out").passed
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("name", ["model/page.html", "model/config.json", "text.txt"])
+def test_a_report_over_something_that_is_read_is_refused(tiny, tmp_path, name):
+    (tmp_path / "model").symlink_to(tiny)
+    (tmp_path / "text.txt").write_text("a text")
+    options = {"calibration": tmp_path / "text.txt", "precisions": ["int8"]}
+    with pytest.raises(DogeExportError, match=r"would lie in|is --calibration of the same command"):
+        export(tmp_path / "model", tmp_path / "out", report=tmp_path / name, **options)
+    assert (tmp_path / "text.txt").read_text() == "a text"
+
+
 def test_force_replaces_everything(tiny, tmp_path):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "old").write_text("old")
+    written_before(tmp_path / "out")
     export(tiny, tmp_path / "out", max_length=8, validate=False, force=True)
     assert not (tmp_path / "out" / "old").exists()
     verify(tmp_path / "out")
@@ -255,8 +280,7 @@ def test_a_wrong_export_is_not_written(tiny, tmp_path, spoiled):
 
 
 def test_a_wrong_export_replaces_nothing(tiny, tmp_path, spoiled):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "old").write_text("old")
+    written_before(tmp_path / "out")
     with pytest.raises(RunFailed):
         export(tiny, tmp_path / "out", max_length=24, force=True)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
@@ -294,11 +318,10 @@ def test_a_report_that_cannot_be_written_is_refused_before_the_export(checkpoint
 
 def test_a_report_inside_the_folder_that_is_replaced_is_refused(checkpoint, tmp_path):
     out = tmp_path / "out"
-    out.mkdir()
-    (out / "old").write_text("old")
+    written_before(out)
     with pytest.raises(DogeExportError, match="would lie in"):
         export(checkpoint(), out, report=out / "r.html", force=True)
-    assert [file.name for file in out.iterdir()] == ["old"]
+    assert sorted(file.name for file in out.iterdir()) == ["doge_export.json", "old"]
 
 
 GOLDEN = Path(__file__).parent / "golden"

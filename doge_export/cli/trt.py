@@ -132,7 +132,6 @@ def _check_places(model: str, out: Path | None, build: dict[str, Any], settings:
     from doge_export.pipeline.folder import OutputFolder
     from doge_export.trt.builder import BuilderSettings
 
-    BuilderSettings(**settings).check()
     plugin, cache, results = build["plugin"], settings["timing_cache"], build["save_results"]
     if plugin is not None and not plugin.is_file():
         raise DogeExportError(f"--plugin {plugin} is not a file; `doge-export plugin build` makes one")
@@ -144,6 +143,7 @@ def _check_places(model: str, out: Path | None, build: dict[str, Any], settings:
             raise DogeExportError('--save-results needs polygraphy: pip install "doge-export[trt]"')
     if cache is not None:
         check_file("--timing-cache", cache)
+    BuilderSettings(**settings).check()
     check_apart(
         {"--timing-cache": cache, "--save-results": results}, {"MODEL_OR_FOLDER": model, "--plugin": plugin}, out
     )

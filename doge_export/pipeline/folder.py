@@ -43,7 +43,7 @@ class OutputFolder:
         path: str | Path,
         *,
         force: bool = False,
-        reads: Iterable[str | Path | None] = (),
+        reads: str | Path | Iterable[str | Path | None] = (),
         recorded: Recorded = recorded_by_manifest,
     ) -> Self:
         """Return an output folder, or refuse it before the work begins.
@@ -57,7 +57,8 @@ class OutputFolder:
         Raises:
             DogeExportError: the folder cannot be written, or must not be replaced.
         """
-        protected = tuple(place for name in reads if name is not None for place in protected_by(name))
+        several = [reads] if isinstance(reads, str | Path) else reads
+        protected = tuple(place for name in several if name is not None for place in protected_by(name))
         output = cls(Path(path), force, protected, recorded)
         refuse_output(output.path, force=force, protected=protected, recorded=recorded)
         return output

@@ -56,10 +56,12 @@ def quantize(
     """
     folder = Path(folder)
     request = QuantizationRequest.checked(precisions, max_kl, calibration, eval_text, float_cache)
-    _check(folder, read_manifest(folder), request, force)
+    manifest = verify(folder)
+    _check(folder, manifest, request, force)
     with OutputFolder(folder, force=True).draft() as draft:  # from here on no other run changes the folder
-        manifest = verify(folder)
-        _check(folder, manifest, request, force)
+        if read_manifest(folder) != manifest:  # one did meanwhile
+            manifest = verify(folder)
+            _check(folder, manifest, request, force)
         _copy(folder, draft.folder)
         for precision in request.precisions:
             for file in (

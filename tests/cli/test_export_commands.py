@@ -95,6 +95,7 @@ def test_interruption_leaves_at_most_a_sibling_that_the_next_run_removes(run, st
     out = tmp_path / "out"
     out.mkdir()
     (out / "notes").write_text("mine")
+    (out / "doge_export.json").write_text('{"doge_export": "0", "files": {"notes": {}}}')
     process = start("onnx", model, out, "--force", "--no-validate")
     while b"tracing" not in process.stderr.readline():
         assert process.poll() is None
