@@ -131,6 +131,7 @@ def subjects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Subject]:
     saved("text-generation", folder / "model")
     saved("feature-extraction", folder / "features")
     (folder / "text.txt").write_text(TEXT)
+    (folder / "lines.txt").write_text("Once upon a time.\n" * 40)
     (folder / "questions.jsonl").write_text(
         json.dumps({"question": "Who?", "choices": ["cat", "dog"], "answer": 0}) + "\n"
     )
@@ -165,7 +166,7 @@ def subjects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Subject]:
         ),
         "embed": (
             folder / "vectors.npy",
-            ["embed", str(folder / "features" / "out"), "--file", str(folder / "text.txt"), "--output", "OUT"],
+            ["embed", str(folder / "features" / "out"), "--file", str(folder / "lines.txt"), "--output", "OUT"],
             lambda out: np.load(out).ndim == 2,
         ),
     }
