@@ -4,8 +4,23 @@ from __future__ import annotations
 
 import numpy as np
 
+from doge_export.errors import RunFailed
+
 Candidates = tuple[np.ndarray, np.ndarray]
 """Token ids to choose from, int64 [n] in ascending order, and their scores, float32 [n]."""
+
+
+def check_best(logit: float) -> None:
+    """Refuse the highest logit of a token if it is NaN (as it is where any logit is) or infinite.
+
+    Raises:
+        RunFailed: it is not finite.
+    """
+    if not np.isfinite(logit):
+        raise RunFailed(
+            "the model gives logits that are not finite, so no token can be chosen: its weights or its precision are "
+            "broken (doge-export validate FOLDER says where)"
+        )
 
 
 class Prediction:
@@ -19,8 +34,14 @@ class Prediction:
         return self._logits
 
     def argmax(self) -> int:
-        """Return the id of the highest logit, the lowest of several."""
-        return int(self._logits.argmax())
+        """Return the id of the highest logit, the lowest of several.
+
+        Raises:
+            RunFailed: it is NaN or infinite.
+        """
+        best = int(self._logits.argmax())  # of a NaN, where there is one
+        check_best(self._logits[best])
+        return best
 
     def candidates(self, count: int) -> Candidates:
         """Return the best tokens with their logits.

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from doge_export.runtime.generation_config import GenerationConfig
 from doge_export.token_ids import common_prefix
 from doge_export.validation.check_plan import LONG, Run, SubjectTraits
 from doge_export.validation.judge import Batch, draws, judge
@@ -46,7 +47,9 @@ def check_greedy(oracle: Oracle, session: Session, traits: SubjectTraits) -> Che
     ids = batch.ids[0].tolist()
     prompt, expected = ids[:length], ids[length:]
     generated: Any = session.generate(
-        prompt, max_new_tokens=new, do_sample=False, repetition_penalty=1.0, eos_token_id=[], stop=[]
+        prompt,
+        max_new_tokens=new,
+        defaults=GenerationConfig(),  # none of the folder's settings, and no eos token
     )
     answer = list(generated.token_ids)
     same, note = _judge_ids(

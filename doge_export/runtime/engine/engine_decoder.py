@@ -17,7 +17,7 @@ from doge_export.errors import DogeExportError
 from doge_export.runtime.decoders.decoder import Array, Decoder, SequenceLimits
 from doge_export.runtime.engine.open_engine import open_engine
 from doge_export.runtime.engine.runner import Runner
-from doge_export.runtime.prediction import Candidates, Prediction, predictions
+from doge_export.runtime.prediction import Candidates, Prediction, check_best, predictions
 
 ROUNDING = 1e-6
 """Relative error of a logit that bounds the rounding of its division by a temperature."""
@@ -167,8 +167,10 @@ class BestTokens(Prediction):
     def argmax(self) -> int:
         """Return the lowest id among those of the highest logit; if K is 1, any of them."""
         if len(self._best) > 1 and not self._best.min() < self._best.max():  # tokens beyond the K may tie; or NaN
-            return int(self.logits().argmax())
-        return int(self._tokens[self._best.argmax()])
+            return Prediction(self.logits()).argmax()
+        best = self._best.argmax()
+        check_best(self._best[best])
+        return int(self._tokens[best])
 
     def candidates(self, count: int) -> Candidates:
         """See `Prediction.candidates`."""
