@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 import onnxruntime
 
-from doge_export.errors import DogeExportError
+from doge_export.errors import DogeExportError, RunFailed
 from doge_export.package.manifest import Manifest
 from doge_export.runtime.files import damage_of
 from doge_export.runtime.generation_config import is_integer
@@ -82,7 +82,13 @@ class SinglePassSession(TaskSession):
         found: dict[int, Read] = {}
         for batch in self._batches(rows, batch_size):
             outputs = self._run([rows[index] for index in batch])
-            found |= {index: reading(output) for index, output in zip(batch, outputs, strict=True)}
+            for index, output in zip(batch, outputs, strict=True):
+                if not np.isfinite(output).all():
+                    raise RunFailed(
+                        f"the model gives numbers that are not finite for text {index + 1}: its weights or its "
+                        "precision are broken (doge-export validate FOLDER says where)"
+                    )
+                found[index] = reading(output)
             if on_progress is not None:
                 on_progress(len(batch))
         return [found[index] for index in range(len(rows))]
