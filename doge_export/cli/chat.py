@@ -65,7 +65,7 @@ def command(
         elif word.startswith("/"):
             console.log(f"there is no command {word}; /help lists them")
         elif word:
-            _answer(chat, line.strip(), at_terminal, {"stop": list(stop), **settings})
+            _answer(chat, line.strip(), at_terminal, {"stop": list(stop) or None, **settings})
 
 
 def _restarted(session: Session, chat: Chat, word: str, text: str) -> Chat:

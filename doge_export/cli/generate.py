@@ -62,7 +62,7 @@ def command(
     session = load_as(Session, folder, purpose="generate", precision=precision, threads=threads)
     log_notes(session)
     started = time.perf_counter()
-    pieces = session.stream(request, stop=list(stop), **settings)
+    pieces = session.stream(request, stop=list(stop) or None, **settings)
     show(_collected(pieces) if as_json or not stream else pieces, silent=as_json)
     answer = pieces.generation
     seconds = time.perf_counter() - started

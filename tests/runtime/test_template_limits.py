@@ -71,11 +71,12 @@ def unhurried():
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_whatever_a_template_does_is_one_line(name, monkeypatch):
-    monkeypatch.setattr(template_engine, "TIME_LIMIT", 1.5)
+    monkeypatch.setattr(template_engine, "TIME_LIMIT", 0.7)
     with pytest.raises(DogeExportError, match="chat template") as caught:
         ChatTemplate(HOSTILE[name]).render(HELLO)
     assert caught.value.exit_code == 2
     assert str(caught.value).isprintable() and len(str(caught.value)) < 700
+    monkeypatch.undo()
     assert ChatTemplate("{{ messages[0].content }}").render(HELLO) == "hello"
 
 
