@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import shutil
 import socket
@@ -50,6 +51,33 @@ def written(tiny, tmp_path_factory):
     folder = tmp_path_factory.mktemp("pipeline")
     result = export(tiny, folder / "out", max_length=TRAINED, token="hf_secret", report=folder / "report.html")
     return folder, result
+
+
+@pytest.mark.parametrize("values", [{"top_k": 50.0}, {"eos_token_id": -2}, {"bad_words_ids": [[10**6]]}], ids=str)
+def test_a_wrong_generation_config_is_told_before_any_work(tiny, tmp_path, values):
+    source = shutil.copytree(tiny, tmp_path / "source")
+    (source / "generation_config.json").write_text(json.dumps(values), encoding="utf-8")
+    with pytest.raises(DogeExportError) as caught:
+        plan(source)
+    assert str(caught.value).startswith(f"{source / 'generation_config.json'}: {next(iter(values))} ")
+
+
+def test_an_unsupported_setting_is_told_and_named_templates_come_along(tiny, tmp_path, capsys):
+    source = shutil.copytree(tiny, tmp_path / "source")
+    config = {"num_beams": 3, "no_repeat_ngram_size": 2, "suppress_tokens": [1, 2, 3]}
+    (source / "generation_config.json").write_text(json.dumps(config), encoding="utf-8")
+    (source / "additional_chat_templates").mkdir()
+    (source / "additional_chat_templates" / "rag.jinja").write_text("R", encoding="utf-8")
+    plan(source)
+    assert "note: " in (said := capsys.readouterr().err) and "num_beams is 3" in said
+    export(source, tmp_path / "out", validate=False)
+    assert (tmp_path / "out" / "additional_chat_templates" / "rag.jinja").read_text(encoding="utf-8") == "R"
+    assert "additional_chat_templates/rag.jinja" in read_manifest(tmp_path / "out").files
+    with pytest.warns(UserWarning, match="num_beams is 3"):
+        session = doge_export.load(tmp_path / "out")
+    answer = session.generate([5, 6], max_new_tokens=30, eos_token_id=[])
+    pairs = list(itertools.pairwise([5, 6, *answer.token_ids]))
+    assert len(set(pairs)) == len(pairs) and not {1, 2, 3} & set(answer.token_ids)
 
 
 class Spoil(ir.passes.InPlacePass):

@@ -18,7 +18,7 @@ from doge_export.checkpoint.config import (
     parse_rotation,
     parse_sizes,
 )
-from doge_export.checkpoint.files import CONFIG, TOKENIZER_FILES
+from doge_export.checkpoint.files import CONFIG, companions
 from doge_export.checkpoint.identify import NOTHING_ASSUMED, Assumptions, Identity, identify, is_for_classes
 from doge_export.checkpoint.labels import parse_labels
 from doge_export.checkpoint.layout import drop_inert, folded, relaid
@@ -145,7 +145,6 @@ def open_checkpoint(
     tensors = _drop_tied_head(tensors, architecture)
 
     generation_config = source.folder / "generation_config.json"
-    files = [source.folder / name for name in TOKENIZER_FILES]
     return Checkpoint(
         source=source,
         identity=identity,
@@ -154,7 +153,7 @@ def open_checkpoint(
         config=config,
         tensors=tensors,
         generation_config=read_object(generation_config) if generation_config.is_file() else None,
-        tokenizer_files=[file for file in files if file.is_file()],
+        tokenizer_files=[file for file in companions(source.folder) if file.name != CONFIG],
     )
 
 

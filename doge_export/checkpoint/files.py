@@ -18,6 +18,11 @@ COMPANIONS = (CONFIG, *TOKENIZER_FILES)
 """Files that tools expect beside a model's weights; a package holds unchanged copies of them."""
 
 
+TEMPLATES = "additional_chat_templates"
+"""Folder of a checkpoint's named chat templates, each NAME.jinja."""
+
+
 def companions(folder: Path) -> list[Path]:
-    """Return the paths of those COMPANIONS that exist in `folder`."""
-    return [folder / name for name in COMPANIONS if (folder / name).is_file()]
+    """Return the paths of those COMPANIONS, and of the chat templates of TEMPLATES, that exist in `folder`."""
+    templates = sorted((folder / TEMPLATES).glob("*.jinja"))
+    return [file for file in (*(folder / name for name in COMPANIONS), *templates) if file.is_file()]

@@ -29,10 +29,14 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import logging as hub_logging
 
-from doge_export.checkpoint.files import COMPANIONS, INDEX
+from doge_export.checkpoint.files import COMPANIONS, INDEX, TEMPLATES
 from doge_export.errors import DogeExportError
 
-METADATA = [*COMPANIONS]
+METADATA = [*COMPANIONS, f"{TEMPLATES}/*.jinja"]
+_OTHERS = [TEMPLATES[:length] for length in range(1, len(TEMPLATES))]
+IGNORED = ["*/*/*", f"[!{TEMPLATES[0]}]*/*", *(f"{name}/*" for name in _OTHERS), f"{TEMPLATES}?*/*"]
+IGNORED += [f"{name}[!{TEMPLATES[len(name)]}]*/*" for name in _OTHERS]
+"""Patterns of the files in all folders but TEMPLATES: patterns cannot say "but"."""
 WEIGHTS = ["*.safetensors", INDEX]
 
 # Base error of the HTTP library, which is requests or httpx depending on the version of huggingface_hub.
@@ -68,7 +72,7 @@ class Hub:
     offline: bool = False
 
     def download(self, patterns: list[str]) -> Path:
-        """Download the files in the top folder of the repository that match `patterns`.
+        """Download the files in the top folder of the repository, and in that of TEMPLATES, that match `patterns`.
 
         Returns:
             Folder of the cached snapshot, named by the full commit sha. It does not exist if no file matches.
@@ -85,7 +89,8 @@ class Hub:
                     cache_dir=self.cache_dir,
                     local_files_only=self.offline,
                     allow_patterns=patterns,
-                    ignore_patterns=["*/*"],
+                    # "*" matches "/" too; of all folders, only that of TEMPLATES is wanted.
+                    ignore_patterns=[*IGNORED],
                 )
         except _FAILURES as error:
             self._fail(error)

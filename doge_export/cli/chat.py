@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from doge_export import console
-from doge_export.cli.options import folder_argument, generation_options, session_options
+from doge_export.cli.options import check_settings, folder_argument, generation_options, log_notes, session_options
 from doge_export.cli.signals import dealt_with
 from doge_export.cli.text import show
 from doge_export.errors import DogeExportError
@@ -48,7 +48,9 @@ def command(
     from doge_export.runtime.loading import load_as
     from doge_export.runtime.session import Session
 
+    check_settings(settings)
     session = load_as(Session, folder, purpose="chat", precision=precision, threads=threads)
+    log_notes(session)
     chat = session.chat(system)
     at_terminal = sys.stdin.isatty() and sys.stdout.isatty()
     if at_terminal:
@@ -64,7 +66,7 @@ def command(
         elif word.startswith("/"):
             console.log(f"there is no command {word}; /help lists them")
         elif word:
-            _answer(chat, line.strip(), at_terminal, {"stop": list(stop), **settings})
+            _answer(chat, line.strip(), at_terminal, {"stop": list(stop) or None, **settings})
 
 
 def _restarted(session: Session, chat: Chat, word: str, text: str) -> Chat:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
 
+from doge_export import console
 from doge_export.checkpoint.architecture import CdmoeRouting, Generation, MoeVariant, Task
 from doge_export.checkpoint.identify import RatioScope
 from doge_export.precision import ADDABLE, RENAMED, Precision
+
+if TYPE_CHECKING:
+    from doge_export.runtime.session import Session
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -165,6 +169,23 @@ def generation_options(function: Function) -> Function:
         click.option("--seed", type=int, metavar="N", help="Makes drawing repeatable."),
         click.option("--stop", multiple=True, metavar="TEXT", help="End before this text. May be given several times."),
     )(function)
+
+
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Refuse wrong values of `generation_options` before a model is loaded.
+
+    Raises:
+        DogeExportError: as `Session.generate` would.
+    """
+    from doge_export.runtime.generation_config import GenerationConfig
+
+    GenerationConfig().override(**{name: value for name, value in settings.items() if name != "seed"})
+
+
+def log_notes(session: Session) -> None:
+    """Tell what of a folder's generation_config.json is not supported."""
+    for note in session.generation_config.notes:
+        console.log(f"note: {note}")
 
 
 def texts_options(function: Function) -> Function:

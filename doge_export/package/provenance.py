@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from doge_export.checkpoint.files import CONFIG
+from doge_export.checkpoint.files import CONFIG, TEMPLATES
 from doge_export.package.fingerprint import fingerprint
 from doge_export.package.manifest import SourceEntry
 from doge_export.paths import exists, expanded
@@ -22,7 +22,9 @@ def copy_companions(files: Iterable[Path], folder: Path) -> None:
     """Copy the files that tools look for beside a model into `folder`, unchanged."""
     for file in files:
         # copyfile, not copy2: a hub cache holds links to read-only blobs.
-        shutil.copyfile(file, folder / file.name)
+        target = folder / TEMPLATES if file.parent.name == TEMPLATES else folder
+        target.mkdir(exist_ok=True)
+        shutil.copyfile(file, target / file.name)
 
 
 def source_of(checkpoint: Checkpoint) -> SourceEntry:

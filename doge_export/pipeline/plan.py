@@ -187,6 +187,7 @@ def plan(model: str | Path, **options: Unpack[Options]) -> ExportPlan:
     from doge_export.checkpoint.identify import Assumptions
     from doge_export.checkpoint.naming import expected_tensors
     from doge_export.quantization.request import QuantizationRequest
+    from doge_export.runtime.generation_config import GenerationConfig
     from doge_export.targets import TARGETS
 
     given: dict[str, Any] = dict(options)
@@ -208,6 +209,9 @@ def plan(model: str | Path, **options: Unpack[Options]) -> ExportPlan:
     architecture = checkpoint.architecture
     for note in checkpoint.identity.notes:
         log(f"note: {note}")
+    if architecture.task == "text-generation":  # told now, and not by the first answer of the folder
+        for note in GenerationConfig.from_folder(checkpoint.source.folder, architecture.vocab_size).notes:
+            log(f"note: {note}")
     max_length = _checked_length(given.get("max_length"), architecture)
     architecture = architecture.within(max_length)
     _check_operators(TARGETS[target], architecture)

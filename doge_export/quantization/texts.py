@@ -14,6 +14,7 @@ import numpy as np
 
 from doge_export.errors import DogeExportError
 from doge_export.paths import read_text
+from doge_export.runtime.generation_config import GenerationConfig
 from doge_export.runtime.prompts import need_tokenizer
 from doge_export.runtime.session import Session
 from doge_export.runtime.task_session import TaskSession
@@ -104,11 +105,8 @@ def _generated(purpose: Purpose, session: Session, length: int) -> Texts:
                 row,
                 max_new_tokens=length - len(row),
                 do_sample=True,
-                temperature=1.0,
                 top_k=0,
-                top_p=1.0,
-                min_p=0.0,
-                repetition_penalty=1.0,
+                defaults=GenerationConfig(eos_token_ids=session.generation_config.eos_token_ids),
                 seed=seed + turn * len(ids) + number,
             )
             assert not isinstance(answer, list)

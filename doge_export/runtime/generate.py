@@ -52,6 +52,7 @@ class Row:
         seed: of the random numbers of this row.
         tokenizer: for the text; None to collect ids alone.
         stops: texts before which the answer ends.
+        padding: number of padding ids that the batch puts before the prompt.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Row:
         seed: np.random.SeedSequence,
         tokenizer: Tokenizer | None,
         stops: Sequence[str],
+        padding: int = 0,
     ) -> None:
         self.prompt_token_ids = list(prompt_token_ids)
         self.token_ids: list[int] = []
@@ -69,7 +71,7 @@ class Row:
         self.finish_reason: FinishReason | None = None
         self._eos = frozenset(config.eos_token_ids)
         self._max_new_tokens = max_new_tokens
-        self._choose = Sampler(config, prompt_token_ids, seed)
+        self._choose = Sampler(config, prompt_token_ids, seed, max_new_tokens=max_new_tokens, padding=padding)
         self._detokenizer = None if tokenizer is None else open_detokenizer(tokenizer)
         self._stops = StopStrings(stops) if stops else None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -75,6 +76,8 @@ def load(
     if manifest.task == ClassificationSession.task:
         return ClassificationSession(open_graph(folder, graph, **where), tokenizer, manifest, folder)
     generation_config = GenerationConfig.from_folder(folder)
+    for note in generation_config.notes:
+        warnings.warn(note, stacklevel=2)
     decoder = open_decoder(folder, manifest, precision=precision, **where)
     return Session(decoder, tokenizer, manifest, generation_config, folder, wait)
 

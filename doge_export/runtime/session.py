@@ -49,7 +49,7 @@ class Session(TaskSession):
         super().__init__(folder, manifest, tokenizer)
         self.decoder = decoder
         eos = None if tokenizer is None else tokenizer.token_id("eos_token")
-        if not generation_config.eos_token_ids and eos is not None:
+        if not generation_config.names_eos and not generation_config.eos_token_ids and eos is not None:
             generation_config = generation_config.override(eos_token_id=eos)
         self.generation_config = generation_config
         self._context = Context(decoder)
@@ -98,6 +98,7 @@ class Session(TaskSession):
         seed: int | None = None,
         stop: str | Sequence[str] | None = None,
         eos_token_id: int | Sequence[int] | np.ndarray | None = None,
+        **settings: Any,
     ) -> Generation | list[Generation]:
         """Write the answer to a prompt, or the answers to a batch of prompts.
 
@@ -117,7 +118,10 @@ class Session(TaskSession):
             repetition_penalty: above 1 makes tokens seen before less likely.
             seed: makes sampling repeatable.
             stop: text, or several, before which an answer ends.
-            eos_token_id: id, or several, that end an answer.
+            eos_token_id: id, or several, that end an answer; -1 for none.
+            settings: other fields of generation_config.json, by transformers' names (`no_repeat_ngram_size`,
+                `suppress_tokens`, ...), see `generation_fields.FIELDS`; and `defaults`, a GenerationConfig to take in
+                the place of the folder's.
 
         Returns:
             The answer, or a list with the answer to each prompt of a batch.
@@ -140,6 +144,7 @@ class Session(TaskSession):
             min_p=min_p,
             repetition_penalty=repetition_penalty,
             eos_token_id=eos_token_id,
+            **settings,
         )
         with self._turns.taken():
             for _ in run(self._context, rows):
@@ -224,18 +229,21 @@ class Session(TaskSession):
         *,
         seed: int | None = None,
         stop: str | Sequence[str] | None = None,
+        defaults: GenerationConfig | None = None,
         **settings: Any,
     ) -> tuple[list[Row], bool]:
         """Check a request and return its rows, and True for a batch; the decoder does not run yet."""
         prompts, is_batch = prompt_rows(prompt, self.tokenizer, self.decoder.vocab_size, self.max_length)
-        config = self.generation_config.override(**settings)
-        config, stops = self._stops(config, stop)
+        config = (defaults or self.generation_config).override(**settings)
+        config.check_ids(self.decoder.vocab_size)
+        config, stops = self._stops(config, config.stop_strings if stop is None else stop)
         if seed is not None and (not is_integer(seed) or seed < 0):
             raise DogeExportError(f"seed is {seed!r}, expected 0 or more")
-        max_new_tokens = self._max_new_tokens(max(map(len, prompts)), config)
+        longest = max(map(len, prompts))
+        max_new_tokens = self._max_new_tokens(longest, config)
         seeds = np.random.SeedSequence(seed).spawn(len(prompts))
         rows = [
-            Row(ids, config, max_new_tokens, row_seed, self.tokenizer, stops)
+            Row(ids, config, max_new_tokens, row_seed, self.tokenizer, stops, padding=longest - len(ids))
             for ids, row_seed in zip(prompts, seeds, strict=True)
         ]
         return rows, is_batch

@@ -143,10 +143,11 @@ def _validated(folder: Path) -> str:
 def _generated(folder: Path) -> str:
     """Check that a batch of prompts of different lengths generates what each prompt generates alone."""
     from doge_export.errors import RunFailed
+    from doge_export.runtime.generation_config import GenerationConfig
 
     with _session(folder) as session:
         prompts = ["Once upon a time", "There was a little", "One day"]
-        settings: dict[str, Any] = {"max_new_tokens": 24, "do_sample": False, "eos_token_id": []}
+        settings: dict[str, Any] = {"max_new_tokens": 24, "defaults": GenerationConfig()}
         alone = [session.generate(prompt, **settings) for prompt in prompts]
         together = session.generate(prompts, **settings)
     same = sum(a.token_ids == b.token_ids for a, b in zip(alone, together, strict=True))

@@ -118,6 +118,20 @@ def test_only_data_is_downloaded(server, client, published, tmp_path):
     assert cached == []
 
 
+def test_named_chat_templates_are_downloaded_and_no_other_folder(server, client, published, tmp_path):
+    folder = shutil.copytree(published, tmp_path / "source")
+    named = ["additional_chat_templates/rag.jinja"]
+    other = ["add/x.safetensors", "additional_chat_templates2/x.jinja", "additional_chat_templates/deep/x.jinja"]
+    for name in (*named, "additional_chat_templates/notes.txt", *other):
+        (folder / name).parent.mkdir(exist_ok=True, parents=True)
+        (folder / name).write_text("{}")
+    server.add("owner/templates", folder)
+    outcome = client("owner/templates", tmp_path / "cache")
+    asked = server.files_asked_for("owner/templates")
+    assert [name for name in asked if "/" in name] == named
+    assert (Path(outcome["folder"]) / named[0]).is_file()
+
+
 def test_named_revision_and_full_sha(server, client, published, tmp_path):
     other = save_checkpoint(tmp_path / "other", mlp_bias=True)
     repository = server.add("owner/tagged", published, tags={"v1": other})
