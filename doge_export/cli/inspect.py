@@ -123,7 +123,10 @@ def _graph_sections(name: str, graph: GraphEntry, ports: Mapping[str, Any]) -> l
         shown = {name: value for name, value in ports["engine"].items() if name not in ("caches", "profiles")}
         facts += named_values({"engine": shown})
     if graph.quality:
-        facts += named_values({"quality": graph.quality})
+        quality = {name: value for name, value in graph.quality.items() if name != "stretches"}
+        parts = graph.quality.get("stretches", ())
+        by_position = {f"{part['first']}-{part['end'] - 1} of {part['length']}": part["kl_mean"] for part in parts}
+        facts += named_values({"quality": quality | {"kl_mean at tokens": by_position}})
     by_count = sorted(graph.operators.items(), key=lambda item: -item[1])
     sides = [(f"{name} {side}", columns(_port(value) for value in ports[side])) for side in ("inputs", "outputs")]
     operators = columns((count, operator) for operator, count in by_count)

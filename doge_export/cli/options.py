@@ -228,8 +228,8 @@ def quantization_options(function: Function) -> Function:
             "--max-kl",
             type=float,
             metavar="NATS",
-            help="Mean KL divergence from the fp32 graph that is allowed. "
-            "[default: 0.01 for int8, 0.15 for int4, 0.001 for fp16]",
+            help="Mean KL divergence from the fp32 graph that is allowed at every stretch of a text. "
+            "[default: 0.01 for int8, beyond keep_window_size 0.03; 0.15 for int4, 0.001 for fp16]",
         ),
         click.option(
             "--calibration",

@@ -24,8 +24,8 @@ def command(folder: Path, precisions: tuple[str, ...], as_json: bool, **options:
     """Add graphs of 8, 4 or 16 bits.
 
     FOLDER was written by `doge-export onnx`; its checkpoint is not needed. Each new graph is compared with the fp32
-    graph, on text that was not used for calibration. If one loses more than its limit, the command fails with exit
-    code 1 and FOLDER stays as it was.
+    graph, on text that was not used for calibration, as short as a prompt and as long as FOLDER allows. If one loses
+    more than its limit at any stretch of a text, the command fails with exit code 1 and FOLDER stays as it was.
     """
     from doge_export.pipeline.quantize import quantize
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from doge_export.package.manifest import GraphEntry, Manifest, SourceEntry
 
@@ -221,6 +223,7 @@ def _quality(manifest: Manifest) -> str:
             "" if ratio is None else f"{ratio - 1:+.2%}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
+    lines += _by_position({name: quality for name, (_, quality) in graphs.items()})
     lines += ["", *(f"- `{name}`: {_how(graph)}" for name, (graph, _) in graphs.items())]
     if manifest.target == "portable" and any(graph.quantization for graph, _ in graphs.values()):
         lines += [
@@ -229,6 +232,28 @@ def _quality(manifest: Manifest) -> str:
         ]
     precisions = " or ".join(f"`{graph.precision}`" for graph, _ in graphs.values())
     return "\n".join([*lines, "", f"`--precision` of the commands and `precision` of `load` choose {precisions}."])
+
+
+def _by_position(qualities: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the table of means by position; folders of an older doge-export have none."""
+    parts = next((quality["stretches"] for quality in qualities.values() if quality.get("stretches")), None)
+    if parts is None or any(len(quality.get("stretches", ())) != len(parts) for quality in qualities.values()):
+        return []
+    lines = [
+        "",
+        "By position, in texts of each length (the table above has the stretch where it is largest):",
+        "",
+        f"| tokens of text | position | {' | '.join(f'`{name}`' for name in qualities)} |",
+        f"|---|---|{'---|' * len(qualities)}",
+    ]
+    for number, part in enumerate(parts):
+        means = [_rounded(quality["stretches"][number]["kl_mean"]) for quality in qualities.values()]
+        lines.append(f"| {part['length']} | {part['first']}-{part['end'] - 1} | {' | '.join(means)} |")
+    return lines
+
+
+def _rounded(value: float | None) -> str:
+    return "" if value is None else f"{value:.2g}"
 
 
 def _how(graph: GraphEntry) -> str:
