@@ -44,11 +44,13 @@ def advice(
         else:
             parts.append(f"a float32 cache does not ({float_cache.kl_mean:.2g})")
     # Beyond the window int8 has a lower limit than int4, and may not keep it either.
-    finer = {INT4: "fp16" if selects else "int8", FP16: "fp32"}.get(precision, "fp16")
-    choices.append(f"--precision {finer} (not measured here)")
+    if precision is not FP16:
+        finer = "int8" if precision is INT4 and not selects else "fp16"
+        choices.append(f"--precision {finer} (not measured here)")
     needed = max(part.kl_mean + (part.kl_standard_error or 0) for part in quality.stretches)
     setting = f"--max-kl {_rounded_up(needed):g}" if math.isfinite(needed) else "--max-kl"
-    parts.insert(1, f"what would keep the limit: {', '.join(choices)}")
+    if choices:
+        parts.insert(1, f"what would keep the limit: {', '.join(choices)}")
     return f"{'; '.join(parts)}; nothing was written ({setting} sets another limit that this graph keeps)"
 
 
