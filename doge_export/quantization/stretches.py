@@ -122,12 +122,16 @@ def _stretch(length: int, first: int, end: int, kls: Sequence[np.ndarray], growt
 
 
 def _bounds(length: int) -> list[tuple[int, int]]:
-    """Return first and end of each stretch of `length` tokens; a short rest belongs to the stretch before it."""
+    """Return first and end of each stretch of `length` tokens.
+
+    A rest of less than three quarters of a stretch belongs to the one before it: few tokens of few texts are no measure
+    of what an exchanged key does now and then.
+    """
     ends = [FIRST]
     while ends[-1] < length:
         ends.append(2 * ends[-1])
     ends = [end for end in ends if end < length]
-    if ends and length - ends[-1] < ends[-1] // 2:
+    if ends and length - ends[-1] < 0.75 * ends[-1]:
         ends.pop()
     return list(zip([0, *ends], [*ends, length], strict=True))
 

@@ -38,7 +38,7 @@ class TestBundled:
             assert graph.quality["perplexity_ratio"] < 1 + perplexity
             assert graph.quality["positions"] > 500
             assert graph.quality["kl_mean"] == max(part["kl_mean"] for part in graph.quality["stretches"])
-            assert [part["length"] for part in graph.quality["stretches"]] == [192] * 3 + [256] * 3
+            assert [part["length"] for part in graph.quality["stretches"]] == [192] * 2 + [256] * 3
             assert graph.quality["argmax_agreement"] > 0.9
             assert f"| `{FILES[precision]}` | {precision} |" in (result.folder / "README.md").read_text()
 

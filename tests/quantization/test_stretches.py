@@ -28,9 +28,10 @@ def rows(*kls):
         (40, [(0, 40)]),
         (64, [(0, 64)]),
         (80, [(0, 80)]),
-        (192, [(0, 64), (64, 128), (128, 192)]),
+        (192, [(0, 64), (64, 192)]),
         (256, [(0, 64), (64, 128), (128, 256)]),
         (300, [(0, 64), (64, 128), (128, 300)]),
+        (500, [(0, 64), (64, 128), (128, 256), (256, 500)]),
         (512, [(0, 64), (64, 128), (128, 256), (256, 512)]),
     ],
 )
@@ -115,7 +116,7 @@ def test_the_stretch_of_the_largest_mean_is_reported():
     assert quality.failed is quality.stretches[-1]
     assert "at tokens 256-511 (limit 0.03)" in quality.summary_line()
     assert "texts of 512 tokens, mean at tokens 0-63 0, 64-127 0, 128-255 0, 256-511 0.09" in quality.summary_line()
-    assert [part["end"] for part in quality.to_dict()["stretches"]] == [64, 128, 192, 64, 128, 256, 64, 128, 256, 512]
+    assert [part["end"] for part in quality.to_dict()["stretches"]] == [64, 192, 64, 128, 256, 64, 128, 256, 512]
 
 
 def test_advice_says_what_keeps_the_limit():
