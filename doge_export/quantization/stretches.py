@@ -53,6 +53,7 @@ class Stretch:
         length: tokens of the longest text.
         first: position of the first token.
         end: position after the last token.
+        texts: number of texts that reach it.
         positions: number of tokens (for classification, of texts) that were compared.
         kl_mean: mean divergence.
         kl_p99: its 99th percentile.
@@ -65,6 +66,7 @@ class Stretch:
     length: int
     first: int
     end: int
+    texts: int
     positions: int
     kl_mean: float
     kl_p99: float
@@ -74,9 +76,12 @@ class Stretch:
 
     @property
     def passed(self) -> bool:
-        """Return whether the limit is kept, also a standard error above the mean; NaN never does."""
+        """Return whether the limit is kept; NaN never does.
+
+        With several texts also a standard error above the mean; what tokens of a single one tell of it is too little.
+        """
         error = self.kl_standard_error
-        return self.kl_mean + (error if math.isfinite(error) else 0.0) <= self.limit
+        return self.kl_mean + (error if self.texts > 1 and math.isfinite(error) else 0.0) <= self.limit
 
     def __str__(self) -> str:
         """Return where it is and its divergence, for people: "tokens 64-127 of 512: 0.0005"."""
@@ -110,6 +115,7 @@ def _stretch(length: int, first: int, end: int, kls: Sequence[np.ndarray], growt
         length=length,
         first=first,
         end=end,
+        texts=len(kls),
         positions=len(every),
         kl_mean=float(every.mean()) if finite else math.nan,
         kl_p99=float(np.quantile(every, 0.99)) if finite else math.nan,
