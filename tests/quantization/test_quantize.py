@@ -51,7 +51,7 @@ class TestBundled:
                 known |= {*node.outputs}
 
     def test_four_bits_are_better_than_rounding(self, quantised, texts, name, target, tmp_path):
-        """Half the divergence of the file that is rounded to the nearest."""
+        """Where no key is left out: less divergence than the file that is rounded to the nearest."""
         from doge_export.package.onnx_file import write_onnx
         from doge_export.quantization.quantize_weights import QuantizeWeights
         from doge_export.quantization.rounding import nearest
@@ -65,9 +65,10 @@ class TestBundled:
         evaluation = texts_for("evaluation", load(result.folder), texts["eval_text"])
         reference = WholeTexts(result.folder / "onnx/model.onnx")
         rounded = measure(reference, WholeTexts(tmp_path / "rounded.onnx"), evaluation, 1.0)
-        for found, expected in zip(result.qualities[FILES["int4"]].stretches[:2], rounded.stretches, strict=False):
-            assert (found.length, found.first) == (expected.length, expected.first)
-            assert found.kl_mean < 0.7 * expected.kl_mean
+        found, expected = result.qualities[FILES["int4"]].stretches[0], rounded.stretches[0]
+        assert (found.length, found.end) == (expected.length, expected.end) == (192, 64)
+        # Further on, which keys happen to be exchanged decides.
+        assert found.kl_mean < 0.7 * expected.kl_mean
 
     def test_size(self, quantised, name, target):
         """Everything large is stored in few bits, and once."""
