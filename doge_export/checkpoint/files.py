@@ -14,6 +14,8 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
     "generation_config.json",
 )
+VOCABULARY_FILES = ("vocab.json", "merges.txt", "added_tokens.json")
+"""Files of a slow tokenizer, from which transformers makes tokenizer.json."""
 COMPANIONS = (CONFIG, *TOKENIZER_FILES)
 """Files that tools expect beside a model's weights; a package holds unchanged copies of them."""
 

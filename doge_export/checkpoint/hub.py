@@ -29,10 +29,10 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import logging as hub_logging
 
-from doge_export.checkpoint.files import COMPANIONS, INDEX
+from doge_export.checkpoint.files import COMPANIONS, INDEX, VOCABULARY_FILES
 from doge_export.errors import DogeExportError
 
-METADATA = [*COMPANIONS]
+METADATA = [*COMPANIONS, *VOCABULARY_FILES, "adapter_config.json"]
 WEIGHTS = ["*.safetensors", INDEX]
 
 # Base error of the HTTP library, which is requests or httpx depending on the version of huggingface_hub.
@@ -67,8 +67,8 @@ class Hub:
     cache_dir: Path | None = None
     offline: bool = False
 
-    def download(self, patterns: list[str]) -> Path:
-        """Download the files in the top folder of the repository that match `patterns`.
+    def download(self, patterns: list[str], *, nested: bool = False) -> Path:
+        """Download the files in the top folder of the repository, or if `nested` in all, that match `patterns`.
 
         Returns:
             Folder of the cached snapshot, named by the full commit sha. It does not exist if no file matches.
@@ -85,7 +85,7 @@ class Hub:
                     cache_dir=self.cache_dir,
                     local_files_only=self.offline,
                     allow_patterns=patterns,
-                    ignore_patterns=["*/*"],
+                    ignore_patterns=None if nested else ["*/*"],
                 )
         except _FAILURES as error:
             self._fail(error)

@@ -88,10 +88,11 @@ def _copy(folder: Path, staging: Path) -> None:
     def copy(source: str, target: str) -> None:
         if Path(source).suffix == ".onnx" or source.endswith(".onnx_data"):
             try:
-                os.link(source, target)
+                os.link(os.path.realpath(source), target)
                 return
             except OSError:
                 pass
         shutil.copyfile(source, target)
 
-    shutil.copytree(folder, staging, dirs_exist_ok=True, symlinks=True, copy_function=copy)
+    # Links in a snapshot of the hub's cache, which `verify` accepts, become files; it accepts no others.
+    shutil.copytree(folder, staging, dirs_exist_ok=True, symlinks=False, copy_function=copy)

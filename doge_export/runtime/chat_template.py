@@ -133,7 +133,7 @@ def read_chat_templates(folder: Path, tokenizer_config: Mapping[str, Any]) -> di
     file = folder / "chat_template.jinja"
     if file.is_file():
         with damage_of(file):
-            return {"default": file.read_text(encoding="utf-8")}
+            return {"default": file.read_text(encoding="utf-8-sig")}
     source = tokenizer_config.get("chat_template")
     if isinstance(source, str):
         return {"default": source}
