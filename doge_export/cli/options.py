@@ -123,6 +123,11 @@ def source_options(function: Function) -> Function:
             metavar="DIR",
             help="Where downloads are kept. [default: that of huggingface_hub]",
         ),
+        click.option(
+            "--adapter",
+            metavar="PATH|none",
+            help="LoRA adapter to merge into the weights: a folder or hub id, or none. [default: the one beside them]",
+        ),
         click.option("--offline", is_flag=True, help="Use what is on this machine; never the network."),
     )(function)
 

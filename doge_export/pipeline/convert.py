@@ -64,6 +64,7 @@ def convert(
     token: str | None = None,
     cache_dir: str | Path | None = None,
     offline: bool = False,
+    adapter: str | Path | None = None,
     force: bool = False,
 ) -> Conversion:
     """Rewrite a checkpoint for transformers' Doge: config.json, model.safetensors, tokenizer files.
@@ -78,6 +79,7 @@ def convert(
         token: access token for a private hub repository.
         cache_dir: folder for downloads.
         offline: use the cache only.
+        adapter: LoRA adapter to merge, see `open_checkpoint`.
         force: replace an output that is not empty.
 
     Raises:
@@ -89,9 +91,15 @@ def convert(
     folder = OutputFolder.checked(output, force=force, reads=model)
     log(f"reading {model}")
     checkpoint = open_checkpoint(
-        model, revision=revision, token=token, cache_dir=cache_dir, offline=offline, assumed=assumed
+        model,
+        revision=revision,
+        token=token,
+        cache_dir=cache_dir,
+        offline=offline,
+        assumed=assumed,
+        adapter=adapter,
     )
-    for note in checkpoint.identity.notes:
+    for note in (*checkpoint.identity.notes, *checkpoint.notes):
         log(f"note: {note}")
     _refuse(checkpoint)
     tensors = dict(_todays_tensors(checkpoint))
@@ -102,7 +110,7 @@ def convert(
         save_file(tensors, draft.folder / "model.safetensors", metadata={"format": "pt"})
         config = json.dumps(_todays_config(checkpoint, dtype), indent=2, sort_keys=True, ensure_ascii=False)
         (draft.folder / "config.json").write_text(config + "\n", encoding="utf-8")
-        draft.take_over(checkpoint.tokenizer_files)
+        draft.take_over(checkpoint.tokenizer_files, checkpoint.tokenizer.made)
     architecture = checkpoint.architecture
     return Conversion(draft.output, architecture.generation, architecture.task, len(tensors), dtype)
 
