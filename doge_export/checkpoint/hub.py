@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub import utils as hub_utils
 from huggingface_hub.errors import (
     EntryNotFoundError,
@@ -29,10 +29,11 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import logging as hub_logging
 
-from doge_export.checkpoint.files import COMPANIONS, INDEX, VOCABULARY_FILES
+from doge_export.checkpoint.files import COMPANIONS, CONFIG, INDEX, VOCABULARY_FILES
 from doge_export.errors import DogeExportError
 
-METADATA = [*COMPANIONS, *VOCABULARY_FILES, "adapter_config.json"]
+METADATA = [*COMPANIONS, "adapter_config.json"]
+_WITHOUT_TOKENIZER = [CONFIG, "generation_config.json", "adapter_config.json"]
 WEIGHTS = ["*.safetensors", INDEX]
 
 # Base error of the HTTP library, which is requests or httpx depending on the version of huggingface_hub.
@@ -91,6 +92,30 @@ class Hub:
             self._fail(error)
         return Path(folder)
 
+    def download_model(self, weights: list[str]) -> Path:
+        """Download the small files of a model, and the weights of these patterns.
+
+        The vocabulary is fetched only where there is no tokenizer.json. Without network, a cache that lacks nothing but
+        the tokenizer is enough.
+
+        Returns:
+            Folder of the cached snapshot.
+
+        Raises:
+            DogeExportError: as `download`.
+        """
+        try:
+            snapshot = self.download(METADATA + weights)
+            if snapshot.is_dir() and not (snapshot / "tokenizer.json").is_file():
+                self.download([*METADATA, *VOCABULARY_FILES])
+        except DogeExportError:
+            if not (self.offline or constants.HF_HUB_OFFLINE):
+                raise
+            with contextlib.suppress(DogeExportError):
+                return self.download(_WITHOUT_TOKENIZER + weights)
+            raise
+        return snapshot
+
     def list_files(self) -> list[str]:
         """Return the names of all files of the repository.
 
@@ -147,6 +172,7 @@ class Hub:
         return (
             f"downloading {name} failed ({reason}):"
             " check the network and run the command again, or pass --offline to use a cached copy"
+            " (or set HF_HUB_OFFLINE=1)"
         )
 
 

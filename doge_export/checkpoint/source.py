@@ -71,7 +71,7 @@ def locate(
     from doge_export.checkpoint import hub
 
     repository = hub.Hub(name, revision, token, expanded(cache_dir) if cache_dir else None, offline)
-    snapshot = repository.download(hub.METADATA + (hub.WEIGHTS if weights else []))
+    snapshot = repository.download_model(hub.WEIGHTS if weights else [])
     if weights:
         # Only safetensors are downloaded, so the hub must tell which other weights there are.
         if not {WEIGHTS, INDEX} & _names(snapshot):

@@ -40,6 +40,7 @@ class ExportedPath(UnicodePath):
 
 
 PATH = UnicodePath(path_type=Path)
+EXPORTED = ExportedPath(path_type=Path)
 
 
 class PrecisionChoice(click.Choice[str]):
@@ -68,7 +69,7 @@ def _renamed_option(name: str) -> Callable[[Function], Function]:
     return click.option(name, hidden=True, expose_value=False, callback=refuse, help="Earlier name of --precision.")
 
 
-folder_argument = click.argument("folder", type=ExportedPath(path_type=Path))
+folder_argument = click.argument("folder", type=EXPORTED)
 """FOLDER, an exported folder or the hub id of one; the code that opens it checks that it is one."""
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
