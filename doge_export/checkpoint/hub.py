@@ -38,8 +38,8 @@ WEIGHTS = ["*.safetensors", INDEX]
 
 # Base error of the HTTP library, which is requests or httpx depending on the version of huggingface_hub.
 _TransportError: type[Exception] = HfHubHTTPError.__bases__[0]
-# RuntimeError is what hf_xet raises when a transfer fails.
-_FAILURES = (HfHubHTTPError, EntryNotFoundError, HFValidationError, _TransportError, OSError, RuntimeError)
+# RuntimeError is what hf_xet raises when a transfer fails; ValueError comes of a revision or token that is no text.
+_FAILURES = (HfHubHTTPError, EntryNotFoundError, HFValidationError, _TransportError, OSError, RuntimeError, ValueError)
 
 
 @contextlib.contextmanager
@@ -167,6 +167,8 @@ class Hub:
                 return f"a file of {name} is gone from the hub: run the command again, or pass another --revision"
             case HfHubHTTPError():
                 return f"the hub answered {status} for {name} ({reason}): try again later"
+            case UnicodeError() | ValueError():
+                return f"{name} cannot be asked for ({reason}): check --revision and --token"
             case OSError() if error.filename is not None or error.errno in (errno.ENOSPC, errno.EDQUOT):
                 return f"cannot keep the download of {name} ({error.strerror}): check --cache-dir and the space there"
         return (

@@ -70,7 +70,7 @@ def _passes_link(folder: Path, name: str) -> bool:
 
 def in_cache(folder: Path, link: Path) -> bool:
     """Return whether a link of a snapshot in the hub's cache (snapshots/SHA) leads to a file of its own blobs/."""
-    here = folder.absolute()
+    here = folder.resolve()
     blobs = here.parent.parent / "blobs"
     if here.parent.name != "snapshots" or not blobs.is_dir():
         return False

@@ -15,6 +15,7 @@ from doge_export.pipeline.folder import OutputFolder
 from doge_export.quantization.add_graphs import add_graphs
 from doge_export.quantization.quality import Quality
 from doge_export.quantization.request import QuantizationRequest
+from doge_export.runtime.hub_folder import local_folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +46,8 @@ def quantize(
     """Add graphs in fewer bits to an exported folder, from its fp32 graph, without the checkpoint or torch.
 
     Args:
-        folder: a folder that `export` wrote; it is replaced at the end, or not at all.
+        folder: a folder that `export` wrote; it is replaced at the end, or not at all. Of a hub id, the snapshot in the
+            cache is meant.
         precisions: "int8", "int4", "fp16".
         max_kl, calibration, eval_text, float_cache: see `QuantizationRequest`.
         force: make graphs anew that the folder already has.
@@ -54,7 +56,7 @@ def quantize(
         DogeExportError: the arguments or the folder are wrong.
         RunFailed: a graph loses more than the limit; the folder is as it was.
     """
-    folder = Path(folder)
+    folder = local_folder(folder)
     request = QuantizationRequest.checked(precisions, max_kl, calibration, eval_text, float_cache)
     manifest = verify(folder)
     if MODEL not in manifest.graphs:

@@ -379,3 +379,10 @@ def test_an_export_is_fetched_by_its_id(server, client, published, exported, tmp
     assert error.startswith("'owner/doge-onnx' is an exported folder, not a checkpoint: `doge-export generate owner")
     server.add("owner/model", published)
     assert "`doge-export onnx owner/model OUT` exports it" in client("owner/model", None, export=True)["error"]
+
+
+@pytest.mark.parametrize("option", [{"revision": "\udcff"}, {"token": "hf_\udcff"}])
+def test_options_that_are_no_text(server, client, published, tmp_path, option):
+    server.add("owner/plain", published)
+    error = client("owner/plain", tmp_path, **option)["error"]
+    assert "--revision" in error and "\udcff" not in error
