@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -13,8 +14,35 @@ EXPORTED = "doge_export.json"
 """Name of the manifest, the file that marks an exported folder."""
 
 
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+"""Form of a repository's name on the hub: owner/name."""
+
+
+def check_path_text(path: str | Path) -> None:
+    """Check that a path can be written into a manifest and shown.
+
+    Raises:
+        DogeExportError: it holds a NUL, or bytes or surrogates that are no Unicode text.
+    """
+    text = str(path)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DogeExportError(
+            f"the path {text!a} is not Unicode text (see character {error.start}): rename the file or folder, or"
+            " run in a UTF-8 locale if its name is shown right elsewhere"
+        ) from error
+    if "\0" in text:
+        raise DogeExportError(f"there is no folder or file {text!a}: no name has a NUL character")
+
+
 def expanded(path: str | Path) -> Path:
-    """Return the path with a leading ~ or ~user replaced by the home directory."""
+    """Return the path with a leading ~ or ~user replaced by the home directory.
+
+    Raises:
+        DogeExportError: the path is not Unicode text.
+    """
+    check_path_text(path)
     try:
         return Path(path).expanduser()
     except RuntimeError:  # there is no user of that name: ~name is an ordinary file name
@@ -146,13 +174,13 @@ def report_path(path: str | Path, output: str | Path | None = None) -> Path:
 
 
 def read_text(file: str | Path) -> str:
-    """Read a UTF-8 text file, without changing its line ends.
+    """Read a UTF-8 text file, without changing its line ends; a byte order mark at its beginning is dropped.
 
     Raises:
         DogeExportError: the file cannot be read or is not UTF-8.
     """
     try:
-        return Path(file).read_bytes().decode("utf-8")
+        return Path(file).read_bytes().decode("utf-8-sig")
     except OSError as error:
         raise DogeExportError(f"cannot read {file}: {os.strerror(error.errno or 0).lower()}") from error
     except UnicodeDecodeError as error:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from doge_export.cli.options import PATH, PRECISION, json_option, threads_option
+from doge_export.cli.options import EXPORTED, PATH, PRECISION, json_option, threads_option
 from doge_export.cli.render import columns, echo_json, size
 from doge_export.paths import check_apart
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("folders", metavar="FOLDER...", type=PATH, nargs=-1, required=True)
+@click.argument("folders", metavar="FOLDER...", type=EXPORTED, nargs=-1, required=True)
 @click.option(
     "--precision",
     type=PRECISION,

@@ -103,5 +103,5 @@ def _typed_lines() -> Iterator[str]:
 
 
 def _piped_lines() -> Iterator[str]:
-    for line in sys.stdin.buffer:
-        yield line.decode("utf-8", errors="replace")
+    for number, line in enumerate(sys.stdin.buffer):
+        yield line.decode("utf-8" if number else "utf-8-sig", errors="replace")

@@ -57,6 +57,7 @@ def _checkpoint(model: str, options: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "source": {"model": checkpoint.source.name, "revision": checkpoint.source.revision},
         "identity": dataclasses.asdict(checkpoint.identity),
+        "notes": list(checkpoint.notes),
         "architecture": checkpoint.architecture.to_dict(),
         "tensors": len(checkpoint.tensors),
         "files": {file.name: {"bytes": file.stat().st_size} for file in files},
@@ -65,7 +66,8 @@ def _checkpoint(model: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 def _checkpoint_sections(facts: Mapping[str, Any]) -> list[Section]:
     identity = facts["identity"]
-    lines = [*(("", reason) for reason in identity["reasons"]), *(("note", note) for note in identity["notes"])]
+    notes = [*identity["notes"], *facts["notes"]]
+    lines = [*(("", reason) for reason in identity["reasons"]), *(("note", note) for note in notes)]
     return [
         _source(facts["source"]["model"], facts["source"]["revision"]),
         (f"generation {identity['generation']}", columns(lines)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
@@ -11,6 +12,7 @@ import click
 from doge_export import console
 from doge_export.checkpoint.architecture import CdmoeRouting, Generation, MoeVariant, Task
 from doge_export.checkpoint.identify import RatioScope
+from doge_export.paths import HUB_ID, check_path_text
 from doge_export.precision import ADDABLE, RENAMED, Precision
 
 if TYPE_CHECKING:
@@ -18,7 +20,31 @@ if TYPE_CHECKING:
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-PATH = click.Path(path_type=Path)
+
+class UnicodePath(click.Path):
+    """A path that is Unicode text, so that it can be shown and written into a manifest."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path; raise DogeExportError if it is not Unicode text."""
+        check_path_text(os.fsdecode(value))
+        return super().convert(value, param, ctx)
+
+
+class ExportedPath(UnicodePath):
+    """An exported folder: a path, or a hub id, whose folder is fetched into the cache."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path of the folder; raise DogeExportError if the hub does not give it."""
+        path = super().convert(value, param, ctx)
+        if not HUB_ID.fullmatch(str(path)):
+            return path
+        from doge_export.runtime.hub_folder import local_folder
+
+        return local_folder(path)
+
+
+PATH = UnicodePath(path_type=Path)
+EXPORTED = ExportedPath(path_type=Path)
 
 
 class PrecisionChoice(click.Choice[str]):
@@ -47,8 +73,8 @@ def _renamed_option(name: str) -> Callable[[Function], Function]:
     return click.option(name, hidden=True, expose_value=False, callback=refuse, help="Earlier name of --precision.")
 
 
-folder_argument = click.argument("folder", type=PATH)
-"""FOLDER, an exported folder; the code that opens it checks that it is one."""
+folder_argument = click.argument("folder", type=EXPORTED)
+"""FOLDER, an exported folder or the hub id of one; the code that opens it checks that it is one."""
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 threads_option = click.option(
@@ -101,6 +127,11 @@ def source_options(function: Function) -> Function:
             type=PATH,
             metavar="DIR",
             help="Where downloads are kept. [default: that of huggingface_hub]",
+        ),
+        click.option(
+            "--adapter",
+            metavar="PATH|none",
+            help="LoRA adapter to merge into the weights: a folder or hub id, or none. [default: the one beside them]",
         ),
         click.option("--offline", is_flag=True, help="Use what is on this machine; never the network."),
     )(function)

@@ -112,6 +112,7 @@ def _about(manifest: Manifest) -> str:
             f"{_WHAT[manifest.task]}: {shape}.",
             "",
             f"- exported from {origin}",
+            *_adapter(source),
             f"- by doge-export {manifest.doge_export}" + (f" ({made})" if made else ""),
             *_identity(manifest),
             "",
@@ -120,6 +121,16 @@ def _about(manifest: Manifest) -> str:
             *graphs,
         ]
     )
+
+
+def _adapter(source: SourceEntry) -> list[str]:
+    """Name the adapter that is merged; a local path is private, and only its last part is shown."""
+    adapter = source.adapter
+    if adapter is None:
+        return []
+    if adapter.revision is not None:
+        return [f"- with the LoRA adapter `{adapter.model}`, revision `{adapter.revision}`, merged into the weights"]
+    return [f"- with the LoRA adapter `{Path(adapter.model).name}`, a local folder, merged into the weights"]
 
 
 def _identity(manifest: Manifest) -> list[str]:

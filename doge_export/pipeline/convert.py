@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from doge_export.checkpoint import Rope, open_checkpoint
 from doge_export.checkpoint.architecture import TRANSFORMERS_CLASSES
-from doge_export.checkpoint.files import CONFIG, WEIGHTS
+from doge_export.checkpoint.files import CONFIG, WEIGHTS, packaged_name
 from doge_export.checkpoint.identify import NOTHING_ASSUMED, Assumptions
 from doge_export.console import log
 from doge_export.errors import DogeExportError
@@ -70,6 +70,7 @@ def convert(
     token: str | None = None,
     cache_dir: str | Path | None = None,
     offline: bool = False,
+    adapter: str | Path | None = None,
     force: bool = False,
 ) -> Conversion:
     """Rewrite a checkpoint for transformers' Doge: config.json, model.safetensors, tokenizer files.
@@ -84,6 +85,7 @@ def convert(
         token: access token for a private hub repository.
         cache_dir: folder for downloads.
         offline: use the cache only.
+        adapter: LoRA adapter to merge, see `open_checkpoint`.
         force: replace an output that is not empty.
 
     Raises:
@@ -94,9 +96,15 @@ def convert(
     folder = OutputFolder.checked(output, force=force, reads=[model], recorded=recorded_by_convert)
     log(f"reading {model}")
     checkpoint = open_checkpoint(
-        model, revision=revision, token=token, cache_dir=cache_dir, offline=offline, assumed=assumed
+        model,
+        revision=revision,
+        token=token,
+        cache_dir=cache_dir,
+        offline=offline,
+        assumed=assumed,
+        adapter=adapter,
     )
-    for note in checkpoint.identity.notes:
+    for note in (*checkpoint.identity.notes, *checkpoint.notes):
         log(f"note: {note}")
     _refuse(checkpoint)
     tensors = dict(_todays_tensors(checkpoint))
@@ -104,12 +112,13 @@ def convert(
     dtype = str(widest).removeprefix("torch.")
     with folder.draft() as draft:
         log(f"writing {len(tensors)} tensors")
-        names = [CONFIG, WEIGHTS, *(file.name for file in checkpoint.tokenizer_files)]
+        made = checkpoint.tokenizer.made
+        names = [CONFIG, WEIGHTS, *map(packaged_name, checkpoint.tokenizer_files), *made]
         _save(tensors, draft.folder / WEIGHTS)
         values = {**_todays_config(checkpoint, dtype), _WRITTEN: names}
         config = json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False)
         (draft.folder / CONFIG).write_text(config + "\n", encoding="utf-8")
-        draft.take_over(checkpoint.tokenizer_files)
+        draft.take_over(checkpoint.tokenizer_files, made)
     architecture = checkpoint.architecture
     return Conversion(draft.output, architecture.generation, architecture.task, len(tensors), dtype)
 

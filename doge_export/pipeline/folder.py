@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import gc
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -15,7 +15,7 @@ from doge_export.memory import peak_resident_bytes
 from doge_export.package import Manifest, refuse_output, staged_folder, write_card, write_manifest
 from doge_export.package.provenance import copy_companions
 from doge_export.package.refusals import Recorded, recorded_by_manifest
-from doge_export.paths import expanded, protected_by
+from doge_export.paths import check_path_text, expanded, protected_by
 
 if TYPE_CHECKING:
     from doge_export.validation import Verdict
@@ -57,6 +57,7 @@ class OutputFolder:
         Raises:
             DogeExportError: the folder cannot be written, or must not be replaced.
         """
+        check_path_text(path)
         several = [reads] if isinstance(reads, str | Path) else reads
         protected = tuple(place for name in several if name is not None for place in protected_by(name))
         output = cls(Path(path), force, protected, recorded)
@@ -92,9 +93,9 @@ class Draft:
             raise RuntimeError("the draft has no manifest yet: call describe first")
         return self._manifest
 
-    def take_over(self, companions: Iterable[Path]) -> None:
-        """Copy files of the checkpoint that tools look for beside a model."""
-        copy_companions(companions, self.folder)
+    def take_over(self, companions: Iterable[Path], made: Mapping[str, bytes] | None = None) -> None:
+        """Copy files of the checkpoint that tools look for beside a model, and write those `made` from others."""
+        copy_companions(companions, self.folder, made)
 
     def describe(self, manifest: Manifest) -> None:
         """Write the manifest, so that the draft can be loaded like any exported folder."""

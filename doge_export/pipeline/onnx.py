@@ -68,7 +68,7 @@ def export(
     qualities: dict[str, Quality] = {}
     with folder.draft() as draft:
         graph = _write_graph(planned, draft.folder)
-        draft.take_over(planned.checkpoint.companions)
+        draft.take_over(planned.checkpoint.companions, planned.checkpoint.tokenizer.made)
         draft.describe(planned.manifest({MODEL: graph}, skipped="--no-validate"))
         if validate:
             advice = "--report FILE shows more, --no-validate keeps the folder"

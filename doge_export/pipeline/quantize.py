@@ -15,6 +15,7 @@ from doge_export.pipeline.folder import OutputFolder
 from doge_export.quantization.add_graphs import add_graphs
 from doge_export.quantization.quality import Quality
 from doge_export.quantization.request import QuantizationRequest
+from doge_export.runtime.hub_folder import local_folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +46,8 @@ def quantize(
     """Add graphs in fewer bits to an exported folder, from its fp32 graph, without the checkpoint or torch.
 
     Args:
-        folder: a folder that `export` wrote; it is replaced at the end, or not at all.
+        folder: a folder that `export` wrote; it is replaced at the end, or not at all. Of a hub id, the snapshot in the
+            cache is meant.
         precisions: "int8", "int4", "fp16".
         max_kl, calibration, eval_text, float_cache: see `QuantizationRequest`.
         force: make graphs anew that the folder already has.
@@ -54,7 +56,7 @@ def quantize(
         DogeExportError: the arguments or the folder are wrong.
         RunFailed: a graph loses more than the limit; the folder is as it was.
     """
-    folder = Path(folder)
+    folder = local_folder(folder)
     request = QuantizationRequest.checked(precisions, max_kl, calibration, eval_text, float_cache)
     manifest = verify(folder)
     _check(folder, manifest, request, force)
@@ -99,7 +101,7 @@ def _copy(folder: Path, staging: Path) -> None:
     def copy(source: str, target: str) -> None:
         if Path(source).suffix == ".onnx" or source.endswith(".onnx_data"):
             try:
-                os.link(source, target)
+                os.link(os.path.realpath(source), target)
                 return
             except OSError:
                 pass
@@ -108,4 +110,5 @@ def _copy(folder: Path, staging: Path) -> None:
     def of_runs(parent: str, names: list[str]) -> list[str]:
         return [name for name in names if leftovers.INSIDE.fullmatch(name)] if Path(parent) == folder else []
 
-    shutil.copytree(folder, staging, dirs_exist_ok=True, symlinks=True, copy_function=copy, ignore=of_runs)
+    # Links in a snapshot of the hub's cache, which `verify` accepts, become files; it accepts no others.
+    shutil.copytree(folder, staging, dirs_exist_ok=True, symlinks=False, copy_function=copy, ignore=of_runs)

@@ -168,4 +168,4 @@ def _read_source(file: Path) -> str:
     with damage_of(file):
         if file.stat().st_size > LARGEST_SOURCE:
             raise ValueError(f"it has more than {LARGEST_SOURCE} bytes")
-        return file.read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8-sig")

@@ -18,6 +18,7 @@ from doge_export.runtime.decoders.in_place import InPlaceDecoder
 from doge_export.runtime.feature_session import FeatureSession
 from doge_export.runtime.generation_config import GenerationConfig
 from doge_export.runtime.graph import graph_file, open_graph
+from doge_export.runtime.hub_folder import local_folder
 from doge_export.runtime.session import Session
 from doge_export.runtime.task_session import TaskSession, WrongTask
 from doge_export.runtime.threads import check_threads
@@ -46,7 +47,7 @@ def load(
     """Open a folder that `doge-export onnx` or `doge-export trt` wrote.
 
     Args:
-        folder: an exported folder.
+        folder: an exported folder, or the hub id of one.
         precision: precision of the graph to run: "fp32", "fp16", "int8" or "int4"; by default fp32, or the first graph
             of a folder without fp32.
         threads: CPU threads of onnxruntime; by default as many as suit the graph's size.
@@ -63,7 +64,7 @@ def load(
     check_threads(threads)
     if wait is not None and not (isinstance(wait, (int, float)) and 0 <= wait <= MAX_WAIT):
         raise DogeExportError(f"wait is {wait!r}, expected seconds from 0 to {MAX_WAIT}, or None to wait without end")
-    folder = Path(folder)
+    folder = local_folder(folder)
     manifest = read_manifest(folder)
     tokenizer = Tokenizer.from_folder(folder)
     where: dict[str, Any] = {
@@ -97,6 +98,7 @@ def load_as(
         DogeExportError: as for `load`.
         WrongTask: the folder was exported for another task; raised before a graph is loaded.
     """
+    folder = local_folder(folder)
     task = read_manifest(folder).task
     if task != kind.task:
         raise WrongTask(Path(folder), task, purpose, kind.task)

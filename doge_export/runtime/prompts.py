@@ -148,8 +148,8 @@ def need_tokenizer(tokenizer: Tokenizer | None) -> Tokenizer:
     """
     if tokenizer is None:
         raise DogeExportError(
-            "this folder has no tokenizer.json, since its checkpoint had none: export one that has, or from Python use "
-            "token ids instead of text"
+            "this folder has no tokenizer.json, since its export had none to copy: export a checkpoint with one, or "
+            "from Python use token ids instead of text"
         )
     return tokenizer
 

@@ -256,6 +256,8 @@ class Session(TaskSession):
         stops = list(stop) if isinstance(stop, Collection) and not isinstance(stop, str) else [stop]
         if not all(isinstance(text, str) and text for text in stops):
             raise DogeExportError(f"stop is {stop!r}, expected a text or a list of texts, none of them empty")
+        if any("\ud800" <= character <= "\udfff" for text in stops for character in text):
+            raise DogeExportError(f"stop is {stop!a}, which is not Unicode text: it has a lone surrogate")
         tokenizer = need_tokenizer(self.tokenizer)
         special = {text: tokenizer.backend.token_to_id(text) for text in stops}
         special = {text: token_id for text, token_id in special.items() if token_id in tokenizer.special_ids}

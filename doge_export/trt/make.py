@@ -83,7 +83,7 @@ def make_engine(
         if not keep_onnx:
             for file in draft.folder.glob(f"{ONNX}*"):
                 file.unlink()
-        draft.take_over(planned.provenance.companions)
+        draft.take_over(planned.provenance.companions, planned.provenance.made)
         draft.describe(manifest_of(planned, "--no-validate", tf32=settings.tf32))
         if validate:
             gc.collect()

@@ -210,3 +210,35 @@ def test_installed_entry_point():
     script = Path(sys.executable).with_name("doge-export")
     result = subprocess.run([script, "--version"], capture_output=True, text=True, check=True)
     assert doge_export.__version__ in result.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("generate", "\udcff", "x"),
+        ("onnx", "doge-nano", "\udcff", "--dry-run"),
+        ("onnx", "\udcff", "out", "--dry-run"),
+        ("onnx", "doge-nano", "out", "--dry-run", "--adapter", "\udcff"),
+        ("onnx", "doge-nano", "out", "--dry-run", "--calibration", "nul\0"),
+        ("verify", "owner/\udcff"),
+        ("inspect", "\udcff"),
+        ("bench", "\udcff"),
+        ("classify", "nul\0", "x"),
+    ],
+)
+def test_paths_of_other_bytes_are_one_line(run, arguments):
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert "is not Unicode text" in result.stderr or "NUL" in result.stderr
+    assert len([line for line in result.stderr.splitlines() if line != "reading doge-nano"]) == 1
+
+
+def test_a_byte_order_mark_of_stdin_is_dropped(run, monkeypatch):
+    from doge_export.cli import text
+
+    class Input:
+        class buffer:
+            read = staticmethod(lambda: b"\xef\xbb\xbfOnce\n")
+
+    monkeypatch.setattr(text.sys, "stdin", Input)
+    assert text.read_stdin() == "Once"

@@ -244,6 +244,7 @@ def test_bad_prompts_are_one_line_and_nothing_runs(make_session, prompt, line):
         ({"stop": [""]}, "stop is"),
         ({"stop": [3]}, "stop is"),
         ({"stop": 5}, "stop is 5, expected a text or a list of texts"),
+        ({"stop": "\udcff"}, "is not Unicode text: it has a lone surrogate"),
         ({"stop": b"end"}, "stop is b'end', expected"),
         ({"eos_token_id": b"end"}, "eos_token_id is b'end', expected"),
         ({"max_new_tokens": -5}, "max_new_tokens is -5"),
