@@ -107,7 +107,7 @@ def _mistake(error: BaseException) -> DogeExportError | None:
 
 def _without_package(error: ModuleNotFoundError) -> DogeExportError | None:
     """Return the error for a package that is not installed; None if no requirement has the module, which is a bug."""
-    from doge_export.cli.environment import install_command, requirement_for
+    from doge_export.installing import install_command, requirement_for
 
     missing = requirement_for(error.name or "")
     if missing is None:

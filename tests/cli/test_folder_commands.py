@@ -117,6 +117,7 @@ def test_a_folder_is_used_without_what_exports(nano_folder, tmp_path):
     absent = ["torch", "transformers", "onnx", "onnx_ir", "onnxscript", "safetensors", "huggingface_hub", "matplotlib"]
     sys.modules.update(dict.fromkeys(absent + ["psutil"]))
     from doge_export.cli import main
+    from doge_export.installing import install_command
     for arguments in (
         ["generate", sys.argv[1], "Once", "--max-new-tokens", "3"],
         ["chat", sys.argv[1], "--max-new-tokens", "3"],
@@ -126,10 +127,16 @@ def test_a_folder_is_used_without_what_exports(nano_folder, tmp_path):
     ):
         result = CliRunner().invoke(main, arguments, input="Hello!", catch_exceptions=False)
         assert result.exit_code == 0, (arguments, result.output)
-    for arguments in (["validate", sys.argv[1]], ["onnx", "model", "out"], ["demo", "-q"]):
+    out = ["doge-nano", "out"]
+    for arguments in (
+        ["validate", sys.argv[1]], ["onnx", *out], ["onnx", *out, "--dry-run"], ["convert", *out], ["demo"],
+        ["quantize", sys.argv[1], "--precision", "int8"], ["trt", *out], ["trt", "doge-nano", "--dry-run"],
+        ["trt", "--selftest"], ["bench", sys.argv[1], "--compare", "doge-nano"],
+    ):
         result = CliRunner().invoke(main, arguments, catch_exceptions=False)
         assert result.exit_code == 2, (arguments, result.output)
-        assert "doge-export[export]" in result.stderr, result.stderr
+        assert "this needs the extra `export`" in result.stderr and install_command("export") in result.stderr
+        assert result.stdout == "", result.stdout
         assert result.stderr.count("\\n") == 1, result.stderr
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(code), str(nano_folder)], check=True, cwd=tmp_path)

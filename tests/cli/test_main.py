@@ -12,6 +12,7 @@ import doge_export
 from doge_export import console
 from doge_export.cli import main
 from doge_export.errors import DogeExportError, RunFailed
+from doge_export.installing import install_command
 
 README = Path(__file__).parents[2] / "README.md"
 
@@ -138,7 +139,7 @@ def test_missing_extra_is_named_with_its_command(run, failing):
     assert result.exit_code == 2
     assert result.stderr == (
         "doge-export: error: the package transformers is not installed, and this needs it: "
-        'pip install "doge-export[export]"\n'
+        f"{install_command('export')}\n"
     )
 
 
