@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from doge_export.errors import DogeExportError
+from doge_export.errors import DogeExportError, TooLong
 from doge_export.package.manifest import Manifest
-from doge_export.runtime.chat import Chat
+from doge_export.runtime.chat import Chat, Overflow
 from doge_export.runtime.context import Context
 from doge_export.runtime.generate import Generation, Row, Stream, run
 from doge_export.runtime.generation_config import GenerationConfig, is_integer, plain
@@ -185,9 +185,9 @@ class Session(TaskSession):
         with contextlib.nullcontext() if self._turns.is_alone else self._turns.taken():
             self._context.clear()
 
-    def chat(self, system: str | None = None) -> Chat:
-        """Start a conversation in several turns, with an optional system message."""
-        return Chat(self, system)
+    def chat(self, system: str | None = None, context_overflow: Overflow = "stop") -> Chat:
+        """Start a conversation in several turns; see `Chat`."""
+        return Chat(self, system, context_overflow)
 
     def logits(self, input_ids: Any, attention_mask: Any = None, chunks: Sequence[int] | None = None) -> np.ndarray:
         """Compute the logits of every token.
@@ -270,7 +270,7 @@ class Session(TaskSession):
         else:
             wanted = (config.max_length or self.max_length) - prompt_length
         if min(room, wanted) < 1:
-            raise DogeExportError(
+            raise TooLong(
                 f"the prompt has {prompt_length} tokens and prompt and answer may have "
                 f"{prompt_length + min(room, wanted)} together: shorten the prompt"
             )
@@ -278,7 +278,7 @@ class Session(TaskSession):
 
     def _check_length(self, length: int) -> None:
         if length > self.max_length:
-            raise DogeExportError(
+            raise TooLong(
                 f"the prompt has {length} tokens and this export holds {self.max_length}: "
                 "shorten it, or export again with a larger --max-length"
             )

@@ -111,6 +111,18 @@ def test_usage_errors_exit_with_2(run, arguments):
     assert "Error: " in result.stderr
 
 
+@pytest.mark.parametrize(
+    "arguments", [["generate", "out", "-5 degrees"], ["generate", "out", "-q"], ["embed", "out", "-x"]]
+)
+def test_a_text_that_begins_with_a_dash_is_told_about(run, arguments, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["doge-export", *arguments])
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert f"A text that begins with a dash goes behind --, after all options: doge-export {arguments[0]}" in (
+        " ".join(result.stderr.split())
+    )
+
+
 @pytest.mark.parametrize(("error", "code"), [(DogeExportError, 2), (RunFailed, 1)])
 def test_mistakes_are_one_line(run, failing, error, code):
     failing.append(error("saw this,\n expected that"))
