@@ -97,7 +97,7 @@ def need(extra: str, *modules: str) -> None:
     Raises:
         DogeExportError: a module is not installed; the message names all that are missing, and the command.
     """
-    missing = [module for module in modules if not _is_there(module)]
+    missing = [module for module in modules if not is_there(module)]
     if missing:
         are = "is" if len(missing) == 1 else "are"
         raise DogeExportError(
@@ -105,7 +105,8 @@ def need(extra: str, *modules: str) -> None:
         )
 
 
-def _is_there(module: str) -> bool:
+def is_there(module: str) -> bool:
+    """Return whether a module can be imported, without importing it."""
     if module in sys.modules:
         return sys.modules[module] is not None
     return importlib.util.find_spec(module) is not None
