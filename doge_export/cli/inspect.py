@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Section = tuple[str, str]
 """A title and the lines under it."""
 
-_FEW = 5
+_FEW = 4
 """Entries of a list that is cut."""
 
 _CACHES = ("past_key_values.", "present.", "cache.", "past.", "key_cache", "value_cache")

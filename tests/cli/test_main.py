@@ -223,3 +223,19 @@ def test_installed_entry_point():
     script = Path(sys.executable).with_name("doge-export")
     result = subprocess.run([script, "--version"], capture_output=True, text=True, check=True)
     assert doge_export.__version__ in result.stdout
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shell_completion_of_the_readme(run, shell, monkeypatch):
+    assert f"{'_DOGE_EXPORT_COMPLETE=' if shell != 'zsh' else ''}{shell}_source" in README.read_text(encoding="utf-8")
+    monkeypatch.setenv("_DOGE_EXPORT_COMPLETE", f"{shell}_complete")
+    monkeypatch.setenv("COMP_WORDS", "doge-export gen")
+    monkeypatch.setenv("COMP_CWORD", "gen" if shell == "fish" else "1")
+    assert "generate" in run().stdout
+
+
+@pytest.mark.parametrize("arguments", [["inspect", "/nosuch", "--json"], ["generate", "/nosuch", "x", "--json"]])
+def test_an_error_with_json_is_one_line_on_stderr(run, arguments):
+    result = run(*arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith("doge-export: error: ") and result.stderr.count("\n") == 1
