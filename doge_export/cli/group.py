@@ -91,8 +91,9 @@ class CommandFolder(click.Group):
         if console.is_verbose():
             traceback.print_exc()
         message, cause = " ".join(str(error).split()), encoding.locale_cause()
-        if (cause is not None and not message.isascii()) or "surrogate" in message:
-            message = f"{message} ({cause})" if cause else message
+        concerned = not message.isascii() or "surrogate" in message or "\\udc" in message
+        if cause is not None and cause not in message and concerned:
+            message = f"{message} ({cause})"
         console.error(f"doge-export: error: {message}")
         ctx.exit(error.exit_code)
 
@@ -106,6 +107,8 @@ def _mention_dashes(error: click.NoSuchOption | click.MissingParameter) -> None:
     words, context = sys.argv[2:], error.ctx
     if context is None or "--" in words or not any(isinstance(item, click.Argument) for item in context.command.params):
         return
+    if isinstance(error, click.NoSuchOption) and error.option_name.startswith("--") and error.possibilities:
+        return  # a misspelt option
     if isinstance(error, click.NoSuchOption) or any(word.startswith("-") and word != "-" for word in words):
         raise click.UsageError(
             f"{error.format_message()} A text that begins with a dash goes behind --, after all options: "

@@ -63,4 +63,6 @@ def test_a_locale_that_is_not_utf_8_is_named_as_the_cause():
     assert done.returncode == 2, done.stderr
     assert b"the locale's encoding is ascii, not UTF-8: set PYTHONUTF8=1" in done.stderr
     assert done.stderr.count(b"\n") == 1
+    done = start("inspect", "/nosuch\u00e9", LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
+    assert done.returncode == 2 and b"(the locale's encoding is ascii" in done.stderr, done.stderr
     assert b"Traceback" in start("fail", PYTHONUTF8="1").stderr
