@@ -9,6 +9,7 @@ import click
 
 from doge_export.cli.options import EXPORTED, PATH, PRECISION, json_option, threads_option
 from doge_export.cli.render import columns, echo_json, size
+from doge_export.installing import need
 from doge_export.paths import check_apart
 
 if TYPE_CHECKING:
@@ -61,6 +62,8 @@ def command(folders: tuple[Path, ...], plot: Path | None, as_json: bool, **optio
     """
     from doge_export.benchmark.bench import bench, contexts_to_plot
 
+    if options["compare"] is not None:
+        need("export", "torch", "safetensors")
     if plot is not None:
         from doge_export.benchmark.plot import plot_path, write_plot
 

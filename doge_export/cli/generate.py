@@ -71,6 +71,8 @@ def command(
     if not answer.text and answer.finish_reason == "eos":
         hint = "" if request is not text else "; --chat puts the prompt into the chat template"
         console.log(f"the answer is empty: the model ended it at once{hint}")
+    if settings["json_schema"] is not None and answer.finish_reason != "eos":
+        console.log(f"note: the JSON is not complete: the answer ended by {answer.finish_reason} (--max-new-tokens)")
     console.detail(
         f"{len(answer.prompt_token_ids)} tokens read, {len(answer.token_ids)} written in {seconds:.2f} s; "
         f"ended by {answer.finish_reason}"

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import click
 
 from doge_export import console
+from doge_export.cli import encoding
 from doge_export.cli.signals import pending, unwinding_signals
 from doge_export.errors import DogeExportError, RunFailed
 from doge_export.memory import is_out_of_memory, out_of_memory
@@ -48,6 +49,7 @@ class CommandFolder(click.Group):
     def main(self, *args: Any, **extra: Any) -> Any:
         """Run a command line, also where standard streams are closed."""
         console.open_closed_streams()
+        encoding.accept_every_character()
         try:
             return super().main(*args, **extra)
         except OSError as error:  # of --help and --version, which print while the arguments are read
@@ -64,6 +66,9 @@ class CommandFolder(click.Group):
                 if not console.is_verbose():
                     warnings.simplefilter("ignore")
                 return super().invoke(ctx)
+        except (click.NoSuchOption, click.MissingParameter) as error:
+            _mention_dashes(error)
+            raise
         except (click.exceptions.Exit, click.ClickException, BrokenPipeError):
             raise
         except BaseException as error:
@@ -74,6 +79,8 @@ class CommandFolder(click.Group):
             if mistake is None:
                 raise
             self._fail(ctx, mistake)
+        finally:
+            encoding.tell_replaced()
 
     def _end_by_signal(self, ctx: click.Context, number: int) -> NoReturn:
         if number == signal.SIGINT:
@@ -83,8 +90,31 @@ class CommandFolder(click.Group):
     def _fail(self, ctx: click.Context, error: DogeExportError) -> NoReturn:
         if console.is_verbose():
             traceback.print_exc()
-        console.error(f"doge-export: error: {' '.join(str(error).split())}")
+        message, cause = " ".join(str(error).split()), encoding.locale_cause()
+        concerned = not message.isascii() or "surrogate" in message or "\\udc" in message
+        if cause is not None and cause not in message and concerned:
+            message = f"{message} ({cause})"
+        console.error(f"doge-export: error: {message}")
         ctx.exit(error.exit_code)
+
+
+def _mention_dashes(error: click.NoSuchOption | click.MissingParameter) -> None:
+    """Say how a text that begins with a dash is given, where one was taken for an option.
+
+    Raises:
+        click.UsageError: that.
+    """
+    words, context = sys.argv[2:], error.ctx
+    if context is None or "--" in words or not any(isinstance(item, click.Argument) for item in context.command.params):
+        return
+    if isinstance(error, click.NoSuchOption) and error.option_name.startswith("--") and error.possibilities:
+        return  # a misspelt option
+    if isinstance(error, click.NoSuchOption) or any(word.startswith("-") and word != "-" for word in words):
+        raise click.UsageError(
+            f"{error.format_message()} A text that begins with a dash goes behind --, after all options: "
+            f'{context.command_path} ... -- "-5 degrees"',
+            context,
+        ) from error
 
 
 def _mistake(error: BaseException) -> DogeExportError | None:
@@ -100,6 +130,8 @@ def _mistake(error: BaseException) -> DogeExportError | None:
             console.forget_stdout()  # it may be what is full, and is flushed once more at the end
             place = "" if error.filename is None else f" to {error.filename}"
             return RunFailed(f"cannot write{place}: {reason(error)}; make room there")
+    if isinstance(error, UnicodeError) and (cause := encoding.locale_cause()) is not None:
+        return DogeExportError(f"{error}; {cause}")
     if is_out_of_memory(error):
         return RunFailed(out_of_memory(error))
     return None
@@ -107,7 +139,7 @@ def _mistake(error: BaseException) -> DogeExportError | None:
 
 def _without_package(error: ModuleNotFoundError) -> DogeExportError | None:
     """Return the error for a package that is not installed; None if no requirement has the module, which is a bug."""
-    from doge_export.cli.environment import install_command, requirement_for
+    from doge_export.installing import install_command, requirement_for
 
     missing = requirement_for(error.name or "")
     if missing is None:

@@ -21,6 +21,7 @@ from doge_export.cli.options import (
 from doge_export.cli.quantize import quality_lines
 from doge_export.cli.render import columns, echo_json, named_values, trial_lines, written_facts, written_lines
 from doge_export.console import log
+from doge_export.installing import need
 
 
 @click.command()
@@ -54,6 +55,7 @@ def command(model: str, out: Path, dry_run: bool, as_json: bool, **options: Any)
     MODEL is a folder or a hub id. The folder OUT appears when all is done, or not at all. A failed validation writes
     nothing and exits with 1.
     """
+    need("export", "torch", "onnx", "onnxscript", "safetensors")
     from doge_export.pipeline.onnx import checked_places, export
     from doge_export.pipeline.plan import plan
 

@@ -199,7 +199,20 @@ def generation_options(function: Function) -> Function:
         ),
         click.option("--seed", type=int, metavar="N", help="Makes drawing repeatable."),
         click.option("--stop", multiple=True, metavar="TEXT", help="End before this text. May be given several times."),
+        click.option(
+            "--json-schema",
+            type=PATH,
+            metavar="FILE",
+            callback=_read_schema,
+            help="Let the answer be JSON that follows the schema in FILE. Needs the extra `structured`.",
+        ),
     )(function)
+
+
+def _read_schema(ctx: click.Context, param: click.Parameter, value: Path | None) -> str | None:
+    from doge_export.paths import read_text
+
+    return None if value is None else read_text(value)
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:
@@ -210,7 +223,13 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     """
     from doge_export.runtime.generation_config import GenerationConfig
 
-    GenerationConfig().override(**{name: value for name, value in settings.items() if name != "seed"})
+    GenerationConfig().override(
+        **{name: value for name, value in settings.items() if name not in ("seed", "json_schema")}
+    )
+    if settings.get("json_schema") is not None:
+        from doge_export.runtime.structured import grammar_of, schema_of
+
+        grammar_of(schema_of(settings["json_schema"], None))
 
 
 def log_notes(session: Session) -> None:

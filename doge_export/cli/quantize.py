@@ -9,6 +9,7 @@ import click
 
 from doge_export.cli.options import folder_argument, json_option, quantization_options
 from doge_export.cli.render import echo_json, size
+from doge_export.installing import need
 
 if TYPE_CHECKING:
     from doge_export.package import Manifest
@@ -31,6 +32,7 @@ def command(folder: Path, precisions: tuple[str, ...], as_json: bool, **options:
 
     if not precisions:
         raise click.UsageError("say what to add: --precision int8, --precision int4 or --precision fp16.")
+    need("export", "onnx", "onnxscript")
     result = quantize(folder, precisions, **options)
     if as_json:
         manifest = result.manifest.to_dict()

@@ -20,6 +20,7 @@ from doge_export.cli.options import (
 )
 from doge_export.cli.render import columns, echo_json, named_values, size, trial_lines, written_facts, written_lines
 from doge_export.errors import DogeExportError
+from doge_export.installing import install_command, need
 from doge_export.paths import check_apart, check_file, check_folder
 from doge_export.plugin.tensorrt_versions import NATIVE_SINCE, NEWEST, dotted, release
 from doge_export.trt.limits import CANDIDATES, MAX_TOP_K
@@ -106,12 +107,14 @@ def command(
     With --selftest, MODEL_OR_FOLDER is the report to write. [default: doge-export-trt-selftest.json]
     """
     if selftest:
+        need("export", "torch", "onnx", "onnxscript", "safetensors", "transformers")
         if out is not None or dry_run:
             raise click.UsageError("--selftest takes the name of its report and --plugin only.")
         _selftest(Path(model_or_folder or "doge-export-trt-selftest.json"), options, as_json)
         return
     if model_or_folder is None or (out is None and not dry_run):
         raise click.UsageError("name a MODEL_OR_FOLDER and the folder OUT to write (or --selftest).")
+    need("export", "torch", "onnx", "onnxscript", "safetensors")
     build = {name: options.pop(name) for name in ("force", "validate", "plugin", "keep_onnx", "save_results")}
     settings = {name: options.pop(name) for name in ("opt_level", "workspace_mib", "timing_cache")}
     settings |= {name: options.pop(name) for name in ("version_compatible", "embed_plugin")}
@@ -140,7 +143,7 @@ def _check_places(model: str, out: Path | None, build: dict[str, Any], settings:
     if results is not None:
         check_folder("--save-results", results)
         if importlib.util.find_spec("polygraphy") is None:
-            raise DogeExportError('--save-results needs polygraphy: pip install "doge-export[trt]"')
+            raise DogeExportError(f"--save-results needs polygraphy: {install_command('trt')}")
     if cache is not None:
         check_file("--timing-cache", cache)
     BuilderSettings(**settings).check()

@@ -10,6 +10,7 @@ import click
 from doge_export import console
 from doge_export.cli.options import PATH, folder_argument, json_option, source_options
 from doge_export.cli.render import echo_json
+from doge_export.installing import need
 from doge_export.package import read_manifest
 
 
@@ -27,6 +28,7 @@ def command(ctx: click.Context, folder: Path, report: Path | None, as_json: bool
     transformers with eager attention in float32, or our own PyTorch module for generations of Doge that transformers
     does not have.
     """
+    need("export", "torch", "safetensors")
     from doge_export.paths import check_apart, report_path
     from doge_export.validation import validate
 

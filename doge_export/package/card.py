@@ -156,10 +156,10 @@ def _opset(graph: GraphEntry) -> str:
 def _usage(manifest: Manifest) -> str:
     return f"""## Run it
 
-With this folder as `out`:
+With this folder as `out`, once doge-export is installed (`pip install .` in a clone of its repository, or `pip install`
+with its wheel file):
 
 ```
-pip install doge-export
 {_COMMANDS[manifest.task]}
 ```
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from doge_export.console import log
+from doge_export.installing import need
 from doge_export.package.manifest import MODEL, GraphEntry, Manifest
 from doge_export.paths import check_apart, report_path
 from doge_export.pipeline.folder import OutputFolder
@@ -59,6 +60,7 @@ def export(
         RunFailed: the export does not agree with PyTorch, or a graph in fewer bits loses more than its limit; nothing
             is left at `output`. Or the report could not be written; the folder is whole then.
     """
+    need("export", "torch", "onnx", "onnxscript", "safetensors")
     from doge_export.quantization.add_graphs import add_graphs
 
     began = time.monotonic()

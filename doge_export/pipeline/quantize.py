@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from doge_export.errors import DogeExportError
+from doge_export.installing import need
 from doge_export.package import Manifest, leftovers, read_manifest, verify
 from doge_export.package.manifest import MODEL
 from doge_export.pipeline.folder import OutputFolder
@@ -56,6 +57,7 @@ def quantize(
         DogeExportError: the arguments or the folder are wrong.
         RunFailed: a graph loses more than the limit; the folder is as it was.
     """
+    need("export", "onnx", "onnxscript")
     folder = local_folder(folder)
     request = QuantizationRequest.checked(precisions, max_kl, calibration, eval_text, float_cache)
     manifest = verify(folder)

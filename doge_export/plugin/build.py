@@ -189,8 +189,8 @@ def _key(sources: Path, settings: CompileSettings, toolchain: Toolchain) -> str:
 def _compile_into(
     entry: Path, sources: Path, settings: CompileSettings, toolchain: Toolchain, jobs: int | None
 ) -> dict[str, Any]:
-    names = ", ".join(settings.architectures) or "the CPU only"
-    console.log(f"compiling the plugin for {names}, once (kept in {entry})")
+    for line in _announcement(settings, toolchain, entry):
+        console.log(line)
     with staged_folder(entry, force=True, recorded=names_in) as staging:
         tree = staging / "tree"
         compile_plugin(sources, tree, settings, toolchain, jobs=jobs, log=entry.with_suffix(".log"))
@@ -204,6 +204,17 @@ def _compile_into(
         shutil.rmtree(tree)
         (staging / _FACTS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     return facts
+
+
+def _announcement(settings: CompileSettings, toolchain: Toolchain, entry: Path) -> Iterator[str]:
+    """Say what is compiled, for which GPUs and why those, before the minutes that it takes."""
+    names = ", ".join(settings.architectures) or "the CPU only"
+    yield f"compiling the plugin for {names}, once (kept in {entry})"
+    parts = ["the CPU reference"] + ["CUDA kernels"] * bool(settings.architectures)
+    parts += [f"the TensorRT plugin (TensorRT {toolchain.tensorrt.version})"] if settings.tensorrt else []
+    yield f"parts: {', '.join(parts)}"
+    if settings.architectures == ARCHITECTURES:
+        yield "no GPU was found here: these are Ampere (80, 86), Ada (89) and Hopper (90); --cuda-archs chooses others"
 
 
 def _recorded(folder: Path) -> set[str] | None:

@@ -15,7 +15,7 @@ import numpy as np
 from doge_export.errors import DogeExportError
 from doge_export.numerics import softmax
 from doge_export.runtime.generation_config import GenerationConfig
-from doge_export.runtime.logits_processors import LARGEST, processors_for
+from doge_export.runtime.logits_processors import LARGEST, Processor, processors_for
 from doge_export.runtime.prediction import Candidates, Prediction, check_finite
 
 
@@ -152,6 +152,7 @@ class Sampler:
         seed: of the random numbers of this row.
         max_new_tokens: tokens after which the answer ends; None if that is not known.
         padding: number of padding ids that a batch puts before the prompt.
+        last: processors that come after those of the settings.
     """
 
     def __init__(
@@ -162,11 +163,12 @@ class Sampler:
         *,
         max_new_tokens: int | None = None,
         padding: int = 0,
+        last: Sequence[Processor] = (),
     ) -> None:
         self._config = config
         self._random = np.random.default_rng(seed) if config.do_sample else None
         prompt = np.asarray(prompt_token_ids, np.int64)
-        self._processors = processors_for(config, prompt, max_new_tokens, padding)
+        self._processors = processors_for(config, prompt, max_new_tokens, padding) + list(last)
         self._ids, self._length = prompt, len(prompt)  # a buffer that grows, and the ids in it
 
     def __call__(self, prediction: Prediction) -> int:

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from doge_export.errors import DogeExportError
+from doge_export.errors import DogeExportError, TooLong
 from doge_export.package.manifest import Manifest
-from doge_export.runtime.chat import Chat
+from doge_export.runtime.chat import Chat, Overflow
 from doge_export.runtime.context import Context
 from doge_export.runtime.generate import Generation, Row, Stream, run
 from doge_export.runtime.generation_config import GenerationConfig, is_integer, plain
+from doge_export.runtime.logits_processors import Processor
 from doge_export.runtime.prompts import id_matrix, mask_matrix, need_tokenizer, prompt_rows
+from doge_export.runtime.structured import follow, grammar_of, schema_of
 from doge_export.runtime.task_session import TaskSession
 from doge_export.runtime.tokenizer import Tokenizer
 from doge_export.runtime.turns import Turns
@@ -121,7 +123,8 @@ class Session(TaskSession):
             eos_token_id: id, or several, that end an answer; -1 for none.
             settings: other fields of generation_config.json, by transformers' names (`no_repeat_ngram_size`,
                 `suppress_tokens`, ...), see `generation_fields.FIELDS`; and `defaults`, a GenerationConfig to take in
-                the place of the folder's.
+                the place of the folder's; `json_schema`, a JSON schema that the answer follows (the extra
+                `structured`), or `response_format`, the same as other servers take it.
 
         Returns:
             The answer, or a list with the answer to each prompt of a batch.
@@ -185,9 +188,9 @@ class Session(TaskSession):
         with contextlib.nullcontext() if self._turns.is_alone else self._turns.taken():
             self._context.clear()
 
-    def chat(self, system: str | None = None) -> Chat:
-        """Start a conversation in several turns, with an optional system message."""
-        return Chat(self, system)
+    def chat(self, system: str | None = None, context_overflow: Overflow = "stop") -> Chat:
+        """Start a conversation in several turns; see `Chat`."""
+        return Chat(self, system, context_overflow)
 
     def logits(self, input_ids: Any, attention_mask: Any = None, chunks: Sequence[int] | None = None) -> np.ndarray:
         """Compute the logits of every token.
@@ -230,6 +233,8 @@ class Session(TaskSession):
         seed: int | None = None,
         stop: str | Sequence[str] | None = None,
         defaults: GenerationConfig | None = None,
+        json_schema: Any = None,
+        response_format: Any = None,
         **settings: Any,
     ) -> tuple[list[Row], bool]:
         """Check a request and return its rows, and True for a batch; the decoder does not run yet."""
@@ -241,9 +246,18 @@ class Session(TaskSession):
             raise DogeExportError(f"seed is {seed!r}, expected 0 or more")
         longest = max(map(len, prompts))
         max_new_tokens = self._max_new_tokens(longest, config)
+        schema = schema_of(json_schema, response_format)
+        grammar = None if schema is None else grammar_of(schema)
+
+        def last(ids: list[int]) -> list[Processor]:
+            if grammar is None:
+                return []
+            tokenizer = need_tokenizer(self.tokenizer)
+            return [follow(grammar, tokenizer, config.eos_token_ids, self.decoder.vocab_size, len(ids))]
+
         seeds = np.random.SeedSequence(seed).spawn(len(prompts))
         rows = [
-            Row(ids, config, max_new_tokens, row_seed, self.tokenizer, stops, padding=longest - len(ids))
+            Row(ids, config, max_new_tokens, row_seed, self.tokenizer, stops, longest - len(ids), last(ids))
             for ids, row_seed in zip(prompts, seeds, strict=True)
         ]
         return rows, is_batch
@@ -272,7 +286,7 @@ class Session(TaskSession):
         else:
             wanted = (config.max_length or self.max_length) - prompt_length
         if min(room, wanted) < 1:
-            raise DogeExportError(
+            raise TooLong(
                 f"the prompt has {prompt_length} tokens and prompt and answer may have "
                 f"{prompt_length + min(room, wanted)} together: shorten the prompt"
             )
@@ -280,7 +294,7 @@ class Session(TaskSession):
 
     def _check_length(self, length: int) -> None:
         if length > self.max_length:
-            raise DogeExportError(
+            raise TooLong(
                 f"the prompt has {length} tokens and this export holds {self.max_length}: "
                 "shorten it, or export again with a larger --max-length"
             )

@@ -12,7 +12,7 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken
 
-from doge_export.errors import DogeExportError, RunFailed
+from doge_export.errors import DogeExportError, RunFailed, TooLong
 from doge_export.runtime.chat_messages import checked_documents, checked_tools, conversation, data_of
 from doge_export.runtime.chat_template import ChatTemplate, read_chat_templates
 from doge_export.runtime.control_tokens import ControlTokens
@@ -167,7 +167,7 @@ class Tokenizer:
             DogeExportError: it is too long.
         """
         if characters > max_length and characters > max_length * self.longest:  # the first alone costs nothing
-            raise DogeExportError(
+            raise TooLong(
                 f"the text has {characters} characters: more tokens than this export holds ({max_length}), of at most "
                 f"{self.longest} characters each; shorten the text, or export again with a larger --max-length"
             )

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from doge_export.console import detail, log, progress
 from doge_export.errors import DogeExportError, RunFailed
+from doge_export.installing import install_command
 from doge_export.package.atomic_file import written_file
 from doge_export.runtime.engine import plugin_file
 from doge_export.runtime.engine.installation import last_error, make_logger
@@ -75,7 +76,7 @@ class BuilderSettings:
         if self.timing_cache is not None and self.timing_cache.is_dir():
             raise DogeExportError(f"timing cache {self.timing_cache} is a folder; name a file")
         if self.timing_cache is not None and importlib.util.find_spec("polygraphy") is None:
-            raise DogeExportError('--timing-cache needs polygraphy: pip install "doge-export[trt]"')
+            raise DogeExportError(f"--timing-cache needs polygraphy: {install_command('trt')}")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings that the sidecar lists under "settings"."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from doge_export.errors import DogeExportError
+from doge_export.installing import install_command
 from doge_export.package.disk import scratch_folder
 from doge_export.runtime.engine.sidecar import ONNX, Sidecar, storage
 
@@ -53,7 +54,7 @@ def save(
         from polygraphy.json import save_json
         from polygraphy.logger import G_LOGGER
     except ImportError as error:
-        raise DogeExportError('polygraphy is not installed: pip install "doge-export[trt]"') from error
+        raise DogeExportError(f"polygraphy is not installed: {install_command('trt')}") from error
     from doge_export.runtime.engine.sidecar import read_sidecar
     from doge_export.runtime.loading import load_as
     from doge_export.runtime.session import Session

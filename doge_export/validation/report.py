@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from doge_export.errors import DogeExportError
+from doge_export.installing import install_command
 from doge_export.package.atomic_file import written_file
 from doge_export.validation import plots
 from doge_export.validation.verdict import ranked_cells
@@ -84,7 +85,7 @@ def render_html(verdict: Verdict) -> str:
         pictures = plots.overview(verdict.checks)
         sections = "".join(map(_section, verdict.checks))
     except ImportError as error:
-        raise DogeExportError(f"the report needs matplotlib ({error}): pip install 'doge-export[export]'") from error
+        raise DogeExportError(f"the report needs matplotlib ({error}): {install_command('export')}") from error
     word = "PASSED" if verdict.passed else "FAILED"
     tone = "var(--good)" if verdict.passed else "var(--bad)"
     return f"""<!doctype html>

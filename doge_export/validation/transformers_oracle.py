@@ -22,6 +22,7 @@ import numpy as np
 
 from doge_export.checkpoint.architecture import TRANSFORMERS_CLASSES
 from doge_export.errors import DogeExportError
+from doge_export.installing import install_command
 from doge_export.validation.ambiguity import routing_gaps, selection_gaps, spread
 from doge_export.validation.oracle import Oracle, ReferenceRun, broadcast
 
@@ -244,7 +245,7 @@ def load_transformers(checkpoint: Checkpoint, **options: Any) -> Any:
     except ImportError as error:
         raise DogeExportError(
             f"validation compares with transformers, which cannot be imported here ({error}): "
-            "pip install 'doge-export[export]'"
+            f"{install_command('export')}"
         ) from error
     architecture, folder = checkpoint.architecture, checkpoint.source.folder
     version = importlib.metadata.version("transformers")
