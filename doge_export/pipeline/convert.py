@@ -21,6 +21,7 @@ from doge_export.checkpoint.files import CONFIG, WEIGHTS, packaged_name
 from doge_export.checkpoint.identify import NOTHING_ASSUMED, Assumptions
 from doge_export.console import log
 from doge_export.errors import DogeExportError
+from doge_export.json_file import read_object
 from doge_export.package.disk import number_of
 from doge_export.package.fingerprint import fingerprint
 from doge_export.paths import protected_by
@@ -135,11 +136,10 @@ def recorded_by_convert(folder: Path) -> set[str] | None:
     beside its mark: they are others.
     """
     try:
-        config = json.loads((folder / CONFIG).read_bytes())
-        written = config.get(_WRITTEN) if isinstance(config, dict) else None
+        written = read_object(folder / CONFIG).get(_WRITTEN)
         if not isinstance(written, dict) or fingerprint(folder / WEIGHTS).sha256 != written.get("weights_sha256"):
             return None
-    except (OSError, ValueError, RecursionError):
+    except (DogeExportError, OSError):
         return None
     names = written.get("files")
     return {name for name in names if isinstance(name, str)} if isinstance(names, list) else None
