@@ -86,7 +86,7 @@ def published(tmp_path_factory):
     """A checkpoint folder with what repositories hold besides: code, pickles, other checkpoints, documentation."""
     folder = save_checkpoint(tmp_path_factory.mktemp("published"))
     for name in ("modeling_doge.py", "pytorch_model.bin", "README.md", "training_args.bin", "tokenizer.json"):
-        (folder / name).write_bytes(b"{}")
+        (folder / name).write_text(json.dumps({"of": name}))  # the cache fetches equal files once
     (folder / "checkpoint-5").mkdir()
     shutil.copy(folder / "model.safetensors", folder / "checkpoint-5")
     return folder
@@ -127,7 +127,7 @@ def test_named_chat_templates_are_downloaded_and_no_other_folder(server, client,
     other = ["add/x.safetensors", "additional_chat_templates2/x.jinja", "additional_chat_templates/deep/x.jinja"]
     for name in (*named, "additional_chat_templates/notes.txt", *other):
         (folder / name).parent.mkdir(exist_ok=True, parents=True)
-        (folder / name).write_text("{}")
+        (folder / name).write_text(name)  # the cache fetches equal files once
     server.add("owner/templates", folder)
     outcome = client("owner/templates", tmp_path / "cache")
     asked = server.files_asked_for("owner/templates")
