@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from doge_export.regular_file import is_there
+
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 CONFIG = "config.json"
@@ -20,4 +22,4 @@ COMPANIONS = (CONFIG, *TOKENIZER_FILES)
 
 def companions(folder: Path) -> list[Path]:
     """Return the paths of those COMPANIONS that exist in `folder`."""
-    return [folder / name for name in COMPANIONS if (folder / name).is_file()]
+    return [folder / name for name in COMPANIONS if is_there(folder / name)]

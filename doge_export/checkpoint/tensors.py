@@ -13,6 +13,7 @@ from doge_export.checkpoint.fields import shown
 from doge_export.checkpoint.files import INDEX, WEIGHTS
 from doge_export.errors import DogeExportError
 from doge_export.json_file import read_object
+from doge_export.regular_file import is_there
 
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
@@ -129,6 +130,7 @@ def _unreadable(file: Path, error: Exception) -> DogeExportError:
 
 def _stored_in(file: Path) -> dict[str, _Stored]:
     found = {}
+    is_there(file)  # refuses a named pipe, on which the library would wait
     try:
         with safe_open(file, framework="pt") as opened:
             for name in opened.keys():  # noqa: SIM118 - safe_open is not a mapping
@@ -179,5 +181,5 @@ def open_tensors(folder: Path) -> Tensors:
         DogeExportError: a file is damaged or missing, a dtype is not float32, float16 or bfloat16, or the shards
             disagree with their index.
     """
-    sharded = (folder / INDEX).is_file() and not (folder / WEIGHTS).is_file()
+    sharded = is_there(folder / INDEX) and not is_there(folder / WEIGHTS)
     return Tensors(_stored_in_shards(folder / INDEX) if sharded else _stored_in(folder / WEIGHTS))

@@ -9,6 +9,7 @@ from typing import Any
 
 from doge_export.errors import DogeExportError, RunFailed
 from doge_export.plugin.tensorrt_versions import dotted, release
+from doge_export.regular_file import is_there
 from doge_export.runtime.engine import installation, plugin_file
 from doge_export.runtime.engine.device import Device
 from doge_export.runtime.engine.sidecar import ENGINE, Sidecar, read_sidecar
@@ -36,7 +37,7 @@ def open_engine(folder: Path) -> OpenedEngine:
     """
     sidecar = read_sidecar(folder)
     file = folder / ENGINE
-    if not file.is_file():
+    if not is_there(file):
         raise DogeExportError(f"{folder} has no {ENGINE}; build it again with `doge-export trt`")
     trt, runtime_library = installation.require()
     check_tensorrt(sidecar, trt)

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from doge_export.errors import DogeExportError
+from doge_export.json_file import parse_json
+from doge_export.regular_file import read_regular
 
 ENGINE = "engine/model.engine"
 SIDECAR = "engine/engine.json"
@@ -112,7 +114,7 @@ def read_sidecar(folder: Path) -> Sidecar:
     """
     file = folder / SIDECAR
     try:
-        values: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        values: Mapping[str, Any] = parse_json(read_regular(file))
         if values["format"] > FORMAT:
             raise DogeExportError(
                 f"{file} has format {values['format']}, this doge-export reads up to {FORMAT}; install a newer one"
@@ -120,7 +122,9 @@ def read_sidecar(folder: Path) -> Sidecar:
         return _from_dict(values)
     except FileNotFoundError as error:
         raise DogeExportError(f"{folder} has no {SIDECAR}; build the engine again with `doge-export trt`") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except OSError as error:
+        raise DogeExportError(f"{file} cannot be read: {error.strerror or error}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise DogeExportError(
             f"{file} is damaged ({error!r}); build the engine again with `doge-export trt`"
         ) from error
