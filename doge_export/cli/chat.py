@@ -35,7 +35,7 @@ def command(
     folder: Path,
     system: str | None,
     precision: str | None,
-    threads: int | None,
+    opening: dict[str, Any],
     stop: tuple[str, ...],
     **settings: Any,
 ) -> None:
@@ -47,7 +47,7 @@ def command(
     from doge_export.runtime.loading import load_as
     from doge_export.runtime.session import Session
 
-    session = load_as(Session, folder, purpose="chat", precision=precision, threads=threads)
+    session = load_as(Session, folder, purpose="chat", precision=precision, **opening)
     chat = session.chat(system)
     at_terminal = sys.stdin.isatty() and sys.stdout.isatty()
     if at_terminal:

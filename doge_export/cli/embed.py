@@ -35,7 +35,7 @@ def command(
     file: Path | None,
     output: Path | None,
     precision: str | None,
-    threads: int | None,
+    opening: dict[str, Any],
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -54,7 +54,7 @@ def command(
     if output is not None:
         _check_output(output, as_json)
     given = given_texts(texts, file)
-    session = load_as(FeatureSession, folder, purpose="embed", precision=precision, threads=threads)
+    session = load_as(FeatureSession, folder, purpose="embed", precision=precision, **opening)
     with console.progress("embedding", len(given)) as advance:
         vectors = session.embed(given, on_progress=advance, **options)
     if output is not None:

@@ -45,6 +45,7 @@ class CommandFolder(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command. Users' mistakes and interruptions become one line; bugs keep their traceback."""
+        ctx.with_resource(console.command_streams())
         try:
             with unwinding_signals(), warnings.catch_warnings():
                 if not console.is_verbose():

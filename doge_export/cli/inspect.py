@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from doge_export.cli.options import assumption_options, json_option, source_options
+from doge_export.cli.options import assumption_options, json_option, source_options, verify_option
 from doge_export.cli.render import columns, echo_json, named_values, size
 from doge_export.package import GraphEntry, is_exported, validation_line
+from doge_export.package import verify as verify_folder
 
 if TYPE_CHECKING:
     from doge_export.runtime.inspection import Inspection
@@ -24,14 +25,17 @@ Section = tuple[str, str]
 @click.argument("folder_or_model")
 @assumption_options
 @source_options
+@verify_option
 @json_option
-def command(folder_or_model: str, as_json: bool, **options: Any) -> None:
+def command(folder_or_model: str, verify: bool, as_json: bool, **options: Any) -> None:
     """Show what is in a folder.
 
     Architecture, files and sizes, operators, inputs and outputs, and the result of the validation. FOLDER_OR_MODEL is
     an exported folder, or a checkpoint (a folder or a hub id). Of a checkpoint it shows the generation of Doge (G1 to
     G8) too, with the evidence for it and the facts that its files leave open.
     """
+    if verify:
+        verify_folder(folder_or_model)
     if is_exported(folder_or_model):
         from doge_export.runtime.inspection import inspect_folder
 

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from doge_export import console
-from doge_export.cli.options import PATH, folder_argument, json_option, source_options
+from doge_export.cli.options import PATH, folder_argument, host_code_option, json_option, source_options, verify_option
 from doge_export.cli.render import echo_json
 
 
@@ -17,18 +17,23 @@ from doge_export.cli.render import echo_json
 @click.option("--model", metavar="MODEL", help="The checkpoint. [default: the one that FOLDER was exported from]")
 @source_options
 @click.option("--report", type=PATH, metavar="FILE.html", help="Write the comparison as a page.")
+@verify_option
+@host_code_option
 @json_option
 @click.pass_context
-def command(ctx: click.Context, folder: Path, report: Path | None, as_json: bool, **options: Any) -> None:
+def command(ctx: click.Context, folder: Path, report: Path | None, as_json: bool, verify: bool, **options: Any) -> None:
     """Compare an exported folder with PyTorch.
 
     Runs FOLDER and its checkpoint side by side; says PASSED with exit code 0, or FAILED with 1. The reference is
     transformers with eager attention in float32, or our own PyTorch module for generations of Doge that transformers
     does not have.
     """
+    from doge_export.package import verify as verify_folder
     from doge_export.paths import report_path
     from doge_export.validation import validate
 
+    if verify:
+        verify_folder(folder)
     report = None if report is None else report_path(report)
     with console.progress("comparing with PyTorch") as advance:
         verdict = validate(folder, on_progress=lambda done, total, name: advance(), **options)

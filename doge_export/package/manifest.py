@@ -378,7 +378,7 @@ _VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
         f"an object with texts for some of {', '.join(sorted(_ASSUMED))}",
     ),
     "target": (lambda value: isinstance(value, str), "the name of a target"),
-    "max_length": (lambda value: _is_count(value, 1), f"a number of tokens from 1 to {LARGEST_COUNT}"),
+    "max_length": (lambda value: _is_count(value, 1, 2**24), f"a number of tokens from 1 to {2**24}"),
     "chunkable_length": (lambda value: _is_count(value, 0), "a number of tokens from 0"),
     "cdmoe_routing": (
         lambda value: value is None or (isinstance(value, str) and value in ("reference", "per-token")),

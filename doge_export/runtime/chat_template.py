@@ -15,6 +15,7 @@ import jinja2.parser
 import jinja2.sandbox
 
 from doge_export.errors import DogeExportError
+from doge_export.regular_file import is_there, read_regular
 from doge_export.runtime.files import damage_of
 
 
@@ -131,9 +132,9 @@ def read_chat_templates(folder: Path, tokenizer_config: Mapping[str, Any]) -> di
         DogeExportError: chat_template.jinja is not UTF-8.
     """
     file = folder / "chat_template.jinja"
-    if file.is_file():
+    if is_there(file):
         with damage_of(file):
-            return {"default": file.read_text(encoding="utf-8")}
+            return {"default": read_regular(file).decode("utf-8")}
     source = tokenizer_config.get("chat_template")
     if isinstance(source, str):
         return {"default": source}

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from doge_export import console
 from doge_export.errors import DogeExportError
 from doge_export.package.fingerprint import fingerprint
 from doge_export.package.manifest import Manifest
@@ -35,6 +36,7 @@ def validate(
     token: str | None = None,
     cache_dir: str | Path | None = None,
     offline: bool = False,
+    allow_host_code: bool = False,
     session: Session | FeatureSession | ClassificationSession | None = None,
     checkpoint: Checkpoint | None = None,
     on_progress: Callable[[int, int, str], None] | None = None,
@@ -50,6 +52,7 @@ def validate(
         token: access token for private and gated repositories.
         cache_dir: folder of downloads; by default the cache of huggingface_hub.
         offline: use cached files only.
+        allow_host_code: see `load`.
         session: a session already open on the folder.
         checkpoint: the checkpoint already opened, instead of `model` and the options of the hub.
         on_progress: called with (done, total, name) before each check, and at the end with an empty name.
@@ -64,9 +67,12 @@ def validate(
 
     started = time.perf_counter()
     if session is None:
-        session = load(folder)
+        session = load(folder, allow_host_code=allow_host_code)
     manifest = session.manifest
     if checkpoint is None:
+        revision_read = revision or (manifest.source.revision if model is None else None)
+        at = f" at revision {revision_read}" if revision_read else ""
+        console.log(f"reading the checkpoint {model or manifest.source.model}{at}")
         checkpoint = open_recorded(manifest, model, revision, token=token, cache_dir=cache_dir, offline=offline)
     from doge_export.validation.references import load_oracle
 

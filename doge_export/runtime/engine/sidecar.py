@@ -150,7 +150,50 @@ def _from_dict(values: Mapping[str, Any]) -> Sidecar:
         "caches": tuple(CachePair(**{**pair, "shape": tuple(pair["shape"])}) for pair in values["caches"]),
         "compute_capability": (int(major), int(minor)),
     }
-    return Sidecar(**known)
+    sidecar = Sidecar(**known)
+    _check(sidecar)
+    return sidecar
+
+
+_DTYPES = ("float32", "float16", "bfloat16", "int32", "int64", "int8", "bool")
+_LARGEST = 2**31 - 1
+
+
+def _check(sidecar: Sidecar) -> None:
+    """Check the values that sizes of buffers are computed from.
+
+    Raises:
+        ValueError, TypeError: one is of another type or size, or contradicts another.
+    """
+    for name in ("max_batch", "max_length", "max_logits"):
+        if not _is_count(getattr(sidecar, name)):
+            raise ValueError(f"{name} is {getattr(sidecar, name)!r}")
+    for name in ("precision", "attention", "tensorrt", "gpu", "hardware"):
+        if not isinstance(getattr(sidecar, name), str):
+            raise TypeError(f"{name} is no text")
+    for name in ("version_compatible", "plugin_embedded"):
+        if not isinstance(getattr(sidecar, name), bool):
+            raise TypeError(f"{name} is neither true nor false")
+    for name, tensor in (sidecar.inputs | sidecar.outputs).items():
+        if tensor.dtype not in _DTYPES or not all(isinstance(size, str) or _is_count(size) for size in tensor.shape):
+            raise ValueError(f"{name} has type {tensor.dtype!r} and shape {list(tensor.shape)}")
+    for profile in ("prefill", "decode"):
+        if not all(
+            _is_count(size) for shapes in sidecar.profiles[profile].values() for shape in shapes for size in shape
+        ):
+            raise ValueError(f"a shape of profile {profile} holds what is no size")
+    for cache in sidecar.caches:
+        for of, name in ((sidecar.inputs, cache.past), (sidecar.outputs, cache.present)):
+            tensor = of[name]
+            sizes = zip(tensor.shape[1:], cache.shape[1:], strict=True)
+            if tensor.dtype != cache.dtype or any(isinstance(size, int) and size != own for size, own in sizes):
+                raise ValueError(f"the buffer of {name} is {cache.dtype} {list(cache.shape)}, unlike the tensor")
+        if not all(_is_count(size) for size in cache.shape) or cache.shape[0] != sidecar.max_batch:
+            raise ValueError(f"the buffer of {cache.past} has shape {list(cache.shape)}")
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _LARGEST
 
 
 def storage(dtype: str) -> np.dtype[Any]:
