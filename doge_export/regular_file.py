@@ -54,8 +54,8 @@ def read_regular(file: Path, largest: int = LARGEST) -> bytes:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise DogeExportError(f"{file} is {_kind(status.st_mode)}, expected a regular file")
-        content = stream.read(largest + 1)
-    if len(content) > largest:
+        content = stream.read(largest + 1) if status.st_size <= largest else b""
+    if max(status.st_size, len(content)) > largest:
         raise DogeExportError(f"{file} has more than {largest} bytes, which no such file needs: fetch it again")
     return content
 

@@ -34,6 +34,7 @@ from doge_export.checkpoint.source import Source, locate
 from doge_export.checkpoint.tensors import Tensors, open_tensors
 from doge_export.errors import DogeExportError
 from doge_export.json_file import read_object
+from doge_export.regular_file import is_there
 
 _UNTIED_BY_DEFAULT = ("G6b", "G7", "G8")  # transformers' DogeConfig; older code tied where a config did not say
 
@@ -101,7 +102,7 @@ def open_checkpoint(
         )
     options: dict[str, Any] = {"token": token, "cache_dir": cache_dir, "offline": offline}
     source = locate(model, revision=revision, weights=False, **options)
-    if not (source.folder / "config.json").is_file():
+    if not is_there(source.folder / "config.json"):
         raise DogeExportError(f"{source.name!r} has no config.json: not a model folder in transformers' layout")
     config = read_object(source.folder / "config.json")
     sizes = parse_sizes(config)
@@ -153,8 +154,8 @@ def open_checkpoint(
         architecture=architecture,
         config=config,
         tensors=tensors,
-        generation_config=read_object(generation_config) if generation_config.is_file() else None,
-        tokenizer_files=[file for file in files if file.is_file()],
+        generation_config=read_object(generation_config) if is_there(generation_config) else None,
+        tokenizer_files=[file for file in files if is_there(file)],
     )
 
 

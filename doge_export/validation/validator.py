@@ -70,9 +70,6 @@ def validate(
         session = load(folder, allow_host_code=allow_host_code)
     manifest = session.manifest
     if checkpoint is None:
-        revision_read = revision or (manifest.source.revision if model is None else None)
-        at = f" at revision {revision_read}" if revision_read else ""
-        console.log(f"reading the checkpoint {model or manifest.source.model}{at}")
         checkpoint = open_recorded(manifest, model, revision, token=token, cache_dir=cache_dir, offline=offline)
     from doge_export.validation.references import load_oracle
 
@@ -140,6 +137,10 @@ def open_recorded(
     """
     from doge_export.checkpoint import open_checkpoint
 
+    asked = model or manifest.source.model
+    at = revision or (manifest.source.revision if model is None else None)
+    # A manifest of somebody else's may name any folder and any repository.
+    console.log(f"reading the checkpoint {asked}{f' at revision {at}' if at else ''}")
     # The assumptions and the task must be those of the export.
     assumed = dataclasses.replace(manifest.assumed, task=manifest.task)
     if model is not None:

@@ -39,6 +39,29 @@ class TestVerify:
         assert f"differs from its manifest: {name}: changed" in result.stderr
         assert result.stderr.count("\n") == 1
 
+    def test_sha256_pins_the_manifest(self, run, copy):
+        digest = json.loads(run("verify", copy, "--json").stdout)["sha256"]
+        assert f"sha256 of the manifest: {digest}\n" in run("verify", copy, "--sha256", digest).stdout
+        manifest = copy / "doge_export.json"
+        manifest.write_text(manifest.read_text() + "\n")
+        assert run("verify", copy).exit_code == 0
+        for options in ((), ("--json",)):
+            result = run("verify", copy, "--sha256", digest, *options)
+            assert (result.exit_code, result.stdout) == (2, "")
+            assert "it is not the folder that was meant" in result.stderr
+
+    @pytest.mark.parametrize("command", ["generate", "chat", "validate", "quantize", "bench", "inspect", "eval"])
+    def test_every_command_that_opens_a_folder_can_verify_it_first(self, run, copy, command):
+        more = {
+            "generate": ["Once"],
+            "quantize": ["--precision", "int8"],
+            "eval": ["--text", copy / "README.md"],
+        }
+        (copy / "extra").write_text("x")
+        result = run(command, copy, *more.get(command, []), "--verify", stdin="")
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert "differs from its manifest: extra: unexpected" in result.stderr
+
     def test_json_lists_everything(self, run, copy):
         (copy / "config.json").unlink()
         (copy / "extra").write_text("x")
