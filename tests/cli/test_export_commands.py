@@ -139,6 +139,7 @@ def test_validate_passes(run, small, tmp_path):
     checkpoint, folder = small
     report = tmp_path / "report.html"
     result = run("validate", folder, "--model", checkpoint, "--report", report)
+    assert f"reading the checkpoint {checkpoint}\n" in result.stderr
     assert result.exit_code == 0, result.stderr
     assert result.stdout.splitlines()[-1].startswith("PASSED")
     assert "<html" in report.read_text(encoding="utf-8")

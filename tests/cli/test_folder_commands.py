@@ -73,6 +73,44 @@ class TestVerify:
         assert result.stderr.count("\n") == 1
 
 
+ESCAPE = "\x1b]52;c;AAAA\x07\x1b[31m"
+
+
+@pytest.fixture
+def escaping(copy):
+    """An exported folder whose manifest holds escape sequences."""
+    file = copy / "doge_export.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"target": f"here {ESCAPE} there"}))
+    return copy
+
+
+def test_a_pipe_gets_escape_sequences_unchanged(start, escaping):
+    out, _ = start("inspect", escaping).communicate()
+    assert f"here {ESCAPE} there".encode() in out
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo terminal")
+def test_a_terminal_is_shown_escape_sequences(start, escaping):
+    import os
+    import pty
+
+    ours, theirs = pty.openpty()
+    process = start("inspect", escaping, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    seen = b""
+    while True:
+        try:
+            piece = os.read(ours, 4096)
+        except OSError:  # Linux: the other end is closed
+            break
+        if not piece:
+            break
+        seen += piece
+    os.close(ours)
+    assert process.wait() == 0
+    assert b"here \\x1b]52;c;AAAA\\x07\\x1b[31m there" in seen and b"\x1b" not in seen
+
+
 class TestInspect:
     def test_exported_folder(self, run, nano_folder):
         result = run("inspect", nano_folder)
