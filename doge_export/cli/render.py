@@ -55,16 +55,12 @@ def written_facts(folder: Path, manifest: Manifest, **others: Any) -> dict[str, 
 
 
 def written_lines(folder: Path, manifest: Manifest) -> list[str]:
-    """Describe a folder that a command wrote.
+    """Describe a folder that a command wrote: a line for its size, and one for the result of the validation.
 
-    A line for its size, one for the result of the validation, and one for the
-    sha256 of the manifest, by which `doge-export verify --sha256` tells it from any other.
+    The first ends with the sha256 of the manifest, by which `doge-export verify --sha256` tells it from any other.
     """
-    return [
-        f"{folder}  {size(_bytes_in(manifest))} in {len(manifest.files)} files",
-        validation_line(manifest),
-        f"sha256 of the manifest: {manifest_digest(folder)}",
-    ]
+    files = f"{size(_bytes_in(manifest))} in {len(manifest.files)} files, manifest sha256 {manifest_digest(folder)}"
+    return [f"{folder}  {files}", validation_line(manifest)]
 
 
 def trial_lines(folder: Path, manifest: Manifest) -> list[str]:

@@ -137,10 +137,6 @@ def open_recorded(
     """
     from doge_export.checkpoint import open_checkpoint
 
-    asked = model or manifest.source.model
-    at = revision or (manifest.source.revision if model is None else None)
-    # A manifest of somebody else's may name any folder and any repository.
-    console.log(f"reading the checkpoint {asked}{f' at revision {at}' if at else ''}")
     # The assumptions and the task must be those of the export.
     assumed = dataclasses.replace(manifest.assumed, task=manifest.task)
     if model is not None:
@@ -148,6 +144,8 @@ def open_recorded(
     recorded = manifest.source
     try:
         revision = revision or recorded.revision
+        # A manifest of somebody else's may name any folder and any repository.
+        console.log(f"reading the checkpoint {recorded.model}{f' at revision {revision}' if revision else ''}")
         return open_checkpoint(recorded.model, revision=revision, assumed=assumed, **options)
     except DogeExportError as error:
         raise DogeExportError(
