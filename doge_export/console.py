@@ -116,8 +116,38 @@ def is_verbose() -> bool:
 def log(message: str) -> None:
     """Write a line to stderr."""
     if not _quiet:
+        error(message)
+
+
+def error(message: str) -> None:
+    """Write a line to stderr, even if quiet; a stderr that takes nothing, such as a full disk, ends no run."""
+    with contextlib.suppress(OSError, ValueError):
         sys.stderr.write(f"{message}\n")
         sys.stderr.flush()
+
+
+def open_closed_streams() -> None:
+    """Open the null device for standard streams that are closed.
+
+    Else Python has None for them, and the next file that is opened takes the place of one, and its output.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free, which is this one
+        if getattr(sys, name) is None:
+            mode = "r" if name == "stdin" else "w"
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
+
+
+def forget_stdout() -> None:
+    """Let what stdout still holds go to the null device, so that the end of the process does not fail again."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        return
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def detail(message: str) -> None:

@@ -1,4 +1,4 @@
-"""The two exceptions that are not bugs: a command prints them in one line, and any other with its traceback."""
+"""The exceptions that are not bugs: a command prints them in one line, and any other with its traceback."""
 
 
 class DogeExportError(Exception):
@@ -11,3 +11,7 @@ class RunFailed(DogeExportError):
     """A failure of the run or the validation although the request was right. Exit code 1."""
 
     exit_code = 1
+
+
+class TooLong(DogeExportError):
+    """A mistake of the user: a text or a conversation that is longer than the export holds."""

@@ -41,8 +41,10 @@ def is_out_of_memory(error: BaseException) -> bool:
         seen.add(id(cause))
         if isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno == errno.ENOMEM):
             return True
-        # onnxruntime's errors derive from Exception alone.
-        is_native = isinstance(cause, (RuntimeError, ImportError)) or "onnxruntime" in type(cause).__module__
+        # Errors of onnxruntime and safetensors derive from Exception alone.
+        is_native = isinstance(cause, (RuntimeError, ImportError)) or re.search(
+            "onnxruntime|safetensors", type(cause).__module__
+        )
         if is_native and _SIGNS.search(str(cause)):
             return True
         cause = cause.__cause__ or cause.__context__

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from doge_export.errors import DogeExportError
@@ -11,8 +14,35 @@ EXPORTED = "doge_export.json"
 """Name of the manifest, the file that marks an exported folder."""
 
 
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+"""Form of a repository's name on the hub: owner/name."""
+
+
+def check_path_text(path: str | Path) -> None:
+    """Check that a path can be written into a manifest and shown.
+
+    Raises:
+        DogeExportError: it holds a NUL, or bytes or surrogates that are no Unicode text.
+    """
+    text = str(path)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DogeExportError(
+            f"the path {text!a} is not Unicode text (see character {error.start}): rename the file or folder, or"
+            " run in a UTF-8 locale if its name is shown right elsewhere"
+        ) from error
+    if "\0" in text:
+        raise DogeExportError(f"there is no folder or file {text!a}: no name has a NUL character")
+
+
 def expanded(path: str | Path) -> Path:
-    """Return the path with a leading ~ or ~user replaced by the home directory."""
+    """Return the path with a leading ~ or ~user replaced by the home directory.
+
+    Raises:
+        DogeExportError: the path is not Unicode text.
+    """
+    check_path_text(path)
     try:
         return Path(path).expanduser()
     except RuntimeError:  # there is no user of that name: ~name is an ordinary file name
@@ -34,7 +64,7 @@ def exists(path: Path) -> bool:
 
 
 def check_file(option: str, file: Path) -> None:
-    """Check that a file can be written: its folder exists, and its path is not that of a folder.
+    """Check that a file can be written: its folder exists and is writable, and its path is not that of a folder.
 
     Args:
         option: command-line option that gave the path, for the message.
@@ -43,8 +73,62 @@ def check_file(option: str, file: Path) -> None:
     Raises:
         DogeExportError: the file cannot be written.
     """
-    if file.is_dir() or not file.parent.is_dir():
-        raise DogeExportError(f"{option} {file}: {'is a folder' if file.is_dir() else 'its folder does not exist'}")
+    why = _unwritable(file)
+    if why is not None:
+        raise DogeExportError(f"{option} {file}: {why}")
+
+
+def _unwritable(file: Path) -> str | None:
+    """Return why a file cannot be written; None if it can."""
+    try:
+        if file.is_dir():
+            return "is a folder; name a file"
+        if not file.parent.is_dir():
+            return "its folder does not exist"
+        if not os.access(file if file.exists() else file.parent, os.W_OK):
+            return "it is read-only" if file.exists() else "its folder is read-only"
+    except OSError as error:  # the name is too long
+        return os.strerror(error.errno or 0).lower()
+    except ValueError as error:  # a NUL character
+        return str(error)
+    return None
+
+
+def check_apart(
+    writes: Mapping[str, str | Path | None],
+    reads: Mapping[str, str | Path | Iterable[str | Path] | None],
+    output: str | Path | None = None,
+) -> None:
+    """Check that no place that a command writes is one that it reads, lies in it, or is written twice.
+
+    Args:
+        writes: files and folders, by the option or argument that names them; None for none.
+        reads: files and folders, by the option or argument that names them; names of no file are left out.
+        output: folder that the command writes, which may lie in one that it reads.
+
+    Raises:
+        DogeExportError: two of them are the same file or folder, or a written one lies in another.
+    """
+    written = [(name, expanded(path)) for name, path in writes.items() if path is not None]
+    others = [*written, *([] if output is None else [("OUT", expanded(output))])]
+    for name, given in reads.items():
+        several = [given] if given is None or isinstance(given, str | Path) else list(given)
+        others += [(name, path) for path in (expanded(one) for one in several if one is not None) if exists(path)]
+    for name, path in written:
+        for other, place in others:
+            if (name, path) == (other, place) and others.count((name, path)) == 1:
+                continue
+            if _is_same(path, place):
+                raise DogeExportError(f"{name} {path} is {other} of the same command; name another place")
+            if path.resolve().is_relative_to(place.resolve()):
+                raise DogeExportError(f"{name} {path} would lie in {place}, which is {other}; name a place beside it")
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    """Return whether two paths lead to the same file or folder, by links too; devices are never the same."""
+    if exists(one) and not (one.is_file() or one.is_dir()):
+        return False
+    return one.resolve() == other.resolve() or (exists(one) and exists(other) and one.samefile(other))
 
 
 def check_folder(option: str, folder: Path) -> None:
@@ -64,7 +148,7 @@ def check_folder(option: str, folder: Path) -> None:
 
 
 def report_path(path: str | Path, output: str | Path | None = None) -> Path:
-    """Check that a report can be written, and return its path with `~` expanded.
+    """Check that a report can be drawn and written, and return its path with `~` expanded.
 
     Args:
         path: path of the report.
@@ -72,27 +156,31 @@ def report_path(path: str | Path, output: str | Path | None = None) -> Path:
 
     Raises:
         DogeExportError: the report's folder does not exist, the path is a folder, or it is inside `output`.
+        ModuleNotFoundError: matplotlib, which draws it, is not installed.
     """
     path = expanded(path)
     if not path.parent.is_dir():
         raise DogeExportError(f"the report cannot be written: there is no folder {path.parent}")
-    if path.is_dir():
-        raise DogeExportError(f"the report cannot be written: {path} is a folder; name a file")
+    why = _unwritable(path)
+    if why is not None:
+        raise DogeExportError(f"the report cannot be written: {path} {why}")
     if output is not None and path.resolve().is_relative_to(expanded(output).resolve()):
         raise DogeExportError(
             f"the report {path} would lie in {output}, which this export writes; name a place beside it"
         )
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ModuleNotFoundError("No module named 'matplotlib'", name="matplotlib")
     return path
 
 
 def read_text(file: str | Path) -> str:
-    """Read a UTF-8 text file, without changing its line ends.
+    """Read a UTF-8 text file, without changing its line ends; a byte order mark at its beginning is dropped.
 
     Raises:
         DogeExportError: the file cannot be read or is not UTF-8.
     """
     try:
-        return Path(file).read_bytes().decode("utf-8")
+        return Path(file).read_bytes().decode("utf-8-sig")
     except OSError as error:
         raise DogeExportError(f"cannot read {file}: {os.strerror(error.errno or 0).lower()}") from error
     except UnicodeDecodeError as error:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from doge_export import DogeExportError
-from doge_export.paths import check_file, check_folder
+from doge_export.paths import check_file, check_folder, read_text
 
 
 @pytest.mark.parametrize("relative", [False, True])
@@ -47,3 +47,34 @@ def test_a_file(tmp_path):
     ):
         with pytest.raises(DogeExportError, match=f"^--plot .*: {said}"):
             check_file("--plot", tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["nul\0", "\udcff", "\ud800x", "owner/\udce4"])
+def test_paths_that_are_no_text_are_one_line_everywhere(tmp_path, monkeypatch, name):
+    """Also those of an option, of bytes that are no UTF-8, and of a folder that exists."""
+    from doge_export import export, load, quantize, validate
+    from doge_export.checkpoint import open_checkpoint
+    from doge_export.package import verify
+
+    monkeypatch.chdir(tmp_path)
+    for call in (
+        lambda: open_checkpoint(name),
+        lambda: open_checkpoint("doge-nano", adapter=name),
+        lambda: open_checkpoint("doge-nano", cache_dir=name, adapter="no/folder"),
+        lambda: export("doge-nano", name),
+        lambda: export("doge-nano", "out", report=name),
+        lambda: load(name),
+        lambda: verify(name),
+        lambda: validate(name),
+        lambda: quantize(name, ["int8"]),
+    ):
+        with pytest.raises(DogeExportError, match=r"not Unicode text|NUL") as caught:
+            call()
+        assert len(str(caught.value).splitlines()) == 1
+        str(caught.value).encode("utf-8")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_byte_order_mark_is_dropped(tmp_path):
+    (tmp_path / "text").write_bytes(b"\xef\xbb\xbfa\r\n\xef\xbb\xbfb")
+    assert read_text(tmp_path / "text") == "a\r\n\ufeffb"  # inside a text it is a character

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import shutil
 import socket
@@ -50,6 +51,33 @@ def written(tiny, tmp_path_factory):
     folder = tmp_path_factory.mktemp("pipeline")
     result = export(tiny, folder / "out", max_length=TRAINED, token="hf_secret", report=folder / "report.html")
     return folder, result
+
+
+@pytest.mark.parametrize("values", [{"top_k": 50.0}, {"eos_token_id": -2}, {"bad_words_ids": [[10**6]]}], ids=str)
+def test_a_wrong_generation_config_is_told_before_any_work(tiny, tmp_path, values):
+    source = shutil.copytree(tiny, tmp_path / "source")
+    (source / "generation_config.json").write_text(json.dumps(values), encoding="utf-8")
+    with pytest.raises(DogeExportError) as caught:
+        plan(source)
+    assert str(caught.value).startswith(f"{source / 'generation_config.json'}: {next(iter(values))} ")
+
+
+def test_an_unsupported_setting_is_told_and_named_templates_come_along(tiny, tmp_path, capsys):
+    source = shutil.copytree(tiny, tmp_path / "source")
+    config = {"num_beams": 3, "no_repeat_ngram_size": 2, "suppress_tokens": [1, 2, 3]}
+    (source / "generation_config.json").write_text(json.dumps(config), encoding="utf-8")
+    (source / "additional_chat_templates").mkdir()
+    (source / "additional_chat_templates" / "rag.jinja").write_text("R", encoding="utf-8")
+    plan(source)
+    assert "note: " in (said := capsys.readouterr().err) and "num_beams is 3" in said
+    export(source, tmp_path / "out", validate=False)
+    assert (tmp_path / "out" / "additional_chat_templates" / "rag.jinja").read_text(encoding="utf-8") == "R"
+    assert "additional_chat_templates/rag.jinja" in read_manifest(tmp_path / "out").files
+    with pytest.warns(UserWarning, match="num_beams is 3"):
+        session = doge_export.load(tmp_path / "out")
+    answer = session.generate([5, 6], max_new_tokens=30, eos_token_id=[])
+    pairs = list(itertools.pairwise([5, 6, *answer.token_ids]))
+    assert len(set(pairs)) == len(pairs) and not {1, 2, 3} & set(answer.token_ids)
 
 
 class Spoil(ir.passes.InPlacePass):
@@ -235,9 +263,34 @@ def test_without_validation(tiny, tmp_path):
     assert read_manifest(result.folder).validation == {"skipped": "--no-validate"}
 
 
+def written_before(folder: Path) -> None:
+    """Make what passes for an older export with one file, `old`."""
+    folder.mkdir()
+    (folder / "old").write_text("old")
+    (folder / "doge_export.json").write_text('{"doge_export": "0", "files": {"old": {}}}')
+
+
+def test_a_report_that_cannot_be_written_keeps_the_export(tiny, tmp_path):
+    with pytest.raises(
+        RunFailed, match=r"^the report cannot be written to /dev/full: .*; the export passed, and .*out"
+    ):
+        export(tiny, tmp_path / "out", max_length=8, report="/dev/full")
+    assert verify(tmp_path / "out").passed
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("name", ["model/page.html", "model/config.json", "text.txt"])
+def test_a_report_over_something_that_is_read_is_refused(tiny, tmp_path, name):
+    (tmp_path / "model").symlink_to(tiny)
+    (tmp_path / "text.txt").write_text("a text")
+    options = {"calibration": tmp_path / "text.txt", "precisions": ["int8"]}
+    with pytest.raises(DogeExportError, match=r"would lie in|is --calibration of the same command"):
+        export(tmp_path / "model", tmp_path / "out", report=tmp_path / name, **options)
+    assert (tmp_path / "text.txt").read_text() == "a text"
+
+
 def test_force_replaces_everything(tiny, tmp_path):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "old").write_text("old")
+    written_before(tmp_path / "out")
     export(tiny, tmp_path / "out", max_length=8, validate=False, force=True)
     assert not (tmp_path / "out" / "old").exists()
     verify(tmp_path / "out")
@@ -255,8 +308,7 @@ def test_a_wrong_export_is_not_written(tiny, tmp_path, spoiled):
 
 
 def test_a_wrong_export_replaces_nothing(tiny, tmp_path, spoiled):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "old").write_text("old")
+    written_before(tmp_path / "out")
     with pytest.raises(RunFailed):
         export(tiny, tmp_path / "out", max_length=24, force=True)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
@@ -294,11 +346,10 @@ def test_a_report_that_cannot_be_written_is_refused_before_the_export(checkpoint
 
 def test_a_report_inside_the_folder_that_is_replaced_is_refused(checkpoint, tmp_path):
     out = tmp_path / "out"
-    out.mkdir()
-    (out / "old").write_text("old")
+    written_before(out)
     with pytest.raises(DogeExportError, match="would lie in"):
         export(checkpoint(), out, report=out / "r.html", force=True)
-    assert [file.name for file in out.iterdir()] == ["old"]
+    assert sorted(file.name for file in out.iterdir()) == ["doge_export.json", "old"]
 
 
 GOLDEN = Path(__file__).parent / "golden"

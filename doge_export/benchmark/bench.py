@@ -135,7 +135,7 @@ def bench(
         from doge_export.checkpoint import open_checkpoint
 
         manifest = sessions[0][1].manifest
-        checkpoint = open_checkpoint(compare, assumed=manifest.assumed)
+        checkpoint = open_checkpoint(compare, assumed=manifest.assumed, **manifest.source.adapter_options)
         reference = load_reference(checkpoint, manifest.cdmoe_routing, threads)
         settings["compared_with"] = reference.description
         described[reference.name] = {"checkpoint": str(compare), "description": reference.description}

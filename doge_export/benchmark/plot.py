@@ -10,6 +10,7 @@ import numpy as np
 
 from doge_export.benchmark.bench import Benchmark
 from doge_export.errors import DogeExportError
+from doge_export.package.atomic_file import written_file
 from doge_export.paths import check_file
 
 COLORS = ("#3b6fb6", "#d98218", "#3d8f5f", "#8a5bb0", "#c62828", "#5b6270")
@@ -51,7 +52,7 @@ def write_plot(result: Benchmark, file: Path) -> None:
     """Draw the measurements at the contexts of `result`: medians, and a band from the 10th to the 90th percentile.
 
     Raises:
-        DogeExportError: nothing was measured at a context.
+        DogeExportError: nothing was measured at a context, or the file cannot be written.
     """
     import matplotlib
     from matplotlib.figure import Figure
@@ -84,4 +85,5 @@ def write_plot(result: Benchmark, file: Path) -> None:
         figure.subplots_adjust(left=0.05, right=0.99, top=0.92, bottom=0.23 + 0.06 * rows, wspace=0.2)
         kind = file.suffix.lower().removeprefix(".")
         metadata = {"Date": None, "Creator": None} if kind == "svg" else None
-        figure.savefig(file, format=kind, dpi=150, metadata=metadata)
+        with written_file("--plot", file) as stream:
+            figure.savefig(stream, format=kind, dpi=150, metadata=metadata)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from doge_export.checkpoint.adapter import ADAPTER_CONFIG, Adapter, base_of, find_adapter, is_adapter_alone, merged
 from doge_export.checkpoint.architecture import Architecture
 from doge_export.checkpoint.config import (
     is_plainly_causal,
@@ -18,7 +19,7 @@ from doge_export.checkpoint.config import (
     parse_rotation,
     parse_sizes,
 )
-from doge_export.checkpoint.files import CONFIG, TOKENIZER_FILES
+from doge_export.checkpoint.files import CONFIG
 from doge_export.checkpoint.identify import NOTHING_ASSUMED, Assumptions, Identity, identify, is_for_classes
 from doge_export.checkpoint.labels import parse_labels
 from doge_export.checkpoint.layout import drop_inert, folded, relaid
@@ -30,10 +31,13 @@ from doge_export.checkpoint.naming import (
     first_layer,
     stored_tensors,
 )
+from doge_export.checkpoint.saved_forms import tidied
 from doge_export.checkpoint.source import Source, locate
 from doge_export.checkpoint.tensors import Tensors, open_tensors
+from doge_export.checkpoint.tokenizer_files import TokenizerFiles, find_tokenizer
 from doge_export.errors import DogeExportError
 from doge_export.json_file import read_object
+from doge_export.paths import expanded
 from doge_export.regular_file import is_there
 
 _UNTIED_BY_DEFAULT = ("G6b", "G7", "G8")  # transformers' DogeConfig; older code tied where a config did not say
@@ -51,7 +55,10 @@ class Checkpoint:
         config: content of config.json.
         tensors: tensors with exactly the names and shapes of `expected_tensors(architecture)`; all values are finite.
         generation_config: content of generation_config.json; None without that file.
-        tokenizer_files: files of the checkpoint that a package copies unchanged.
+        tokenizer: files of the checkpoint that a package copies unchanged, and what is made where one is missing.
+        adapter: the LoRA adapter that is merged into the tensors.
+        notes: what was changed in the tensors, merged or made, and what is missing, a sentence each.
+        as_stored: True if transformers reads the same tensors from the folder by itself.
     """
 
     source: Source
@@ -61,7 +68,15 @@ class Checkpoint:
     config: dict[str, Any]
     tensors: Tensors
     generation_config: dict[str, Any] | None
-    tokenizer_files: list[Path]
+    tokenizer: TokenizerFiles
+    adapter: Adapter | None = None
+    notes: tuple[str, ...] = ()
+    as_stored: bool = True
+
+    @property
+    def tokenizer_files(self) -> list[Path]:
+        """Paths of the files of the checkpoint that a package copies unchanged."""
+        return self.tokenizer.files
 
     @property
     def companions(self) -> list[Path]:
@@ -78,19 +93,24 @@ def open_checkpoint(
     offline: bool = False,
     trust_remote_code: bool = False,
     assumed: Assumptions = NOTHING_ASSUMED,
+    adapter: str | Path | None = None,
+    adapter_revision: str | None = None,
 ) -> Checkpoint:
     """Open a folder or a hub repository with a Doge model of any published generation.
 
     Reads every tensor once, one at a time, to check its values, and keeps none in memory.
 
     Args:
-        model: a local folder, or a hub id `owner/name`.
+        model: a local folder, or a hub id `owner/name`; of an adapter alone, its base model is opened.
         revision: branch, tag or commit of a hub repository.
         token: access token for private and gated repositories.
         cache_dir: folder of downloads; by default the cache of huggingface_hub.
         offline: use cached files only.
         trust_remote_code: always refused; the argument exists so that the error can say why.
         assumed: what the files do not tell.
+        adapter: folder or hub id of a LoRA adapter to merge; "none" for no adapter; None for the one beside the
+            weights, if there is one.
+        adapter_revision: commit of an adapter on the hub.
 
     Raises:
         DogeExportError: the arguments or the checkpoint are wrong.
@@ -102,6 +122,12 @@ def open_checkpoint(
         )
     options: dict[str, Any] = {"token": token, "cache_dir": cache_dir, "offline": offline}
     source = locate(model, revision=revision, weights=False, **options)
+    own: Path | None = None  # folder of an adapter that was named in the place of a model
+    if is_adapter_alone(source.folder):
+        if adapter is not None and expanded(adapter).resolve() != source.folder.resolve():
+            raise DogeExportError(f"{source.name!r} is an adapter itself: name its base model, and one --adapter")
+        own, adapter, adapter_revision = source.folder, source.name, source.revision
+        source = base_of(source, **options)
     if not is_there(source.folder / "config.json"):
         raise DogeExportError(f"{source.name!r} has no config.json: not a model folder in transformers' layout")
     config = read_object(source.folder / "config.json")
@@ -111,8 +137,13 @@ def open_checkpoint(
         parse_padding(config, sizes.vocab_size, "text-classification")
 
     # The revision is now a full sha: the weights come from the same commit as the config.
-    source = locate(model, revision=source.revision, **options)
-    stored = open_tensors(source.folder)
+    source = locate(source.name, revision=source.revision, **options)
+    stored, notes = tidied(open_tensors(source.folder), config)
+    found = find_adapter(source, adapter, revision=adapter_revision, **options)
+    if found is not None:
+        stored, config, more = merged(stored, config, found)
+        notes += more
+    as_stored = not notes and not (source.folder / ADAPTER_CONFIG).is_file()
     identity = identify(
         stored.shapes,
         config,
@@ -141,12 +172,12 @@ def open_checkpoint(
     tensors, architecture, reasons = drop_inert(
         folded(tensors, architecture), architecture, causal=is_plainly_causal(config, identity)
     )
+    tokenizer = find_tokenizer(source.folder, own, architecture.vocab_size)
     identity = dataclasses.replace(identity, reasons=(*identity.reasons, *reasons))
     stored.check_values()  # all of them: whether a tensor is inert was decided by comparisons, which a NaN falsifies
     tensors = _drop_tied_head(tensors, architecture)
 
     generation_config = source.folder / "generation_config.json"
-    files = [source.folder / name for name in TOKENIZER_FILES]
     return Checkpoint(
         source=source,
         identity=identity,
@@ -155,7 +186,10 @@ def open_checkpoint(
         config=config,
         tensors=tensors,
         generation_config=read_object(generation_config) if is_there(generation_config) else None,
-        tokenizer_files=[file for file in files if is_there(file)],
+        tokenizer=tokenizer,
+        adapter=found,
+        notes=(*notes, *tokenizer.notes),
+        as_stored=as_stored,
     )
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub import utils as hub_utils
 from huggingface_hub.errors import (
     EntryNotFoundError,
@@ -29,17 +29,22 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import logging as hub_logging
 
-from doge_export.checkpoint.files import COMPANIONS, INDEX
+from doge_export.checkpoint.files import COMPANIONS, CONFIG, INDEX, TEMPLATES, VOCABULARY_FILES
 from doge_export.console import own_bars
 from doge_export.errors import DogeExportError
 
-METADATA = [*COMPANIONS]
+METADATA = [*COMPANIONS, f"{TEMPLATES}/*.jinja", "adapter_config.json"]
+_WITHOUT_TOKENIZER = [CONFIG, "generation_config.json", "adapter_config.json"]
+_OTHERS = [TEMPLATES[:length] for length in range(1, len(TEMPLATES))]
+IGNORED = ["*/*/*", f"[!{TEMPLATES[0]}]*/*", *(f"{name}/*" for name in _OTHERS), f"{TEMPLATES}?*/*"]
+IGNORED += [f"{name}[!{TEMPLATES[len(name)]}]*/*" for name in _OTHERS]
+"""Patterns of the files in all folders but TEMPLATES: patterns cannot say "but"."""
 WEIGHTS = ["*.safetensors", INDEX]
 
 # Base error of the HTTP library, which is requests or httpx depending on the version of huggingface_hub.
 _TransportError: type[Exception] = HfHubHTTPError.__bases__[0]
-# RuntimeError is what hf_xet raises when a transfer fails.
-_FAILURES = (HfHubHTTPError, EntryNotFoundError, HFValidationError, _TransportError, OSError, RuntimeError)
+# RuntimeError is what hf_xet raises when a transfer fails; ValueError comes of a revision or token that is no text.
+_FAILURES = (HfHubHTTPError, EntryNotFoundError, HFValidationError, _TransportError, OSError, RuntimeError, ValueError)
 
 
 @contextlib.contextmanager
@@ -69,8 +74,10 @@ class Hub:
     cache_dir: Path | None = None
     offline: bool = False
 
-    def download(self, patterns: list[str]) -> Path:
-        """Download the files in the top folder of the repository that match `patterns`.
+    def download(self, patterns: list[str], *, nested: bool = False) -> Path:
+        """Download the files in the top folder of the repository, and in that of TEMPLATES, that match `patterns`.
+
+        With `nested`, files in all folders.
 
         Returns:
             Folder of the cached snapshot, named by the full commit sha. It does not exist if no file matches.
@@ -87,11 +94,36 @@ class Hub:
                     cache_dir=self.cache_dir,
                     local_files_only=self.offline,
                     allow_patterns=patterns,
-                    ignore_patterns=["*/*"],
+                    # "*" matches "/" too; of all folders, only that of TEMPLATES is wanted.
+                    ignore_patterns=None if nested else [*IGNORED],
                 )
         except _FAILURES as error:
             self._fail(error)
         return Path(folder)
+
+    def download_model(self, weights: list[str]) -> Path:
+        """Download the small files of a model, and the weights of these patterns.
+
+        The vocabulary is fetched only where there is no tokenizer.json. Without network, a cache that lacks nothing but
+        the tokenizer is enough.
+
+        Returns:
+            Folder of the cached snapshot.
+
+        Raises:
+            DogeExportError: as `download`.
+        """
+        try:
+            snapshot = self.download(METADATA + weights)
+            if snapshot.is_dir() and not (snapshot / "tokenizer.json").is_file():
+                self.download([*METADATA, *VOCABULARY_FILES])
+        except DogeExportError:
+            if not (self.offline or constants.HF_HUB_OFFLINE):
+                raise
+            with contextlib.suppress(DogeExportError):
+                return self.download(_WITHOUT_TOKENIZER + weights)
+            raise
+        return snapshot
 
     def list_files(self) -> list[str]:
         """Return the names of all files of the repository.
@@ -144,11 +176,14 @@ class Hub:
                 return f"a file of {name} is gone from the hub: run the command again, or pass another --revision"
             case HfHubHTTPError():
                 return f"the hub answered {status} for {name} ({reason}): try again later"
+            case UnicodeError() | ValueError():
+                return f"{name} cannot be asked for ({reason}): check --revision and --token"
             case OSError() if error.filename is not None or error.errno in (errno.ENOSPC, errno.EDQUOT):
                 return f"cannot keep the download of {name} ({error.strerror}): check --cache-dir and the space there"
         return (
             f"downloading {name} failed ({reason}):"
             " check the network and run the command again, or pass --offline to use a cached copy"
+            " (or set HF_HUB_OFFLINE=1)"
         )
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-
-import torch
+from typing import TYPE_CHECKING
 
 from doge_export.checkpoint.architecture import Architecture
-from doge_export.checkpoint.tensors import Tensors
 from doge_export.errors import DogeExportError
+
+if TYPE_CHECKING:
+    import torch
+
+    from doge_export.checkpoint.tensors import Tensors
 
 
 def relaid(tensors: Tensors) -> Tensors:

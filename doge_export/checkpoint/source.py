@@ -11,7 +11,7 @@ from doge_export.assets import BUNDLED, bundled
 from doge_export.checkpoint.files import INDEX, WEIGHTS
 from doge_export.errors import DogeExportError
 from doge_export.json_file import read_object
-from doge_export.paths import EXPORTED, exists, expanded
+from doge_export.paths import EXPORTED, HUB_ID, exists, expanded
 
 _TRAINING_STATE = {"training_args.bin", "optimizer.pt", "scheduler.pt"}
 _PICKLED = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
@@ -71,7 +71,7 @@ def locate(
     from doge_export.checkpoint import hub
 
     repository = hub.Hub(name, revision, token, expanded(cache_dir) if cache_dir else None, offline)
-    snapshot = repository.download(hub.METADATA + (hub.WEIGHTS if weights else []))
+    snapshot = repository.download_model(hub.WEIGHTS if weights else [])
     if weights:
         # Only safetensors are downloaded, so the hub must tell which other weights there are.
         if not {WEIGHTS, INDEX} & _names(snapshot):
@@ -101,7 +101,7 @@ def _require_hub_id(name: str, path: Path) -> None:
         raise DogeExportError(
             f"there is no folder {name!r}: check the path; a hub id is owner/name; bundled are {', '.join(BUNDLED)}"
         )
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name):
+    if not HUB_ID.fullmatch(name):
         raise DogeExportError(f"there is no folder {name!r}: check the path")
 
 
@@ -118,6 +118,10 @@ def _refuse_export(name: str, folder: Path, files: set[str]) -> None:
 def _require_safetensors(name: str, files: Iterable[str]) -> None:
     """Refuse a checkpoint without safetensors, and say how to convert pickled weights."""
     files = sorted(files)
+    if EXPORTED in files and not {WEIGHTS, INDEX} & {*files}:
+        raise DogeExportError(
+            f"{name!r} is an exported folder, not a checkpoint: `doge-export generate {name} PROMPT` runs it"
+        )
     if WEIGHTS in files or INDEX in files:
         return
     pickled = [file for file in files if Path(file).suffix in _PICKLED and Path(file).name not in _TRAINING_STATE]

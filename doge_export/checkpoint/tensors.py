@@ -15,7 +15,7 @@ from doge_export.errors import DogeExportError
 from doge_export.json_file import read_object
 from doge_export.regular_file import is_there
 
-_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
 
 
 Change = Callable[[torch.Tensor], torch.Tensor]
@@ -26,6 +26,8 @@ class _Stored:
     file: Path
     name: str
     shape: tuple[int, ...]
+    dtype: str = "F32"
+    merge: Change | None = None
     change: Change | None = None
 
 
@@ -34,10 +36,15 @@ class Tensors(Mapping[str, torch.Tensor]):
 
     A tensor stored in float32 is a private view of the mapped file: cheap to read, safe to write to, freed with its
     last reference.
+
+    Attributes:
+        shared: name -> name of the tensor in the files that has the same values, for tensors that
+            `safetensors.torch.save_model` left out.
     """
 
-    def __init__(self, stored: Mapping[str, _Stored]) -> None:
+    def __init__(self, stored: Mapping[str, _Stored], shared: Mapping[str, str] | None = None) -> None:
         self._stored = dict(stored)
+        self.shared = dict(shared or {})
 
     def __getitem__(self, name: str) -> torch.Tensor:
         change = self._stored[name].change
@@ -51,17 +58,18 @@ class Tensors(Mapping[str, torch.Tensor]):
         return len(self._stored)
 
     def raw(self, name: str) -> torch.Tensor:
-        """Read a tensor as it is stored, in its own dtype and layout.
+        """Read a tensor as it is stored, in its own dtype and layout; a merged one is float32.
 
         Raises:
             DogeExportError: the file cannot be read.
         """
-        file = self._stored[name].file
+        file, merge = self._stored[name].file, self._stored[name].merge
         try:
             with safe_open(file, framework="pt") as opened:
-                return opened.get_tensor(self._stored[name].name)
+                tensor: torch.Tensor = opened.get_tensor(self._stored[name].name)
         except (SafetensorError, OSError) as error:
             raise _unreadable(file, error) from error
+        return tensor if merge is None else merge(tensor.to(torch.float32))
 
     @property
     def files(self) -> list[Path]:
@@ -92,6 +100,28 @@ class Tensors(Mapping[str, torch.Tensor]):
     def changed(self, name: str, shape: tuple[int, ...], change: Change) -> Tensors:
         """Return the tensors with `change` applied to one of them at each read, which gives it `shape`."""
         return Tensors({**self._stored, name: replace(self._stored[name], shape=shape, change=change)})
+
+    def merged(self, name: str, merge: Change) -> Tensors:
+        """Return the tensors with `merge` applied to one of them at each read, before its layout is changed."""
+        return Tensors({**self._stored, name: replace(self._stored[name], merge=merge)})
+
+    def replaced(self, names: Mapping[str, str], other: Tensors) -> Tensors:
+        """Return the tensors with some replaced or added; `names` maps their names here -> names in `other`."""
+        return Tensors({**self._stored, **{new: other._stored[old] for new, old in names.items()}})
+
+    def check_dtypes(self) -> list[str]:
+        """Refuse tensors that are not of floating point, and return the names of those in float64.
+
+        Raises:
+            DogeExportError: a tensor has another dtype, such as that of a quantised weight.
+        """
+        for stored in self._stored.values():
+            if stored.dtype not in _DTYPES:
+                raise DogeExportError(
+                    f"tensor {stored.name} in {stored.file} has dtype {stored.dtype}, expected one of"
+                    f" {', '.join(_DTYPES.values())}: export the unquantised checkpoint"
+                )
+        return [name for name, stored in self._stored.items() if stored.dtype == "F64"]
 
     def check_values(self) -> None:
         """Read every tensor once, one at a time, and refuse values that no trained weight has.
@@ -128,22 +158,18 @@ def _unreadable(file: Path, error: Exception) -> DogeExportError:
     return DogeExportError(f"{file} is not a whole safetensors file ({reason}): truncated or damaged, fetch it again")
 
 
-def _stored_in(file: Path) -> dict[str, _Stored]:
+def _stored_in(file: Path) -> tuple[dict[str, _Stored], dict[str, str]]:
+    """Return the tensors of a file, and its metadata, where `save_model` names the tensors that share values."""
     found = {}
     is_there(file)  # refuses a named pipe, on which the library would wait
     try:
         with safe_open(file, framework="pt") as opened:
             for name in opened.keys():  # noqa: SIM118 - safe_open is not a mapping
                 header = opened.get_slice(name)
-                if header.get_dtype() not in _DTYPES:
-                    raise DogeExportError(
-                        f"tensor {name} in {file} has dtype {header.get_dtype()}, expected one of"
-                        f" {', '.join(_DTYPES.values())}: export the unquantised checkpoint"
-                    )
-                found[name] = _Stored(file, name, tuple(header.get_shape()))
+                found[name] = _Stored(file, name, tuple(header.get_shape()), header.get_dtype())
+            return found, opened.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise _unreadable(file, error) from error
-    return found
 
 
 def _weight_map(index: Path) -> dict[str, str]:
@@ -161,7 +187,7 @@ def _stored_in_shards(index: Path) -> dict[str, _Stored]:
     weight_map = _weight_map(index)
     stored: dict[str, _Stored] = {}
     for shard in sorted(set(weight_map.values())):
-        found = _stored_in(index.parent / shard)
+        found, _ = _stored_in(index.parent / shard)
         for name in found.keys() & stored.keys():
             raise DogeExportError(
                 f"tensor {name} is in both {stored[name].file.name} and {shard} of {index.parent}: the shards of two"
@@ -178,8 +204,18 @@ def open_tensors(folder: Path) -> Tensors:
     """Open the tensors of `model.safetensors`, or without that file, of the shards that the index names.
 
     Raises:
-        DogeExportError: a file is damaged or missing, a dtype is not float32, float16 or bfloat16, or the shards
-            disagree with their index.
+        DogeExportError: a file is damaged or missing, or the shards disagree with their index.
     """
-    sharded = is_there(folder / INDEX) and not is_there(folder / WEIGHTS)
-    return Tensors(_stored_in_shards(folder / INDEX) if sharded else _stored_in(folder / WEIGHTS))
+    if is_there(folder / INDEX) and not is_there(folder / WEIGHTS):
+        return Tensors(_stored_in_shards(folder / INDEX))
+    return open_file(folder / WEIGHTS)
+
+
+def open_file(file: Path) -> Tensors:
+    """Open the tensors of one safetensors file.
+
+    Raises:
+        DogeExportError: the file is damaged or missing.
+    """
+    stored, metadata = _stored_in(file)
+    return Tensors(stored, {new: kept for new, kept in metadata.items() if kept in stored})

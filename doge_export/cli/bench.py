@@ -7,15 +7,25 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from doge_export.cli.options import PATH, PRECISION, host_code_option, json_option, threads_option, verify_option
+from doge_export.cli.options import (
+    EXPORTED,
+    PATH,
+    PRECISION,
+    host_code_option,
+    json_option,
+    threads_option,
+    verify_option,
+)
 from doge_export.cli.render import columns, echo_json, size
+from doge_export.installing import need
+from doge_export.paths import check_apart
 
 if TYPE_CHECKING:
     from doge_export.benchmark.bench import Benchmark
 
 
 @click.command()
-@click.argument("folders", metavar="FOLDER...", type=PATH, nargs=-1, required=True)
+@click.argument("folders", metavar="FOLDER...", type=EXPORTED, nargs=-1, required=True)
 @click.option(
     "--precision",
     type=PRECISION,
@@ -62,10 +72,13 @@ def command(folders: tuple[Path, ...], plot: Path | None, as_json: bool, **optio
     """
     from doge_export.benchmark.bench import bench, contexts_to_plot
 
+    if options["compare"] is not None:
+        need("export", "torch", "safetensors")
     if plot is not None:
         from doge_export.benchmark.plot import plot_path, write_plot
 
         plot = plot_path(plot)
+        check_apart({"--plot": plot}, {"FOLDER": folders, "--compare": options["compare"]})
         options["context"] = options["context"] or contexts_to_plot(folders)
     result = bench(folders, **options)
     if plot is not None:

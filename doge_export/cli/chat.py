@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,17 +12,21 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from doge_export import console
-from doge_export.cli.options import folder_argument, generation_options, session_options
+from doge_export.cli.options import check_settings, folder_argument, generation_options, log_notes, session_options
+from doge_export.cli.signals import dealt_with
 from doge_export.cli.text import show
-from doge_export.errors import DogeExportError
+from doge_export.errors import DogeExportError, TooLong
 
 if TYPE_CHECKING:
-    from doge_export.runtime.chat import Chat
-    from doge_export.runtime.session import Session
+    from doge_export.runtime.chat import Chat, Overflow
+
+_COMMAND = re.compile(r"/[A-Za-z]+")
+"""A word that is meant as a command; /etc/passwd or 1/2 is none."""
 
 _HELP = """/reset         forget the conversation, keep the system message
 /system TEXT   start over with this system message
 /help          this list
+//TEXT         send a message that begins with /
 /exit          leave; so do Ctrl-D and Ctrl-C at the prompt
 Ctrl-C         stops an answer"""
 
@@ -29,11 +34,20 @@ Ctrl-C         stops an answer"""
 @click.command()
 @folder_argument
 @click.option("--system", metavar="TEXT", help="System message that the conversation starts with.")
+@click.option(
+    "--context-overflow",
+    type=click.Choice(["stop", "drop-oldest"]),
+    default="stop",
+    show_default=True,
+    help="When the conversation gets too long: refuse the message, or forget the oldest turns and say so. The system "
+    "message stays.",
+)
 @generation_options
 @session_options
 def command(
     folder: Path,
     system: str | None,
+    context_overflow: Overflow,
     precision: str | None,
     opening: dict[str, Any],
     stop: tuple[str, ...],
@@ -41,48 +55,60 @@ def command(
 ) -> None:
     """Talk with an exported model, turn after turn.
 
-    Each line is a message; /help lists the commands. Messages through a pipe are answered line by line, with
-    nothing but the answers on stdout.
+    Each line is a message; /help lists the commands, and // begins a message that begins with /. Messages through a
+    pipe are answered line by line, with nothing but the answers on stdout; a line that cannot be answered ends the run
+    with exit code 2 and its number.
     """
     from doge_export.runtime.loading import load_as
     from doge_export.runtime.session import Session
 
+    check_settings(settings)
     session = load_as(Session, folder, purpose="chat", precision=precision, **opening)
-    chat = session.chat(system)
+    log_notes(session)
+    chat = session.chat(system, context_overflow)
     at_terminal = sys.stdin.isatty() and sys.stdout.isatty()
     if at_terminal:
         console.log("/help lists the commands, Ctrl-D leaves")
-    for line in _typed_lines() if at_terminal else _piped_lines():
-        word, _, rest = line.strip().partition(" ")
+    for number, line in enumerate(_typed_lines() if at_terminal else _piped_lines(), 1):
+        message = line.strip()
+        word, _, rest = message.partition(" ")
         if word == "/exit":
             return
-        if word in ("/reset", "/system"):
-            chat = _restarted(session, chat, word, rest.strip())
-        elif word == "/help":
-            console.log(_HELP)
-        elif word.startswith("/"):
-            console.log(f"there is no command {word}; /help lists them")
-        elif word:
-            _answer(chat, line.strip(), at_terminal, {"stop": list(stop), **settings})
+        try:
+            if word == "/reset":
+                chat.reset()
+            elif word == "/system":
+                chat = session.chat(rest.strip() or None, context_overflow)
+            elif word == "/help":
+                console.log(_HELP)
+            elif _COMMAND.fullmatch(word):
+                raise DogeExportError(f"there is no command {word}; /help lists them, and // begins a message with /")
+            elif message:
+                _answer(chat, message[message.startswith("//") :], {"stop": list(stop) or None, **settings})
+        except KeyboardInterrupt:
+            if not at_terminal:
+                raise
+            dealt_with()
+            console.log("(stopped)")
+        except DogeExportError as error:
+            if not at_terminal:
+                raise type(error)(f"line {number}: {error}") from error
+            click.echo(error, err=True)
 
 
-def _restarted(session: Session, chat: Chat, word: str, text: str) -> Chat:
-    if word == "/system":
-        return session.chat(text or None)
-    chat.reset()
-    return chat
-
-
-def _answer(chat: Chat, message: str, at_terminal: bool, settings: dict[str, Any]) -> None:
-    if not at_terminal:
-        show(chat.send(message, **settings))
-        return
+def _answer(chat: Chat, message: str, settings: dict[str, Any]) -> None:
+    dropped = chat.dropped
     try:
-        show(chat.send(message, **settings))
-    except KeyboardInterrupt:
-        console.log("(stopped)")
-    except DogeExportError as error:
-        click.echo(f"{error} (/reset starts over)", err=True)
+        pieces = chat.send(message, **settings)
+    except TooLong as error:
+        forget = ", --context-overflow drop-oldest forgets old turns" if len(chat.messages) > 1 else ""
+        raise TooLong(f"{error} (/reset starts over{forget})") from error
+    if chat.dropped > dropped:
+        turns = chat.dropped - dropped
+        console.log(f"note: the conversation is too long: forgot the oldest {turns} turn{'s'[: turns > 1]}")
+    show(pieces)
+    if chat.is_full:
+        console.log("note: the answer was cut: the conversation is as long as the export holds (/reset starts over)")
 
 
 def _typed_lines() -> Iterator[str]:
@@ -93,10 +119,11 @@ def _typed_lines() -> Iterator[str]:
         try:
             yield input("> ")
         except (EOFError, KeyboardInterrupt):
+            dealt_with()
             click.echo()
             return
 
 
 def _piped_lines() -> Iterator[str]:
-    for line in sys.stdin.buffer:
-        yield line.decode("utf-8", errors="replace")
+    for number, line in enumerate(sys.stdin.buffer):
+        yield line.decode("utf-8" if number else "utf-8-sig", errors="replace")

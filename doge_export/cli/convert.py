@@ -10,6 +10,7 @@ import click
 
 from doge_export.cli.options import PATH, assumption_options, force_option, json_option, source_options
 from doge_export.cli.render import echo_json, size
+from doge_export.installing import need
 
 
 @click.command()
@@ -26,6 +27,7 @@ def command(model: str, out: Path, as_json: bool, **options: Any) -> None:
     the tokenizer's files. A checkpoint for which transformers would compute something else is refused, with the
     reasons.
     """
+    need("export", "torch", "safetensors")
     from doge_export.checkpoint.identify import Assumptions
     from doge_export.pipeline.convert import convert
 

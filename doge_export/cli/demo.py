@@ -13,6 +13,7 @@ import click
 from doge_export.cli.options import PATH
 from doge_export.cli.render import size
 from doge_export.cli.text import show
+from doge_export.installing import need
 
 if TYPE_CHECKING:
     from doge_export.checkpoint.architecture import CdmoeRouting
@@ -31,6 +32,7 @@ def command(moe: bool, keep: Path | None) -> None:
 
     Exports it, compares it with PyTorch, looks into the folder, continues a text, and chats.
     """
+    need("export", "torch", "onnx", "onnxscript", "safetensors", "transformers")
     from doge_export.package import verify
     from doge_export.pipeline.onnx import export
     from doge_export.runtime import load

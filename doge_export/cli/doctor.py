@@ -15,6 +15,7 @@ _NEEDED_FOR = {
     "base": "run an exported folder",
     "export": "export and validate",
     "gpu": "run on an NVIDIA GPU",
+    "structured": "write JSON by a schema",
     "trt": "build TensorRT engines",
     "test": "run the tests of doge-export",
 }

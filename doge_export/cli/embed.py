@@ -12,7 +12,8 @@ from doge_export.cli.options import PATH, folder_argument, json_option, session_
 from doge_export.cli.render import echo_json
 from doge_export.cli.text import given_texts
 from doge_export.errors import DogeExportError
-from doge_export.paths import check_file
+from doge_export.package.atomic_file import written_file
+from doge_export.paths import check_apart, check_file
 
 
 @click.command()
@@ -53,15 +54,14 @@ def command(
         raise click.UsageError("--pooling none gives each text as many vectors as it has tokens; add --json.")
     if output is not None:
         _check_output(output, as_json)
+        check_apart({"--output": output}, {"FOLDER": folder, "--file": file})
     given = given_texts(texts, file)
     session = load_as(FeatureSession, folder, purpose="embed", precision=precision, **opening)
     with console.progress("embedding", len(given)) as advance:
         vectors = session.embed(given, on_progress=advance, **options)
     if output is not None:
-        try:
-            np.save(output, vectors)
-        except OSError as error:
-            raise DogeExportError(f"--output {output} cannot be written: {error.strerror or error}") from error
+        with written_file("--output", output) as stream:
+            np.save(stream, vectors)
         click.echo(f"{output}  float32 {list(np.shape(vectors))}")
     elif as_json:
         name = "vectors" if options["pooling"] == "none" else "vector"

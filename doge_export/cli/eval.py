@@ -10,7 +10,8 @@ import click
 
 from doge_export.cli.options import PATH, folder_argument, json_option, session_options
 from doge_export.cli.render import columns, echo_json
-from doge_export.paths import check_file, read_text
+from doge_export.package.atomic_file import written_file
+from doge_export.paths import check_apart, check_file, read_text
 
 if TYPE_CHECKING:
     from doge_export.evaluation.choices import ChoicesScore
@@ -64,6 +65,7 @@ def command(
         raise click.UsageError("--window and --stride are of --text; give it too.")
     if details is not None:
         check_file("--details", details)
+        check_apart({"--details": details}, {"FOLDER": folder, "--choices": choices, "--text": text})
     content = None if text is None else read_text(text)
     questions = None if choices is None else read_questions(choices)
     session = load_as(Session, folder, purpose="eval", precision=precision, **opening)
@@ -75,7 +77,8 @@ def command(
         results["choices"] = evaluate_choices(session, questions)
     if details is not None:
         lines = (json.dumps(item.to_dict(), ensure_ascii=False) for item in results["choices"].answers)
-        details.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        with written_file("--details", details) as stream:
+            stream.writelines(f"{line}\n".encode() for line in lines)
     if as_json:
         echo_json({name: value.to_dict() if hasattr(value, "to_dict") else value for name, value in results.items()})
         return

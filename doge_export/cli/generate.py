@@ -11,7 +11,14 @@ from typing import Any
 import click
 
 from doge_export import console
-from doge_export.cli.options import folder_argument, generation_options, json_option, session_options
+from doge_export.cli.options import (
+    check_settings,
+    folder_argument,
+    generation_options,
+    json_option,
+    log_notes,
+    session_options,
+)
 from doge_export.cli.render import echo_json
 from doge_export.cli.text import read_stdin, show
 
@@ -45,6 +52,7 @@ def command(
     from doge_export.runtime.loading import load_as
     from doge_export.runtime.session import Session
 
+    check_settings(settings)
     text = read_stdin() if prompt == "-" else prompt
     request: Any = text
     if chat or system is not None:
@@ -52,8 +60,9 @@ def command(
         if system is not None:
             request.insert(0, {"role": "system", "content": system})
     session = load_as(Session, folder, purpose="generate", precision=precision, **opening)
+    log_notes(session)
     started = time.perf_counter()
-    pieces = session.stream(request, stop=list(stop), **settings)
+    pieces = session.stream(request, stop=list(stop) or None, **settings)
     show(_collected(pieces) if as_json or not stream else pieces, silent=as_json)
     answer = pieces.generation
     seconds = time.perf_counter() - started
@@ -62,6 +71,8 @@ def command(
     if not answer.text and answer.finish_reason == "eos":
         hint = "" if request is not text else "; --chat puts the prompt into the chat template"
         console.log(f"the answer is empty: the model ended it at once{hint}")
+    if settings["json_schema"] is not None and answer.finish_reason != "eos":
+        console.log(f"note: the JSON is not complete: the answer ended by {answer.finish_reason} (--max-new-tokens)")
     console.detail(
         f"{len(answer.prompt_token_ids)} tokens read, {len(answer.token_ids)} written in {seconds:.2f} s; "
         f"ended by {answer.finish_reason}"

@@ -21,7 +21,7 @@ from doge_export.cli.options import (
 from doge_export.cli.quantize import quality_lines
 from doge_export.cli.render import columns, echo_json, named_values, trial_lines, written_facts, written_lines
 from doge_export.console import log
-from doge_export.paths import report_path
+from doge_export.installing import need
 
 
 @click.command()
@@ -55,8 +55,8 @@ def command(model: str, out: Path, dry_run: bool, as_json: bool, **options: Any)
     MODEL is a folder or a hub id. The folder OUT appears when all is done, or not at all. A failed validation writes
     nothing and exits with 1.
     """
-    from doge_export.pipeline.folder import OutputFolder
-    from doge_export.pipeline.onnx import export
+    need("export", "torch", "onnx", "onnxscript", "safetensors")
+    from doge_export.pipeline.onnx import checked_places, export
     from doge_export.pipeline.plan import plan
 
     if options["report"] and not options["validate"]:
@@ -64,9 +64,7 @@ def command(model: str, out: Path, dry_run: bool, as_json: bool, **options: Any)
     if dry_run:
         force = options.pop("force")
         report, _ = options.pop("report"), options.pop("validate")
-        OutputFolder.checked(out, force=force, reads=model)
-        if report is not None:
-            report_path(report, out)
+        checked_places(model, out, report, force, **options)
         facts = {"output": str(out), **plan(model, **options).to_dict()}
         echo_json(facts) if as_json else click.echo(columns(named_values(facts), indent=0))
         return

@@ -3,19 +3,49 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
 
+from doge_export import console
 from doge_export.checkpoint.architecture import CdmoeRouting, Generation, MoeVariant, Task
 from doge_export.checkpoint.identify import RatioScope
+from doge_export.paths import HUB_ID, check_path_text
 from doge_export.precision import ADDABLE, RENAMED, Precision
+
+if TYPE_CHECKING:
+    from doge_export.runtime.session import Session
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-PATH = click.Path(path_type=Path)
+
+class UnicodePath(click.Path):
+    """A path that is Unicode text, so that it can be shown and written into a manifest."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path; raise DogeExportError if it is not Unicode text."""
+        check_path_text(os.fsdecode(value))
+        return super().convert(value, param, ctx)
+
+
+class ExportedPath(UnicodePath):
+    """An exported folder: a path, or a hub id, whose folder is fetched into the cache."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path of the folder; raise DogeExportError if the hub does not give it."""
+        path = super().convert(value, param, ctx)
+        if not HUB_ID.fullmatch(str(path)):
+            return path
+        from doge_export.runtime.hub_folder import local_folder
+
+        return local_folder(path)
+
+
+PATH = UnicodePath(path_type=Path)
+EXPORTED = ExportedPath(path_type=Path)
 
 
 class PrecisionChoice(click.Choice[str]):
@@ -44,8 +74,8 @@ def _renamed_option(name: str) -> Callable[[Function], Function]:
     return click.option(name, hidden=True, expose_value=False, callback=refuse, help="Earlier name of --precision.")
 
 
-folder_argument = click.argument("folder", type=PATH)
-"""FOLDER, an exported folder; the code that opens it checks that it is one."""
+folder_argument = click.argument("folder", type=EXPORTED)
+"""FOLDER, an exported folder or the hub id of one; the code that opens it checks that it is one."""
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 threads_option = click.option(
@@ -117,6 +147,11 @@ def source_options(function: Function) -> Function:
             metavar="DIR",
             help="Where downloads are kept. [default: that of huggingface_hub]",
         ),
+        click.option(
+            "--adapter",
+            metavar="PATH|none",
+            help="LoRA adapter to merge into the weights: a folder or hub id, or none. [default: the one beside them]",
+        ),
         click.option("--offline", is_flag=True, help="Use what is on this machine; never the network."),
     )(function)
 
@@ -183,7 +218,43 @@ def generation_options(function: Function) -> Function:
         ),
         click.option("--seed", type=int, metavar="N", help="Makes drawing repeatable."),
         click.option("--stop", multiple=True, metavar="TEXT", help="End before this text. May be given several times."),
+        click.option(
+            "--json-schema",
+            type=PATH,
+            metavar="FILE",
+            callback=_read_schema,
+            help="Let the answer be JSON that follows the schema in FILE. Needs the extra `structured`.",
+        ),
     )(function)
+
+
+def _read_schema(ctx: click.Context, param: click.Parameter, value: Path | None) -> str | None:
+    from doge_export.paths import read_text
+
+    return None if value is None else read_text(value)
+
+
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Refuse wrong values of `generation_options` before a model is loaded.
+
+    Raises:
+        DogeExportError: as `Session.generate` would.
+    """
+    from doge_export.runtime.generation_config import GenerationConfig
+
+    GenerationConfig().override(
+        **{name: value for name, value in settings.items() if name not in ("seed", "json_schema")}
+    )
+    if settings.get("json_schema") is not None:
+        from doge_export.runtime.structured import grammar_of, schema_of
+
+        grammar_of(schema_of(settings["json_schema"], None))
+
+
+def log_notes(session: Session) -> None:
+    """Tell what of a folder's generation_config.json is not supported."""
+    for note in session.generation_config.notes:
+        console.log(f"note: {note}")
 
 
 def texts_options(function: Function) -> Function:
@@ -226,8 +297,8 @@ def quantization_options(function: Function) -> Function:
             "--max-kl",
             type=float,
             metavar="NATS",
-            help="Mean KL divergence from the fp32 graph that is allowed. "
-            "[default: 0.01 for int8, 0.15 for int4, 0.001 for fp16]",
+            help="Mean KL divergence from the fp32 graph that is allowed at every stretch of a text. "
+            "[default: 0.01 for int8, beyond keep_window_size 0.03; 0.15 for int4, 0.001 for fp16]",
         ),
         click.option(
             "--calibration",

@@ -1,4 +1,7 @@
-"""Signals that end a run raise exceptions in it, so that it removes half-written folders on the way out."""
+"""Signals that end a run raise exceptions in it, so that it removes half-written folders on the way out.
+
+A library may turn such an exception into one of its own; `pending` remembers the signal until it is dealt with.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +17,22 @@ _AGAIN_AFTER = 0.05
 """Seconds until a signal is sent again whose exception was dropped."""
 
 
+_arrived: list[int] = []
+
+
+def pending() -> int | None:
+    """Return the signal that arrived last in `unwinding_signals`, unless it was dealt with; None for none."""
+    return _arrived[-1] if _arrived else None
+
+
+def dealt_with() -> None:
+    """Forget the signals that arrived: the run goes on."""
+    _arrived.clear()
+
+
 @contextlib.contextmanager
 def unwinding_signals() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP raise SystemExit(128 + number) in the body, as SIGINT raises KeyboardInterrupt.
+    """Let SIGTERM and SIGHUP raise SystemExit(128 + number) in the body, and SIGINT KeyboardInterrupt.
 
     A handler may run inside a destructor or a weak reference's callback, where Python drops exceptions (seen with
     torch.export, which makes many of them). A signal whose exception is dropped is sent again.
@@ -24,7 +40,8 @@ def unwinding_signals() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may set handlers
         return
-    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    dealt_with()
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
     previous = {number: signal.getsignal(number) for number in numbers}
     report = sys.unraisablehook
 
@@ -41,7 +58,7 @@ def unwinding_signals() -> Iterator[None]:
 
     sys.unraisablehook = resend_or_report
     for number, handler in previous.items():
-        if handler is not signal.SIG_IGN:  # nohup ignores SIGHUP
+        if handler is not signal.SIG_IGN:  # nohup ignores SIGHUP, a shell's & SIGINT
             signal.signal(number, _leave)
     try:
         yield
@@ -60,4 +77,7 @@ def _send_to_main_thread(number: int) -> None:
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
+    _arrived.append(number)
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
     sys.exit(128 + number)

@@ -13,7 +13,7 @@ from doge_export.paths import read_text
 
 
 def read_stdin() -> str:
-    """Read all of stdin, without its last line break.
+    """Read all of stdin, without its last line break and a byte order mark at its beginning.
 
     Raises:
         DogeExportError: it is not UTF-8.
@@ -56,7 +56,7 @@ def one_line(text: str, width: int = 60) -> str:
 
 def _stdin() -> str:
     try:
-        return sys.stdin.buffer.read().decode("utf-8")
+        return sys.stdin.buffer.read().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DogeExportError(f"stdin is not UTF-8 text: {error.reason} at byte {error.start}") from error
 

@@ -20,7 +20,8 @@ from doge_export.cli.options import (
 )
 from doge_export.cli.render import columns, echo_json, named_values, size, trial_lines, written_facts, written_lines
 from doge_export.errors import DogeExportError
-from doge_export.paths import check_file, check_folder
+from doge_export.installing import install_command, need
+from doge_export.paths import check_apart, check_file, check_folder
 from doge_export.plugin.tensorrt_versions import NATIVE_SINCE, NEWEST, dotted, release
 from doge_export.trt.limits import CANDIDATES, MAX_TOP_K
 
@@ -106,28 +107,49 @@ def command(
     With --selftest, MODEL_OR_FOLDER is the report to write. [default: doge-export-trt-selftest.json]
     """
     if selftest:
+        need("export", "torch", "onnx", "onnxscript", "safetensors", "transformers")
         if out is not None or dry_run:
             raise click.UsageError("--selftest takes the name of its report and --plugin only.")
         _selftest(Path(model_or_folder or "doge-export-trt-selftest.json"), options, as_json)
         return
     if model_or_folder is None or (out is None and not dry_run):
         raise click.UsageError("name a MODEL_OR_FOLDER and the folder OUT to write (or --selftest).")
+    need("export", "torch", "onnx", "onnxscript", "safetensors")
     build = {name: options.pop(name) for name in ("force", "validate", "plugin", "keep_onnx", "save_results")}
     settings = {name: options.pop(name) for name in ("opt_level", "workspace_mib", "timing_cache")}
     settings |= {name: options.pop(name) for name in ("version_compatible", "embed_plugin")}
     settings |= {"hardware": options.pop("hw_compat"), "tf32": options.pop("tf32")}
     planned_for = options.pop("tensorrt")
+    _check_places(model_or_folder, out, build, settings)
     if dry_run:
-        from doge_export.pipeline.folder import OutputFolder
-
-        if out is not None:
-            OutputFolder.checked(out, force=build["force"], reads=model_or_folder)
         _dry_run(model_or_folder, planned_for, as_json, options)
         return
     if planned_for:
         raise click.UsageError("--tensorrt is what --dry-run plans for; a build uses the TensorRT that is installed.")
     assert out is not None
     _build(model_or_folder, out, settings, build, as_json, options)
+
+
+def _check_places(model: str, out: Path | None, build: dict[str, Any], settings: dict[str, Any]) -> None:
+    """Refuse before the work, and in a dry run, what could not be built or written."""
+    from doge_export.pipeline.folder import OutputFolder
+    from doge_export.trt.builder import BuilderSettings
+
+    plugin, cache, results = build["plugin"], settings["timing_cache"], build["save_results"]
+    if plugin is not None and not plugin.is_file():
+        raise DogeExportError(f"--plugin {plugin} is not a file; `doge-export plugin build` makes one")
+    if out is not None:
+        OutputFolder.checked(out, force=build["force"], reads=[model, plugin, cache])
+    if results is not None:
+        check_folder("--save-results", results)
+        if importlib.util.find_spec("polygraphy") is None:
+            raise DogeExportError(f"--save-results needs polygraphy: {install_command('trt')}")
+    if cache is not None:
+        check_file("--timing-cache", cache)
+    BuilderSettings(**settings).check()
+    check_apart(
+        {"--timing-cache": cache, "--save-results": results}, {"MODEL_OR_FOLDER": model, "--plugin": plugin}, out
+    )
 
 
 def _build(
@@ -137,12 +159,6 @@ def _build(
     from doge_export.trt.make import make_engine
 
     save_results = build.pop("save_results")
-    if save_results is not None:
-        check_folder("--save-results", save_results)
-        if importlib.util.find_spec("polygraphy") is None:
-            raise DogeExportError('--save-results needs polygraphy: pip install "doge-export[trt]"')
-    if settings["timing_cache"] is not None:
-        check_file("--timing-cache", settings["timing_cache"])
     result = make_engine(model, out, settings=BuilderSettings(**settings), **build, **options)
     saved = []
     if save_results is not None:

@@ -10,6 +10,8 @@ import click
 from doge_export import console
 from doge_export.cli.options import PATH, folder_argument, host_code_option, json_option, source_options, verify_option
 from doge_export.cli.render import echo_json
+from doge_export.installing import need
+from doge_export.package import read_manifest
 
 
 @click.command()
@@ -28,13 +30,17 @@ def command(ctx: click.Context, folder: Path, report: Path | None, as_json: bool
     transformers with eager attention in float32, or our own PyTorch module for generations of Doge that transformers
     does not have.
     """
+    need("export", "torch", "safetensors")
     from doge_export.package import verify as verify_folder
-    from doge_export.paths import report_path
+    from doge_export.paths import check_apart, report_path
     from doge_export.validation import validate
 
     if verify:
         verify_folder(folder)
-    report = None if report is None else report_path(report)
+    if report is not None:
+        checkpoint = options["model"] or read_manifest(folder).source.model
+        check_apart({"--report": report}, {"FOLDER": folder, "the checkpoint": checkpoint})
+        report = report_path(report)
     with console.progress("comparing with PyTorch") as advance:
         verdict = validate(folder, on_progress=lambda done, total, name: advance(), **options)
     echo_json(verdict.to_dict()) if as_json else click.echo(verdict.render_text())

@@ -53,7 +53,7 @@ def read_questions(file: str | Path) -> list[Question]:
         DogeExportError: the file cannot be read or has no questions, or a line, which the message names, is malformed.
     """
     questions = []
-    for number, line in enumerate(read_text(file).removeprefix("\ufeff").split("\n"), 1):
+    for number, line in enumerate(read_text(file).split("\n"), 1):
         if not line.strip():
             continue
         try:

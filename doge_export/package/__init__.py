@@ -1,6 +1,6 @@
 """The exported folder: written whole or not at all, described by a model card and by a manifest with file hashes."""
 
-from doge_export.package.atomic import refuse_output, staged_folder
+from doge_export.package.atomic import staged_folder
 from doge_export.package.card import write_card
 from doge_export.package.fingerprint import Fingerprint, fingerprint
 from doge_export.package.manifest import (
@@ -13,6 +13,7 @@ from doge_export.package.manifest import (
     validation_line,
     write_manifest,
 )
+from doge_export.package.refusals import refuse_output
 from doge_export.package.verify import check_digest, verify, verify_files
 
 __all__ = [

@@ -2,11 +2,13 @@
 
 A run writes into a temporary sibling of the output and renames it into place at the end. While it runs it holds an
 flock on that sibling, so the next run can tell a leftover of a killed run from the folder of a live one even when the
-process id was given to another process. If folders cannot be locked (Windows, some network file systems), the process
-id in the name decides alone.
+process id was given to another process; and an flock on an output that it is to replace, so that no second run replaces
+it at the same time. If folders cannot be locked (Windows, some network file systems), the process id in the name
+decides alone.
 
-`--force` takes two renames: the old folder is moved aside, and the new one takes its name. A run killed between the two
-leaves the old folder under its temporary name; the next run puts it back.
+`--force` exchanges the two folders in one step, or, where the system cannot, in two renames: a run killed between the
+two leaves the old folder under its temporary name, and the next run puts it back. An output that cannot be renamed is
+written from inside, see `in_place`.
 """
 
 from __future__ import annotations
@@ -14,29 +16,38 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import re
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from doge_export.errors import DogeExportError
-from doge_export.package.lock import lock_folder, process_alive
+from doge_export.package import in_place, leftovers
+from doge_export.package.disk import is_full, reason
+from doge_export.package.exchange import exchange
+from doge_export.package.lock import lock_path, process_alive
+from doge_export.package.mounts import is_renamable
+from doge_export.package.refusals import Recorded, recorded_by_manifest, refuse_output
 
-_STAGED = "tmp"
-_REPLACED = "old"
-_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NOT_RENAMABLE = {errno.EXDEV, errno.EBUSY, errno.EPERM, errno.EACCES}
 
 
 @contextlib.contextmanager
-def staged_folder(output: Path | str, *, force: bool = False, protected: Iterable[Path] = ()) -> Iterator[Path]:
-    """Yield a temporary sibling of `output` to write into; it becomes `output` when the body ends.
+def staged_folder(
+    output: Path | str,
+    *,
+    force: bool = False,
+    protected: Iterable[Path] = (),
+    recorded: Recorded = recorded_by_manifest,
+) -> Iterator[Path]:
+    """Yield a temporary folder to write into; it becomes `output` when the body ends.
 
-    When the body raises, the sibling is removed and an existing `output` is as it was.
+    When the body raises, it is removed and an existing `output` is as it was.
 
     Args:
         output: the folder to write.
         force: replace it if it is not empty.
         protected: folders and files that must outlive the run, such as the checkpoint being read.
+        recorded: tells what doge-export wrote into a folder; nothing else is ever replaced.
 
     Raises:
         DogeExportError: `output` is refused by `refuse_output`, is being written by another run, cannot be written, or
@@ -44,91 +55,57 @@ def staged_folder(output: Path | str, *, force: bool = False, protected: Iterabl
     """
     output = Path(output).expanduser().resolve()
     made: list[Path] = []
-    try:
+    with contextlib.ExitStack() as held:
+        held.callback(_remove_empty, made)
         try:
             if output.parent.is_dir():
                 _tidy_after_killed_runs(output)
-            refuse_output(output, force=force, protected=protected)
-            made = [path for path in output.parents if not path.exists()]  # innermost first
+            if output.is_dir():
+                _hold(held, output, output)
+                in_place.recover(output)
+            refuse_output(output, force=force, protected=protected, recorded=recorded)
+            made += [path for path in output.parents if not path.exists()]  # innermost first
             output.parent.mkdir(parents=True, exist_ok=True)
-            staging = _create_sibling(output)
+            staging = _create_staging(output)
+            held.callback(shutil.rmtree, staging, ignore_errors=True)
+            _hold(held, staging, output)
         except OSError as error:
             raise DogeExportError(
-                f"cannot create a folder in {output.parent}: {_reason(error)}; choose an output folder elsewhere"
+                f"cannot create a folder in {output.parent}: {reason(error)}; choose an output folder elsewhere"
             ) from error
-        with _held(staging, output):
+        try:
             yield staging
             _flush_to_disk(staging)
+            if force:
+                refuse_output(output, force=True, protected=protected, recorded=recorded)  # it may have been filled
             _move_into_place(staging, output, force=force)
-    except OSError as error:
-        if error.errno not in _DISK_FULL:
-            raise
-        raise DogeExportError(
-            f"cannot write {output}: {_reason(error)}; make room there or choose another folder"
-        ) from error
-    finally:
-        for folder in made:
-            with contextlib.suppress(OSError):
-                folder.rmdir()  # fails for the parents of a finished output, which are not empty
+        except OSError as error:
+            if not is_full(error):
+                raise
+            raise DogeExportError(
+                f"cannot write {output}: {reason(error)}; make room there or choose another folder"
+            ) from error
 
 
-def refuse_output(output: Path, *, force: bool, protected: Iterable[Path] = ()) -> None:
-    """Refuse a path that cannot become an exported folder, or a folder that must not be replaced by one.
-
-    Args:
-        output: the folder to write.
-        force: replace it if it is not empty.
-        protected: folders and files that must not be deleted.
-
-    Raises:
-        DogeExportError: `output` is a file, a mount point or the current directory, is not empty (without `force`), or
-            holds the home directory, a git repository or a protected path (with `force`).
-    """
-    try:
-        output = output.expanduser().resolve()
-        _refuse(output, force=force, protected=protected)
-    except RuntimeError as error:  # ~name, and there is no such user
-        raise DogeExportError(f"output {output}: there is no such home directory; choose another folder") from error
-    except OSError as error:
-        raise DogeExportError(f"output {output} cannot be used: {_reason(error)}; choose another folder") from error
+def _hold(held: contextlib.ExitStack, path: Path, output: Path) -> None:
+    if held.enter_context(lock_path(path)) is False:
+        raise _busy(output)
 
 
-def _refuse(output: Path, *, force: bool, protected: Iterable[Path]) -> None:
-    here = Path.cwd()
-    if output == here or output in here.parents:
-        raise DogeExportError(f"output {output} is the current directory or holds it; name a new folder inside it")
-    nearest = next(path for path in (output, *output.parents) if path.exists())
-    if not nearest.is_dir():
-        raise DogeExportError(f"output {output} cannot be a folder: {nearest} is a file; choose another folder")
-    if os.path.ismount(output):  # the method of Path raises on Windows
-        raise DogeExportError(f"output {output} is a mount point, which cannot be replaced; name a folder inside it")
-    if not output.is_dir() or not any(output.iterdir()):
-        return
-    if not force:
-        raise DogeExportError(f"output {output} is not empty; choose another folder, or replace it with --force")
-    home = Path.home().resolve()
-    inside = next((path for path in protected if path.resolve().is_relative_to(output)), None)
-    if output == home or output in home.parents:
-        reason = "is or holds the home directory"
-    elif (output / ".git").exists():
-        reason = "holds a git repository"
-    elif inside is not None:
-        reason = f"holds {inside}, which is being read"
-    else:
-        return
-    raise DogeExportError(f"--force would delete {output}, which {reason}; choose another folder")
+def _busy(output: Path) -> DogeExportError:
+    return DogeExportError(f"another run is writing {output}; wait for it, or choose another folder")
 
 
-def _reason(error: OSError) -> str:
-    return os.strerror(error.errno).lower() if error.errno else str(error)
+def _remove_empty(folders: list[Path]) -> None:
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()  # fails for the parents of a finished output, which are not empty
 
 
-def _sibling(output: Path, kind: str) -> Path:
-    return output.with_name(f".{output.name}.{os.getpid()}.doge-export-{kind}")
-
-
-def _create_sibling(output: Path) -> Path:
-    staging = _sibling(output, _STAGED)
+def _create_staging(output: Path) -> Path:
+    stays = output.is_dir() and not is_renamable(output)
+    name = leftovers.inside(leftovers.STAGED) if stays else leftovers.beside(output.name, leftovers.STAGED)
+    staging = output / name if stays else output.with_name(name)
     try:
         staging.mkdir()
     except FileExistsError as error:
@@ -136,66 +113,56 @@ def _create_sibling(output: Path) -> Path:
     return staging
 
 
-def _busy(output: Path) -> DogeExportError:
-    return DogeExportError(f"another run is writing {output}; wait for it, or choose another folder")
-
-
-@contextlib.contextmanager
-def _held(staging: Path, output: Path) -> Iterator[None]:
-    with lock_folder(staging) as locked:
-        if locked is False:
-            raise _busy(output)
-        try:
-            yield
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
-
-
 def _tidy_after_killed_runs(output: Path) -> None:
-    name = re.compile(rf"\.{re.escape(output.name)}\.(\d+)\.doge-export-({_STAGED}|{_REPLACED})")
+    name = leftovers.pattern_beside(output.name)
     for path in sorted(output.parent.iterdir()):
         match = name.fullmatch(path.name)
         if match is None or path.is_symlink() or not path.is_dir():
             continue
         owner = int(match[1])
         foreign_owner_lives = owner != os.getpid() and process_alive(owner)
-        with lock_folder(path) as locked:
+        with lock_path(path) as locked:
             if locked is False or (locked is None and foreign_owner_lives):
                 continue
             if foreign_owner_lives and not any(path.iterdir()):
                 continue  # the other run created it just now and is about to lock it
-            if match[2] == _REPLACED and not output.exists():
+            if match[2] == leftovers.REPLACED and not output.exists():
                 path.rename(output)
             else:
                 shutil.rmtree(path, ignore_errors=True)
 
 
 def _move_into_place(staging: Path, output: Path, *, force: bool) -> None:
-    if force and output.exists() and any(output.iterdir()):
-        _swap(staging, output)
+    if output.is_dir() and in_place.content_of(output):
+        if not force:
+            raise DogeExportError(f"output {output} was filled meanwhile; choose another folder")
+        if staging.parent == output:
+            in_place.move_up(staging, output)
+        elif not exchange(staging, output):
+            _swap(staging, output)
+    elif staging.parent == output:
+        in_place.move_up(staging, output)
     else:
-        try:
-            if os.name == "nt" and output.exists():
-                output.rmdir()  # Windows does not rename over an empty folder
-            staging.rename(output)
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                raise
-            raise DogeExportError(f"output {output} was filled meanwhile; choose another folder") from error
+        if os.name == "nt" and output.exists():
+            output.rmdir()  # Windows does not rename over an empty folder
+        staging.rename(output)
     _sync(output.parent)
 
 
 def _swap(staging: Path, output: Path) -> None:
-    replaced = _sibling(output, _REPLACED)
-    with lock_folder(output) as locked:
-        if locked is False:
-            raise _busy(output)
+    """Exchange two folders by two renames, where the system has no call for it."""
+    replaced = output.with_name(leftovers.beside(output.name, leftovers.REPLACED))
+    try:
         output.rename(replaced)
-        try:
-            staging.rename(output)
-        except BaseException:
-            replaced.rename(output)
+        staging.rename(output)
+    except OSError as error:
+        if error.errno not in _NOT_RENAMABLE or replaced.exists():
             raise
+        # A folder of a container's image, for example.
+        in_place.move_up(in_place.moved_into(staging, output), output)
+    finally:
+        if replaced.exists() and not output.exists():
+            replaced.rename(output)
         shutil.rmtree(replaced, ignore_errors=True)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from doge_export.package.manifest import GraphEntry, Manifest, SourceEntry
 
@@ -110,6 +112,7 @@ def _about(manifest: Manifest) -> str:
             f"{_WHAT[manifest.task]}: {shape}.",
             "",
             f"- exported from {origin}",
+            *_adapter(source),
             f"- by doge-export {manifest.doge_export}" + (f" ({made})" if made else ""),
             *_identity(manifest),
             "",
@@ -118,6 +121,16 @@ def _about(manifest: Manifest) -> str:
             *graphs,
         ]
     )
+
+
+def _adapter(source: SourceEntry) -> list[str]:
+    """Name the adapter that is merged; a local path is private, and only its last part is shown."""
+    adapter = source.adapter
+    if adapter is None:
+        return []
+    if adapter.revision is not None:
+        return [f"- with the LoRA adapter `{adapter.model}`, revision `{adapter.revision}`, merged into the weights"]
+    return [f"- with the LoRA adapter `{Path(adapter.model).name}`, a local folder, merged into the weights"]
 
 
 def _identity(manifest: Manifest) -> list[str]:
@@ -143,10 +156,10 @@ def _opset(graph: GraphEntry) -> str:
 def _usage(manifest: Manifest) -> str:
     return f"""## Run it
 
-With this folder as `out`:
+With this folder as `out`, once doge-export is installed (`pip install .` in a clone of its repository, or `pip install`
+with its wheel file):
 
 ```
-pip install doge-export
 {_COMMANDS[manifest.task]}
 ```
 
@@ -221,6 +234,7 @@ def _quality(manifest: Manifest) -> str:
             "" if ratio is None else f"{ratio - 1:+.2%}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
+    lines += _by_position({name: quality for name, (_, quality) in graphs.items()})
     lines += ["", *(f"- `{name}`: {_how(graph)}" for name, (graph, _) in graphs.items())]
     if manifest.target == "portable" and any(graph.quantization for graph, _ in graphs.values()):
         lines += [
@@ -229,6 +243,28 @@ def _quality(manifest: Manifest) -> str:
         ]
     precisions = " or ".join(f"`{graph.precision}`" for graph, _ in graphs.values())
     return "\n".join([*lines, "", f"`--precision` of the commands and `precision` of `load` choose {precisions}."])
+
+
+def _by_position(qualities: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the table of means by position; folders of an older doge-export have none."""
+    parts = next((quality["stretches"] for quality in qualities.values() if quality.get("stretches")), None)
+    if parts is None or any(len(quality.get("stretches", ())) != len(parts) for quality in qualities.values()):
+        return []
+    lines = [
+        "",
+        "By position, in texts of each length (the table above has the stretch where it is largest):",
+        "",
+        f"| tokens of text | position | {' | '.join(f'`{name}`' for name in qualities)} |",
+        f"|---|---|{'---|' * len(qualities)}",
+    ]
+    for number, part in enumerate(parts):
+        means = [_rounded(quality["stretches"][number]["kl_mean"]) for quality in qualities.values()]
+        lines.append(f"| {part['length']} | {part['first']}-{part['end'] - 1} | {' | '.join(means)} |")
+    return lines
+
+
+def _rounded(value: float | None) -> str:
+    return "" if value is None else f"{value:.2g}"
 
 
 def _how(graph: GraphEntry) -> str:

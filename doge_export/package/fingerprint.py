@@ -7,6 +7,7 @@ import hashlib
 import os
 from pathlib import Path
 
+from doge_export.package import leftovers
 from doge_export.paths import EXPORTED
 
 # Files that git, the hub's client and the macOS Finder leave in a downloaded folder; none is ever loaded.
@@ -39,12 +40,15 @@ def fingerprint_all(folder: Path) -> dict[str, Fingerprint]:
 
 
 def names_in(folder: Path) -> set[str]:
-    """List the relative names of all files but the manifest. Links count as files and are not followed."""
+    """List the relative names of all files but the manifest. Links count as files and are not followed.
+
+    What a run is writing inside the folder at this moment does not belong to it yet and is left out.
+    """
     names = set()
     for parent, folders, files in os.walk(folder):
         here = Path(parent)
         linked = [name for name in folders if (here / name).is_symlink()]
         if here == folder:
-            folders[:] = [name for name in folders if name not in _NOT_OURS]
+            folders[:] = [name for name in folders if name not in _NOT_OURS and not leftovers.INSIDE.fullmatch(name)]
         names |= {(here / name).relative_to(folder).as_posix() for name in [*files, *linked]}
     return {name for name in names if name != EXPORTED and name not in _NOT_OURS}

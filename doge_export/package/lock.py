@@ -1,4 +1,4 @@
-"""Locks on folders: the system releases those of a killed process, whereas another process may get its id."""
+"""Locks on folders and files: the system releases those of a killed process, whereas another process may get its id."""
 
 from __future__ import annotations
 
@@ -9,23 +9,24 @@ from pathlib import Path
 
 
 @contextlib.contextmanager
-def lock_folder(folder: Path) -> Iterator[bool | None]:
-    """Hold an exclusive lock on a folder in the body.
+def lock_path(path: Path) -> Iterator[bool | None]:
+    """Hold an exclusive lock on a folder or a file in the body.
 
     Yields:
-        True if the lock is held; False if another open file has it, in this process or another; None if folders cannot
-        be locked here.
+        True if the lock is held; False if another open file has it, in this process or another, or if another folder
+        took the path meanwhile; None if folders cannot be locked here.
     """
     try:
         import fcntl
     except ImportError:  # Windows
         yield None
         return
-    descriptor = os.open(folder, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY)
     locked: bool | None = True
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            locked = _is_at(descriptor, path)
         except BlockingIOError:
             locked = False
         except OSError:
@@ -35,13 +36,21 @@ def lock_folder(folder: Path) -> Iterator[bool | None]:
         os.close(descriptor)
 
 
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Return whether the path still leads to the open folder or file."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
 def process_alive(pid: int) -> bool:
     """Return whether a process of that id exists; always True on Windows, where the question would end the process."""
     if os.name == "nt":
         return True
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         pass  # it is another user's

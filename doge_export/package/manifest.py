@@ -19,7 +19,7 @@ from doge_export.checkpoint.identify import Assumptions
 from doge_export.errors import DogeExportError
 from doge_export.json_file import parse_json
 from doge_export.package.fingerprint import Fingerprint, fingerprint_all
-from doge_export.paths import EXPORTED, exists
+from doge_export.paths import EXPORTED, check_path_text, exists
 from doge_export.regular_file import is_there, read_regular
 
 FORMAT = 1
@@ -44,6 +44,21 @@ Interface = Literal["one-call", "in-place", "growing", "growing-scores", "engine
 
 
 @dataclasses.dataclass(frozen=True)
+class AdapterEntry:
+    """The LoRA adapter that is merged into a folder's weights.
+
+    Attributes:
+        model: hub id, or absolute path of a local folder.
+        revision: full commit sha of a hub repository; None for a local folder.
+        files: its files, by name.
+    """
+
+    model: str
+    revision: str | None
+    files: Mapping[str, Fingerprint] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
 class SourceEntry:
     """The checkpoint that a folder was made from.
 
@@ -52,12 +67,21 @@ class SourceEntry:
         revision: full commit sha of a hub repository; None for a local folder.
         files: the files that were read, by name inside the checkpoint.
         license: license of the checkpoint, as the hub writes it; None if it is not known.
+        adapter: the LoRA adapter that was merged into its weights; None without one.
     """
 
     model: str
     revision: str | None
     files: Mapping[str, Fingerprint] = dataclasses.field(default_factory=dict)
     license: str | None = None
+    adapter: AdapterEntry | None = None
+
+    @property
+    def adapter_options(self) -> dict[str, Any]:
+        """Options of `open_checkpoint` that merge the same adapter, or none."""
+        if self.adapter is None:
+            return {"adapter": "none"}
+        return {"adapter": self.adapter.model, "adapter_revision": self.adapter.revision}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,8 +181,9 @@ class Manifest:
         """Return plain JSON values, without fields that are None but for cdmoe_routing, where null has a meaning."""
         values = dataclasses.asdict(self)
         values["graphs"] = {name: _given(graph) for name, graph in values["graphs"].items()}
-        if values["source"]["license"] is None:
-            del values["source"]["license"]
+        values["source"] = {
+            name: value for name, value in values["source"].items() if name == "revision" or value is not None
+        }
         return {**_given(values), "cdmoe_routing": self.cdmoe_routing}
 
     @classmethod
@@ -167,6 +192,9 @@ class Manifest:
         known = _known(cls, values)
         source = _known(SourceEntry, known["source"])
         source["files"] = _fingerprints(source.get("files", {}))
+        if source.get("adapter") is not None:
+            adapter = _known(AdapterEntry, source["adapter"])
+            source["adapter"] = AdapterEntry(**adapter | {"files": _fingerprints(adapter.get("files", {}))})
         known["source"] = SourceEntry(**source)
         known["graphs"] = {name: GraphEntry(**_known(GraphEntry, graph)) for name, graph in known["graphs"].items()}
         known["files"] = _fingerprints(known["files"])
@@ -192,6 +220,7 @@ def read_manifest(folder: Path | str) -> Manifest:
     Raises:
         DogeExportError: the folder has no manifest, or one that is damaged or of a newer version.
     """
+    check_path_text(folder)
     folder = Path(folder)
     file = folder / EXPORTED
     if not exists(folder):
@@ -304,6 +333,7 @@ def _is_source(value: Any) -> bool:
         and isinstance(value["revision"], str | None)
         and isinstance(value.get("license"), str | None)
         and _is_fingerprints(value.get("files", {}))
+        and (value.get("adapter") is None or _is_source(value["adapter"]))
     )
 
 

@@ -14,9 +14,9 @@ from doge_export.package.manifest import Manifest, manifest_digest, read_manifes
 def verify_files(folder: Path | str) -> list[str]:
     """Compare every file with the manifest.
 
-    Differences are missing, changed and unexpected files, symbolic links, and names that leave the folder. The
-    manifest itself carries no signature: this finds damage and edits; a forger who rewrites the manifest too is found
-    by `check_digest` alone.
+    Differences are missing, changed and unexpected files, symbolic links, and names that leave the folder. In a
+    snapshot of the hub's cache, links to files of the same repository count as files. The manifest itself carries no
+    signature: this finds damage and edits; a forger who rewrites the manifest too is found by `check_digest` alone.
 
     Returns:
         One sentence for each difference.
@@ -89,4 +89,15 @@ def verify(folder: Path | str, digest: str | None = None) -> Manifest:
 
 def _passes_link(folder: Path, name: str) -> bool:
     path = folder / name
-    return any(part.is_symlink() for part in (path, *path.parents) if part.is_relative_to(folder) and part != folder)
+    links = [p for p in (path, *path.parents) if p.is_relative_to(folder) and p != folder and p.is_symlink()]
+    return bool(links) and not (links == [path] and in_cache(folder, path))
+
+
+def in_cache(folder: Path, link: Path) -> bool:
+    """Return whether a link of a snapshot in the hub's cache (snapshots/SHA) leads to a file of its own blobs/."""
+    here = folder.resolve()
+    blobs = here.parent.parent / "blobs"
+    if here.parent.name != "snapshots" or not blobs.is_dir():
+        return False
+    target = link.resolve()
+    return target.is_file() and target.parent == blobs.resolve()

@@ -10,15 +10,19 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from doge_export.checkpoint import Rope, open_checkpoint
 from doge_export.checkpoint.architecture import TRANSFORMERS_CLASSES
+from doge_export.checkpoint.files import CONFIG, WEIGHTS, packaged_name
 from doge_export.checkpoint.identify import NOTHING_ASSUMED, Assumptions
 from doge_export.console import log
 from doge_export.errors import DogeExportError
+from doge_export.json_file import read_object
+from doge_export.package.disk import number_of
 from doge_export.pipeline.folder import OutputFolder
 
 if TYPE_CHECKING:
@@ -28,6 +32,9 @@ if TYPE_CHECKING:
 
 WITHOUT_LIMIT = 2**31 - 1
 """keep_window_size of a model that keeps every key."""
+
+_WRITTEN = "doge_export_convert"
+"""Key in config.json that lists the files of the folder: what --force may replace."""
 
 # Keys of other generations of Doge, and keys that are written anew under today's names.
 _REPLACED = (
@@ -64,6 +71,7 @@ def convert(
     token: str | None = None,
     cache_dir: str | Path | None = None,
     offline: bool = False,
+    adapter: str | Path | None = None,
     force: bool = False,
 ) -> Conversion:
     """Rewrite a checkpoint for transformers' Doge: config.json, model.safetensors, tokenizer files.
@@ -78,20 +86,26 @@ def convert(
         token: access token for a private hub repository.
         cache_dir: folder for downloads.
         offline: use the cache only.
+        adapter: LoRA adapter to merge, see `open_checkpoint`.
         force: replace an output that is not empty.
 
     Raises:
         DogeExportError: the arguments or the checkpoint are wrong, or transformers cannot express it.
     """
     import torch
-    from safetensors.torch import save_file
 
-    folder = OutputFolder.checked(output, force=force, reads=model)
+    folder = OutputFolder.checked(output, force=force, reads=[model], recorded=recorded_by_convert)
     log(f"reading {model}")
     checkpoint = open_checkpoint(
-        model, revision=revision, token=token, cache_dir=cache_dir, offline=offline, assumed=assumed
+        model,
+        revision=revision,
+        token=token,
+        cache_dir=cache_dir,
+        offline=offline,
+        assumed=assumed,
+        adapter=adapter,
     )
-    for note in checkpoint.identity.notes:
+    for note in (*checkpoint.identity.notes, *checkpoint.notes):
         log(f"note: {note}")
     _refuse(checkpoint)
     tensors = dict(_todays_tensors(checkpoint))
@@ -99,12 +113,38 @@ def convert(
     dtype = str(widest).removeprefix("torch.")
     with folder.draft() as draft:
         log(f"writing {len(tensors)} tensors")
-        save_file(tensors, draft.folder / "model.safetensors", metadata={"format": "pt"})
-        config = json.dumps(_todays_config(checkpoint, dtype), indent=2, sort_keys=True, ensure_ascii=False)
-        (draft.folder / "config.json").write_text(config + "\n", encoding="utf-8")
-        draft.take_over(checkpoint.tokenizer_files)
+        made = checkpoint.tokenizer.made
+        names = [CONFIG, WEIGHTS, *map(packaged_name, checkpoint.tokenizer_files), *made]
+        _save(tensors, draft.folder / WEIGHTS)
+        values = {**_todays_config(checkpoint, dtype), _WRITTEN: names}
+        config = json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False)
+        (draft.folder / CONFIG).write_text(config + "\n", encoding="utf-8")
+        draft.take_over(checkpoint.tokenizer_files, made)
     architecture = checkpoint.architecture
     return Conversion(draft.output, architecture.generation, architecture.task, len(tensors), dtype)
+
+
+def recorded_by_convert(folder: Path) -> set[str] | None:
+    """Return the names of the files that `convert` wrote into a folder; None if it did not write the folder."""
+    try:
+        names = read_object(folder / CONFIG).get(_WRITTEN)
+    except DogeExportError:
+        return None
+    return {name for name in names if isinstance(name, str)} if isinstance(names, list) else None
+
+
+def _save(tensors: dict[str, torch.Tensor], file: Path) -> None:
+    """Write tensors; a full disk raises OSError, as of any other writer."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file(tensors, file, metadata={"format": "pt"})
+    except SafetensorError as error:
+        number = number_of(error)
+        if number is None:
+            raise
+        raise OSError(number, os.strerror(number), str(file)) from error
 
 
 def _refuse(checkpoint: Checkpoint) -> None:

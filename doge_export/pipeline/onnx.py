@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from doge_export.console import log
+from doge_export.installing import need
 from doge_export.package.manifest import MODEL, GraphEntry, Manifest
-from doge_export.paths import report_path
+from doge_export.paths import check_apart, report_path
 from doge_export.pipeline.folder import OutputFolder
 from doge_export.pipeline.plan import ExportPlan, Options, plan, trace_plan
 
@@ -57,19 +58,19 @@ def export(
     Raises:
         DogeExportError: the arguments or the checkpoint are wrong.
         RunFailed: the export does not agree with PyTorch, or a graph in fewer bits loses more than its limit; nothing
-            is left at `output`.
+            is left at `output`. Or the report could not be written; the folder is whole then.
     """
+    need("export", "torch", "onnx", "onnxscript", "safetensors")
     from doge_export.quantization.add_graphs import add_graphs
 
     began = time.monotonic()
-    folder = OutputFolder.checked(output, force=force, reads=model)
-    report_file = None if report is None else report_path(report, output)  # checked before the work, written after it
+    folder, report_file = checked_places(model, output, report, force, **options)
     planned = plan(model, **options)
     verdict: Verdict | None = None
     qualities: dict[str, Quality] = {}
     with folder.draft() as draft:
         graph = _write_graph(planned, draft.folder)
-        draft.take_over(planned.checkpoint.companions)
+        draft.take_over(planned.checkpoint.companions, planned.checkpoint.tokenizer.made)
         draft.describe(planned.manifest({MODEL: graph}, skipped="--no-validate"))
         if validate:
             advice = "--report FILE shows more, --no-validate keeps the folder"
@@ -79,7 +80,25 @@ def export(
             draft.describe(manifest)
         draft.record_run(began)
         manifest = draft.finish()
+    draft.require_report()
     return ExportResult(draft.output, manifest, verdict, qualities)
+
+
+def checked_places(
+    model: str | Path, output: str | Path, report: str | Path | None, force: bool, **options: Unpack[Options]
+) -> tuple[OutputFolder, Path | None]:
+    """Return the output folder and the path of the report of an export, or refuse them before the work.
+
+    Raises:
+        DogeExportError: one of them cannot be written, or would overwrite something that the run reads.
+    """
+    texts = {f"--{name.replace('_', '-')}": options.get(name) for name in ("calibration", "eval_text")}
+    folder = OutputFolder.checked(output, force=force, reads=[model, *texts.values()])  # type: ignore[list-item]
+    if report is None:
+        return folder, None
+    file = report_path(report, output)
+    check_apart({"--report": file}, {"MODEL": model, **texts}, output)  # type: ignore[dict-item]
+    return folder, file
 
 
 def _write_graph(planned: ExportPlan, folder: Path) -> GraphEntry:

@@ -113,6 +113,7 @@ class ExportPlan:
         return {
             "model": source.name,
             "revision": source.revision,
+            "adapter": None if self.checkpoint.adapter is None else self.checkpoint.adapter.source.name,
             "target": self.target.name,
             "task": self.checkpoint.architecture.task,
             "max_length": self.max_length,
@@ -122,6 +123,7 @@ class ExportPlan:
             "parameters": self.parameters,
             "bytes": self.bytes,
             "quantization": None if self.quantization is None else self.quantization.to_dict(),
+            "notes": list(self.checkpoint.notes),
             "identity": dataclasses.asdict(self.checkpoint.identity),
             "architecture": self.checkpoint.architecture.to_dict(),
         }
@@ -146,6 +148,7 @@ class Options(TypedDict, total=False):
         cache_dir: folder for downloads.
         offline: use the cache only.
         trust_remote_code: always refused.
+        adapter, adapter_revision: LoRA adapter to merge, see `open_checkpoint`.
     """
 
     target: str
@@ -165,9 +168,11 @@ class Options(TypedDict, total=False):
     cache_dir: str | Path | None
     offline: bool
     trust_remote_code: bool
+    adapter: str | Path | None
+    adapter_revision: str | None
 
 
-_WHERE = ("revision", "token", "cache_dir", "offline", "trust_remote_code")
+_WHERE = ("revision", "token", "cache_dir", "offline", "trust_remote_code", "adapter", "adapter_revision")
 _QUANTIZATION = ("precisions", "max_kl", "calibration", "eval_text", "float_cache")
 _RENAMED = {"quantize": "precisions", "dtype": "precisions"}
 
@@ -187,6 +192,7 @@ def plan(model: str | Path, **options: Unpack[Options]) -> ExportPlan:
     from doge_export.checkpoint.identify import Assumptions
     from doge_export.checkpoint.naming import expected_tensors
     from doge_export.quantization.request import QuantizationRequest
+    from doge_export.runtime.generation_config import GenerationConfig
     from doge_export.targets import TARGETS
 
     given: dict[str, Any] = dict(options)
@@ -206,8 +212,11 @@ def plan(model: str | Path, **options: Unpack[Options]) -> ExportPlan:
     log(f"reading {model}")
     checkpoint = open_checkpoint(model, assumed=assumed, **{name: given[name] for name in _WHERE if name in given})
     architecture = checkpoint.architecture
-    for note in checkpoint.identity.notes:
+    for note in (*checkpoint.identity.notes, *checkpoint.notes):
         log(f"note: {note}")
+    if architecture.task == "text-generation":  # told now, and not by the first answer of the folder
+        for note in GenerationConfig.from_folder(checkpoint.source.folder, architecture.vocab_size).notes:
+            log(f"note: {note}")
     max_length = _checked_length(given.get("max_length"), architecture)
     architecture = architecture.within(max_length)
     _check_operators(TARGETS[target], architecture)

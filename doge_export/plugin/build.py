@@ -22,6 +22,7 @@ from typing import Any
 from doge_export import console
 from doge_export.errors import DogeExportError
 from doge_export.package.atomic import staged_folder
+from doge_export.package.fingerprint import names_in
 from doge_export.plugin.compiling import CompileSettings, compile_plugin, install_libraries
 from doge_export.plugin.sources import plugin_sources, source_hash
 from doge_export.plugin.toolchain import PathLike, Toolchain, find_toolchain
@@ -106,7 +107,7 @@ def build(
     folder = entry
     if output is not None:
         folder = Path(output).expanduser().resolve()
-        with staged_folder(folder, force=force, protected=[sources, entry]) as staging:
+        with staged_folder(folder, force=force, protected=[sources, entry], recorded=_recorded) as staging:
             shutil.copytree(entry, staging, dirs_exist_ok=True)
     return Build(
         folder,
@@ -188,9 +189,9 @@ def _key(sources: Path, settings: CompileSettings, toolchain: Toolchain) -> str:
 def _compile_into(
     entry: Path, sources: Path, settings: CompileSettings, toolchain: Toolchain, jobs: int | None
 ) -> dict[str, Any]:
-    names = ", ".join(settings.architectures) or "the CPU only"
-    console.log(f"compiling the plugin for {names}, once (kept in {entry})")
-    with staged_folder(entry, force=True) as staging:
+    for line in _announcement(settings, toolchain, entry):
+        console.log(line)
+    with staged_folder(entry, force=True, recorded=names_in) as staging:
         tree = staging / "tree"
         compile_plugin(sources, tree, settings, toolchain, jobs=jobs, log=entry.with_suffix(".log"))
         facts = {
@@ -203,6 +204,23 @@ def _compile_into(
         shutil.rmtree(tree)
         (staging / _FACTS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     return facts
+
+
+def _announcement(settings: CompileSettings, toolchain: Toolchain, entry: Path) -> Iterator[str]:
+    """Say what is compiled, for which GPUs and why those, before the minutes that it takes."""
+    names = ", ".join(settings.architectures) or "the CPU only"
+    yield f"compiling the plugin for {names}, once (kept in {entry})"
+    parts = ["the CPU reference"] + ["CUDA kernels"] * bool(settings.architectures)
+    parts += [f"the TensorRT plugin (TensorRT {toolchain.tensorrt.version})"] if settings.tensorrt else []
+    yield f"parts: {', '.join(parts)}"
+    if settings.architectures == ARCHITECTURES:
+        yield "no GPU was found here: these are Ampere (80, 86), Ada (89) and Hopper (90); --cuda-archs chooses others"
+
+
+def _recorded(folder: Path) -> set[str] | None:
+    """Return the names of the files of a build that was copied to a folder; None if the folder is no build."""
+    facts = _facts(folder)
+    return None if facts is None else {_FACTS, *facts["libraries"]}
 
 
 def _facts(entry: Path) -> dict[str, Any] | None:

@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -20,6 +21,8 @@ _STEP = re.compile(r"^\[\s*(?:(\d+)/(\d+)|(\d+)%)\]")
 """Start of a step's line: [3/18] by ninja, [ 16%] by make."""
 _ERROR = re.compile(r"(?:error|Error)\b.*:|: undefined reference|CMake Error|multiple definition")
 _ERRORS_SHOWN = 5
+_TOLD = 25
+"""Percent between two lines of progress."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +81,8 @@ def compile_plugin(
                     percent = _percent(line)
                     if percent > done:
                         advance(percent - done)
+                        if not sys.stderr.isatty() and percent // _TOLD > done // _TOLD:  # where there is no bar
+                            console.log(f"compiling the plugin: {percent} %")
                         done = percent
             if process.returncode != 0:
                 raise _failure(lines, log)

@@ -5,17 +5,20 @@ from __future__ import annotations
 import dataclasses
 import gc
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from doge_export.console import log, progress
 from doge_export.errors import RunFailed
 from doge_export.package.manifest import MODEL, GraphEntry, Interface, Manifest
+from doge_export.quantization.advice import advice
 from doge_export.quantization.caches import Ranges, cache_ranges
 from doge_export.quantization.quality import Quality, measure
 from doge_export.quantization.reduced_precision import FP16, ReducedPrecision
 from doge_export.quantization.request import QuantizationRequest
-from doge_export.quantization.texts import Texts, texts_for
+from doge_export.quantization.stretches import Limits
+from doge_export.quantization.texts import Texts, of_all_lengths, texts_for
 
 
 def add_graphs(folder: Path, manifest: Manifest, request: QuantizationRequest) -> tuple[Manifest, dict[str, Quality]]:
@@ -32,29 +35,32 @@ def add_graphs(folder: Path, manifest: Manifest, request: QuantizationRequest) -
     Raises:
         RunFailed: a graph loses more than its limit; the message names the first.
     """
-    from doge_export.quantization.whole import WholeTexts
-
     interface = manifest.graphs[MODEL].interface
     gc.collect()  # traced programs are full of cycles, which would keep their weights
-    evaluation, calibration, ranges = _material(folder, request)
+    evaluation, calibration, ranges = _material(folder, manifest, request)
     qualities = {}
     for precision in request.precisions:
         started = time.monotonic()
         log(f"writing {precision.file}")
         if precision is FP16:
-            entry = _write_half(folder, interface, evaluation)
+            entry = _write_half(folder, interface, evaluation[-1])
         else:
             entry = _write_quantised(folder, interface, precision, calibration, ranges)
-        limit = precision.max_kl if request.max_kl is None else request.max_kl
-        with progress(f"measuring {precision.name}", len(evaluation.rows)) as advance:
-            reference = WholeTexts(folder / MODEL, packs=False)
-            quality = measure(reference, WholeTexts(folder / precision.file), evaluation, limit, advance)
-            del reference
+        limits = Limits.of(precision, request.max_kl, manifest)
+        began = time.monotonic()
+        quality = _measured(folder, precision, evaluation, limits)
         log(f"{precision.name}: {quality.summary_line()}")
+        for line in quality.stretch_lines():
+            log(f"{precision.name}: {line}")
+        log(f"{precision.name}: measured in {time.monotonic() - began:.1f} s")
         if not quality.passed:
+            unrounded = None
+            if ranges is not None and precision is not FP16:
+                _write_quantised(folder, interface, precision, calibration, None)
+                unrounded = _measured(folder, precision, evaluation[-1:], limits)
             raise RunFailed(
-                f"{precision.name} loses too much: {quality.summary_line()}; nothing was written "
-                "(--max-kl sets another limit)"
+                f"{precision.name} loses too much: KL of "
+                f"{advice(precision, quality, limits, manifest.max_length, unrounded)}"
             )
         seconds = round(time.monotonic() - started, 1)
         manifest = manifest.with_graph(
@@ -64,21 +70,33 @@ def add_graphs(folder: Path, manifest: Manifest, request: QuantizationRequest) -
     return manifest, qualities
 
 
-def _material(folder: Path, request: QuantizationRequest) -> tuple[Texts, Texts | None, Ranges | None]:
-    """Return text to judge by, text to calibrate with, and the ranges of the caches on it, as far as needed."""
+def _measured(folder: Path, precision: ReducedPrecision, texts: Sequence[Texts], limits: Limits) -> Quality:
+    """Compare a graph with the fp32 one on texts of several lengths."""
+    from doge_export.quantization.whole import WholeTexts
+
+    with progress(f"measuring {precision.name}", sum(len(group.rows) for group in texts)) as advance:
+        reference = WholeTexts(folder / MODEL, packs=False)
+        return measure(reference, WholeTexts(folder / precision.file), texts, limits, advance)
+
+
+def _material(
+    folder: Path, manifest: Manifest, request: QuantizationRequest
+) -> tuple[list[Texts], Texts | None, Ranges | None]:
+    """Return texts of all lengths to judge by; and, as far as needed, text to calibrate with and ranges of caches."""
     from doge_export.runtime.loading import load
     from doge_export.runtime.session import Session
 
     session = load(folder, precision="fp32")
     log("writing text with the float32 model" if request.eval_text is None else f"reading {request.eval_text}")
-    evaluation = texts_for("evaluation", session, request.eval_text)
+    evaluation = of_all_lengths(texts_for("evaluation", session, request.eval_text), manifest)
     quantised = [precision for precision in request.precisions if precision is not FP16]
     in_place = isinstance(session, Session) and session.manifest.graphs[MODEL].interface == "in-place"
     caches = bool(quantised) and in_place and not request.float_cache
     if not caches and all(precision.bits == 8 for precision in quantised):
         return evaluation, None, None
-    calibration = texts_for("calibration", session, request.calibration)
-    return evaluation, calibration, cache_ranges(session.decoder, calibration) if caches else None
+    calibration = of_all_lengths(texts_for("calibration", session, request.calibration), manifest)
+    every = Texts(calibration[0].origin, tuple(row for texts in calibration for row in texts.rows))
+    return evaluation, calibration[-1], cache_ranges(session.decoder, every) if caches else None
 
 
 def _write_half(folder: Path, interface: Interface, texts: Texts) -> GraphEntry:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 
+from doge_export.package.disk import scratch_folder
 from doge_export.package.onnx_file import write_onnx
 from doge_export.quantization.texts import Texts
 from doge_export.quantization.whole import WholeTexts
@@ -28,7 +28,7 @@ def extremes_of(file: Path, texts: Texts) -> list[Extreme]:
     model = ir.load(file)
     prepare(model)
     watched = watch(model)
-    with tempfile.TemporaryDirectory(prefix="doge-export-") as folder:
+    with scratch_folder() as folder:
         observed = Path(folder) / "observed.onnx"
         write_onnx(model, observed)
         del model

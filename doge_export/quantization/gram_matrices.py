@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.tape import Tape
 
+from doge_export.package.disk import scratch_folder
 from doge_export.package.onnx_file import write_onnx
 from doge_export.quantization.texts import Texts
 from doge_export.quantization.weights import quantizable_weights
@@ -33,7 +33,7 @@ def gram_matrices(file: Path, texts: Texts) -> Iterator[tuple[frozenset[str], np
     """
     model = ir.load(file)
     outputs = _add_outputs(model)
-    with tempfile.TemporaryDirectory(prefix="doge-export-") as folder:
+    with scratch_folder() as folder:
         observed = Path(folder) / "observed.onnx"
         write_onnx(model, observed)
         widths = {name: width for name, (_, width) in outputs.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,25 +11,31 @@ from typing import Any
 import numpy as np
 
 from doge_export.numerics import kl_divergence, log_softmax
+from doge_export.quantization.stretches import Limits, Stretch, stretches
 from doge_export.quantization.texts import Texts
 from doge_export.quantization.whole import WholeTexts
+
+_CHUNK = 256
 
 
 @dataclasses.dataclass(frozen=True)
 class Quality:
     """The quality of a graph, measured against the float32 graph.
 
+    Divergences are Kullback-Leibler's of the next token, in nats, float32 || this file. For hidden states, which are no
+    distribution, 1 - cosine takes its place.
+
     Attributes:
         text: origin of the text.
         positions: number of tokens (for classification, of texts) that were compared.
-        kl_mean: mean Kullback-Leibler divergence of the next token, in nats, float32 || this file. For hidden states,
-            which are no distribution, 1 - cosine takes its place.
-        kl_p99: its 99th percentile.
+        kl_mean: mean divergence in the stretch where it is largest.
+        kl_p99: its 99th percentile there.
         kl_standard_error: standard error of `kl_mean`.
         argmax_agreement: share of positions with the same argmax; None for hidden states.
         perplexity: of the text, by this file; None where the graph is no language model.
         perplexity_ratio: `perplexity` divided by that of the float32 file.
-        limit: largest `kl_mean` that passes.
+        limit: largest `kl_mean` that passes there.
+        stretches: divergences by position, for texts of each length.
     """
 
     text: str
@@ -40,27 +47,58 @@ class Quality:
     perplexity: float | None
     perplexity_ratio: float | None
     limit: float
+    stretches: tuple[Stretch, ...] = ()
 
     @property
     def passed(self) -> bool:
-        """Return whether the limit is kept; NaN never is."""
-        return self.kl_mean <= self.limit
+        """Return whether every stretch keeps its limit; NaN never does."""
+        return all(stretch.passed for stretch in self.stretches)
+
+    @property
+    def failed(self) -> Stretch | None:
+        """The stretch that is furthest beyond its limit; None if all keep theirs."""
+        failed = [stretch for stretch in self.stretches if not stretch.passed]
+        return max(failed, key=_excess) if failed else None
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values; infinity and NaN become None."""
-        values = dataclasses.asdict(self)
-        return {name: None if isinstance(x, float) and not math.isfinite(x) else x for name, x in values.items()}
+        values = _finite(dataclasses.asdict(self))
+        return values | {"stretches": [_finite(dataclasses.asdict(stretch)) for stretch in self.stretches]}
 
     def summary_line(self) -> str:
         """Return the numbers in one line for people."""
-        parts = [f"KL {self.kl_mean:.3g} ± {self.kl_standard_error:.1g} (limit {self.limit:g}), 99 % {self.kl_p99:.3g}"]
+        worst = max(self.stretches, key=_divergence)
+        parts = [
+            f"KL {self.kl_mean:.3g} ± {self.kl_standard_error:.1g} at tokens {worst.first}-{worst.end - 1} "
+            f"(limit {self.limit:g}), 99 % {self.kl_p99:.3g}"
+        ]
         if self.argmax_agreement is None:
             parts[0] = parts[0].replace("KL", "1 - cosine", 1)
         else:
             parts.append(f"same argmax {self.argmax_agreement:.2%}")
         if self.perplexity_ratio is not None:
             parts.append(f"perplexity {self.perplexity_ratio - 1:+.2%}")
-        return f"{', '.join(parts)}; {self.positions} positions, {self.text}"
+        return f"{', '.join(parts)}; {self.stretch_lines()[-1]}; {self.positions} positions, {self.text}"
+
+    def stretch_lines(self) -> list[str]:
+        """Return the divergences by position for people, a line for each length of texts."""
+        lines = []
+        for length, group in itertools.groupby(self.stretches, lambda stretch: stretch.length):
+            by_position = ", ".join(f"{part.first}-{part.end - 1} {part.kl_mean:.2g}" for part in group)
+            lines.append(f"texts of {length} tokens, mean at tokens {by_position}")
+        return lines
+
+
+def _finite(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: None if isinstance(x, float) and not math.isfinite(x) else x for name, x in values.items()}
+
+
+def _divergence(stretch: Stretch) -> float:
+    return math.inf if math.isnan(stretch.kl_mean) else stretch.kl_mean
+
+
+def _excess(stretch: Stretch) -> float:
+    return _divergence(stretch) / max(stretch.limit, 1e-30)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -68,6 +106,7 @@ class _Row:
     """Measurements of one text.
 
     Attributes:
+        tokens: number of tokens.
         kl: divergence at each position, float64 [S].
         same: equal argmax, bool [S].
         reference_nll: negative log-likelihood of each next token by the float32 file, [S - 1]; empty if nothing is
@@ -75,6 +114,7 @@ class _Row:
         nll: the same by the measured file.
     """
 
+    tokens: int
     kl: np.ndarray
     same: np.ndarray
     reference_nll: np.ndarray
@@ -84,8 +124,8 @@ class _Row:
 def measure(
     reference: WholeTexts,
     subject: WholeTexts,
-    texts: Texts,
-    limit: float,
+    texts: Texts | Sequence[Texts],
+    limit: float | Limits,
     on_progress: Callable[[int], object] | None = None,
 ) -> Quality:
     """Run both graphs over the texts and compare them.
@@ -93,46 +133,62 @@ def measure(
     Args:
         reference: the float32 graph.
         subject: the graph to measure.
-        texts: the texts.
-        limit: largest mean divergence that passes.
+        texts: the texts, or texts of several lengths, of which each has its own stretches.
+        limit: largest mean divergence of a stretch that passes.
         on_progress: called with 1 after each text.
     """
     compare = _hidden_row if reference.output == "last_hidden_state" else _logits_row
-    rows = []
-    for ids in texts.rows:
-        (expected,), (found,) = reference.run(ids), subject.run(ids)
-        rows.append(compare(np.atleast_2d(expected[0]), np.atleast_2d(found[0]), ids))
-        if on_progress is not None:
-            on_progress(1)
-    return _summed(rows, texts, limit, ranked=reference.output != "last_hidden_state")
+    limits = limit if isinstance(limit, Limits) else Limits(limit, limit)
+    groups: list[list[_Row]] = []
+    for group in [texts] if isinstance(texts, Texts) else texts:
+        groups.append([])
+        for ids in group.rows:
+            (expected,), (found,) = reference.run(ids), subject.run(ids)
+            groups[-1].append(compare(np.atleast_2d(expected[0]), np.atleast_2d(found[0]), ids))
+            if on_progress is not None:
+                on_progress(1)
+    origin = (texts if isinstance(texts, Texts) else texts[0]).origin
+    return _summed(groups, origin, limits, ranked=reference.output != "last_hidden_state")
 
 
-def _summed(rows: Sequence[_Row], texts: Texts, limit: float, *, ranked: bool) -> Quality:
-    kl, same, reference_nll, nll = (
-        np.concatenate([getattr(row, field.name) for row in rows]) for field in dataclasses.fields(_Row)
+def _summed(groups: Sequence[Sequence[_Row]], origin: str, limits: Limits, *, ranked: bool) -> Quality:
+    same, reference_nll, nll = (
+        np.concatenate([getattr(row, name) for rows in groups for row in rows])
+        for name in ("same", "reference_nll", "nll")
     )
-    finite = bool(np.isfinite(kl).all())
-    predicts = nll.size > 0
+    parts = [
+        part
+        for rows in groups
+        for part in stretches([(row.tokens, row.kl, row.nll - row.reference_nll) for row in rows], limits)
+    ]
+    worst = max(parts, key=_divergence)
     return Quality(
-        text=texts.origin,
-        positions=int(kl.size),
-        kl_mean=float(kl.mean()) if finite else math.nan,
-        kl_p99=float(np.quantile(kl, 0.99)) if finite else math.nan,
-        kl_standard_error=float(kl.std(ddof=1) / math.sqrt(kl.size)) if finite and kl.size > 1 else math.nan,
+        text=origin,
+        positions=len(same),
+        kl_mean=worst.kl_mean,
+        kl_p99=worst.kl_p99,
+        kl_standard_error=worst.kl_standard_error,
         argmax_agreement=float(same.mean()) if ranked else None,
-        perplexity=float(np.exp(nll.mean())) if predicts else None,
-        perplexity_ratio=float(np.exp(nll.mean() - reference_nll.mean())) if predicts else None,
-        limit=limit,
+        perplexity=float(np.exp(nll.mean())) if nll.size else None,
+        perplexity_ratio=float(np.exp(nll.mean() - reference_nll.mean())) if nll.size else None,
+        limit=worst.limit,
+        stretches=tuple(parts),
     )
 
 
 def _logits_row(expected: np.ndarray, found: np.ndarray, ids: np.ndarray) -> _Row:
     """Compare logits [S, V] of a text, or logits [1, labels] of its class."""
-    p, q = log_softmax(expected), log_softmax(found)
-    kl = kl_divergence(p, q)
-    predicts = len(p) == len(ids) and len(ids) > 1
-    here, following = np.arange(len(ids) - 1 if predicts else 0), ids[1:] if predicts else ids[:0]
-    return _Row(kl, p.argmax(-1) == q.argmax(-1), -p[here, following], -q[here, following])
+    predicts = len(expected) == len(ids) and len(ids) > 1
+    kls, same, reference_nll, nll = [], [], [], []
+    for start in range(0, len(expected), _CHUNK):  # float64, and several times: by rows, since vocabularies are large
+        p, q = log_softmax(expected[start : start + _CHUNK]), log_softmax(found[start : start + _CHUNK])
+        kls.append(kl_divergence(p, q))
+        same.append(p.argmax(-1) == q.argmax(-1))
+        following = ids[start + 1 : start + 1 + len(p)] if predicts else ids[:0]
+        here = np.arange(len(following))
+        reference_nll.append(-p[here, following])
+        nll.append(-q[here, following])
+    return _Row(len(ids), *(np.concatenate(parts) for parts in (kls, same, reference_nll, nll)))
 
 
 def _hidden_row(expected: np.ndarray, found: np.ndarray, ids: np.ndarray) -> _Row:
@@ -140,4 +196,4 @@ def _hidden_row(expected: np.ndarray, found: np.ndarray, ids: np.ndarray) -> _Ro
     a, b = expected.astype(np.float64), found.astype(np.float64)
     cosine = (a * b).sum(-1) / (np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1))
     none = np.empty(0)
-    return _Row(np.maximum(1 - cosine, 0), np.ones(len(a), bool), none, none)
+    return _Row(len(ids), np.maximum(1 - cosine, 0), np.ones(len(a), bool), none, none)

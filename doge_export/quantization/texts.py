@@ -2,6 +2,9 @@
 
 A float32 session answers prompts with sampling. Calibration and evaluation take different prompts and seeds, so that
 no file is judged on the text it was calibrated with. A folder without a tokenizer is given random token ids.
+
+A graph is asked for more than short texts: `of_all_lengths` joins them, as training joins documents, to texts as long
+as the model was trained on and as the export allows. That costs no generation.
 """
 
 from __future__ import annotations
@@ -13,7 +16,9 @@ from typing import Any, Literal
 import numpy as np
 
 from doge_export.errors import DogeExportError
+from doge_export.package.manifest import Manifest
 from doge_export.paths import read_text
+from doge_export.runtime.generation_config import GenerationConfig
 from doge_export.runtime.prompts import need_tokenizer
 from doge_export.runtime.session import Session
 from doge_export.runtime.task_session import TaskSession
@@ -21,7 +26,9 @@ from doge_export.runtime.task_session import TaskSession
 Purpose = Literal["calibration", "evaluation"]
 
 LENGTH = 192
-"""The most tokens of a text."""
+"""The most tokens of a text that is not joined from others."""
+LONGEST = 4096
+"""The most tokens of a joined text: a graph reads it in one piece, whose attention takes memory by its square."""
 TOKENS = {"calibration": 4096, "evaluation": 4096}
 ROUNDS = 4
 """How often the prompts are answered at most, to reach `TOKENS`."""
@@ -47,15 +54,48 @@ class Texts:
     Attributes:
         origin: where they come from, in words for reports.
         rows: token ids of each text, int64 [S].
+        beginning: tokens at the head of every row that a text joined from several has only once.
     """
 
     origin: str
     rows: tuple[np.ndarray, ...]
+    beginning: int = 0
 
     @property
     def tokens(self) -> int:
         """How many tokens all rows have."""
         return sum(map(len, self.rows))
+
+    def joined(self, length: int) -> Texts:
+        """Return texts of exactly `length` tokens, joined from these: each begins where one of these does.
+
+        A text that was cut at the end of one begins the next. Too few tokens for one text are repeated.
+        """
+        rows: list[np.ndarray] = []
+        start = 0
+        while not rows or start < len(self.rows):
+            parts, tokens, end = [self.rows[start]], len(self.rows[start]), start + 1
+            while tokens < length and (end < len(self.rows) or not rows):
+                part = self.rows[end % len(self.rows)][self.beginning :]
+                parts.append(part if len(part) else self.rows[end % len(self.rows)])
+                tokens, end = tokens + len(parts[-1]), end + 1
+            if tokens < length:
+                break
+            rows.append(np.concatenate(parts)[:length])
+            start = max(start + 1, end - 1 if tokens > length else end)
+        return Texts(self.origin, tuple(rows), self.beginning)
+
+
+def of_all_lengths(texts: Texts, manifest: Manifest) -> list[Texts]:
+    """Return the texts, and joined ones of the trained length and of max_length, as far as these are longer.
+
+    Args:
+        texts: of at most `LENGTH` tokens.
+        manifest: of the folder; joined texts have at most `LONGEST` tokens.
+    """
+    trained = manifest.architecture.get("max_position_embeddings") or manifest.max_length
+    lengths = {min(length, manifest.max_length, LONGEST) for length in (trained, manifest.max_length)}
+    return [texts, *(texts.joined(length) for length in sorted(lengths) if length > LENGTH)]
 
 
 def texts_for(purpose: Purpose, session: TaskSession, file: Path | None = None) -> Texts:
@@ -104,11 +144,8 @@ def _generated(purpose: Purpose, session: Session, length: int) -> Texts:
                 row,
                 max_new_tokens=length - len(row),
                 do_sample=True,
-                temperature=1.0,
                 top_k=0,
-                top_p=1.0,
-                min_p=0.0,
-                repetition_penalty=1.0,
+                defaults=GenerationConfig(eos_token_ids=session.generation_config.eos_token_ids),
                 seed=seed + turn * len(ids) + number,
             )
             assert not isinstance(answer, list)
@@ -134,4 +171,4 @@ def _from_file(session: TaskSession, file: Path, length: int) -> Texts:
         raise DogeExportError(f"{file} has {len(ids)} tokens, expected at least 32 to measure by; give a longer text")
     step = max(1, length - len(beginning))
     rows = [beginning + ids[start : start + step] for start in range(0, len(ids), step)]
-    return Texts(file.name, tuple(np.array(row, np.int64) for row in rows))
+    return Texts(file.name, tuple(np.array(row, np.int64) for row in rows), len(beginning))

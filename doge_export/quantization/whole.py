@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,11 +32,19 @@ class WholeTexts:
         self.output: str = self._session.get_outputs()[0].name
         """Name of the first output: logits or last_hidden_state."""
 
-    def run(self, ids: np.ndarray, outputs: Sequence[str] | None = None) -> list[np.ndarray]:
-        """Return the outputs of these names for token ids int64 [S]; by default only `output`, [1, S, ...]."""
-        return list(self._session.run(list(outputs or [self.output]), self._feeds(ids[None])))
+    def run(
+        self, ids: np.ndarray, outputs: Sequence[str] | None = None, others: Mapping[str, np.ndarray] | None = None
+    ) -> list[np.ndarray]:
+        """Run one text.
 
-    def _feeds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
+        Args:
+            ids: token ids, int64 [S].
+            outputs: names of the outputs that are wanted; by default only `output`, [1, S, ...].
+            others: inputs that no exported graph has, for a graph that was changed.
+        """
+        return list(self._session.run(list(outputs or [self.output]), self._feeds(ids[None], others or {})))
+
+    def _feeds(self, ids: np.ndarray, others: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return all inputs: empty caches, with room for this text where they are written in place."""
         length = ids.shape[1]
         given = {
@@ -47,6 +55,7 @@ class WholeTexts:
             "total_length": np.array([length], np.int64),
             "seqlens_k": np.array([length - 1], np.int32),
             "total_sequence_length": np.array(length, np.int32),
+            **others,
         }
         extents = {"batch_size": 1, "sequence_length": length, "capacity": length, "past_sequence_length": 0}
         feeds = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from doge_export.errors import DogeExportError
 from doge_export.runtime.generate import Generation, Stream
@@ -11,6 +11,9 @@ from doge_export.runtime.prompts import need_tokenizer
 
 if TYPE_CHECKING:
     from doge_export.runtime.session import Session
+
+Overflow = Literal["stop", "drop-oldest"]
+"""What a chat does when its turns no longer fit."""
 
 
 class Chat:
@@ -20,15 +23,29 @@ class Chat:
     only the tokens that the cache does not hold yet. A new message, or `reset`, ends an answer that is still being
     written.
 
+    Args:
+        session: what answers.
+        system: system message that the conversation starts with.
+        context_overflow: what happens when the conversation gets longer than the export holds. "stop" refuses the
+            message; "drop-oldest" forgets the oldest turns, each a question with its answer, and never the system
+            message, until there is room for the answer: for `max_new_tokens`, or for a quarter of the length where
+            that is not set, but for half of it at most.
+
     Attributes:
         messages: the conversation so far, dicts with "role" and "content".
+        dropped: number of turns that "drop-oldest" has forgotten.
 
     Raises:
-        DogeExportError: the folder has no tokenizer or no chat template.
+        DogeExportError: the folder has no tokenizer or no chat template, or `context_overflow` is another word.
     """
 
-    def __init__(self, session: Session, system: str | None = None) -> None:
+    def __init__(self, session: Session, system: str | None = None, context_overflow: Overflow = "stop") -> None:
+        if context_overflow not in get_args(Overflow):
+            raise DogeExportError(
+                f"context_overflow is {context_overflow!r}, expected one of {', '.join(get_args(Overflow))}"
+            )
         self._session = session
+        self._overflow = context_overflow
         self._system = system
         self._tokenizer = need_tokenizer(session.tokenizer)
         self._stream: Stream | None = None
@@ -42,12 +59,21 @@ class Chat:
         self.messages: list[dict[str, str]] = []
         if self._system is not None:
             self.messages.append({"role": "system", "content": self._system})
+        self.dropped = 0
         self._stream = None
 
     @property
     def generation(self) -> Generation | None:
         """The last answer, as far as it got; None before the first message."""
         return None if self._stream is None else self._stream.generation
+
+    @property
+    def is_full(self) -> bool:
+        """True if the last answer ended because prompt and answer are as long as the export holds."""
+        last = self.generation
+        if last is None or last.finish_reason != "length":
+            return False
+        return len(last.prompt_token_ids) + len(last.token_ids) >= self._session.max_length
 
     def send(self, text: str, **settings: Any) -> Iterator[str]:
         """Send a message and return an iterator over pieces of the answer.
@@ -67,8 +93,30 @@ class Chat:
             raise DogeExportError("the message is empty: give at least one character")
         self._end()
         question = {"role": "user", "content": text}
-        token_ids = self._tokenizer.encode_chat([*self.messages, question], max_length=self._session.max_length)
-        return self._answer(question, self._session.stream_reusing(token_ids, **settings))
+        if self._overflow == "stop":
+            kept = self.messages
+            token_ids = self._tokenizer.encode_chat([*kept, question], max_length=self._session.max_length)
+        else:
+            kept, token_ids = self._shortened(question, settings.get("max_new_tokens"))
+        stream = self._session.stream_reusing(token_ids, **settings)
+        self.dropped += _turns(self.messages) - _turns(kept)
+        self.messages = [*kept]
+        return self._answer(question, stream)
+
+    def _shortened(self, question: dict[str, str], max_new_tokens: object) -> tuple[list[dict[str, str]], list[int]]:
+        """Return the messages to keep, without the oldest turns that leave no room, and the ids of the conversation."""
+        longest = self._session.max_length
+        self._tokenizer.check_length(len(question["content"]), longest)
+        room = max_new_tokens or self._session.generation_config.max_new_tokens or longest // 4
+        room = min(room, longest // 2) if isinstance(room, int) else longest // 4
+        kept = list(self.messages)
+        while True:
+            token_ids = self._tokenizer.encode_chat([*kept, question])
+            start = next((n for n, message in enumerate(kept) if message["role"] != "system"), len(kept))
+            if len(token_ids) + room <= longest or start == len(kept):
+                return kept, token_ids
+            end = next((n for n in range(start + 1, len(kept)) if kept[n]["role"] == "user"), len(kept))
+            del kept[start:end]
 
     def _answer(self, question: dict[str, str], stream: Stream) -> Iterator[str]:
         answer = {"role": "assistant", "content": ""}
@@ -83,3 +131,7 @@ class Chat:
         """Free the session from an answer whose rest nobody asked for."""
         if self._stream is not None:
             self._stream.close()
+
+
+def _turns(messages: list[dict[str, str]]) -> int:
+    return sum(message["role"] == "user" for message in messages)

@@ -12,6 +12,7 @@ import numpy as np
 
 from doge_export.runtime.context import Context
 from doge_export.runtime.generation_config import GenerationConfig
+from doge_export.runtime.logits_processors import Processor
 from doge_export.runtime.prediction import Prediction
 from doge_export.runtime.sampling import Sampler
 from doge_export.runtime.streaming import StopStrings, open_detokenizer
@@ -52,6 +53,8 @@ class Row:
         seed: of the random numbers of this row.
         tokenizer: for the text; None to collect ids alone.
         stops: texts before which the answer ends.
+        padding: number of padding ids that the batch puts before the prompt.
+        last: processors that come after those of `config`.
     """
 
     def __init__(
@@ -62,6 +65,8 @@ class Row:
         seed: np.random.SeedSequence,
         tokenizer: Tokenizer | None,
         stops: Sequence[str],
+        padding: int = 0,
+        last: Sequence[Processor] = (),
     ) -> None:
         self.prompt_token_ids = list(prompt_token_ids)
         self.token_ids: list[int] = []
@@ -69,7 +74,9 @@ class Row:
         self.finish_reason: FinishReason | None = None
         self._eos = frozenset(config.eos_token_ids)
         self._max_new_tokens = max_new_tokens
-        self._choose = Sampler(config, prompt_token_ids, seed)
+        self._choose = Sampler(
+            config, prompt_token_ids, seed, max_new_tokens=max_new_tokens, padding=padding, last=last
+        )
         self._detokenizer = None if tokenizer is None else open_detokenizer(tokenizer)
         self._stops = StopStrings(stops) if stops else None
 

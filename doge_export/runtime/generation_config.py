@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-import numbers
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from doge_export.errors import DogeExportError
 from doge_export.runtime.files import read_json
+from doge_export.runtime.generation_fields import FIELDS, Applied, is_integer, is_number, plain, unsupported
+
+__all__ = ["GenerationConfig", "is_integer", "plain"]
+
+_TURN_SAMPLING_ON = ("temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
 
 
 @dataclasses.dataclass(frozen=True)
 class GenerationConfig:
     """Settings of an answer.
 
-    Names and defaults are those of transformers, except that the length is bounded by the model and not by 20.
+    Names and defaults are those of transformers, except that the length is bounded by the model and not by 20;
+    `generation_fields.FIELDS` says what becomes of every other field that transformers knows.
 
     Attributes:
         do_sample: draw tokens at random; False takes the likeliest one.
@@ -31,6 +33,26 @@ class GenerationConfig:
         max_new_tokens: most tokens of the answer; None for up to `max_length`.
         max_length: most tokens of prompt and answer together; None for as many as the export holds.
         eos_token_ids: ids that end an answer.
+        min_new_tokens: tokens of the answer before which no eos token may come; wins over `min_length`.
+        min_length: tokens of prompt and answer before which no eos token may come.
+        top_h: fraction of the entropy that the likeliest tokens to draw from may have.
+        typical_p: probability that the most typical tokens to draw from add up to; 1 for all.
+        epsilon_cutoff: least probability of a token; 0 for all.
+        eta_cutoff: least probability of a token, lower where many are likely; 0 for all.
+        encoder_repetition_penalty: above 1 makes tokens of the prompt more likely.
+        no_repeat_ngram_size: length of the sequences of ids that may come only once; 0 for none.
+        encoder_no_repeat_ngram_size: length of the sequences of the prompt that the answer must not have; 0 for none.
+        bad_words_ids: sequences of ids that never come.
+        sequence_bias: sequences of ids, each with a number added to the score of its last id.
+        suppress_tokens: ids that never come.
+        begin_suppress_tokens: ids that an answer does not begin with.
+        forced_bos_token_id: id after a prompt of one token.
+        forced_eos_token_ids: ids of which one ends an answer that reaches its length.
+        exponential_decay_length_penalty: new tokens after which an eos token becomes likelier, and the factor.
+        remove_invalid_values: replace NaN and infinite logits instead of failing.
+        stop_strings: texts before which an answer ends, where the caller names none.
+        names_eos: True if `eos_token_ids` was given, even as none; else the tokenizer's counts.
+        notes: sentences about fields of the file that are not supported.
     """
 
     do_sample: bool = False
@@ -42,94 +64,117 @@ class GenerationConfig:
     max_new_tokens: int | None = None
     max_length: int | None = None
     eos_token_ids: tuple[int, ...] = ()
+    min_new_tokens: int = 0
+    min_length: int = 0
+    top_h: float | None = None
+    typical_p: float = 1.0
+    epsilon_cutoff: float = 0.0
+    eta_cutoff: float = 0.0
+    encoder_repetition_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0
+    encoder_no_repeat_ngram_size: int = 0
+    bad_words_ids: tuple[tuple[int, ...], ...] = ()
+    sequence_bias: tuple[tuple[tuple[int, ...], float], ...] = ()
+    suppress_tokens: tuple[int, ...] = ()
+    begin_suppress_tokens: tuple[int, ...] = ()
+    forced_bos_token_id: int | None = None
+    forced_eos_token_ids: tuple[int, ...] = ()
+    exponential_decay_length_penalty: tuple[int, float] | None = None
+    remove_invalid_values: bool = False
+    stop_strings: tuple[str, ...] = ()
+    names_eos: bool = dataclasses.field(default=False, compare=False)
+    notes: tuple[str, ...] = dataclasses.field(default=(), compare=False)
 
     @classmethod
-    def from_folder(cls, folder: Path) -> GenerationConfig:
-        """Read the settings of an exported folder: generation_config.json, and else the eos token of config.json.
+    def from_folder(cls, folder: Path, vocab_size: int | None = None) -> GenerationConfig:
+        """Read the settings of a folder: generation_config.json, and else the eos token of config.json.
+
+        Args:
+            folder: an exported folder or a checkpoint.
+            vocab_size: number of ids of the model; None to leave ids beyond it to `check_ids`.
 
         Raises:
-            DogeExportError: a file is damaged, or a value is out of range.
+            DogeExportError: a file is damaged, or a value is out of range; the message names the file.
         """
         file = folder / "generation_config.json"
         values = read_json(file)
-        if values.get("eos_token_id") is None:
-            values["eos_token_id"] = read_json(folder / "config.json").get("eos_token_id")
-        if values.get("temperature") == 0:  # many published configs write greedy choice this way
+        notes = tuple(f"{file}: {note}; it is ignored" for note in unsupported(values))
+        if _is_zero(values.get("temperature")):  # many published configs write greedy choice this way
             values |= {"temperature": None, "do_sample": False}
-        known = {field.name for field in dataclasses.fields(cls)} | {"eos_token_id"}
-        try:
-            return cls()._replace({key: value for key, value in values.items() if key in known})
-        except DogeExportError as error:
-            raise DogeExportError(f"{file}: {error}") from error
+        known = {name: value for name, value in values.items() if isinstance(FIELDS.get(name), Applied)}
+        config = dataclasses.replace(cls(), notes=notes)._from_file(file, known, vocab_size)
+        if values.get("eos_token_id") is None:
+            model_file = folder / "config.json"
+            config = config._from_file(model_file, {"eos_token_id": read_json(model_file).get("eos_token_id")}, None)
+        return config
 
     def override(self, **values: Any) -> GenerationConfig:
         """Return a copy of these settings with the `values` that are not None.
 
-        A temperature, top_k, top_p or min_p turns sampling on unless `do_sample` is given; a temperature of 0 is
-        greedy.
+        A temperature, top_k, top_p, min_p or another filter of sampling turns it on unless `do_sample` is given; a
+        temperature of 0 is greedy.
+
+        Args:
+            values: settings by transformers' names.
 
         Raises:
-            DogeExportError: a value is out of range.
+            DogeExportError: a value is out of range, or asks for something that is not supported.
             TypeError: there is no setting of that name.
         """
         values = {key: value for key, value in values.items() if value is not None}
-        unknown = values.keys() - {field.name for field in dataclasses.fields(self)} - {"eos_token_id"}
+        unknown = values.keys() - FIELDS.keys()
         if unknown:
             raise TypeError(f"unknown generation settings: {', '.join(sorted(unknown))}")
-        if values.get("temperature") == 0 and not isinstance(values["temperature"], bool):
+        refused = unsupported(values)
+        if refused:
+            raise DogeExportError(f"{refused[0]}: leave it out")
+        if _is_zero(values.get("temperature")):
             values = {**values, "do_sample": False, "temperature": None}
-        elif values.keys() & {"temperature", "top_k", "top_p", "min_p"}:
+        elif any(name in values for name in _TURN_SAMPLING_ON):
             values.setdefault("do_sample", True)
         return self._replace(values)
 
-    def _replace(self, values: Mapping[str, Any]) -> GenerationConfig:
-        values = {key: value for key, value in values.items() if value is not None}
-        if "eos_token_id" in values:
-            values["eos_token_ids"] = _ids(values.pop("eos_token_id"))
-        config = dataclasses.replace(self, **values)
-        config._check()
+    def check_ids(self, vocab_size: int) -> None:
+        """Refuse ids that the model does not have where transformers does; others can never come and do no harm.
+
+        Raises:
+            DogeExportError: an id of `sequence_bias`, `bad_words_ids` or a forced token is `vocab_size` or more.
+        """
+        forced_bos = () if self.forced_bos_token_id is None else (self.forced_bos_token_id,)
+        for name, ids in (
+            ("sequence_bias", [token_id for sequence, _ in self.sequence_bias for token_id in sequence]),
+            ("bad_words_ids", [token_id for sequence in self.bad_words_ids for token_id in sequence]),
+            ("forced_bos_token_id", forced_bos),
+            ("forced_eos_token_id", self.forced_eos_token_ids),
+        ):
+            largest = max(ids, default=0)
+            if largest >= vocab_size:
+                raise DogeExportError(f"{name} has token id {largest}: the model has ids from 0 to {vocab_size - 1}")
+
+    def _from_file(self, file: Path, values: Mapping[str, Any], vocab_size: int | None) -> GenerationConfig:
+        try:
+            config = self._replace(values)
+            if vocab_size is not None:
+                config.check_ids(vocab_size)
+        except DogeExportError as error:
+            raise DogeExportError(f"{file}: {error}") from error
         return config
 
-    def _check(self) -> None:
-        _expect("do_sample", self.do_sample, isinstance(self.do_sample, bool), "true or false")
-        _expect_number("temperature", self.temperature, 0, math.inf, "above 0", open_low=True)
-        _expect_integer("top_k", self.top_k, 0, "0 (all) or more")
-        _expect_number("top_p", self.top_p, 0, 1, "from 0 to 1")
-        _expect_number("min_p", self.min_p, 0, 1, "from 0 to 1")
-        _expect_number("repetition_penalty", self.repetition_penalty, 0, math.inf, "above 0", open_low=True)
-        for name in ("max_new_tokens", "max_length"):
-            value = getattr(self, name)
-            if value is not None:
-                _expect_integer(name, value, 1, "1 or more")
+    def _replace(self, values: Mapping[str, Any]) -> GenerationConfig:
+        checked: dict[str, Any] = {}
+        for name, value in values.items():
+            field = FIELDS.get(name)
+            if value is None or not isinstance(field, Applied):
+                continue
+            checked[_RENAMED.get(name, name)] = field.check(name, value)
+        if "eos_token_ids" in checked:
+            checked["names_eos"] = True
+        return dataclasses.replace(self, **checked)
 
 
-def is_integer(value: Any) -> bool:
-    """Return whether `value` is an int or a NumPy integer; a bool is not."""
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+_RENAMED = {"eos_token_id": "eos_token_ids", "forced_eos_token_id": "forced_eos_token_ids"}
+"""Fields that hold several ids here; transformers' names are in the singular."""
 
 
-def plain(value: Any) -> Any:
-    """Return an array or tensor as (nested) lists, one without axes as a number, and anything else as it is."""
-    return np.asarray(value).tolist() if hasattr(value, "__array__") else value
-
-
-def _ids(value: Any) -> tuple[int, ...]:
-    value = plain(value)
-    ids = value if isinstance(value, Sequence) and not isinstance(value, (str, bytes)) else [value]
-    for token_id in ids:
-        _expect_integer("eos_token_id", token_id, 0, "a token id or a list of them")
-    return tuple(int(token_id) for token_id in ids)
-
-
-def _expect(name: str, value: Any, condition: bool, expected: str) -> None:
-    if not condition:
-        raise DogeExportError(f"{name} is {value!r}, expected {expected}")
-
-
-def _expect_integer(name: str, value: Any, low: int, expected: str) -> None:
-    _expect(name, value, is_integer(value) and value >= low, expected)
-
-
-def _expect_number(name: str, value: Any, low: float, high: float, expected: str, open_low: bool = False) -> None:
-    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
-    _expect(name, value, is_number and (low < value if open_low else low <= value) and value <= high, expected)
+def _is_zero(value: Any) -> bool:
+    return is_number(value) and value == 0

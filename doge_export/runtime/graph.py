@@ -12,6 +12,7 @@ import numpy as np
 import onnxruntime
 
 from doge_export.errors import DogeExportError, RunFailed
+from doge_export.installing import install_command
 from doge_export.memory import is_out_of_memory, out_of_memory
 from doge_export.package.manifest import MODEL, Manifest
 from doge_export.precision import ADDABLE, RENAMED
@@ -87,7 +88,7 @@ def open_graph(
     if unknown:
         raise DogeExportError(
             f"onnxruntime here has no {', '.join(unknown)} (it has {', '.join(available)}); "
-            'pip install "doge-export[gpu]" brings CUDA'
+            f"{install_command('gpu')} brings CUDA"
         )
     try:
         return onnxruntime.InferenceSession(os.fspath(file), options, providers=chosen)

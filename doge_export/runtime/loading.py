@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +19,7 @@ from doge_export.runtime.decoders.in_place import InPlaceDecoder
 from doge_export.runtime.feature_session import FeatureSession
 from doge_export.runtime.generation_config import GenerationConfig
 from doge_export.runtime.graph import graph_file, open_graph
+from doge_export.runtime.hub_folder import local_folder
 from doge_export.runtime.interface import check_interface
 from doge_export.runtime.session import Session
 from doge_export.runtime.task_session import TaskSession, WrongTask
@@ -50,7 +52,7 @@ def load(
     """Open a folder that `doge-export onnx` or `doge-export trt` wrote.
 
     Args:
-        folder: an exported folder.
+        folder: an exported folder, or the hub id of one.
         precision: precision of the graph to run: "fp32", "fp16", "int8" or "int4"; by default fp32, or the first graph
             of a folder without fp32.
         threads: CPU threads of onnxruntime; by default as many as suit the graph's size.
@@ -71,7 +73,7 @@ def load(
     check_threads(threads)
     if wait is not None and not (isinstance(wait, (int, float)) and 0 <= wait <= MAX_WAIT):
         raise DogeExportError(f"wait is {wait!r}, expected seconds from 0 to {MAX_WAIT}, or None to wait without end")
-    folder = Path(folder)
+    folder = local_folder(folder)
     manifest = verify_folder(folder, digest) if verify or digest is not None else read_manifest(folder)
     tokenizer = Tokenizer.from_folder(folder)
     where: dict[str, Any] = {
@@ -90,6 +92,8 @@ def load(
     if manifest.task == ClassificationSession.task:
         return ClassificationSession(graph(), tokenizer, manifest, folder)
     generation_config = GenerationConfig.from_folder(folder)
+    for note in generation_config.notes:
+        warnings.warn(note, stacklevel=2)
     decoder = open_decoder(folder, manifest, precision=precision, allow_host_code=allow_host_code, **where)
     return Session(decoder, tokenizer, manifest, generation_config, folder, wait)
 
@@ -110,6 +114,7 @@ def load_as(
         DogeExportError: as for `load`.
         WrongTask: the folder was exported for another task; raised before a graph is loaded.
     """
+    folder = local_folder(folder)
     task = read_manifest(folder).task
     if task != kind.task:
         raise WrongTask(Path(folder), task, purpose, kind.task)

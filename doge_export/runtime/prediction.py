@@ -28,7 +28,7 @@ def check_finite(values: np.ndarray | float, what: str = "logits") -> None:
 class Prediction:
     """Prediction of the next token of one row; valid until the decoder runs again.
 
-    Every method raises RunFailed if the best logit is infinite or a logit is not a number.
+    Logits are as the model gives them, which may not be finite: `argmax` refuses such, samplers do so too.
     """
 
     def __init__(self, logits: np.ndarray) -> None:
@@ -36,11 +36,14 @@ class Prediction:
 
     def logits(self) -> np.ndarray:
         """Return the logits, float32 [V]."""
-        check_finite(float(self._logits.max()))  # the maximum of numbers with a NaN is NaN
         return self._logits
 
     def argmax(self) -> int:
-        """Return the id of the highest logit, the lowest of several."""
+        """Return the id of the highest logit, the lowest of several.
+
+        Raises:
+            RunFailed: it is NaN or infinite.
+        """
         best = int(self._logits.argmax())  # of numbers with a NaN, the first NaN
         check_finite(float(self._logits[best]))
         return best

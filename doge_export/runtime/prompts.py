@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from doge_export.errors import DogeExportError
+from doge_export.runtime.chat_messages import is_message
 from doge_export.runtime.generation_config import is_integer, plain
 from doge_export.runtime.tokenizer import Tokenizer
 
@@ -103,7 +104,7 @@ def _text_row(text: Any, tokenizer: Tokenizer | None, vocab_size: int, max_lengt
 def _is_single(prompt: Any) -> bool:
     if isinstance(prompt, str) or (isinstance(prompt, Sequence) and not prompt):
         return True
-    return isinstance(prompt, Sequence) and (is_integer(prompt[0]) or isinstance(prompt[0], Mapping))
+    return isinstance(prompt, Sequence) and (is_integer(prompt[0]) or is_message(prompt[0]))
 
 
 def _row(prompt: Any, tokenizer: Tokenizer | None, vocab_size: int, max_length: int) -> list[int]:
@@ -115,7 +116,7 @@ def _row(prompt: Any, tokenizer: Tokenizer | None, vocab_size: int, max_length: 
     if isinstance(prompt, str):
         need_tokenizer(tokenizer).check_length(len(prompt), max_length)
         ids = need_tokenizer(tokenizer).encode(prompt)
-    elif isinstance(prompt, Sequence) and isinstance(prompt[0], Mapping):
+    elif isinstance(prompt, Sequence) and is_message(prompt[0]):
         ids = need_tokenizer(tokenizer).encode_chat(prompt, max_length=max_length)
     elif isinstance(prompt, Sequence):
         ids = list(prompt)
@@ -147,8 +148,8 @@ def need_tokenizer(tokenizer: Tokenizer | None) -> Tokenizer:
     """
     if tokenizer is None:
         raise DogeExportError(
-            "this folder has no tokenizer.json, since its checkpoint had none: export one that has, or from Python use "
-            "token ids instead of text"
+            "this folder has no tokenizer.json, since its export had none to copy: export a checkpoint with one, or "
+            "from Python use token ids instead of text"
         )
     return tokenizer
 

@@ -1,7 +1,8 @@
 """Choice of the next token from one row of logits, equal to that of transformers' logits processors.
 
-Their order is kept: repetition penalty, temperature, top-k, top-p, min-p. Instead of masking the vocabulary and sorting
-it, every filter narrows a list of candidates, by partial sorts where it can.
+The processors of logits_processors.py come first. Sampling's own filters follow, in transformers' order: temperature,
+top-h, top-k, top-p, min-p, typical-p, epsilon, eta. Instead of masking the vocabulary and sorting it, every filter
+narrows a list of candidates, by partial sorts where it can.
 """
 
 from __future__ import annotations
@@ -11,17 +12,35 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from doge_export.errors import DogeExportError
 from doge_export.numerics import softmax
 from doge_export.runtime.generation_config import GenerationConfig
-from doge_export.runtime.prediction import Candidates, Prediction
+from doge_export.runtime.logits_processors import LARGEST, Processor, processors_for
+from doge_export.runtime.prediction import Candidates, Prediction, check_finite
 
 
-def penalise_repetition(scores: np.ndarray, seen: np.ndarray, penalty: float) -> np.ndarray:
-    """Copy `scores` [V], with the ids `seen` [n] less likely (penalty above 1) or more likely (penalty below 1)."""
-    scores = scores.copy()
-    chosen = scores[seen]
-    scores[seen] = np.where(chosen < 0, chosen * penalty, chosen / penalty)
-    return scores
+def divide_by_temperature(candidates: Candidates, temperature: float) -> Candidates:
+    """Divide the scores; keep the best token alone where the quotients do not fit into float32."""
+    ids, scores = candidates
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        scaled = scores / np.float32(temperature)
+    if np.isfinite(scaled.max()):
+        return ids, scaled
+    best = int(scores.argmax())
+    return ids[best : best + 1], np.zeros(1, np.float32)
+
+
+def keep_top_h(candidates: Candidates, top_h: float) -> Candidates:
+    """Keep the best of the 100 likeliest tokens, as long as their terms of the entropy add up to `top_h` of it."""
+    ids, scores = candidates
+    best = np.argsort(-scores, kind="stable")[:100]
+    log_probabilities = scores[best] - _log_sum(scores[best])
+    probabilities = np.exp(log_probabilities)
+    terms = -probabilities * np.where(probabilities > 0, log_probabilities, 0)
+    kept = np.cumsum(terms) <= terms.sum() * np.float32(top_h)
+    kept[0] = True
+    chosen = np.sort(best[kept])
+    return ids[chosen], scores[chosen]
 
 
 def keep_top_k(candidates: Candidates, top_k: int) -> Candidates:
@@ -58,48 +77,143 @@ def keep_min_p(candidates: Candidates, min_p: float) -> Candidates:
     return ids[kept], scores[kept]
 
 
+def keep_typical(candidates: Candidates, mass: float) -> Candidates:
+    """Keep the tokens whose surprise is nearest to the entropy, until their probabilities add up to `mass`."""
+    ids, scores = candidates
+    log_probabilities = scores - _log_sum(scores)
+    probabilities = np.exp(log_probabilities)
+    entropy = -(probabilities * np.where(probabilities > 0, log_probabilities, 0)).sum()
+    distances = np.abs(-log_probabilities - entropy)
+    order = np.argsort(distances, kind="stable")
+    count = int((np.cumsum(softmax(scores[order])) < mass).sum())
+    kept = distances <= distances[order[min(count, len(order) - 1)]]
+    return ids[kept], scores[kept]
+
+
+def keep_epsilon(candidates: Candidates, epsilon: float) -> Candidates:
+    """Keep the tokens that have at least probability `epsilon`, and the best one."""
+    ids, scores = candidates
+    kept = (softmax(scores) >= epsilon) | (scores == scores.max())
+    return ids[kept], scores[kept]
+
+
+def keep_eta(candidates: Candidates, epsilon: float) -> Candidates:
+    """Keep the tokens of at least probability `epsilon`, or less where the entropy is high, and the best one."""
+    ids, scores = candidates
+    probabilities = softmax(scores)
+    log_probabilities = scores - _log_sum(scores)
+    entropy = -(probabilities * np.where(probabilities > 0, log_probabilities, 0)).sum()
+    eta = min(np.float32(epsilon), np.sqrt(np.float32(epsilon)) * np.exp(-entropy))
+    kept = (probabilities >= eta) | (scores == scores.max())
+    return ids[kept], scores[kept]
+
+
+def _log_sum(scores: np.ndarray) -> np.float32:
+    """Return log(sum(exp(scores))) of scores [n], one of which is finite."""
+    largest = scores.max()
+    return np.float32(largest + np.log(np.exp(scores - largest).sum()))
+
+
 def filtered(prediction: Prediction, config: GenerationConfig) -> Candidates:
-    """Return the tokens to draw from: temperature, then every filter that `config` asks for."""
-    ids, logits = prediction.candidates(config.top_k)
-    candidates = (ids, logits / np.float32(config.temperature))
+    """Return the tokens to draw from: temperature, then every filter that `config` asks for, in transformers' order.
+
+    Raises:
+        RunFailed: a logit is NaN or infinite.
+    """
+    candidates = prediction.candidates(config.top_k if config.top_h is None else 0)
+    check_finite(float(candidates[1].max()))
+    candidates = divide_by_temperature(candidates, config.temperature)
+    if config.top_h is not None:
+        candidates = keep_top_h(candidates, config.top_h)
     if config.top_k > 0:
         candidates = keep_top_k(candidates, config.top_k)
     if config.top_p < 1:
         candidates = keep_top_p(candidates, config.top_p)
     if config.min_p > 0:
         candidates = keep_min_p(candidates, config.min_p)
+    if config.typical_p < 1:
+        candidates = keep_typical(candidates, config.typical_p)
+    if 0 < config.epsilon_cutoff < 1:
+        candidates = keep_epsilon(candidates, config.epsilon_cutoff)
+    if 0 < config.eta_cutoff < 1:
+        candidates = keep_eta(candidates, config.eta_cutoff)
     return candidates
 
 
 class Sampler:
     """Chooser of the tokens of one row; greedy choice takes the lowest id of equal scores, as torch does.
 
+    An engine's decoder keeps its logits on the GPU and gives the best tokens alone: they suffice for greedy choice and
+    for the filters of sampling. As soon as a setting needs a `Processor`, all logits are asked for.
+
     Args:
         config: settings of the answer.
-        prompt_token_ids: ids of the prompt, which the repetition penalty counts as seen.
+        prompt_token_ids: ids of the prompt.
         seed: of the random numbers of this row.
+        max_new_tokens: tokens after which the answer ends; None if that is not known.
+        padding: number of padding ids that a batch puts before the prompt.
+        last: processors that come after those of the settings.
     """
 
-    def __init__(self, config: GenerationConfig, prompt_token_ids: Sequence[int], seed: np.random.SeedSequence) -> None:
+    def __init__(
+        self,
+        config: GenerationConfig,
+        prompt_token_ids: Sequence[int],
+        seed: np.random.SeedSequence,
+        *,
+        max_new_tokens: int | None = None,
+        padding: int = 0,
+        last: Sequence[Processor] = (),
+    ) -> None:
         self._config = config
         self._random = np.random.default_rng(seed) if config.do_sample else None
-        self._seen = np.unique(np.asarray(prompt_token_ids, np.int64))
-        self._seen_set = set(prompt_token_ids)
-        self._is_argmax = not config.do_sample and config.repetition_penalty == 1
+        prompt = np.asarray(prompt_token_ids, np.int64)
+        self._processors = processors_for(config, prompt, max_new_tokens, padding) + list(last)
+        self._ids, self._length = prompt, len(prompt)  # a buffer that grows, and the ids in it
 
     def __call__(self, prediction: Prediction) -> int:
-        """Choose the next token and return its id."""
-        if self._is_argmax:
-            return prediction.argmax()
-        config = self._config
-        if config.repetition_penalty != 1:
-            penalised = penalise_repetition(prediction.logits(), self._seen, config.repetition_penalty)
-            prediction = Prediction(penalised)
-        token = prediction.argmax() if self._random is None else self._draw(prediction)
-        if token not in self._seen_set:
-            self._seen_set.add(token)
-            self._seen = np.append(self._seen, token)
+        """Choose the next token and return its id.
+
+        Raises:
+            RunFailed: a logit is NaN or infinite.
+            DogeExportError: the settings forbid every token.
+        """
+        if not self._processors:
+            return self._choose(prediction)
+        token = self._choose(Prediction(self.processed(prediction.logits())))
+        self.read([token])
         return token
+
+    def read(self, token_ids: Sequence[int]) -> None:
+        """Append ids to the answer so far, which the processors look at."""
+        for token in token_ids:
+            if self._length == len(self._ids):
+                self._ids = np.resize(self._ids, 2 * self._length + 16)
+            self._ids[self._length] = token
+            self._length += 1
+
+    def processed(self, logits: np.ndarray) -> np.ndarray:
+        """Return the scores that the settings make of logits [V], before sampling's own filters.
+
+        Raises:
+            RunFailed: a logit is NaN or infinite.
+            DogeExportError: the settings forbid every token.
+        """
+        if not self._config.remove_invalid_values:
+            check_finite(float(logits.max()))
+        ids, scores = self._ids[: self._length], logits
+        for process in self._processors:
+            scores = process(ids, scores)
+        best = scores.max()
+        if best == -np.inf:
+            raise DogeExportError(
+                "the settings forbid every token at this place (bad_words_ids, suppress_tokens, no_repeat_ngram_size, "
+                "min_new_tokens...): allow some"
+            )
+        return np.minimum(scores, LARGEST) if best > LARGEST else scores
+
+    def _choose(self, prediction: Prediction) -> int:
+        return prediction.argmax() if self._random is None else self._draw(prediction)
 
     def _draw(self, prediction: Prediction) -> int:
         assert self._random is not None

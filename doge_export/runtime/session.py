@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from doge_export.errors import DogeExportError
+from doge_export.errors import DogeExportError, TooLong
 from doge_export.package.manifest import Manifest
-from doge_export.runtime.chat import Chat
+from doge_export.runtime.chat import Chat, Overflow
 from doge_export.runtime.context import Context
 from doge_export.runtime.generate import Generation, Row, Stream, run
 from doge_export.runtime.generation_config import GenerationConfig, is_integer, plain
+from doge_export.runtime.logits_processors import Processor
 from doge_export.runtime.prompts import id_matrix, mask_matrix, need_tokenizer, prompt_rows
+from doge_export.runtime.structured import follow, grammar_of, schema_of
 from doge_export.runtime.task_session import TaskSession
 from doge_export.runtime.tokenizer import Tokenizer
 from doge_export.runtime.turns import Turns
@@ -49,7 +51,7 @@ class Session(TaskSession):
         super().__init__(folder, manifest, tokenizer)
         self.decoder = decoder
         eos = None if tokenizer is None else tokenizer.token_id("eos_token")
-        if not generation_config.eos_token_ids and eos is not None:
+        if not generation_config.names_eos and not generation_config.eos_token_ids and eos is not None:
             generation_config = generation_config.override(eos_token_id=eos)
         self.generation_config = generation_config
         self._context = Context(decoder)
@@ -98,6 +100,7 @@ class Session(TaskSession):
         seed: int | None = None,
         stop: str | Sequence[str] | None = None,
         eos_token_id: int | Sequence[int] | np.ndarray | None = None,
+        **settings: Any,
     ) -> Generation | list[Generation]:
         """Write the answer to a prompt, or the answers to a batch of prompts.
 
@@ -117,7 +120,11 @@ class Session(TaskSession):
             repetition_penalty: above 1 makes tokens seen before less likely.
             seed: makes sampling repeatable.
             stop: text, or several, before which an answer ends.
-            eos_token_id: id, or several, that end an answer.
+            eos_token_id: id, or several, that end an answer; -1 for none.
+            settings: other fields of generation_config.json, by transformers' names (`no_repeat_ngram_size`,
+                `suppress_tokens`, ...), see `generation_fields.FIELDS`; and `defaults`, a GenerationConfig to take in
+                the place of the folder's; `json_schema`, a JSON schema that the answer follows (the extra
+                `structured`), or `response_format`, the same as other servers take it.
 
         Returns:
             The answer, or a list with the answer to each prompt of a batch.
@@ -140,6 +147,7 @@ class Session(TaskSession):
             min_p=min_p,
             repetition_penalty=repetition_penalty,
             eos_token_id=eos_token_id,
+            **settings,
         )
         with self._turns.taken():
             for _ in run(self._context, rows):
@@ -180,9 +188,9 @@ class Session(TaskSession):
         with contextlib.nullcontext() if self._turns.is_alone else self._turns.taken():
             self._context.clear()
 
-    def chat(self, system: str | None = None) -> Chat:
-        """Start a conversation in several turns, with an optional system message."""
-        return Chat(self, system)
+    def chat(self, system: str | None = None, context_overflow: Overflow = "stop") -> Chat:
+        """Start a conversation in several turns; see `Chat`."""
+        return Chat(self, system, context_overflow)
 
     def logits(self, input_ids: Any, attention_mask: Any = None, chunks: Sequence[int] | None = None) -> np.ndarray:
         """Compute the logits of every token.
@@ -224,18 +232,32 @@ class Session(TaskSession):
         *,
         seed: int | None = None,
         stop: str | Sequence[str] | None = None,
+        defaults: GenerationConfig | None = None,
+        json_schema: Any = None,
+        response_format: Any = None,
         **settings: Any,
     ) -> tuple[list[Row], bool]:
         """Check a request and return its rows, and True for a batch; the decoder does not run yet."""
         prompts, is_batch = prompt_rows(prompt, self.tokenizer, self.decoder.vocab_size, self.max_length)
-        config = self.generation_config.override(**settings)
-        config, stops = self._stops(config, stop)
+        config = (defaults or self.generation_config).override(**settings)
+        config.check_ids(self.decoder.vocab_size)
+        config, stops = self._stops(config, config.stop_strings if stop is None else stop)
         if seed is not None and (not is_integer(seed) or seed < 0):
             raise DogeExportError(f"seed is {seed!r}, expected 0 or more")
-        max_new_tokens = self._max_new_tokens(max(map(len, prompts)), config)
+        longest = max(map(len, prompts))
+        max_new_tokens = self._max_new_tokens(longest, config)
+        schema = schema_of(json_schema, response_format)
+        grammar = None if schema is None else grammar_of(schema)
+
+        def last(ids: list[int]) -> list[Processor]:
+            if grammar is None:
+                return []
+            tokenizer = need_tokenizer(self.tokenizer)
+            return [follow(grammar, tokenizer, config.eos_token_ids, self.decoder.vocab_size, len(ids))]
+
         seeds = np.random.SeedSequence(seed).spawn(len(prompts))
         rows = [
-            Row(ids, config, max_new_tokens, row_seed, self.tokenizer, stops)
+            Row(ids, config, max_new_tokens, row_seed, self.tokenizer, stops, longest - len(ids), last(ids))
             for ids, row_seed in zip(prompts, seeds, strict=True)
         ]
         return rows, is_batch
@@ -248,6 +270,8 @@ class Session(TaskSession):
         stops = list(stop) if isinstance(stop, Collection) and not isinstance(stop, str) else [stop]
         if not all(isinstance(text, str) and text for text in stops):
             raise DogeExportError(f"stop is {stop!r}, expected a text or a list of texts, none of them empty")
+        if any("\ud800" <= character <= "\udfff" for text in stops for character in text):
+            raise DogeExportError(f"stop is {stop!a}, which is not Unicode text: it has a lone surrogate")
         tokenizer = need_tokenizer(self.tokenizer)
         special = {text: tokenizer.backend.token_to_id(text) for text in stops}
         special = {text: token_id for text, token_id in special.items() if token_id in tokenizer.special_ids}
@@ -262,7 +286,7 @@ class Session(TaskSession):
         else:
             wanted = (config.max_length or self.max_length) - prompt_length
         if min(room, wanted) < 1:
-            raise DogeExportError(
+            raise TooLong(
                 f"the prompt has {prompt_length} tokens and prompt and answer may have "
                 f"{prompt_length + min(room, wanted)} together: shorten the prompt"
             )
@@ -270,7 +294,7 @@ class Session(TaskSession):
 
     def _check_length(self, length: int) -> None:
         if length > self.max_length:
-            raise DogeExportError(
+            raise TooLong(
                 f"the prompt has {length} tokens and this export holds {self.max_length}: "
                 "shorten it, or export again with a larger --max-length"
             )

@@ -13,9 +13,10 @@ import tokenizers
 from tokenizers import AddedToken
 
 from doge_export import console
-from doge_export.errors import DogeExportError, RunFailed
+from doge_export.errors import DogeExportError, RunFailed, TooLong
 from doge_export.json_file import parse_json
 from doge_export.regular_file import is_there, read_regular
+from doge_export.runtime.chat_messages import checked_documents, checked_tools, conversation, data_of
 from doge_export.runtime.chat_template import ChatTemplate, read_chat_templates
 from doge_export.runtime.control_tokens import ControlTokens
 from doge_export.runtime.files import damage_of, read_json
@@ -23,7 +24,8 @@ from doge_export.runtime.tokenizer_growth import check_growth
 
 NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
-Message = Mapping[str, Any]
+Message = Any
+"""A dict with "role" and "content", a dataclass or a pydantic model."""
 
 UNPROVEN = 64
 """Factor of the longest token for tokenizers of which it is not proven that they keep every character."""
@@ -172,7 +174,7 @@ class Tokenizer:
             DogeExportError: it is too long.
         """
         if characters > max_length and characters > max_length * self.longest:  # the first alone costs nothing
-            raise DogeExportError(
+            raise TooLong(
                 f"the text has {characters} characters: more tokens than this export holds ({max_length}), of at most "
                 f"{self.longest} characters each; shorten the text, or export again with a larger --max-length"
             )
@@ -214,28 +216,35 @@ class Tokenizer:
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
         documents: Sequence[Mapping[str, Any]] | None = None,
+        chat_template: str | None = None,
         add_generation_prompt: bool = True,
+        continue_final_message: bool | str = False,
         **variables: Any,
     ) -> str:
         """Render a conversation as one text, byte for byte that of transformers' `apply_chat_template(tokenize=False)`.
 
         Args:
-            messages: dicts with "role" and "content".
+            messages: dicts with "role" and "content", dataclasses or pydantic models; fields that are None are left
+                out, and reasoning may be given as "reasoning_content", "reasoning" or "thinking".
             tools: JSON schemas of functions that the model may call.
             documents: texts that the model may cite, as dicts.
+            chat_template: name of one of several templates, or the text of another one; by default "default", or
+                "tool_use" with tools if there is one.
             add_generation_prompt: end with the beginning of an assistant's turn.
+            continue_final_message: end within the last message instead, for the model to go on with; the name of a
+                field does so for that field.
             variables: other names that the template reads (for Doge: `date_string`, `builtin_tools`...).
 
         Raises:
             DogeExportError: there is no chat template, or it refuses the messages.
         """
-        template, _ = self._template(tools)
-        _check_messages(messages)
+        template, _ = self._template(tools, chat_template)
         return template.render(
-            messages,
+            conversation(messages),
             tools=tools,
             documents=documents,
             add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
             **{**self.special_tokens, **variables},
         )
 
@@ -245,7 +254,9 @@ class Tokenizer:
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
         documents: Sequence[Mapping[str, Any]] | None = None,
+        chat_template: str | None = None,
         add_generation_prompt: bool = True,
+        continue_final_message: bool | str = False,
         max_length: int | None = None,
         **variables: Any,
     ) -> list[int]:
@@ -254,14 +265,15 @@ class Tokenizer:
         The arguments and errors are those of `apply_chat_template`; and a conversation that cannot be `max_length` ids
         or less is refused as `check_length` does.
         """
-        _, control = self._template(tools)
-        _check_messages(messages)
+        _, control = self._template(tools, chat_template)
         marked = self.apply_chat_template(
-            control.mark(list(messages)),
-            tools=control.mark(tools),
-            documents=control.mark(documents),
+            control.mark(conversation(messages)),
+            tools=control.mark(checked_tools(tools)),
+            documents=control.mark(checked_documents(documents)),
+            chat_template=chat_template,
             add_generation_prompt=add_generation_prompt,
-            **control.mark(variables),
+            continue_final_message=continue_final_message,
+            **control.mark(data_of(variables)),
         )
         pieces = control.split(marked)
         if max_length is not None:
@@ -292,16 +304,32 @@ class Tokenizer:
             words = [word for word, _ in self.backend.pre_tokenizer.pre_tokenize_str(text)]
         return [token.id for word in words for token in self.backend.model.tokenize(word)]
 
-    def _template(self, tools: Sequence[Any] | None) -> tuple[ChatTemplate, ControlTokens]:
-        name = "tool_use" if tools is not None and "tool_use" in self._chat_templates else "default"
-        if name not in self._compiled:
-            if name not in self._chat_templates:
-                raise DogeExportError(
-                    "this model has no chat template: give a text prompt, or export a checkpoint made for chat"
-                )
-            template = ChatTemplate(self._chat_templates[name])
-            self._compiled[name] = template, ControlTokens(self._control_texts(template))
-        return self._compiled[name]
+    def _template(self, tools: Sequence[Any] | None, chosen: str | None) -> tuple[ChatTemplate, ControlTokens]:
+        source = self._source(tools, chosen)
+        found = self._compiled.get(source)
+        if found is None:
+            template = ChatTemplate(source)
+            found = template, ControlTokens(self._control_texts(template))
+            if len(self._compiled) < 16:
+                self._compiled[source] = found
+        return found
+
+    def _source(self, tools: Sequence[Any] | None, chosen: str | None) -> str:
+        templates = self._chat_templates
+        if chosen is not None:
+            return templates.get(chosen, chosen)
+        if tools is not None and "tool_use" in templates:
+            return templates["tool_use"]
+        if "default" in templates:
+            return templates["default"]
+        if templates:
+            raise DogeExportError(
+                f"this model has the chat templates {', '.join(sorted(templates))}, and none is the default: name one "
+                "as chat_template"
+            )
+        raise DogeExportError(
+            "this model has no chat template: give a text prompt, or export a checkpoint made for chat"
+        )
 
     def _control_texts(self, template: ChatTemplate) -> list[str]:
         """List the special tokens, and those other added tokens that the template itself writes."""
@@ -366,14 +394,6 @@ def _complete(backend: tokenizers.Tokenizer, config: Mapping[str, Any], special_
             if _content(token) not in known
         ]
     )
-
-
-def _check_messages(messages: Sequence[Message]) -> None:
-    if not messages:
-        raise DogeExportError("the conversation is empty: give at least one message")
-    for message in messages:
-        if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
-            raise DogeExportError(f'a chat message is a dict with "role" and "content", not {message!r}')
 
 
 def _named_tokens(config: Mapping[str, Any]) -> dict[str, str]:

@@ -28,6 +28,8 @@ from typing import TYPE_CHECKING, Any
 
 from doge_export.console import detail, log, progress
 from doge_export.errors import DogeExportError, RunFailed
+from doge_export.installing import install_command
+from doge_export.package.atomic_file import written_file
 from doge_export.runtime.engine import plugin_file
 from doge_export.runtime.engine.installation import last_error, make_logger
 from doge_export.runtime.engine.plugin_file import PluginFile
@@ -74,7 +76,7 @@ class BuilderSettings:
         if self.timing_cache is not None and self.timing_cache.is_dir():
             raise DogeExportError(f"timing cache {self.timing_cache} is a folder; name a file")
         if self.timing_cache is not None and importlib.util.find_spec("polygraphy") is None:
-            raise DogeExportError('--timing-cache needs polygraphy: pip install "doge-export[trt]"')
+            raise DogeExportError(f"--timing-cache needs polygraphy: {install_command('trt')}")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings that the sidecar lists under "settings"."""
@@ -220,9 +222,8 @@ def _timing_cache(config: Any, file: Path | None) -> Iterator[None]:
         # Another build wrote meanwhile. A cache of another GPU is not combined, and is replaced.
         if now != before and (others := config.create_timing_cache(now)) is not None:
             measured.combine(others, False)
-        temporary = file.with_name(f"{file.name}.tmp")
-        temporary.write_bytes(bytes(measured.serialize()))
-        temporary.replace(file)
+        with written_file("--timing-cache", file) as stream:
+            stream.write(bytes(measured.serialize()))
     detail(f"timing cache: {file.stat().st_size} bytes")
 
 

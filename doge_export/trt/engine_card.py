@@ -27,7 +27,8 @@ to {sidecar.max_batch} rows of {sidecar.max_length} tokens.
 - {calls}
 - against PyTorch: {validation_line(manifest)}
 
-    pip install "doge-export[trt]"
+With this folder as `out`, once doge-export is installed (`pip install ".[trt]"` in a clone of its repository):
+
     doge-export generate out "Once upon a time"
     doge-export chat out
     doge-export validate out

@@ -116,6 +116,7 @@ class Provenance:
     Attributes:
         folder: holds the companions.
         companions: config.json and the tokenizer's files.
+        made: name -> content of further files, which were made from others.
         source, architecture, assumptions, cdmoe_routing, chunkable_length: the manifest's entries of these names.
     """
 
@@ -126,6 +127,7 @@ class Provenance:
     assumptions: Mapping[str, str]
     cdmoe_routing: CdmoeRouting | None
     chunkable_length: int
+    made: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 import onnxruntime
 
+from doge_export.package.disk import scratch_folder
 from doge_export.package.onnx_file import write_onnx
 from doge_export.quantization.texts import MESSAGES, STORIES, Texts
 from doge_export.runtime.threads import most_threads
@@ -49,7 +49,7 @@ def largest_values(traced: Traced, form: Form, texts: Texts) -> tuple[Extreme, .
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = most_threads()
-    with tempfile.TemporaryDirectory(prefix="doge-export-") as folder:
+    with scratch_folder() as folder:
         file = Path(folder) / "observed.onnx"
         write_onnx(runnable(model), file)
         session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])

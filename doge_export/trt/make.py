@@ -72,7 +72,7 @@ def make_engine(
     settings = settings or BuilderSettings()
     settings.check()
     trt, runtime = installation.require()
-    output_folder = OutputFolder.checked(output, force=force, reads=model)
+    output_folder = OutputFolder.checked(output, force=force, reads=[model, plugin])
     found = None if options.get("attention") == "native" else plugin_file.find_plugin(plugin)
     planned = plan_engine(model, tensorrt_version=installation.version(trt)[:2], **options)
     refuse_findings(planned)
@@ -83,7 +83,7 @@ def make_engine(
         if not keep_onnx:
             for file in draft.folder.glob(f"{ONNX}*"):
                 file.unlink()
-        draft.take_over(planned.provenance.companions)
+        draft.take_over(planned.provenance.companions, planned.provenance.made)
         draft.describe(manifest_of(planned, "--no-validate", tf32=settings.tf32))
         if validate:
             gc.collect()

@@ -10,7 +10,6 @@ differs from both others, TensorRT or the plugin is wrong; if both differ from P
 from __future__ import annotations
 
 import itertools
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from doge_export.errors import DogeExportError
+from doge_export.installing import install_command
+from doge_export.package.disk import scratch_folder
 from doge_export.runtime.engine.sidecar import ONNX, Sidecar, storage
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def save(
         from polygraphy.json import save_json
         from polygraphy.logger import G_LOGGER
     except ImportError as error:
-        raise DogeExportError('polygraphy is not installed: pip install "doge-export[trt]"') from error
+        raise DogeExportError(f"polygraphy is not installed: {install_command('trt')}") from error
     from doge_export.runtime.engine.sidecar import read_sidecar
     from doge_export.runtime.loading import load_as
     from doge_export.runtime.session import Session
@@ -97,7 +98,7 @@ def _in_onnxruntime(file: Path, feeds: Mapping[str, np.ndarray]) -> np.ndarray:
     from doge_export.package.onnx_file import write_onnx
     from doge_export.trt.on_cpu import runnable
 
-    with tempfile.TemporaryDirectory(prefix="doge-export-") as scratch, G_LOGGER.verbosity(G_LOGGER.ERROR):
+    with scratch_folder() as scratch, G_LOGGER.verbosity(G_LOGGER.ERROR):
         graph = Path(scratch) / "model.onnx"
         write_onnx(runnable(ir.load(file)), graph)
         runner = OnnxrtRunner(SessionFromOnnx(str(graph), providers=["cpu"]))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import platform
-import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -16,7 +15,9 @@ import numpy as np
 
 from doge_export.console import log
 from doge_export.errors import DogeExportError
-from doge_export.paths import check_file
+from doge_export.package.atomic_file import written_file
+from doge_export.package.disk import scratch_folder
+from doge_export.paths import check_apart, check_file
 from doge_export.runtime.engine import installation
 from doge_export.runtime.engine.device import Device
 from doge_export.trt.make import EngineResult, make_engine
@@ -71,6 +72,7 @@ def selftest(report: Path, *, plugin: Path | None = None, engines: tuple[Engine,
         DogeExportError: nothing can be tested on this machine.
     """
     check_file("report", report)
+    check_apart({"report": report}, {"--plugin": plugin})
     trt, runtime = installation.require()
     device = Device(runtime)
     facts = {
@@ -83,13 +85,14 @@ def selftest(report: Path, *, plugin: Path | None = None, engines: tuple[Engine,
     }
     device.close()
     result: dict[str, Any] = {"machine": facts, "cases": []}
-    with tempfile.TemporaryDirectory(prefix="doge-export-selftest-") as folder:
+    with scratch_folder() as folder:
         for number, engine in enumerate(engines):
             for case in _cases(engine, Path(folder) / str(number), plugin):
                 log(f"{'ok' if case['ok'] else 'FAILED'}: {case['name']}: {case['said']}")
                 result["cases"].append(case)
                 # After every case: a GPU that hangs must not take the report with it.
-                report.write_text(json.dumps(result, indent=2, default=str) + "\n", encoding="utf-8")
+                with written_file("the report", report) as stream:
+                    stream.write(f"{json.dumps(result, indent=2, default=str)}\n".encode())
     return result
 
 
@@ -140,10 +143,11 @@ def _validated(folder: Path) -> str:
 def _generated(folder: Path) -> str:
     """Check that a batch of prompts of different lengths generates what each prompt generates alone."""
     from doge_export.errors import RunFailed
+    from doge_export.runtime.generation_config import GenerationConfig
 
     with _session(folder) as session:
         prompts = ["Once upon a time", "There was a little", "One day"]
-        settings: dict[str, Any] = {"max_new_tokens": 24, "do_sample": False, "eos_token_id": []}
+        settings: dict[str, Any] = {"max_new_tokens": 24, "defaults": GenerationConfig()}
         alone = [session.generate(prompt, **settings) for prompt in prompts]
         together = session.generate(prompts, **settings)
     same = sum(a.token_ids == b.token_ids for a, b in zip(alone, together, strict=True))

@@ -52,6 +52,7 @@ def open_model(model: str | Path, **options: Any) -> Traced:
         "max_length": manifest.max_length,
         "revision": manifest.source.revision,
         "cdmoe_routing": manifest.cdmoe_routing,
+        **manifest.source.adapter_options,
         **manifest.assumptions,
     }
     return _checkpoint(
@@ -74,6 +75,7 @@ def _checkpoint(model: str | Path, options: dict[str, Any]) -> Traced:
         assumptions=checkpoint.assumed.to_dict(),
         cdmoe_routing=planned.cdmoe_routing,
         chunkable_length=planned.chunkable_length,
+        made=checkpoint.tokenizer.made,
     )
     return Traced(trace_plan(planned), planned.max_length, provenance)
 

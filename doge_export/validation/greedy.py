@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from doge_export.errors import RunFailed
+from doge_export.runtime.generation_config import GenerationConfig
 from doge_export.token_ids import common_prefix
 from doge_export.validation.check_plan import LONG, Run, SubjectTraits
 from doge_export.validation.judge import Batch, draws, judge
@@ -48,7 +49,9 @@ def check_greedy(oracle: Oracle, session: Session, traits: SubjectTraits) -> Che
     prompt, expected = ids[:length], ids[length:]
     try:
         generated: Any = session.generate(
-            prompt, max_new_tokens=new, do_sample=False, repetition_penalty=1.0, eos_token_id=[], stop=[]
+            prompt,
+            max_new_tokens=new,
+            defaults=GenerationConfig(),  # none of the folder's settings, and no eos token
         )
     except RunFailed as error:  # logits that are not finite fail the check, not the whole comparison
         return CheckResult(NAME, description, False, comparison.metrics(), str(error), comparison)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from doge_export.errors import DogeExportError
+from doge_export.installing import install_command
+from doge_export.package.atomic_file import written_file
 from doge_export.validation import plots
 from doge_export.validation.verdict import ranked_cells
 
@@ -70,18 +71,12 @@ _NOT_FINITE = "not finite"
 def write_report(verdict: Verdict, path: str | Path) -> None:
     """Write the report of `verdict` to `path`, at once or not at all.
 
-    Raises DogeExportError where matplotlib is missing or the file cannot be written.
+    Raises:
+        DogeExportError: matplotlib is missing, or the file cannot be written.
     """
-    path = Path(path)
     page = render_html(verdict)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.doge-export-tmp")
-    try:
-        temporary.write_text(page, encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        raise DogeExportError(f"the report cannot be written to {path}: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with written_file("the report", Path(path)) as stream:
+        stream.write(page.encode("utf-8"))
 
 
 def render_html(verdict: Verdict) -> str:
@@ -90,7 +85,7 @@ def render_html(verdict: Verdict) -> str:
         pictures = plots.overview(verdict.checks)
         sections = "".join(map(_section, verdict.checks))
     except ImportError as error:
-        raise DogeExportError(f"the report needs matplotlib ({error}): pip install 'doge-export[export]'") from error
+        raise DogeExportError(f"the report needs matplotlib ({error}): {install_command('export')}") from error
     word = "PASSED" if verdict.passed else "FAILED"
     tone = "var(--good)" if verdict.passed else "var(--bad)"
     return f"""<!doctype html>

@@ -22,6 +22,7 @@ import numpy as np
 
 from doge_export.checkpoint.architecture import TRANSFORMERS_CLASSES
 from doge_export.errors import DogeExportError
+from doge_export.installing import install_command
 from doge_export.validation.ambiguity import routing_gaps, selection_gaps, spread
 from doge_export.validation.oracle import Oracle, ReferenceRun, broadcast
 
@@ -244,7 +245,7 @@ def load_transformers(checkpoint: Checkpoint, **options: Any) -> Any:
     except ImportError as error:
         raise DogeExportError(
             f"validation compares with transformers, which cannot be imported here ({error}): "
-            "pip install 'doge-export[export]'"
+            f"{install_command('export')}"
         ) from error
     architecture, folder = checkpoint.architecture, checkpoint.source.folder
     version = importlib.metadata.version("transformers")
@@ -260,10 +261,11 @@ def load_transformers(checkpoint: Checkpoint, **options: Any) -> Any:
     if architecture.labels:
         config["id2label"] = dict(enumerate(architecture.labels))
         config["label2id"] = {label: index for index, label in enumerate(architecture.labels)}
-    # transformers reads the files itself, unless they have a tensor name that it does not know, or a head that the task
-    # does not use and of which it would warn.
+    # transformers reads the files itself, unless they have a tensor name that it does not know, a head that the task
+    # does not use and of which it would warn, or an adapter, which it would merge with peft or leave out.
     tensors = checkpoint.tensors
-    as_stored = architecture.task != "feature-extraction" and all(tensors.stored_name(name) == name for name in tensors)
+    named = checkpoint.as_stored and all(tensors.stored_name(name) == name for name in tensors)
+    as_stored = named and architecture.task != "feature-extraction"
     bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:

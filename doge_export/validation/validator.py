@@ -14,6 +14,7 @@ from doge_export import console
 from doge_export.errors import DogeExportError
 from doge_export.package.fingerprint import fingerprint
 from doge_export.package.manifest import Manifest
+from doge_export.paths import exists
 from doge_export.validation.check_plan import SubjectTraits, plan_checks
 from doge_export.validation.greedy import NAME as GREEDY
 from doge_export.validation.greedy import check_greedy
@@ -37,6 +38,7 @@ def validate(
     cache_dir: str | Path | None = None,
     offline: bool = False,
     allow_host_code: bool = False,
+    adapter: str | Path | None = None,
     session: Session | FeatureSession | ClassificationSession | None = None,
     checkpoint: Checkpoint | None = None,
     on_progress: Callable[[int, int, str], None] | None = None,
@@ -53,6 +55,7 @@ def validate(
         cache_dir: folder of downloads; by default the cache of huggingface_hub.
         offline: use cached files only.
         allow_host_code: see `load`.
+        adapter: LoRA adapter to merge into the checkpoint's weights; by default the one that the manifest names.
         session: a session already open on the folder.
         checkpoint: the checkpoint already opened, instead of `model` and the options of the hub.
         on_progress: called with (done, total, name) before each check, and at the end with an empty name.
@@ -70,7 +73,9 @@ def validate(
         session = load(folder, allow_host_code=allow_host_code)
     manifest = session.manifest
     if checkpoint is None:
-        checkpoint = open_recorded(manifest, model, revision, token=token, cache_dir=cache_dir, offline=offline)
+        checkpoint = open_recorded(
+            manifest, model, revision, token=token, cache_dir=cache_dir, offline=offline, adapter=adapter
+        )
     from doge_export.validation.references import load_oracle
 
     oracle = load_oracle(checkpoint, manifest.cdmoe_routing)
@@ -139,6 +144,10 @@ def open_recorded(
 
     # The assumptions and the task must be those of the export.
     assumed = dataclasses.replace(manifest.assumed, task=manifest.task)
+    adapter = manifest.source.adapter
+    moved = model is not None and adapter is not None and not adapter.revision and not exists(Path(adapter.model))
+    if options.get("adapter") is None and not moved:  # a moved folder may have its adapter beside it still
+        options |= manifest.source.adapter_options
     if model is not None:
         return open_checkpoint(model, revision=revision, assumed=assumed, **options)
     recorded = manifest.source

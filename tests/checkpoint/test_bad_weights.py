@@ -100,7 +100,7 @@ class TestValues:
         assert open_checkpoint(edit_tensors(change)).tensors["model.norm.weight"][0] == 1e6
 
     @pytest.mark.parametrize(
-        ("dtype", "seen"), [(torch.float64, "F64"), (torch.int8, "I8"), (torch.float8_e4m3fn, "F8_E4M3")]
+        ("dtype", "seen"), [(torch.int64, "I64"), (torch.int8, "I8"), (torch.float8_e4m3fn, "F8_E4M3")]
     )
     def test_other_dtypes(self, edit_tensors, dtype, seen):
         def change(tensors):

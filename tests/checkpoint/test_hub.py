@@ -10,10 +10,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from checkpoint_files import save_checkpoint
 from hub_server import TOKEN, HubServer
+from safetensors.torch import save_file
 
 from doge_export.checkpoint import open_checkpoint
+from doge_export.package import verify_files
 
 CLIENT = Path(__file__).with_name("hub_client.py")
 
@@ -116,6 +119,20 @@ def test_only_data_is_downloaded(server, client, published, tmp_path):
     assert sorted(server.files_asked_for("owner/only-data")) == data
     cached = [file for file in tmp_path.rglob("*") if file.suffix in (".py", ".bin", ".md")]
     assert cached == []
+
+
+def test_named_chat_templates_are_downloaded_and_no_other_folder(server, client, published, tmp_path):
+    folder = shutil.copytree(published, tmp_path / "source")
+    named = ["additional_chat_templates/rag.jinja"]
+    other = ["add/x.safetensors", "additional_chat_templates2/x.jinja", "additional_chat_templates/deep/x.jinja"]
+    for name in (*named, "additional_chat_templates/notes.txt", *other):
+        (folder / name).parent.mkdir(exist_ok=True, parents=True)
+        (folder / name).write_text("{}")
+    server.add("owner/templates", folder)
+    outcome = client("owner/templates", tmp_path / "cache")
+    asked = server.files_asked_for("owner/templates")
+    assert [name for name in asked if "/" in name] == named
+    assert (Path(outcome["folder"]) / named[0]).is_file()
 
 
 def test_named_revision_and_full_sha(server, client, published, tmp_path):
@@ -317,3 +334,69 @@ def test_cache_folder_that_cannot_be(server, client, published, tmp_path):
     (tmp_path / "file").write_text("")
     error = client("owner/plain", tmp_path / "file")["error"]
     assert error.startswith("cannot keep the download of 'owner/plain' (") and "--cache-dir" in error
+
+
+def test_an_adapter_and_its_base_model(server, client, published, tmp_path):
+    base = server.add("owner/base", published)
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    name = "base_model.model.model.layers.0.self_attn.q_proj."
+    torch.manual_seed(0)
+    tensors = {f"{name}lora_A.weight": torch.randn(2, 64), f"{name}lora_B.weight": torch.randn(64, 2)}
+    save_file(tensors, folder / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "base_model_name_or_path": "owner/base"}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    server.add("owner/adapter", folder)
+    alone = client("owner/adapter", tmp_path / "cache")
+    assert alone["revision"] == base.names["main"]
+    assert any("LoRA adapter" in note for note in alone["notes"])
+    named = client("owner/base", tmp_path / "cache", adapter="owner/adapter")
+    assert named["weights"] == alone["weights"] != client("owner/base", tmp_path / "cache")["weights"]
+    missing = client("owner/base", tmp_path / "cache", adapter="owner/no-adapter")
+    assert missing["error"].startswith("the hub shows no 'owner/no-adapter'")
+
+
+def test_a_half_filled_cache_is_told_offline_and_filled_online(server, client, published, tmp_path):
+    server.add("owner/half", published)
+    folder = Path(client("owner/half", tmp_path)["folder"])
+    (folder / "tokenizer.json").unlink()
+    told = "tokenizer.json is missing: the exported folder will take token ids only"
+    assert client("owner/half", tmp_path, offline=True)["notes"][0].startswith(told)
+    for listing in tmp_path.rglob("trees/*.json"):  # which transformers does not leave in a cache that it fills
+        listing.unlink()
+    assert client("owner/half", tmp_path, offline=True)["notes"][0].startswith(told)
+    assert "tokenizer.json" in client("owner/half", tmp_path)["files"]
+
+
+def test_a_vocabulary_is_fetched_where_there_is_no_tokenizer(server, client, published, tmp_path):
+    folder = shutil.copytree(published, tmp_path / "model")
+    (folder / "vocab.json").write_text('{"a": 0, "b": 1, "ab": 2}')
+    (folder / "merges.txt").write_text("a b")
+    server.add("owner/both", folder)
+    assert "vocab.json" not in client("owner/both", tmp_path / "a")["files"]
+    (folder / "tokenizer.json").unlink()
+    server.add("owner/vocabulary", folder)
+    outcome = client("owner/vocabulary", tmp_path / "b")
+    assert "is made by transformers" in outcome["notes"][0]
+    assert client("owner/vocabulary", tmp_path / "b", offline=True) == outcome
+
+
+def test_an_export_is_fetched_by_its_id(server, client, published, exported, tmp_path):
+    folder = shutil.copytree(exported(max_length=32), tmp_path / "export")
+    (folder / "onnx" / "not_in_the_manifest.py").write_text("")
+    server.add("owner/doge-onnx", folder)
+    fetched = Path(client("owner/doge-onnx", None, export=True)["folder"])
+    assert verify_files(fetched) == []
+    assert not list(fetched.rglob("*.py"))
+    assert client("owner/doge-onnx", None, export=True)["folder"] == str(fetched)
+    error = client("owner/doge-onnx", tmp_path / "cache")["error"]
+    assert error.startswith("'owner/doge-onnx' is an exported folder, not a checkpoint: `doge-export generate owner")
+    server.add("owner/model", published)
+    assert "`doge-export onnx owner/model OUT` exports it" in client("owner/model", None, export=True)["error"]
+
+
+@pytest.mark.parametrize("option", [{"revision": "\udcff"}, {"token": "hf_\udcff"}])
+def test_options_that_are_no_text(server, client, published, tmp_path, option):
+    server.add("owner/plain", published)
+    error = client("owner/plain", tmp_path, **option)["error"]
+    assert "--revision" in error and "\udcff" not in error

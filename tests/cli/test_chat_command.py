@@ -1,5 +1,6 @@
 import contextlib
 import os
+import re
 import select
 import signal
 import subprocess
@@ -58,6 +59,43 @@ def test_conversation_too_long_is_one_line(run, nano_folder):
     result = run("chat", nano_folder, stdin="word " * 3000)
     assert result.exit_code == 2
     assert result.stderr.count("\n") == 1
+
+
+def test_lines_that_begin_with_a_slash_are_messages_unless_they_are_meant_as_commands(run, nano_folder, session):
+    lines = ["/etc/passwd is a file", "//reset is a word", "/ 2"]
+    result = run("chat", nano_folder, *OPTIONS, stdin="\n".join(lines))
+    assert result.exit_code == 0
+    expected = answers(session, lines[0], lines[1][1:], lines[2])
+    assert result.stdout == "".join(f"{answer}\n" for answer in expected)
+    result = run("chat", nano_folder, *OPTIONS, stdin="Hello!\n/sytem Be kind.\nHello!\n")
+    assert result.exit_code == 2
+    assert result.stdout == f"{answers(session, 'Hello!')[0]}\n"
+    assert result.stderr == (
+        "doge-export: error: line 2: there is no command /sytem; /help lists them, and // begins a message with /\n"
+    )
+
+
+def test_a_full_chat_in_a_pipe_stops_with_its_line_or_forgets_aloud(run, nano_folder, session):
+    message = "word " * 25
+    options = ["--max-new-tokens", 4, "--greedy"]
+    per_turn = len(session.tokenizer.encode_chat([{"role": "user", "content": message.strip()}]))
+    count = session.max_length // per_turn + 4
+    stdin = f"{message}\n" * count
+    result = run("chat", nano_folder, *options, stdin=stdin)
+    assert result.exit_code == 2
+    line = int(re.search(r"error: line (\d+): the prompt has ", result.stderr)[1])
+    assert 1 < line <= count
+    settings = {"max_new_tokens": 4, "do_sample": False}
+    chat = session.chat()
+    expected = ["".join(chat.send(message.strip(), **settings)) for _ in range(line - 1)]
+    assert result.stdout == "".join(f"{answer}\n" for answer in expected)
+    assert result.stderr.endswith("(/reset starts over, --context-overflow drop-oldest forgets old turns)\n")
+    result = run("chat", nano_folder, *options, "--context-overflow", "drop-oldest", stdin=stdin)
+    assert result.exit_code == 0
+    chat = session.chat(context_overflow="drop-oldest")
+    expected = ["".join(chat.send(message.strip(), **settings)) for _ in range(count)]
+    assert result.stdout == "".join(f"{answer}\n" for answer in expected)
+    assert "note: the conversation is too long: forgot the oldest " in result.stderr
 
 
 class Terminal:

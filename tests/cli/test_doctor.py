@@ -6,7 +6,8 @@ import textwrap
 import pytest
 from packaging import markers
 
-from doge_export.cli.environment import Requirement, requirement_for, requirements
+from doge_export import installing
+from doge_export.installing import Requirement, install_command, requirement_for, requirements
 
 
 def test_ready(run):
@@ -30,7 +31,7 @@ def test_json(run):
     assert facts["extras"]["export"]["torch"]["ok"]
     assert set(facts["bundled"]) == {"doge-nano", "doge-nano-moe"}
     for extra, command in facts["missing"].items():
-        assert command == f'pip install "doge-export[{extra}]"'
+        assert command == install_command(extra)
 
 
 def test_base_install_is_ready_and_without_onnxruntime_not():
@@ -57,10 +58,10 @@ def test_base_install_is_ready_and_without_onnxruntime_not():
 
     result = doctor("torch,transformers,onnx,onnxscript,safetensors,huggingface_hub,matplotlib,psutil")
     assert result.returncode == 0, result.stderr
-    assert 'to export and validate: pip install "doge-export[export]"' in result.stdout
+    assert f"to export and validate: {install_command('export')}\n" in result.stdout
     result = doctor("onnxruntime")
     assert result.returncode == 1, result.stderr
-    assert "to run an exported folder: pip install doge-export\n" in result.stdout
+    assert f"to run an exported folder: {install_command()}\n" in result.stdout
     assert result.stdout.endswith("not ready to run exported folders\n")
 
 
@@ -92,7 +93,7 @@ def test_what_another_platform_needs_is_not_missing_here(monkeypatch, machine, n
         "c; (sys_platform == 'win32') and extra == 'export'",
         "d>=3; (sys_platform == 'linux' and platform_machine == 'x86_64') and extra == 'test'",
     ]
-    monkeypatch.setattr("importlib.metadata.requires", lambda name: lines)
+    monkeypatch.setattr(installing, "_declared", lambda: (lines, ["export", "test"]))
     there = markers.default_environment() | {"sys_platform": machine[0], "platform_machine": machine[1]}
     monkeypatch.setattr("packaging.markers.default_environment", lambda: dict(there))
     found = {requirement.name: requirement for requirement in requirements()}

@@ -97,6 +97,7 @@ def test_interruption_leaves_at_most_a_sibling_that_the_next_run_removes(run, st
     out = tmp_path / "out"
     out.mkdir()
     (out / "notes").write_text("mine")
+    (out / "doge_export.json").write_text('{"doge_export": "0", "files": {"notes": {}}}')
     process = start("onnx", model, out, "--force", "--no-validate")
     while b"tracing" not in process.stderr.readline():
         assert process.poll() is None
@@ -199,3 +200,25 @@ def test_validate_says_which_checkpoint_it_is_about_to_read(run, nano_folder, tm
     result = run("validate", folder)
     assert result.exit_code == 2
     assert result.stderr.startswith(f"reading the checkpoint {tmp_path / 'elsewhere'}\ndoge-export: error: ")
+
+
+def test_an_adapter_is_merged_told_and_left_out(run, checkpoint, tmp_path):
+    import json
+
+    import torch
+    from safetensors.torch import save_file
+
+    base, adapter = checkpoint(num_hidden_layers=2), tmp_path / "adapter"
+    adapter.mkdir()
+    name = "base_model.model.model.layers.0.self_attn.q_proj."
+    tensors = {f"{name}lora_A.weight": torch.randn(2, 64), f"{name}lora_B.weight": torch.randn(64, 2)}
+    save_file(tensors, adapter / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "base_model_name_or_path": str(base)}
+    (adapter / "adapter_config.json").write_text(json.dumps(config))
+    planned = run("onnx", base, tmp_path / "out", "--adapter", adapter, "--dry-run", "--json")
+    assert json.loads(planned.stdout)["adapter"] == str(adapter)
+    assert "the LoRA adapter of" in planned.stderr and "is merged: 1 modules" in planned.stderr
+    plain = run("onnx", base, tmp_path / "out", "--adapter", "none", "--dry-run", "--json")
+    assert json.loads(plain.stdout)["adapter"] is None
+    missing = run("onnx", base, tmp_path / "out", "--adapter", tmp_path / "nowhere", "--dry-run")
+    assert missing.exit_code == 2 and "there is no such folder" in missing.stderr

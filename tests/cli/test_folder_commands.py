@@ -8,7 +8,11 @@ from pathlib import Path
 import pytest
 
 from doge_export.assets import BUNDLED, bundled
+from doge_export.checkpoint import open_checkpoint
+from doge_export.checkpoint.headers import look_into, read_headers
 from doge_export.errors import DogeExportError
+
+GOLDEN = sorted(path.parent for path in (Path(__file__).parents[1] / "golden").glob("*/golden.npz"))
 
 
 @pytest.fixture
@@ -125,6 +129,9 @@ class TestInspect:
             "not validated",
         ):
             assert text in result.stdout
+        assert len(result.stdout.splitlines()) <= 40
+        whole = run("inspect", nano_folder, "--all")
+        assert len(whole.stdout.splitlines()) > 60 and "rms_norm_eps" in whole.stdout
         assert "[batch_size, sequence_length]" in result.stdout
 
     def test_json(self, run, nano_folder):
@@ -157,6 +164,24 @@ class TestInspect:
         assert facts["architecture"]["keep_window_size"] > 0
         assert facts["tensors"] > 10
 
+    @pytest.mark.parametrize("model", [*BUNDLED, *map(str, GOLDEN)], ids=lambda model: Path(model).name)
+    def test_headers_say_what_the_whole_checkpoint_says(self, model):
+        looked, opened = look_into(model), open_checkpoint(model)
+        assert looked["identity"]["generation"] == opened.identity.generation
+        assert looked["architecture"]["hidden_size"] == opened.architecture.hidden_size
+        ours, theirs = looked["architecture"], opened.architecture.to_dict()
+        if opened.identity.generation in ("G6b", "G7", "G8"):  # values of older ones may show that scores are inert
+            assert ours == theirs
+        assert {name for name in ours if ours[name] != theirs[name]} <= {"score", "score_heads", "ratio_mask"}
+
+    @pytest.mark.parametrize(
+        "content", [b"", b"\0" * 8, b"\xff" * 8, b"\2" + b"\0" * 7 + b"[]", b"\5" + b"\0" * 7 + b'{"a":']
+    )
+    def test_headers_that_are_none(self, tmp_path, content):
+        (tmp_path / "model.safetensors").write_bytes(content)
+        with pytest.raises(DogeExportError, match="not a whole safetensors file"):
+            read_headers(tmp_path / "model.safetensors")
+
     def test_graph_that_does_not_load(self, run, copy):
         (copy / "onnx" / "model.onnx").write_bytes(b"nonsense")
         result = run("inspect", copy)
@@ -178,19 +203,28 @@ def test_a_folder_is_used_without_what_exports(nano_folder, tmp_path):
     absent = ["torch", "transformers", "onnx", "onnx_ir", "onnxscript", "safetensors", "huggingface_hub", "matplotlib"]
     sys.modules.update(dict.fromkeys(absent + ["psutil"]))
     from doge_export.cli import main
+    from doge_export.installing import install_command
     for arguments in (
         ["generate", sys.argv[1], "Once", "--max-new-tokens", "3"],
         ["chat", sys.argv[1], "--max-new-tokens", "3"],
         ["inspect", sys.argv[1]],
+        ["inspect", "doge-nano"],
+        ["inspect", "doge-nano-moe", "--json"],
         ["verify", sys.argv[1]],
         ["doctor"],
     ):
         result = CliRunner().invoke(main, arguments, input="Hello!", catch_exceptions=False)
         assert result.exit_code == 0, (arguments, result.output)
-    for arguments in (["validate", sys.argv[1]], ["onnx", "model", "out"], ["demo", "-q"]):
+    out = ["doge-nano", "out"]
+    for arguments in (
+        ["validate", sys.argv[1]], ["onnx", *out], ["onnx", *out, "--dry-run"], ["convert", *out], ["demo"],
+        ["quantize", sys.argv[1], "--precision", "int8"], ["trt", *out], ["trt", "doge-nano", "--dry-run"],
+        ["trt", "--selftest"], ["bench", sys.argv[1], "--compare", "doge-nano"],
+    ):
         result = CliRunner().invoke(main, arguments, catch_exceptions=False)
         assert result.exit_code == 2, (arguments, result.output)
-        assert "doge-export[export]" in result.stderr, result.stderr
+        assert "this needs the extra `export`" in result.stderr and install_command("export") in result.stderr
+        assert result.stdout == "", result.stdout
         assert result.stderr.count("\\n") == 1, result.stderr
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(code), str(nano_folder)], check=True, cwd=tmp_path)

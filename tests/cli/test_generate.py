@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import time
 
@@ -105,7 +106,8 @@ def test_verbose_counts_tokens(run, nano_folder):
     ("arguments", "message"),
     [
         (["", "--greedy"], "prompt is empty"),
-        (["word " * 3000], "tokens and this export holds"),
+        (["word " * 1000], "tokens and this export holds"),
+        (["word " * 3000], "characters: more tokens than this export holds"),
         ([PROMPT, "--temperature", "-1"], "temperature is -1.0"),
         ([PROMPT, "--top-p", "2"], "top_p is 2.0"),
         ([PROMPT, "--max-new-tokens", "0"], "max_new_tokens is 0"),
@@ -120,6 +122,34 @@ def test_bad_requests_are_one_line(run, nano_folder, arguments, message):
     assert message in result.stderr
     assert result.stderr.startswith("doge-export: error: ")
     assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["generate", "chat"])
+@pytest.mark.parametrize("option", [["--temperature", "nan"], ["--top-k", "-2"], ["--min-p", "inf"]], ids=str)
+def test_wrong_settings_are_told_before_a_model_is_loaded(run, tmp_path, command, option):
+    prompt = [PROMPT] if command == "generate" else []
+    result = run(command, tmp_path / "nothing", *prompt, *option)
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"doge-export: error: {option[0][2:].replace('-', '_')} is ")
+
+
+def test_a_folders_wrong_and_unsupported_settings_are_told(run, nano_folder, tmp_path):
+    folder = shutil.copytree(nano_folder, tmp_path / "out")
+    file = folder / "generation_config.json"
+    file.write_text(json.dumps({"num_beams": 4, "do_sample": False, "max_new_tokens": 2, "min_new_tokens": 2}))
+    result = run("generate", folder, PROMPT)
+    note = f"note: {file}: num_beams is 4, and this runtime is without beam search; it is ignored"
+    assert (result.exit_code, result.stderr) == (0, f"{note}\n")
+    file.write_text(json.dumps({"top_k": 50.0}))
+    result = run("generate", folder, PROMPT)
+    assert result.exit_code == 2
+    assert result.stderr == f"doge-export: error: {file}: top_k is 50.0, expected 0 (all) or more\n"
+
+
+def test_a_temperature_near_zero_is_greedy(run, nano_folder, expected):
+    for temperature in ("5e-324", "1e-45", "1e-20"):
+        result = run("generate", nano_folder, PROMPT, "--max-new-tokens", 20, "--temperature", temperature)
+        assert result.stdout == f"{expected.text}\n"
 
 
 def test_stdin_that_is_not_text(run, nano_folder):

@@ -12,6 +12,7 @@ import doge_export
 from doge_export import console
 from doge_export.cli import main
 from doge_export.errors import DogeExportError, RunFailed
+from doge_export.installing import install_command
 
 README = Path(__file__).parents[2] / "README.md"
 
@@ -110,6 +111,18 @@ def test_usage_errors_exit_with_2(run, arguments):
     assert "Error: " in result.stderr
 
 
+@pytest.mark.parametrize(
+    "arguments", [["generate", "out", "-5 degrees"], ["generate", "out", "-q"], ["embed", "out", "-x"]]
+)
+def test_a_text_that_begins_with_a_dash_is_told_about(run, arguments, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["doge-export", *arguments])
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert f"A text that begins with a dash goes behind --, after all options: doge-export {arguments[0]}" in (
+        " ".join(result.stderr.split())
+    )
+
+
 @pytest.mark.parametrize(("error", "code"), [(DogeExportError, 2), (RunFailed, 1)])
 def test_mistakes_are_one_line(run, failing, error, code):
     failing.append(error("saw this,\n expected that"))
@@ -138,7 +151,7 @@ def test_missing_extra_is_named_with_its_command(run, failing):
     assert result.exit_code == 2
     assert result.stderr == (
         "doge-export: error: the package transformers is not installed, and this needs it: "
-        'pip install "doge-export[export]"\n'
+        f"{install_command('export')}\n"
     )
 
 
@@ -210,3 +223,51 @@ def test_installed_entry_point():
     script = Path(sys.executable).with_name("doge-export")
     result = subprocess.run([script, "--version"], capture_output=True, text=True, check=True)
     assert doge_export.__version__ in result.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("generate", "\udcff", "x"),
+        ("onnx", "doge-nano", "\udcff", "--dry-run"),
+        ("onnx", "\udcff", "unused", "--dry-run"),
+        ("onnx", "doge-nano", "unused", "--dry-run", "--adapter", "\udcff"),
+        ("onnx", "doge-nano", "unused", "--dry-run", "--calibration", "nul\0"),
+        ("verify", "owner/\udcff"),
+        ("inspect", "\udcff"),
+        ("bench", "\udcff"),
+        ("classify", "nul\0", "x"),
+    ],
+)
+def test_paths_of_other_bytes_are_one_line(run, arguments):
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert "is not Unicode text" in result.stderr or "NUL" in result.stderr
+    assert len([line for line in result.stderr.splitlines() if line != "reading doge-nano"]) == 1
+
+
+def test_a_byte_order_mark_of_stdin_is_dropped(run, monkeypatch):
+    from doge_export.cli import text
+
+    class Input:
+        class buffer:
+            read = staticmethod(lambda: b"\xef\xbb\xbfOnce\n")
+
+    monkeypatch.setattr(text.sys, "stdin", Input)
+    assert text.read_stdin() == "Once"
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shell_completion_of_the_readme(run, shell, monkeypatch):
+    assert f"{'_DOGE_EXPORT_COMPLETE=' if shell != 'zsh' else ''}{shell}_source" in README.read_text(encoding="utf-8")
+    monkeypatch.setenv("_DOGE_EXPORT_COMPLETE", f"{shell}_complete")
+    monkeypatch.setenv("COMP_WORDS", "doge-export gen")
+    monkeypatch.setenv("COMP_CWORD", "gen" if shell == "fish" else "1")
+    assert "generate" in run().stdout
+
+
+@pytest.mark.parametrize("arguments", [["inspect", "/nosuch", "--json"], ["generate", "/nosuch", "x", "--json"]])
+def test_an_error_with_json_is_one_line_on_stderr(run, arguments):
+    result = run(*arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith("doge-export: error: ") and result.stderr.count("\n") == 1

@@ -124,7 +124,7 @@ def test_fp16_beside_float32(run, nano_folder, copy, text):
     (line,) = result.stdout.splitlines()
     assert line.startswith("onnx/model_fp16.onnx  3.")
     assert "(limit 0.001)" in line
-    shown = run("inspect", copy).stdout
+    shown = run("inspect", copy, "--all").stdout
     assert "largest.MatMul.magnitude" in shown and "float16" in shown
     story = ["Once upon a time", "--max-new-tokens", 8, "--greedy"]
     half, exact = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -66,6 +67,19 @@ def test_a_build_names_its_libraries(built):
     assert facts["architectures"] == []
     assert KernelLibrary(facts["libraries"][building.KERNELS]).architectures == ()
     assert "compiling the plugin for the CPU only" in built[1].stderr
+    assert "parts: the CPU reference" in built[1].stderr
+    assert re.search(r"^compiling the plugin: (2[5-9]|[3-9]\d|100) %$", built[1].stderr, re.MULTILINE)
+
+
+def test_a_build_without_a_gpu_says_what_it_is_for(tmp_path):
+    toolchain = building.find_toolchain()
+    settings = building.CompileSettings(building.ARCHITECTURES, tensorrt=False)
+    first, parts, why = building._announcement(settings, toolchain, tmp_path)
+    assert first.startswith("compiling the plugin for 80-real, 86-real, 89-real, 90, once")
+    assert parts == "parts: the CPU reference, CUDA kernels"
+    assert why.startswith("no GPU was found here: these are Ampere") and "--cuda-archs" in why
+    settings = building.CompileSettings(("89",), tensorrt=False)
+    assert len([*building._announcement(settings, toolchain, tmp_path)]) == 2
 
 
 def test_a_build_leaves_libraries_and_nothing_else(built):

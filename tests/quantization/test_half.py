@@ -61,7 +61,8 @@ def test_bundled(folders, name, target):
     assert verify_files(result.folder) == []
     graph, quality = result.manifest.graphs[FILE], result.qualities[FILE]
     assert graph.precision == "fp16" and graph.quality == quality.to_dict()
-    assert quality.limit == 0.001 and 0 < quality.kl_mean < 1e-4
+    assert quality.limit == 0.001 and 0 < quality.kl_mean < 1e-3
+    assert all(part.kl_mean < 1e-5 for part in quality.stretches if part.end == 64)  # where no key is left out
     assert quality.argmax_agreement > 0.995 and abs(quality.perplexity_ratio - 1) < 1e-3
     assert graph.typing["operators"]["float16"]["MatMul"] > 10
     assert all(0 < extreme["magnitude"] < 1000 for extreme in graph.typing["largest"].values())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from doge_export.errors import DogeExportError
+from doge_export.errors import DogeExportError, TooLong
 
 
 def say(chat, text, **settings):
@@ -131,3 +131,44 @@ def test_a_conversation_that_gets_too_long_is_refused_unchanged(make_session):
         chat.send("x", top_p=9)
     assert chat.messages == before
     say(chat, "ok", max_new_tokens=1)
+
+
+def test_the_oldest_turns_are_dropped_whole_and_the_system_message_stays(make_session):
+    session = make_session(max_length=200)
+    chat = session.chat("You are Rex.", context_overflow="drop-oldest")
+    for number in range(12):
+        before, dropped = list(chat.messages), chat.dropped
+        say(chat, f"Question {number}", max_new_tokens=10)
+        assert chat.messages[0] == {"role": "system", "content": "You are Rex."}
+        assert [message["role"] for message in chat.messages[1:]] == ["user", "assistant"] * (len(chat.messages) // 2)
+        kept = chat.messages[1:-2]
+        assert kept == before[1 + 2 * (chat.dropped - dropped) :]
+        assert len(session.tokenizer.encode_chat(chat.messages[:-1])) + 10 <= 200
+        if chat.dropped > dropped:  # and none too many
+            longer = [before[0], *before[-2 - len(kept) :], chat.messages[-2]]
+            assert len(session.tokenizer.encode_chat(longer)) + 10 > 200
+    assert chat.dropped > 0
+    assert chat.generation.text == session.generate(chat.messages[:-1], max_new_tokens=10).text
+
+
+def test_a_message_that_never_fits_is_refused_and_drops_nothing(make_session):
+    chat = make_session(max_length=120).chat("Hi", context_overflow="drop-oldest")
+    say(chat, "Hello", max_new_tokens=5)
+    before = list(chat.messages)
+    for text in ("word " * 100, "w" * 100_000):
+        with pytest.raises(TooLong):
+            chat.send(text)
+    with pytest.raises(DogeExportError, match="top_p is 9"):
+        chat.send("x", top_p=9)
+    assert (chat.messages, chat.dropped) == (before, 0)
+    with pytest.raises(DogeExportError, match="context_overflow is 'forget', expected one of stop, drop-oldest"):
+        make_session(max_length=120).chat(context_overflow="forget")
+
+
+def test_an_answer_that_fills_the_context_is_told(make_session):
+    chat = make_session(max_length=100).chat()
+    say(chat, "Hello", max_new_tokens=3)
+    assert not chat.is_full
+    chat.reset()
+    say(chat, "Hello", max_new_tokens=500, eos_token_id=-1)
+    assert chat.is_full

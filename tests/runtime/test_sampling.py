@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from doge_export.numerics import softmax
 from doge_export.runtime.generation_config import GenerationConfig
+from doge_export.runtime.logits_processors import penalise_repetition
 from doge_export.runtime.prediction import Prediction
-from doge_export.runtime.sampling import Sampler, filtered, penalise_repetition
+from doge_export.runtime.sampling import Sampler, filtered
 
 VOCAB_SIZE = 2000
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from doge_export.errors import DogeExportError
 from doge_export.runtime import Generation, load
 from doge_export.runtime.context import PREFILL_CHUNK
+from doge_export.runtime.generation_config import GenerationConfig
 from doge_export.runtime.streaming import StopStrings
 
 PROMPT = [0, 17, 33, 250, 41]
@@ -241,6 +244,7 @@ def test_bad_prompts_are_one_line_and_nothing_runs(make_session, prompt, line):
         ({"stop": [""]}, "stop is"),
         ({"stop": [3]}, "stop is"),
         ({"stop": 5}, "stop is 5, expected a text or a list of texts"),
+        ({"stop": "\udcff"}, "is not Unicode text: it has a lone surrogate"),
         ({"stop": b"end"}, "stop is b'end', expected"),
         ({"eos_token_id": b"end"}, "eos_token_id is b'end', expected"),
         ({"max_new_tokens": -5}, "max_new_tokens is -5"),
@@ -252,6 +256,42 @@ def test_bad_settings_are_one_line(make_session, settings, line):
     for use in (session.generate, session.stream):
         with pytest.raises(DogeExportError, match=line):
             use(PROMPT, **settings)
+
+
+def test_other_settings_are_given_by_transformers_names(make_session):
+    session = make_session({"suppress_tokens": list(range(5, 200)), "stop_strings": ["never there"]})
+    answer = session.generate(PROMPT, max_new_tokens=30, no_repeat_ngram_size=1, eos_token_id=-1)
+    assert len(set(answer.token_ids)) == 30 and not set(range(5, 200)) & set(answer.token_ids)
+    assert session.stream(PROMPT, max_new_tokens=3, bad_words_ids=[[7]]).generation.token_ids == []
+    free = make_session().generate(PROMPT, max_new_tokens=30, eos_token_id=[])
+    plain = session.generate(PROMPT, max_new_tokens=30, defaults=GenerationConfig())  # as validation asks
+    assert plain.token_ids == free.token_ids
+    with pytest.raises(DogeExportError, match="num_beams is 2, and this runtime is without beam search"):
+        session.generate(PROMPT, num_beams=2)
+    with pytest.raises(DogeExportError, match="sequence_bias has token id 99999"):
+        session.generate(PROMPT, sequence_bias=[[[99999], 1.0]])
+    with pytest.raises(TypeError, match="temprature"):
+        session.generate(PROMPT, temprature=1)
+
+
+def test_stop_strings_of_the_folder_count_where_the_caller_names_none(make_session):
+    free = make_session().generate(PROMPT, max_new_tokens=30, eos_token_id=[])
+    stop = free.text[3:5]
+    stopped = make_session({"stop_strings": stop}).generate(PROMPT, max_new_tokens=30, eos_token_id=[])
+    assert (stopped.text, stopped.finish_reason) == (free.text[: free.text.index(stop)], "stop")
+    asked = make_session({"stop_strings": [stop]}).generate(PROMPT, max_new_tokens=30, eos_token_id=[], stop=[])
+    assert asked.token_ids == free.token_ids
+
+
+def test_dataclass_messages_are_prompts(make_session):
+    @dataclasses.dataclass
+    class Message:
+        role: str
+        content: str
+
+    session = make_session()
+    given = session.generate([Message("user", "Where?")], max_new_tokens=5)
+    assert given == session.generate([{"role": "user", "content": "Where?"}], max_new_tokens=5)
 
 
 def test_a_batch_cannot_be_streamed(make_session):

@@ -24,6 +24,7 @@ from pages import lines_of
 from doge_export import export
 from doge_export.cli import main
 from doge_export.errors import DogeExportError
+from doge_export.installing import install_command
 from doge_export.package import read_manifest, verify_files
 from doge_export.package.onnx_file import write_onnx
 from doge_export.runtime import load
@@ -59,7 +60,7 @@ def test_without_tensorrt_one_line_and_nothing_written(tmp_path):
     assert done.returncode == 2, done.stderr
     (line,) = done.stderr.splitlines()
     assert line.startswith("doge-export: error: ")
-    assert 'pip install "doge-export[trt]"' in line or "NVIDIA GPU" in line
+    assert install_command("trt") in line or "NVIDIA GPU" in line
     assert [*tmp_path.iterdir()] == []
 
 

@@ -14,6 +14,7 @@ from transformers import DogeForCausalLM, DynamicCache
 from doge_export.checkpoint import open_checkpoint
 from doge_export.model import DogeForExport
 from doge_export.package import Fingerprint
+from doge_export.runtime.generation_config import GenerationConfig
 from doge_export.validation.transformers_oracle import cached_in
 
 
@@ -66,8 +67,8 @@ class TorchSession:
         return torch.cat(pieces, 1).float().numpy()
 
     @torch.inference_mode()
-    def generate(self, prompt, *, max_new_tokens, do_sample, repetition_penalty, eos_token_id, stop):
-        assert do_sample is False and repetition_penalty == 1.0 and not eos_token_id and not stop
+    def generate(self, prompt, *, max_new_tokens, defaults):
+        assert defaults == GenerationConfig()  # greedy, with no eos token
         self._reset()
         ids, answer = torch.tensor([prompt]), []
         while len(answer) < max_new_tokens:

@@ -166,14 +166,12 @@ class BestTokens(Prediction):
 
     def logits(self) -> Array:
         """Return the logits of all tokens, float32 [V]."""
-        logits = self._everything()
-        check_finite(float(logits.max()))
-        return logits
+        return self._everything()
 
     def argmax(self) -> int:
         """Return the lowest id among those of the highest logit; if K is 1, any of them."""
         if len(self._best) > 1 and not self._best.min() < self._best.max():  # tokens beyond the K may tie; or NaN
-            return int(self.logits().argmax())
+            return Prediction(self.logits()).argmax()
         best = self._best.argmax()
         check_finite(float(self._best[best]))
         return int(self._tokens[best])

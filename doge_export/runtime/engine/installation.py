@@ -8,9 +8,8 @@ from typing import Any
 
 from doge_export import console
 from doge_export.errors import DogeExportError
+from doge_export.installing import install_command
 from doge_export.plugin.tensorrt_versions import OLDEST, dotted, release
-
-_INSTALL = 'pip install "doge-export[trt]"'
 
 
 def require() -> tuple[ModuleType, ModuleType]:
@@ -29,13 +28,14 @@ def require() -> tuple[ModuleType, ModuleType]:
         missing.append("cuda-python")
     if missing:
         raise DogeExportError(
-            f"engines need {' and '.join(missing)}, which this Python lacks: {_INSTALL}; `doge-export trt --dry-run` "
-            "runs without"
+            f"engines need {' and '.join(missing)}, which this Python lacks: {install_command('trt')}; "
+            "`doge-export trt --dry-run` runs without"
         )
     assert trt is not None and runtime is not None
     if version(trt)[:2] < OLDEST:
         raise DogeExportError(
-            f"TensorRT {trt.__version__} is here, {dotted(OLDEST)} or newer is needed: {_INSTALL} --upgrade"
+            f"TensorRT {trt.__version__} is here, {dotted(OLDEST)} or newer is needed: "
+            f"{install_command('trt')} --upgrade"
         )
     problem = _no_gpu(runtime)
     if problem:
