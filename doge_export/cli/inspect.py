@@ -166,9 +166,7 @@ def _graph_sections(name: str, graph: GraphEntry, ports: Mapping[str, Any], show
         facts += named_values({"quantization": how})
     if graph.typing:
         facts += named_values({"largest": graph.typing["largest"]})
-    if "engine" in ports:
-        shown = {name: value for name, value in ports["engine"].items() if name not in ("caches", "profiles")}
-        facts += named_values({"engine": shown})
+    facts += _engine(ports)
     if graph.quality:
         quality = {name: value for name, value in graph.quality.items() if name != "stretches"}
         parts = graph.quality.get("stretches", ())
@@ -188,7 +186,8 @@ def _brief(graph: GraphEntry, ports: Mapping[str, Any]) -> list[tuple[str, str]]
     rows = [("precision", graph.precision), ("opset", f"{opset}; IR {graph.ir_version}")]
     if graph.quality:
         rows += [(f"quality.{name}", f"{graph.quality[name]:.3g}") for name in ("kl_mean", "limit")]
-    if graph.typing:
+    rows += _engine(ports)
+    if graph.typing and graph.typing["largest"]:
         kind, extreme = max(graph.typing["largest"].items(), key=lambda item: item[1]["magnitude"])
         rows.append((f"largest.{kind}.magnitude", f"{extreme['magnitude']:.4g}"))
     for side in ("inputs", "outputs"):
@@ -203,6 +202,12 @@ def _brief(graph: GraphEntry, ports: Mapping[str, Any]) -> list[tuple[str, str]]
     others = len(by_count) - _FEW
     rows.append(("nodes", f"{graph.nodes}: {most}" + (f", and {others} other kinds" if others > 0 else "")))
     return rows
+
+
+def _engine(ports: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Describe what an engine was built with and for."""
+    shown = {name: value for name, value in ports.get("engine", {}).items() if name not in ("caches", "profiles")}
+    return named_values({"engine": shown}) if shown else []
 
 
 def _port(value: Mapping[str, Any]) -> tuple[str, str, str]:
