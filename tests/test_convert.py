@@ -8,7 +8,7 @@ import re
 import pytest
 import torch
 from older_doge import LABELS, config_of, older_doge
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, DogeModel
 
 from doge_export.checkpoint import open_checkpoint
@@ -283,3 +283,29 @@ def test_the_original_survives(tmp_path):
     (tmp_path / "full" / "notes").write_text("mine")
     with pytest.raises(DogeExportError, match="holds notes, which doge-export did not write"):
         convert(original, tmp_path / "full", force=True)
+
+
+def test_weights_trained_from_a_conversion_survive(tmp_path):
+    """transformers keeps what it does not know in a config, so a trained model carries the mark of the conversion."""
+    original, trained = older_doge(tmp_path / "original", "G7"), tmp_path / "trained"
+    convert(original, trained)
+    tensors = load_file(trained / "model.safetensors")
+    save_file({name: tensor + 1 for name, tensor in tensors.items()}, trained / "model.safetensors")
+    with pytest.raises(DogeExportError, match="which doge-export did not write"):
+        convert(original, trained, force=True)
+
+
+def test_the_base_of_an_adapter_survives(tmp_path):
+    base, adapter = tmp_path / "base", tmp_path / "adapter"
+    convert(older_doge(tmp_path / "original", "G7"), base)
+    adapter.mkdir()
+    module = "base_model.model.model.layers.0.self_attn.q_proj"
+    rows, columns = load_file(base / "model.safetensors")["model.layers.0.self_attn.q_proj.weight"].shape
+    halves = {f"{module}.lora_A.weight": torch.ones(2, columns), f"{module}.lora_B.weight": torch.ones(rows, 2)}
+    save_file(halves, adapter / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "base_model_name_or_path": str(base)}
+    (adapter / "adapter_config.json").write_text(json.dumps(config))
+    before = (base / "model.safetensors").read_bytes()
+    with pytest.raises(DogeExportError, match="which is being read"):
+        convert(adapter, base, force=True)
+    assert (base / "model.safetensors").read_bytes() == before

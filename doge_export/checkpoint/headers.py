@@ -54,6 +54,7 @@ def read_headers(file: Path) -> dict[str, Header]:
         DogeExportError: the file cannot be read or is no safetensors file.
     """
     try:
+        is_there(file)  # refuses a named pipe, on which opening would wait
         with file.open("rb") as opened:
             start = opened.read(8)
             length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from doge_export.cli.options import (
 )
 from doge_export.cli.render import columns, echo_json, named_values, size, trial_lines, written_facts, written_lines
 from doge_export.errors import DogeExportError
-from doge_export.installing import install_command, need
+from doge_export.installing import install_command, is_there, need
 from doge_export.paths import check_apart, check_file, check_folder
 from doge_export.plugin.tensorrt_versions import NATIVE_SINCE, NEWEST, dotted, release
 from doge_export.trt.limits import CANDIDATES, MAX_TOP_K
@@ -142,7 +141,7 @@ def _check_places(model: str, out: Path | None, build: dict[str, Any], settings:
         OutputFolder.checked(out, force=build["force"], reads=[model, plugin, cache])
     if results is not None:
         check_folder("--save-results", results)
-        if importlib.util.find_spec("polygraphy") is None:
+        if not is_there("polygraphy"):
             raise DogeExportError(f"--save-results needs polygraphy: {install_command('trt')}")
     if cache is not None:
         check_file("--timing-cache", cache)

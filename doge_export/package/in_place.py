@@ -62,12 +62,18 @@ def recover(output: Path) -> None:
         match = leftovers.INSIDE.fullmatch(path.name)
         if match is not None and path.is_dir() and not path.is_symlink():
             found[match[2]].append(path)
-    for folder in found[leftovers.COMPLETE] or found[leftovers.REPLACED]:
+    complete, replaced = found[leftovers.COMPLETE], found[leftovers.REPLACED]
+    for folder in complete or replaced:
         for path in reversed(content_of(folder)):
             _move(path, output / path.name)
-        folder.rmdir()
-    for folder in (*found[leftovers.REPLACED], *found[leftovers.STAGED]):
+        if not complete:
+            folder.rmdir()
+    for folder in (*replaced, *found[leftovers.STAGED]):
         shutil.rmtree(folder, ignore_errors=True)
+    # Last, for as long as there is a complete one, what was replaced is known to be old.
+    if not any(folder.exists() for folder in replaced):
+        for folder in complete:
+            folder.rmdir()
 
 
 def _move(path: Path, target: Path) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from doge_export.errors import DogeExportError
+from doge_export.json_file import read_object
 from doge_export.package.disk import reason
 from doge_export.package.fingerprint import names_in
 from doge_export.package.in_place import content_of
@@ -22,10 +22,10 @@ def recorded_by_manifest(folder: Path) -> set[str] | None:
     """Return the names in the manifest of an exported folder, of any version; None if there is no such manifest."""
     file = folder / EXPORTED
     try:
-        values = json.loads(file.read_bytes()) if file.is_file() else None
-    except (OSError, ValueError, RecursionError):
+        values = read_object(file)
+    except DogeExportError:
         return None
-    if not isinstance(values, dict) or not isinstance(values.get("doge_export"), str):
+    if not isinstance(values.get("doge_export"), str):
         return None
     files = values.get("files")
     return {EXPORTED, *files} if isinstance(files, dict) else None

@@ -23,7 +23,10 @@ from doge_export.console import log
 from doge_export.errors import DogeExportError
 from doge_export.json_file import read_object
 from doge_export.package.disk import number_of
+from doge_export.package.fingerprint import fingerprint
+from doge_export.paths import protected_by
 from doge_export.pipeline.folder import OutputFolder
+from doge_export.regular_file import is_there
 
 if TYPE_CHECKING:
     import torch
@@ -34,7 +37,7 @@ WITHOUT_LIMIT = 2**31 - 1
 """keep_window_size of a model that keeps every key."""
 
 _WRITTEN = "doge_export_convert"
-"""Key in config.json that lists the files of the folder: what --force may replace."""
+"""Key in config.json with the files of the folder, which --force may replace, and the sha256 of the weights."""
 
 # Keys of other generations of Doge, and keys that are written anew under today's names.
 _REPLACED = (
@@ -94,7 +97,7 @@ def convert(
     """
     import torch
 
-    folder = OutputFolder.checked(output, force=force, reads=[model], recorded=recorded_by_convert)
+    folder = OutputFolder.checked(output, force=force, reads=[model, adapter], recorded=recorded_by_convert)
     log(f"reading {model}")
     checkpoint = open_checkpoint(
         model,
@@ -108,6 +111,8 @@ def convert(
     for note in (*checkpoint.identity.notes, *checkpoint.notes):
         log(f"note: {note}")
     _refuse(checkpoint)
+    # The base of an adapter is known only now.
+    folder = dataclasses.replace(folder, protected=(*folder.protected, *protected_by(checkpoint.source.folder)))
     tensors = dict(_todays_tensors(checkpoint))
     widest = functools.reduce(torch.promote_types, (tensor.dtype for tensor in tensors.values()))
     dtype = str(widest).removeprefix("torch.")
@@ -116,7 +121,8 @@ def convert(
         made = checkpoint.tokenizer.made
         names = [CONFIG, WEIGHTS, *map(packaged_name, checkpoint.tokenizer_files), *made]
         _save(tensors, draft.folder / WEIGHTS)
-        values = {**_todays_config(checkpoint, dtype), _WRITTEN: names}
+        written = {"files": names, "weights_sha256": fingerprint(draft.folder / WEIGHTS).sha256}
+        values = {**_todays_config(checkpoint, dtype), _WRITTEN: written}
         config = json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False)
         (draft.folder / CONFIG).write_text(config + "\n", encoding="utf-8")
         draft.take_over(checkpoint.tokenizer_files, made)
@@ -125,11 +131,20 @@ def convert(
 
 
 def recorded_by_convert(folder: Path) -> set[str] | None:
-    """Return the names of the files that `convert` wrote into a folder; None if it did not write the folder."""
+    """Return the names of the files that `convert` wrote into a folder; None if it did not write the folder.
+
+    transformers keeps what it does not know in a config, so the weights of a model trained from a conversion may lie
+    beside its mark: they are others.
+    """
     try:
-        names = read_object(folder / CONFIG).get(_WRITTEN)
-    except DogeExportError:
+        written = read_object(folder / CONFIG).get(_WRITTEN)
+        if not isinstance(written, dict) or not is_there(folder / WEIGHTS):
+            return None
+        if fingerprint(folder / WEIGHTS).sha256 != written.get("weights_sha256"):
+            return None
+    except (DogeExportError, OSError):
         return None
+    names = written.get("files")
     return {name for name in names if isinstance(name, str)} if isinstance(names, list) else None
 
 

@@ -123,9 +123,14 @@ class Chat:
         self.messages += [question, answer]
         self._stream = stream
         with stream:
-            for piece in stream:
-                answer["content"] += piece  # before the yield, which may not return: the text has what was shown
-                yield piece
+            try:
+                for piece in stream:
+                    answer["content"] += piece  # before the yield, which may not return: the text has what was shown
+                    yield piece
+            except Exception:
+                if not answer["content"]:  # the question was never answered, and may be asked again
+                    self.messages[:] = [each for each in self.messages if each is not question and each is not answer]
+                raise
 
     def _end(self) -> None:
         """Free the session from an answer whose rest nobody asked for."""

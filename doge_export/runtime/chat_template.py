@@ -11,7 +11,7 @@ from typing import Any
 
 from doge_export.checkpoint.files import TEMPLATES
 from doge_export.errors import DogeExportError
-from doge_export.regular_file import is_there
+from doge_export.regular_file import is_there, read_regular
 from doge_export.runtime import template_engine as engine
 from doge_export.runtime.chat_messages import (
     REASONING,
@@ -167,6 +167,4 @@ def read_chat_templates(folder: Path, tokenizer_config: Mapping[str, Any]) -> di
 
 def _read_source(file: Path) -> str:
     with damage_of(file):
-        if file.stat().st_size > LARGEST_SOURCE:
-            raise ValueError(f"it has more than {LARGEST_SOURCE} bytes")
-        return file.read_text(encoding="utf-8-sig")
+        return read_regular(file, LARGEST_SOURCE).decode("utf-8-sig")

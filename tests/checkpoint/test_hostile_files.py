@@ -22,7 +22,15 @@ def refused(folder, message):
 
 
 @pytest.mark.parametrize(
-    "name", ["config.json", "model.safetensors", "generation_config.json", "tokenizer.json", "chat_template.jinja"]
+    "name",
+    [
+        "config.json",
+        "model.safetensors",
+        "generation_config.json",
+        "tokenizer.json",
+        "chat_template.jinja",
+        "adapter_config.json",
+    ],
 )
 def test_a_named_pipe_is_not_waited_for(folder, name):
     (folder / name).unlink(missing_ok=True)

@@ -97,3 +97,14 @@ def test_a_folder_of_a_containers_image_cannot_be_renamed(tmp_path, monkeypatch)
     with staged_folder(tmp_path / "out", force=True, recorded=names_in) as folder:
         fill(folder, NEW)
     assert content(tmp_path) == {f"out/{name}": text for name, text in NEW.items()}
+
+
+def test_what_was_replaced_never_comes_back(tmp_path):
+    """A run that ended while it deleted the old content, after the new one had its place."""
+    output = tmp_path / "out"
+    fill(output, NEW)
+    (output / leftovers.inside(leftovers.COMPLETE)).mkdir()
+    fill(output / leftovers.inside(leftovers.REPLACED), {"onnx/model.onnx": "old"})
+    in_place.recover(output)
+    assert content(output) == NEW
+    assert entries(output) == sorted({Path(name).parts[0] for name in NEW})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from doge_export.errors import DogeExportError, TooLong
+from doge_export.errors import DogeExportError, RunFailed, TooLong
 
 
 def say(chat, text, **settings):
@@ -117,6 +117,22 @@ def test_interrupting_the_prompt_leaves_an_empty_answer_and_a_sound_cache(make_s
         say(chat, "Hello")
     assert chat.messages[-1] == {"role": "assistant", "content": ""}
     assert say(chat, "Again") == session.generate(chat.messages[:-1], max_new_tokens=20).text
+
+
+def test_a_question_that_fails_unanswered_may_be_asked_again(make_session, numpy_decoder, tokenizer):
+    class Failing(numpy_decoder):
+        def forward(self, *arguments):
+            logits = super().forward(*arguments)
+            if len(self.runs) == 1:
+                raise RunFailed("not this time")
+            return logits
+
+    session = make_session(decoder=Failing(tokenizer.backend.get_vocab_size(), max_length=400))
+    chat = session.chat()
+    with pytest.raises(RunFailed):
+        say(chat, "Hello")
+    assert chat.messages == []
+    assert say(chat, "Hello") == session.generate(chat.messages[:-1], max_new_tokens=20).text
 
 
 def test_a_conversation_that_gets_too_long_is_refused_unchanged(make_session):
