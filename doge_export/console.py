@@ -4,11 +4,96 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TextIO
 
 _quiet = False
 _verbose = False
+_hides_native = False
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""Control characters but tab and newline; a terminal takes commands that begin with one of them."""
+
+
+def visible(text: str) -> str:
+    """Return a text with its control characters other than newline and tab written out: \\x1b."""
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
+class _Guarded:
+    """A terminal's stream that writes texts as `visible` shows them."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.unguarded = stream
+
+    def write(self, text: str) -> int:
+        self.unguarded.write(visible(text))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "buffer":  # whoever finds it would write past this
+            raise AttributeError(name)
+        return getattr(self.unguarded, name)
+
+
+@contextlib.contextmanager
+def command_streams() -> Iterator[None]:
+    """Guard the standard streams while a command runs, which has one thread that writes.
+
+    Stdout and stderr, where they are a terminal, show control characters instead of obeying them, and
+    `without_native_stderr` does its work. Names of tensors, manifests and what a model writes may hold sequences that
+    move the cursor, change the clipboard or answer in the user's name. A file or a pipe gets every text unchanged.
+    """
+    global _hides_native
+    hid, _hides_native = _hides_native, True
+    before = {name: getattr(sys, name) for name in ("stdout", "stderr")}
+    for name, stream in before.items():
+        if stream is not None and not isinstance(stream, _Guarded) and stream.isatty():
+            setattr(sys, name, _Guarded(stream))
+    try:
+        yield
+    finally:
+        _hides_native = hid
+        for name, stream in before.items():
+            setattr(sys, name, stream)
+
+
+@contextlib.contextmanager
+def own_bars() -> Iterator[None]:
+    """Let a library draw its progress bars on stderr, which takes control characters."""
+    guarded = sys.stderr
+    if isinstance(guarded, _Guarded):
+        sys.stderr = guarded.unguarded
+    try:
+        yield
+    finally:
+        sys.stderr = guarded
+
+
+@contextlib.contextmanager
+def without_native_stderr() -> Iterator[None]:
+    """Drop what a library of another language writes to stderr in the body, such as the report of a Rust panic."""
+    if not _hides_native or _verbose:
+        yield
+        return
+    try:
+        kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    except OSError:  # stderr is closed, or there are no more files
+        yield
+        return
+    try:
+        os.dup2(null, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(null)
 
 
 def set_quiet(quiet: bool) -> None:
@@ -88,7 +173,8 @@ def progress(description: str, total: int | None = None) -> Iterator[Callable[..
     from rich.console import Console
     from rich.progress import Progress
 
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    stream = sys.stderr.unguarded if isinstance(sys.stderr, _Guarded) else sys.stderr
+    with Progress(console=Console(file=stream), transient=True) as bar:
         task = bar.add_task(description, total=total)
 
         def advance(n: int = 1) -> None:

@@ -84,6 +84,8 @@ def bench(
     prefill_length: int = 512,
     context: Sequence[int] = (),
     rounds: int = 5,
+    verify: bool = False,
+    allow_host_code: bool = False,
 ) -> Benchmark:
     """Time exported folders.
 
@@ -99,12 +101,14 @@ def bench(
         prefill_length: number of prompt tokens of "prefill", cut likewise.
         context: numbers of tokens after which to measure the first token and decoding.
         rounds: number of rounds, after one that is not counted.
+        verify, allow_host_code: see `load`.
 
     Raises:
         DogeExportError: a prompt or a context leaves no room in the shortest export, or a folder cannot be read.
     """
+    opening = {"threads": threads, "verify": verify, "allow_host_code": allow_host_code}
     given = [folders] if isinstance(folders, (str, Path)) else folders
-    sessions = _open(list(dict.fromkeys(map(Path, given))), list(dict.fromkeys(precision)), threads)
+    sessions = _open(list(dict.fromkeys(map(Path, given))), list(dict.fromkeys(precision)), opening)
     longest = min(session.max_length for _, session, _ in sessions)
     contexts = sorted(set(context))
     for length in (prompt_length, *contexts):
@@ -120,7 +124,9 @@ def bench(
         "rounds": rounds,
         "threads": threads,
     }
-    process = {name: probe(session.folder, threads, new_tokens, asked) for name, session, asked in sessions}
+    process = {
+        name: probe(session.folder, threads, new_tokens, asked, allow_host_code) for name, session, asked in sessions
+    }
     described: dict[str, dict[str, Any]] = {name: _described(session, asked) for name, session, asked in sessions}
     timed: list[TimedModel] = [TimedSession(name, session) for name, session, _ in sessions]
     baseline = timed[0].name if len(timed) > 1 else None
@@ -151,13 +157,13 @@ def contexts_to_plot(folders: Sequence[str | Path]) -> list[int]:
     ]
 
 
-def _open(folders: list[Path], precisions: list[str], threads: int | None) -> list[tuple[str, Session, str | None]]:
+def _open(folders: list[Path], precisions: list[str], opening: dict[str, Any]) -> list[tuple[str, Session, str | None]]:
     """Open every graph to time, as (name, session, precision); precision is None if none was requested."""
     opened: list[tuple[str, Session, str | None]] = []
     asked: list[str | None] = [*precisions] or [None]
     for folder in folders:
         for precision in asked:
-            session = load_as(Session, folder, purpose="bench", precision=precision, threads=threads)
+            session = load_as(Session, folder, purpose="bench", precision=precision, **opening)
             parts = ([str(folder)] if len(folders) > 1 else []) + ([precision] if precision else [])
             opened.append((" ".join(parts) or "doge-export", session, precision))
     return opened

@@ -1,7 +1,8 @@
-"""Time and memory of a fresh process: `python -m doge_export.benchmark.probe FOLDER THREADS NEW_TOKENS [PRECISION]`.
+"""Time and memory of a fresh process: `python -m doge_export.benchmark.probe FOLDER THREADS NEW_TOKENS ...`.
 
-The program prints one JSON object. It runs in a process of its own because a process can measure its imports, its
-loading and its peak memory only once.
+Two arguments more are the precision of the graph and "host-code", as `probe` passes them. The program prints one JSON
+object. It runs in a process of its own because a process can measure its imports, its loading and its peak memory only
+once.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from doge_export.errors import RunFailed
 from doge_export.memory import peak_resident_bytes
 
 
-def probe(folder: Path, threads: int | None, new_tokens: int, precision: str | None = None) -> dict[str, Any]:
+def probe(
+    folder: Path, threads: int | None, new_tokens: int, precision: str | None = None, allow_host_code: bool = False
+) -> dict[str, Any]:
     """Measure a fresh process that loads a graph and decodes.
 
     Args:
@@ -25,6 +28,7 @@ def probe(folder: Path, threads: int | None, new_tokens: int, precision: str | N
         threads: number of CPU threads; None for the default.
         new_tokens: number of tokens to decode after the first, cut to what the export holds.
         precision: precision of the graph; None for the one that `load` opens.
+        allow_host_code: see `load`.
 
     Returns:
         import_seconds, load_seconds and first_token_seconds (loading included); base_bytes and peak_bytes, the peak
@@ -33,7 +37,13 @@ def probe(folder: Path, threads: int | None, new_tokens: int, precision: str | N
     Raises:
         RunFailed: the process failed; the message ends with its last line.
     """
-    arguments = [str(folder), str(threads or 0), str(new_tokens), precision or ""]
+    arguments = [
+        str(folder),
+        str(threads or 0),
+        str(new_tokens),
+        precision or "",
+        *(["host-code"] if allow_host_code else []),
+    ]
     done = subprocess.run(
         [sys.executable, "-m", "doge_export.benchmark.probe", *arguments], capture_output=True, text=True
     )
@@ -44,7 +54,7 @@ def probe(folder: Path, threads: int | None, new_tokens: int, precision: str | N
     return answer
 
 
-def main(folder: str, threads: str, new_tokens: str, precision: str = "") -> None:
+def main(folder: str, threads: str, new_tokens: str, precision: str = "", host_code: str = "") -> None:
     """Measure this process and print the result."""
     start = time.perf_counter()
     import numpy as np
@@ -55,7 +65,7 @@ def main(folder: str, threads: str, new_tokens: str, precision: str = "") -> Non
 
     imported = time.perf_counter()
     base = peak_resident_bytes()
-    session = load(folder, precision=precision or None, threads=int(threads) or None)
+    session = load(folder, precision=precision or None, threads=int(threads) or None, allow_host_code=bool(host_code))
     assert isinstance(session, Session)
     loaded = time.perf_counter()
     decoder = session.decoder

@@ -22,6 +22,7 @@ from doge_export.checkpoint.tensors import Tensors, open_file
 from doge_export.errors import DogeExportError
 from doge_export.json_file import read_object
 from doge_export.paths import HUB_ID, exists, expanded
+from doge_export.regular_file import is_there
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -66,7 +67,7 @@ class Adapter:
 
 def is_adapter_alone(folder: Path) -> bool:
     """Return whether a folder has an adapter and no config.json of a model."""
-    return (folder / ADAPTER_CONFIG).is_file() and not (folder / "config.json").is_file()
+    return is_there(folder / ADAPTER_CONFIG) and not is_there(folder / "config.json")
 
 
 def base_of(adapter: Source, **options: Any) -> Source:
@@ -113,7 +114,7 @@ def find_adapter(
     if adapter is not None and str(adapter) == NONE:
         return None
     if adapter is None:
-        if not (model.folder / ADAPTER_CONFIG).is_file():
+        if not is_there(model.folder / ADAPTER_CONFIG):
             return None
         return open_adapter(Source(model.name, model.folder, model.revision))
     return open_adapter(_located(str(adapter), revision, **options))
@@ -143,10 +144,10 @@ def open_adapter(source: Source) -> Adapter:
         DogeExportError: a file is missing or damaged, the weights are pickled, or it is no adapter that is merged.
     """
     folder = source.folder
-    if not (folder / ADAPTER_CONFIG).is_file():
+    if not is_there(folder / ADAPTER_CONFIG):
         raise DogeExportError(f"{source.name!r} has no {ADAPTER_CONFIG}: not an adapter in peft's layout")
     config = read_object(folder / ADAPTER_CONFIG)
-    if not (folder / ADAPTER_WEIGHTS).is_file():
+    if not is_there(folder / ADAPTER_WEIGHTS):
         pickled = (folder / "adapter_model.bin").is_file()
         seen = "only pickled weights (adapter_model.bin), which are never read" if pickled else f"no {ADAPTER_WEIGHTS}"
         raise DogeExportError(

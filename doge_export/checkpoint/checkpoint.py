@@ -38,6 +38,7 @@ from doge_export.checkpoint.tokenizer_files import TokenizerFiles, find_tokenize
 from doge_export.errors import DogeExportError
 from doge_export.json_file import read_object
 from doge_export.paths import expanded
+from doge_export.regular_file import is_there
 
 _UNTIED_BY_DEFAULT = ("G6b", "G7", "G8")  # transformers' DogeConfig; older code tied where a config did not say
 
@@ -127,7 +128,7 @@ def open_checkpoint(
             raise DogeExportError(f"{source.name!r} is an adapter itself: name its base model, and one --adapter")
         own, adapter, adapter_revision = source.folder, source.name, source.revision
         source = base_of(source, **options)
-    if not (source.folder / "config.json").is_file():
+    if not is_there(source.folder / "config.json"):
         raise DogeExportError(f"{source.name!r} has no config.json: not a model folder in transformers' layout")
     config = read_object(source.folder / "config.json")
     sizes = parse_sizes(config)
@@ -184,7 +185,7 @@ def open_checkpoint(
         architecture=architecture,
         config=config,
         tensors=tensors,
-        generation_config=read_object(generation_config) if generation_config.is_file() else None,
+        generation_config=read_object(generation_config) if is_there(generation_config) else None,
         tokenizer=tokenizer,
         adapter=found,
         notes=(*notes, *tokenizer.notes),

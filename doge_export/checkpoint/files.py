@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from doge_export.regular_file import is_there
+
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 CONFIG = "config.json"
@@ -27,7 +29,7 @@ TEMPLATES = "additional_chat_templates"
 def companions(folder: Path) -> list[Path]:
     """Return the paths of those COMPANIONS, and of the chat templates of TEMPLATES, that exist in `folder`."""
     templates = sorted((folder / TEMPLATES).glob("*.jinja"))
-    return [file for file in (*(folder / name for name in COMPANIONS), *templates) if file.is_file()]
+    return [file for file in (*(folder / name for name in COMPANIONS), *templates) if is_there(file)]
 
 
 def packaged_name(companion: Path) -> str:

@@ -24,6 +24,7 @@ from doge_export.checkpoint.naming import CLASSIFIER, HEAD, canonical_names, fir
 from doge_export.checkpoint.source import Source, locate
 from doge_export.errors import DogeExportError
 from doge_export.json_file import read_object
+from doge_export.regular_file import is_there
 
 _LARGEST_HEADER = 100_000_000
 """Bytes; the limit of safetensors itself."""
@@ -53,6 +54,7 @@ def read_headers(file: Path) -> dict[str, Header]:
         DogeExportError: the file cannot be read or is no safetensors file.
     """
     try:
+        is_there(file)  # refuses a named pipe, on which opening would wait
         with file.open("rb") as opened:
             start = opened.read(8)
             length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
@@ -90,7 +92,7 @@ def look_into(model: str | Path, *, assumed: Assumptions = NOTHING_ASSUMED, **wh
     """
     where.pop("adapter", None)
     source = locate(model, **where)
-    if not (source.folder / CONFIG).is_file():
+    if not is_there(source.folder / CONFIG):
         raise DogeExportError(f"{source.name!r} has no config.json: not a model folder in transformers' layout")
     config = read_object(source.folder / CONFIG)
     headers = _all_headers(source)

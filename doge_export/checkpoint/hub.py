@@ -30,6 +30,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import logging as hub_logging
 
 from doge_export.checkpoint.files import COMPANIONS, CONFIG, INDEX, TEMPLATES, VOCABULARY_FILES
+from doge_export.console import own_bars
 from doge_export.errors import DogeExportError
 
 METADATA = [*COMPANIONS, f"{TEMPLATES}/*.jinja", "adapter_config.json"]
@@ -55,7 +56,8 @@ def _quiet() -> Iterator[None]:
     if hide_bars:
         hub_utils.disable_progress_bars()
     try:
-        yield
+        with own_bars():
+            yield
     finally:
         hub_logging.set_verbosity(verbosity)
         if hide_bars:

@@ -13,6 +13,7 @@ from doge_export.checkpoint.fields import shown
 from doge_export.checkpoint.files import INDEX, WEIGHTS
 from doge_export.errors import DogeExportError
 from doge_export.json_file import read_object
+from doge_export.regular_file import is_there
 
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
 
@@ -160,6 +161,7 @@ def _unreadable(file: Path, error: Exception) -> DogeExportError:
 def _stored_in(file: Path) -> tuple[dict[str, _Stored], dict[str, str]]:
     """Return the tensors of a file, and its metadata, where `save_model` names the tensors that share values."""
     found = {}
+    is_there(file)  # refuses a named pipe, on which the library would wait
     try:
         with safe_open(file, framework="pt") as opened:
             for name in opened.keys():  # noqa: SIM118 - safe_open is not a mapping
@@ -204,7 +206,7 @@ def open_tensors(folder: Path) -> Tensors:
     Raises:
         DogeExportError: a file is damaged or missing, or the shards disagree with their index.
     """
-    if (folder / INDEX).is_file() and not (folder / WEIGHTS).is_file():
+    if is_there(folder / INDEX) and not is_there(folder / WEIGHTS):
         return Tensors(_stored_in_shards(folder / INDEX))
     return open_file(folder / WEIGHTS)
 

@@ -11,6 +11,7 @@ from typing import Any
 from doge_export.checkpoint.files import TEMPLATES, TOKENIZER_FILES, VOCABULARY_FILES
 from doge_export.errors import DogeExportError
 from doge_export.json_file import read_object
+from doge_export.regular_file import is_there, read_regular
 
 TOKENIZER = "tokenizer.json"
 _IDS_ONLY = "the exported folder will take token ids only"
@@ -40,18 +41,18 @@ def find_tokenizer(folder: Path, adapter: Path | None, rows: int) -> TokenizerFi
         rows: number of token ids that the model knows.
     """
     notes, own = [], folder
-    if adapter is not None and (adapter / TOKENIZER).is_file():
+    if adapter is not None and is_there(adapter / TOKENIZER):
         own = adapter
         notes.append(f"the tokenizer is that of the adapter, {adapter}")
     names = [name for name in TOKENIZER_FILES if name != "generation_config.json"]
     templates = sorted((own / TEMPLATES).glob("*.jinja"))
     files = [*(own / name for name in names), *templates, folder / "generation_config.json"]
-    files = [file for file in files if file.is_file()]
+    files = [file for file in files if is_there(file)]
     made: dict[str, bytes] = {}
-    if not (own / TOKENIZER).is_file():
+    if not is_there(own / TOKENIZER):
         made, said = _without_tokenizer(own, [file for file in files if file.parent == own])
         notes.append(said)
-    content = made.get(TOKENIZER) or ((own / TOKENIZER).read_bytes() if (own / TOKENIZER).is_file() else b"")
+    content = made.get(TOKENIZER) or (read_regular(own / TOKENIZER) if is_there(own / TOKENIZER) else b"")
     ids = _ids(content)
     if ids > rows:
         notes.append(
@@ -63,7 +64,7 @@ def find_tokenizer(folder: Path, adapter: Path | None, rows: int) -> TokenizerFi
 
 def _without_tokenizer(folder: Path, there: list[Path]) -> tuple[dict[str, bytes], str]:
     """Make tokenizer.json from a vocabulary and merges, or say what is missing."""
-    missing = [name for name in ("vocab.json", "merges.txt") if not (folder / name).is_file()]
+    missing = [name for name in ("vocab.json", "merges.txt") if not is_there(folder / name)]
     if not missing:
         try:
             made = _made(folder)
@@ -89,7 +90,7 @@ def _made(folder: Path) -> bytes:
 
     options: dict[str, Any] = {"local_files_only": True}
     config = folder / "tokenizer_config.json"
-    named = read_object(config).get("tokenizer_class") if config.is_file() else None
+    named = read_object(config).get("tokenizer_class") if is_there(config) else None
     if isinstance(named, str):
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **options)
     else:  # a vocabulary with merges and nothing else is GPT-2's

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from doge_export.cli.options import EXPORTED, PATH, PRECISION, json_option, threads_option
+from doge_export.cli.options import (
+    EXPORTED,
+    PATH,
+    PRECISION,
+    host_code_option,
+    json_option,
+    threads_option,
+    verify_option,
+)
 from doge_export.cli.render import columns, echo_json, size
 from doge_export.installing import need
 from doge_export.paths import check_apart
@@ -53,6 +61,8 @@ if TYPE_CHECKING:
     help="Draw speed and latency against context, as .svg or .png. [contexts by default: 64, 128, 256...]",
 )
 @threads_option
+@verify_option
+@host_code_option
 @json_option
 def command(folders: tuple[Path, ...], plot: Path | None, as_json: bool, **options: Any) -> None:
     """Time decoding, prefill, loading and memory.

@@ -49,7 +49,7 @@ def command(
     system: str | None,
     context_overflow: Overflow,
     precision: str | None,
-    threads: int | None,
+    opening: dict[str, Any],
     stop: tuple[str, ...],
     **settings: Any,
 ) -> None:
@@ -63,7 +63,7 @@ def command(
     from doge_export.runtime.session import Session
 
     check_settings(settings)
-    session = load_as(Session, folder, purpose="chat", precision=precision, threads=threads)
+    session = load_as(Session, folder, purpose="chat", precision=precision, **opening)
     log_notes(session)
     chat = session.chat(system, context_overflow)
     at_terminal = sys.stdin.isatty() and sys.stdout.isatty()

@@ -24,7 +24,7 @@ def command(
     texts: tuple[str, ...],
     file: Path | None,
     precision: str | None,
-    threads: int | None,
+    opening: dict[str, Any],
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -37,7 +37,7 @@ def command(
     from doge_export.runtime.loading import load_as
 
     given = given_texts(texts, file)
-    session = load_as(ClassificationSession, folder, purpose="classify", precision=precision, threads=threads)
+    session = load_as(ClassificationSession, folder, purpose="classify", precision=precision, **opening)
     with console.progress("classifying", len(given)) as advance:
         results = session.ranked(given, on_progress=advance, **options)
     if as_json:

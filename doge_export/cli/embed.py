@@ -36,7 +36,7 @@ def command(
     file: Path | None,
     output: Path | None,
     precision: str | None,
-    threads: int | None,
+    opening: dict[str, Any],
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -56,7 +56,7 @@ def command(
         _check_output(output, as_json)
         check_apart({"--output": output}, {"FOLDER": folder, "--file": file})
     given = given_texts(texts, file)
-    session = load_as(FeatureSession, folder, purpose="embed", precision=precision, threads=threads)
+    session = load_as(FeatureSession, folder, purpose="embed", precision=precision, **opening)
     with console.progress("embedding", len(given)) as advance:
         vectors = session.embed(given, on_progress=advance, **options)
     if output is not None:

@@ -40,7 +40,7 @@ def command(
     choices: Path | None,
     details: Path | None,
     precision: str | None,
-    threads: int | None,
+    opening: dict[str, Any],
     as_json: bool,
 ) -> None:
     """Measure perplexity and accuracy.
@@ -68,7 +68,7 @@ def command(
         check_apart({"--details": details}, {"FOLDER": folder, "--choices": choices, "--text": text})
     content = None if text is None else read_text(text)
     questions = None if choices is None else read_questions(choices)
-    session = load_as(Session, folder, purpose="eval", precision=precision, threads=threads)
+    session = load_as(Session, folder, purpose="eval", precision=precision, **opening)
     graph = session.manifest.graphs[graph_file(folder, session.manifest, precision)]
     results: dict[str, Any] = {"folder": str(folder), "precision": graph.precision}
     if content is not None:

@@ -39,7 +39,7 @@ def command(
     system: str | None,
     stream: bool,
     precision: str | None,
-    threads: int | None,
+    opening: dict[str, Any],
     as_json: bool,
     stop: tuple[str, ...],
     **settings: Any,
@@ -59,7 +59,7 @@ def command(
         request = [{"role": "user", "content": text}]
         if system is not None:
             request.insert(0, {"role": "system", "content": system})
-    session = load_as(Session, folder, purpose="generate", precision=precision, threads=threads)
+    session = load_as(Session, folder, purpose="generate", precision=precision, **opening)
     log_notes(session)
     started = time.perf_counter()
     pieces = session.stream(request, stop=list(stop) or None, **settings)

@@ -61,6 +61,8 @@ class CommandFolder(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command. Mistakes, interruptions and a lack of room become one line; bugs keep a traceback."""
+        ctx.with_resource(console.command_streams())
+        ctx.color = True  # else click removes escape sequences from what a pipe gets
         try:
             with unwinding_signals(), warnings.catch_warnings():
                 if not console.is_verbose():

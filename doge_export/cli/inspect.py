@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from doge_export import console
-from doge_export.cli.options import assumption_options, json_option, source_options
+from doge_export.cli.options import assumption_options, json_option, source_options, verify_option
 from doge_export.cli.render import columns, echo_json, named_values, size
 from doge_export.installing import install_command, is_there
 from doge_export.package import GraphEntry, is_exported, validation_line
+from doge_export.package import verify as verify_folder
 
 if TYPE_CHECKING:
     from doge_export.runtime.inspection import Inspection
@@ -49,8 +50,9 @@ _SHOWN = (
 @assumption_options
 @source_options
 @click.option("--all", "show_all", is_flag=True, help="Show every field, input, output and operator.")
+@verify_option
 @json_option
-def command(folder_or_model: str, show_all: bool, as_json: bool, **options: Any) -> None:
+def command(folder_or_model: str, show_all: bool, verify: bool, as_json: bool, **options: Any) -> None:
     """Show what is in a folder.
 
     Architecture, files and sizes, operators, inputs and outputs, and the result of the validation. FOLDER_OR_MODEL is
@@ -58,6 +60,8 @@ def command(folder_or_model: str, show_all: bool, as_json: bool, **options: Any)
     of Doge (G1 to G8) too, with the evidence for it and the facts that its files leave open. Lists are cut to fit a
     screen, unless --all is given; --json has everything.
     """
+    if verify:
+        verify_folder(folder_or_model)
     if is_exported(folder_or_model):
         from doge_export.runtime.inspection import inspect_folder
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -103,8 +104,24 @@ def cdmoe_routing_option(help: str, default: CdmoeRouting | None = None) -> Call
     )
 
 
+verify_option = click.option(
+    "--verify", is_flag=True, help="Compare every file of FOLDER with its manifest before anything is opened."
+)
+host_code_option = click.option(
+    "--allow-host-code",
+    is_flag=True,
+    help="Let an engine of FOLDER run code for the CPU that it contains (--version-compatible, --embed-plugin).",
+)
+
+
 def session_options(function: Function) -> Function:
-    """Add the options for opening a folder: keywords of `load`."""
+    """Add the options for opening a folder: `precision`, and `opening`, the other keywords of `load`."""
+
+    @functools.wraps(function)
+    def collected(*args: Any, threads: int | None, verify: bool, allow_host_code: bool, **options: Any) -> Any:
+        opening = {"threads": threads, "verify": verify, "allow_host_code": allow_host_code}
+        return function(*args, opening=opening, **options)
+
     return _all(
         click.option(
             "--precision",
@@ -112,7 +129,9 @@ def session_options(function: Function) -> Function:
             help="Graph of the folder to run. [default: fp32 if it is there]",
         ),
         threads_option,
-    )(function)
+        verify_option,
+        host_code_option,
+    )(collected)  # type: ignore[return-value]
 
 
 def source_options(function: Function) -> Function:

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from doge_export.package import Manifest, validation_line
+from doge_export.package import Manifest, manifest_digest, validation_line
 
 
 def echo_json(value: Any, indent: int | None = 2) -> None:
@@ -50,12 +50,17 @@ def named_values(values: Mapping[str, Any]) -> list[tuple[str, str]]:
 def written_facts(folder: Path, manifest: Manifest, **others: Any) -> dict[str, Any]:
     """Describe a folder that a command wrote, for --json; `others` come before the manifest."""
     facts = {"folder": str(folder), "bytes": _bytes_in(manifest), "passed": manifest.passed}
+    facts["sha256"] = manifest_digest(folder)
     return {**facts, **others, "manifest": manifest.to_dict()}
 
 
 def written_lines(folder: Path, manifest: Manifest) -> list[str]:
-    """Describe a folder that a command wrote: a line for its size, and one for the result of the validation."""
-    return [f"{folder}  {size(_bytes_in(manifest))} in {len(manifest.files)} files", validation_line(manifest)]
+    """Describe a folder that a command wrote: a line for its size, and one for the result of the validation.
+
+    The first ends with the sha256 of the manifest, by which `doge-export verify --sha256` tells it from any other.
+    """
+    files = f"{size(_bytes_in(manifest))} in {len(manifest.files)} files, manifest sha256 {manifest_digest(folder)}"
+    return [f"{folder}  {files}", validation_line(manifest)]
 
 
 def trial_lines(folder: Path, manifest: Manifest) -> list[str]:

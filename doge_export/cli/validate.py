@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from doge_export import console
-from doge_export.cli.options import PATH, folder_argument, json_option, source_options
+from doge_export.cli.options import PATH, folder_argument, host_code_option, json_option, source_options, verify_option
 from doge_export.cli.render import echo_json
 from doge_export.installing import need
 from doge_export.package import read_manifest
@@ -19,9 +19,11 @@ from doge_export.package import read_manifest
 @click.option("--model", metavar="MODEL", help="The checkpoint. [default: the one that FOLDER was exported from]")
 @source_options
 @click.option("--report", type=PATH, metavar="FILE.html", help="Write the comparison as a page.")
+@verify_option
+@host_code_option
 @json_option
 @click.pass_context
-def command(ctx: click.Context, folder: Path, report: Path | None, as_json: bool, **options: Any) -> None:
+def command(ctx: click.Context, folder: Path, report: Path | None, as_json: bool, verify: bool, **options: Any) -> None:
     """Compare an exported folder with PyTorch.
 
     Runs FOLDER and its checkpoint side by side; says PASSED with exit code 0, or FAILED with 1. The reference is
@@ -29,9 +31,12 @@ def command(ctx: click.Context, folder: Path, report: Path | None, as_json: bool
     does not have.
     """
     need("export", "torch", "safetensors")
+    from doge_export.package import verify as verify_folder
     from doge_export.paths import check_apart, report_path
     from doge_export.validation import validate
 
+    if verify:
+        verify_folder(folder)
     if report is not None:
         checkpoint = options["model"] or read_manifest(folder).source.model
         check_apart({"--report": report}, {"FOLDER": folder, "the checkpoint": checkpoint})

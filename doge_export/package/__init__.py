@@ -8,20 +8,23 @@ from doge_export.package.manifest import (
     Manifest,
     SourceEntry,
     is_exported,
+    manifest_digest,
     read_manifest,
     validation_line,
     write_manifest,
 )
 from doge_export.package.refusals import refuse_output
-from doge_export.package.verify import verify, verify_files
+from doge_export.package.verify import check_digest, verify, verify_files
 
 __all__ = [
     "Fingerprint",
     "GraphEntry",
     "Manifest",
     "SourceEntry",
+    "check_digest",
     "fingerprint",
     "is_exported",
+    "manifest_digest",
     "read_manifest",
     "refuse_output",
     "staged_folder",

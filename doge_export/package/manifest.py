@@ -7,21 +7,30 @@ new format number; it must raise the number when a reader that ignores the new f
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import reprlib
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal, Self, get_args
 
 from doge_export.checkpoint.architecture import CdmoeRouting, Task
 from doge_export.checkpoint.identify import Assumptions
 from doge_export.errors import DogeExportError
+from doge_export.json_file import parse_json
 from doge_export.package.fingerprint import Fingerprint, fingerprint_all
-from doge_export.paths import EXPORTED, check_path_text, exists, read_text
+from doge_export.paths import EXPORTED, check_path_text, exists
+from doge_export.regular_file import is_there, read_regular
 
 FORMAT = 1
 MODEL = "onnx/model.onnx"
 """The fp32 graph of an export, which is always there."""
+
+LARGEST = 32 * 2**20
+"""Bytes of the largest manifest that is read; that of Doge-160M has some 20 kB."""
+
+LARGEST_COUNT = 2**31 - 1
+"""Largest number of tokens, layers or other sizes."""
 
 Interface = Literal["one-call", "in-place", "growing", "growing-scores", "engine"]
 """Protocol of a graph's inputs and outputs; `runtime.loading` has a session or decoder for each.
@@ -218,18 +227,41 @@ def read_manifest(folder: Path | str) -> Manifest:
         raise DogeExportError(f"folder {folder} does not exist; `doge-export onnx MODEL {folder}` would write it")
     if not folder.is_dir():
         raise DogeExportError(f"{folder} is a file; name the folder that `doge-export onnx` wrote")
-    if not exists(file):
+    if not is_there(file):
         raise DogeExportError(
             f"{folder} has no {EXPORTED}, so it is not an exported folder; `doge-export onnx MODEL OUT` writes one"
         )
     try:
-        values = json.loads(read_text(file))
+        values = parse_json(_content(file))
     except ValueError as error:
         raise DogeExportError(f"{file} is not JSON ({error}); export the model again") from error
     if not isinstance(values, dict):
         raise DogeExportError(f"{file} is not a manifest of doge-export; export the model again")
     _check(values, file)
     return Manifest.from_dict(values)
+
+
+def manifest_digest(folder: Path | str) -> str:
+    """Return the sha256 of a folder's manifest, which names the sha256 of every other file: one number for all.
+
+    Raises:
+        DogeExportError: the manifest cannot be read.
+    """
+    return hashlib.sha256(_content(Path(folder) / EXPORTED)).hexdigest()
+
+
+def _content(file: Path) -> bytes:
+    try:
+        return read_regular(file, LARGEST)
+    except OSError as error:
+        raise DogeExportError(f"cannot read {file}: {(error.strerror or str(error)).lower()}") from error
+
+
+def stays_inside(name: str) -> bool:
+    """Return whether a file's name in a manifest, with slashes, is that of a file inside the folder."""
+    path = PurePosixPath(name)
+    has_control = any(ord(character) < 32 for character in name)
+    return bool(name) and not (path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name or has_control)
 
 
 def validation_line(manifest: Manifest) -> str:
@@ -270,8 +302,16 @@ def _check(values: Mapping[str, Any], file: Path) -> None:
             )
 
 
-def _is_count(value: Any, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+def _is_count(value: Any, least: int, most: float = LARGEST_COUNT) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_counts(value: Any) -> bool:
+    return isinstance(value, dict) and all(_is_count(count, 0) for count in value.values())
 
 
 def _is_texts(value: Any) -> bool:
@@ -280,7 +320,7 @@ def _is_texts(value: Any) -> bool:
 
 def _is_fingerprints(value: Any) -> bool:
     return isinstance(value, dict) and all(
-        isinstance(entry, dict) and isinstance(entry.get("sha256"), str) and _is_count(entry.get("bytes"), 0)
+        isinstance(entry, dict) and isinstance(entry.get("sha256"), str) and _is_count(entry.get("bytes"), 0, 2**63)
         for entry in value.values()
     )
 
@@ -291,6 +331,7 @@ def _is_source(value: Any) -> bool:
         and isinstance(value.get("model"), str)
         and "revision" in value
         and isinstance(value["revision"], str | None)
+        and isinstance(value.get("license"), str | None)
         and _is_fingerprints(value.get("files", {}))
         and (value.get("adapter") is None or _is_source(value["adapter"]))
     )
@@ -301,12 +342,48 @@ def _is_graph(value: Any) -> bool:
         isinstance(value, dict)
         and isinstance(value.get("precision"), str)
         and isinstance(value.get("interface"), str)
-        and isinstance(value.get("opset"), dict)
-        and {"ir_version", "nodes"} <= {*value}
+        and _is_counts(value.get("opset"))
+        and _is_count(value.get("ir_version"), 0)
+        and _is_count(value.get("nodes"), 0)
+        and _is_counts(value.get("operators", {}))
+        and (value.get("seconds") is None or _is_number(value["seconds"]))
+        and all(isinstance(value.get(part), dict | None) for part in ("quality", "quantization", "typing"))
+    )
+
+
+def _is_architecture(value: Any) -> bool:
+    """Return whether the values that sessions read have the types of `checkpoint.Architecture`."""
+    return (
+        isinstance(value, dict)
+        and all(_is_count(value[name], 0) for name in _SIZES & value.keys())
+        and isinstance(value.get("pad_token_id"), int | None)
+        and isinstance(value.get("labels", []), list)
+        and all(isinstance(label, str) for label in value.get("labels", []))
+        and all(isinstance(value.get(part), dict | None) for part in ("rope", "moe", "ratio_mask", "inner_values"))
+    )
+
+
+def _is_validation(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and (isinstance(value.get("skipped"), str) or isinstance(value.get("passed"), bool))
+        and isinstance(value.get("summary"), str | None)
     )
 
 
 _ASSUMED = {field.name for field in dataclasses.fields(Assumptions)}
+_SIZES = {
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "max_position_embeddings",
+    "keep_window_size",
+    "score_heads",
+}
 _DEFAULTED = {"task", "assumptions", "versions", "seconds", "peak_memory_bytes"}
 """Fields that older folders lack."""
 
@@ -315,24 +392,34 @@ _VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "format": (lambda value: _is_count(value, 1), "a number from 1"),
     "doge_export": (lambda value: isinstance(value, str), "a version"),
     "source": (_is_source, 'an object with a "model", a "revision" and the sha256 and bytes of its "files"'),
-    "architecture": (lambda value: isinstance(value, dict), "an object"),
+    "architecture": (_is_architecture, "an object with the sizes, labels and parts of a Doge"),
     "graphs": (
-        lambda value: isinstance(value, dict) and bool(value) and all(map(_is_graph, value.values())),
-        "an object with the precision, interface, opset, ir_version and nodes of each graph",
+        lambda value: (
+            isinstance(value, dict)
+            and bool(value)
+            and all(map(stays_inside, value))
+            and all(map(_is_graph, value.values()))
+        ),
+        "an object with the precision, interface, opset, ir_version and nodes of each graph inside the folder",
     ),
-    "task": (lambda value: value in get_args(Task), f"one of {', '.join(get_args(Task))}"),
+    "task": (lambda value: isinstance(value, str) and value in get_args(Task), f"one of {', '.join(get_args(Task))}"),
     "assumptions": (
         lambda value: _is_texts(value) and value.keys() <= _ASSUMED,
         f"an object with texts for some of {', '.join(sorted(_ASSUMED))}",
     ),
     "target": (lambda value: isinstance(value, str), "the name of a target"),
-    "max_length": (lambda value: _is_count(value, 1), "a number of tokens from 1"),
+    "max_length": (lambda value: _is_count(value, 1, 2**24), f"a number of tokens from 1 to {2**24}"),
     "chunkable_length": (lambda value: _is_count(value, 0), "a number of tokens from 0"),
-    "cdmoe_routing": (lambda value: value in (None, "reference", "per-token"), "reference, per-token or null"),
+    "cdmoe_routing": (
+        lambda value: value is None or (isinstance(value, str) and value in ("reference", "per-token")),
+        "reference, per-token or null",
+    ),
     "validation": (
-        lambda value: isinstance(value, dict) and bool({"skipped", "passed"} & {*value}),
-        'an object with "passed" or "skipped"',
+        _is_validation,
+        'an object with "passed", true or false, or "skipped", a reason',
     ),
     "versions": (_is_texts, "an object with texts"),
+    "seconds": (lambda value: value is None or _is_number(value), "a number of seconds"),
+    "peak_memory_bytes": (lambda value: value is None or _is_count(value, 0, 2**63), "a number of bytes"),
     "files": (_is_fingerprints, "an object with the sha256 and bytes of each file"),
 }

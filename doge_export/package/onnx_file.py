@@ -15,7 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from doge_export.errors import DogeExportError
 from doge_export.package.manifest import GraphEntry, Interface
+from doge_export.regular_file import check_files, is_there
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -58,6 +60,25 @@ def write_onnx(model: ir.Model, file: Path) -> None:
         for name, tensor in tensors.items():
             stream.write(_tag(_INITIALIZER, lengths[name]) + headers[name] + _tag(_RAW_DATA, tensor.nbytes))
             stream.write(tensor.tobytes())
+
+
+def read_onnx(file: Path) -> ir.Model:
+    """Read the graph of a folder that nobody vouches for.
+
+    Raises:
+        DogeExportError: it is no regular file, or no ONNX model.
+    """
+    import onnx_ir as ir
+
+    is_there(file)
+    check_files(file.parent)
+    try:
+        return ir.load(file)
+    except MemoryError:
+        raise
+    except Exception as error:  # of protobuf, onnx and onnx_ir, whose errors have no class in common
+        reason = " ".join(str(error).split())[:200]
+        raise DogeExportError(f"{file} is damaged ({reason}); `doge-export verify` tells more") from error
 
 
 def describe_graph(model: ir.Model, precision: str, interface: Interface) -> GraphEntry:

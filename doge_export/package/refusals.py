@@ -22,7 +22,7 @@ def recorded_by_manifest(folder: Path) -> set[str] | None:
     """Return the names in the manifest of an exported folder, of any version; None if there is no such manifest."""
     file = folder / EXPORTED
     try:
-        values = read_object(file) if file.is_file() else {}  # reading a named pipe would wait
+        values = read_object(file)
     except DogeExportError:
         return None
     if not isinstance(values.get("doge_export"), str):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path, PurePosixPath
+import hmac
+import re
+from pathlib import Path
 
 from doge_export.errors import DogeExportError
 from doge_export.package.fingerprint import fingerprint, names_in
-from doge_export.package.manifest import Manifest, read_manifest
+from doge_export.package.manifest import Manifest, manifest_digest, read_manifest, stays_inside
 
 
 def verify_files(folder: Path | str) -> list[str]:
@@ -14,7 +16,7 @@ def verify_files(folder: Path | str) -> list[str]:
 
     Differences are missing, changed and unexpected files, symbolic links, and names that leave the folder. In a
     snapshot of the hub's cache, links to files of the same repository count as files. The manifest itself carries no
-    signature: this finds damage and edits, not a forger who rewrites the manifest too.
+    signature: this finds damage and edits; a forger who rewrites the manifest too is found by `check_digest` alone.
 
     Returns:
         One sentence for each difference.
@@ -27,12 +29,14 @@ def verify_files(folder: Path | str) -> list[str]:
     present = names_in(folder)
     problems = []
     for name, expected in sorted(recorded.items()):
-        if not _stays_inside(name):
+        if not stays_inside(name):
             problems.append(f"{name}: the manifest names a file outside the folder")
         elif name not in present:
             problems.append(f"{name}: missing")
         elif _passes_link(folder, name):
             problems.append(f"{name}: a symbolic link where a file was written")
+        elif not (folder / name).is_file():
+            problems.append(f"{name}: no regular file")
         else:
             found = fingerprint(folder / name)
             if found.sha256 != expected.sha256:
@@ -44,22 +48,43 @@ def verify_files(folder: Path | str) -> list[str]:
     return problems
 
 
-def verify(folder: Path | str) -> Manifest:
-    """Return the manifest of a folder whose files are all as it says.
+def check_digest(folder: Path | str, digest: str) -> None:
+    """Check that a folder's manifest is the one with that sha256, wherever the folder came from.
+
+    Args:
+        folder: an exported folder.
+        digest: `manifest_digest` of the folder when it was exported, in hexadecimal digits, whole.
 
     Raises:
-        DogeExportError: a file differs; the message names the first. Or the manifest cannot be read.
+        DogeExportError: it is another manifest, or `digest` is no sha256.
     """
+    if not re.fullmatch(r"[0-9a-fA-F]{64}", digest):
+        raise DogeExportError(f"{digest!r} is no sha256, expected 64 hexadecimal digits as `doge-export verify` prints")
+    found = manifest_digest(folder)
+    if not hmac.compare_digest(found, digest.lower()):
+        raise DogeExportError(
+            f"the manifest of {folder} has sha256 {found}, expected {digest.lower()}: it is not the folder that was "
+            "meant; take it from who made it"
+        )
+
+
+def verify(folder: Path | str, digest: str | None = None) -> Manifest:
+    """Return the manifest of a folder whose files are all as it says.
+
+    Args:
+        folder: an exported folder.
+        digest: the sha256 that the manifest must have, see `check_digest`; None for any.
+
+    Raises:
+        DogeExportError: a file differs; the message names the first. Or the manifest cannot be read, or is another.
+    """
+    if digest is not None:
+        check_digest(folder, digest)
     problems = verify_files(folder)
     if problems:
         others = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise DogeExportError(f"{folder} differs from its manifest: {problems[0]}{others}; export or download it again")
     return read_manifest(folder)
-
-
-def _stays_inside(name: str) -> bool:
-    path = PurePosixPath(name)
-    return bool(name) and not path.is_absolute() and ".." not in path.parts and "\\" not in name and ":" not in name
 
 
 def _passes_link(folder: Path, name: str) -> bool:

@@ -26,6 +26,7 @@ from doge_export.package.disk import number_of
 from doge_export.package.fingerprint import fingerprint
 from doge_export.paths import protected_by
 from doge_export.pipeline.folder import OutputFolder
+from doge_export.regular_file import is_there
 
 if TYPE_CHECKING:
     import torch
@@ -137,7 +138,9 @@ def recorded_by_convert(folder: Path) -> set[str] | None:
     """
     try:
         written = read_object(folder / CONFIG).get(_WRITTEN)
-        if not isinstance(written, dict) or fingerprint(folder / WEIGHTS).sha256 != written.get("weights_sha256"):
+        if not isinstance(written, dict) or not is_there(folder / WEIGHTS):
+            return None
+        if fingerprint(folder / WEIGHTS).sha256 != written.get("weights_sha256"):
             return None
     except (DogeExportError, OSError):
         return None

@@ -260,7 +260,7 @@ def _check_operators(target: Target, architecture: Architecture) -> None:
 
 def _checked_length(max_length: int | None, architecture: Architecture) -> int:
     if max_length is None:
-        return architecture.max_position_embeddings
+        max_length = architecture.max_position_embeddings
     if not isinstance(max_length, int) or isinstance(max_length, bool) or not 1 <= max_length <= 2**24:
         raise DogeExportError(f"max length {max_length!r} is not a number of tokens from 1 to {2**24}")
     return max_length

@@ -11,6 +11,7 @@ from typing import Any
 
 from doge_export.checkpoint.files import TEMPLATES
 from doge_export.errors import DogeExportError
+from doge_export.regular_file import is_there, read_regular
 from doge_export.runtime import template_engine as engine
 from doge_export.runtime.chat_messages import (
     REASONING,
@@ -147,9 +148,9 @@ def read_chat_templates(folder: Path, tokenizer_config: Mapping[str, Any]) -> di
         DogeExportError: a file is not UTF-8 or too large.
     """
     default = folder / "chat_template.jinja"
-    files = {"default": default} if default.is_file() else {}
+    files = {"default": default} if is_there(default) else {}
     named = sorted((folder / TEMPLATES).glob("*.jinja"))
-    files |= {file.name.removesuffix(".jinja"): file for file in named if file.is_file()}
+    files |= {file.name.removesuffix(".jinja"): file for file in named if is_there(file)}
     if files:
         return {name: _read_source(file) for name, file in files.items()}
     source = tokenizer_config.get("chat_template")
@@ -166,6 +167,4 @@ def read_chat_templates(folder: Path, tokenizer_config: Mapping[str, Any]) -> di
 
 def _read_source(file: Path) -> str:
     with damage_of(file):
-        if file.stat().st_size > LARGEST_SOURCE:
-            raise ValueError(f"it has more than {LARGEST_SOURCE} bytes")
-        return file.read_text(encoding="utf-8-sig")
+        return read_regular(file, LARGEST_SOURCE).decode("utf-8-sig")

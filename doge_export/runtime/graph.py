@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from doge_export.installing import install_command
 from doge_export.memory import is_out_of_memory, out_of_memory
 from doge_export.package.manifest import MODEL, Manifest
 from doge_export.precision import ADDABLE, RENAMED
+from doge_export.regular_file import check_files, is_there
 from doge_export.runtime.threads import thread_count
 
 _known = onnxruntime.capi.onnxruntime_pybind11_state
@@ -23,7 +25,9 @@ DAMAGED = (
     _known.InvalidGraph,
     _known.InvalidArgument,
     _known.NotImplemented,
+    _known.RuntimeException,
     _known.Fail,
+    RuntimeError,
     UnicodeDecodeError,
 )
 """Errors that onnxruntime raises for a file that is not a graph, or was damaged since it was written."""
@@ -70,8 +74,9 @@ def open_graph(
         DogeExportError: there is no such graph, it is damaged, or a provider is not installed.
     """
     file = folder / name
-    if not file.is_file():
+    if not is_there(file):
         raise DogeExportError(f"{folder} has no {name}; export it again")
+    check_files(file.parent)  # external data is opened by names in the graph
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or thread_count(file)
     options.inter_op_num_threads = 1
@@ -91,3 +96,21 @@ def open_graph(
         if is_out_of_memory(error):
             raise RunFailed(out_of_memory(error)) from error
         raise DogeExportError(f"{file} is damaged (`doge-export verify` tells more); export it again") from error
+
+
+@contextlib.contextmanager
+def running() -> Iterator[None]:
+    """Turn the errors of onnxruntime while a graph runs into one line.
+
+    Raises:
+        RunFailed: the graph fails on its inputs, which no graph of ours does, or there is no memory.
+    """
+    try:
+        yield
+    except DAMAGED as error:
+        if is_out_of_memory(error):
+            raise RunFailed(out_of_memory(error)) from error
+        reason = " ".join(str(error).split())[:300]
+        raise RunFailed(
+            f"onnxruntime fails to run the graph ({reason}); `doge-export verify` tells whether it was changed"
+        ) from error

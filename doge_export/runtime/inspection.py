@@ -52,23 +52,25 @@ def _graph_ports(file: Path) -> dict[str, Any]:
     import onnxruntime
     from onnxruntime.capi.onnxruntime_pybind11_state import NoSuchFile
 
+    from doge_export.regular_file import check_files
     from doge_export.runtime.graph import DAMAGED
 
+    check_files(file.parent)
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4  # its errors are raised too
     try:
         session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        optional = [{**_described(value), "optional": True} for value in session.get_overridable_initializers()]
+        return {
+            "inputs": [*map(_described, session.get_inputs()), *optional],
+            "outputs": [*map(_described, session.get_outputs())],
+        }
     except (*DAMAGED, NoSuchFile) as error:
         if is_out_of_memory(error):
             raise RunFailed(out_of_memory(error)) from error
         reason = " ".join(str(error).split())
         raise DogeExportError(f"onnxruntime cannot load {file}: {reason}; export or download it again") from error
-    optional = [{**_described(value), "optional": True} for value in session.get_overridable_initializers()]
-    return {
-        "inputs": [*map(_described, session.get_inputs()), *optional],
-        "outputs": [*map(_described, session.get_outputs())],
-    }
 
 
 def _engine_ports(file: Path) -> dict[str, Any]:

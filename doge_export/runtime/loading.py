@@ -11,6 +11,7 @@ import onnxruntime
 
 from doge_export.errors import DogeExportError
 from doge_export.package.manifest import Manifest, read_manifest
+from doge_export.package.verify import verify as verify_folder
 from doge_export.runtime.classification_session import ClassificationSession
 from doge_export.runtime.decoders.decoder import Decoder, SequenceLimits
 from doge_export.runtime.decoders.growing import GrowingDecoder, GrowingScoresDecoder
@@ -19,6 +20,7 @@ from doge_export.runtime.feature_session import FeatureSession
 from doge_export.runtime.generation_config import GenerationConfig
 from doge_export.runtime.graph import graph_file, open_graph
 from doge_export.runtime.hub_folder import local_folder
+from doge_export.runtime.interface import check_interface
 from doge_export.runtime.session import Session
 from doge_export.runtime.task_session import TaskSession, WrongTask
 from doge_export.runtime.threads import check_threads
@@ -43,6 +45,9 @@ def load(
     threads: int | None = None,
     providers: str | Sequence[Any] | None = None,
     wait: float | None = None,
+    verify: bool = False,
+    digest: str | None = None,
+    allow_host_code: bool = False,
 ) -> Session | FeatureSession | ClassificationSession:
     """Open a folder that `doge-export onnx` or `doge-export trt` wrote.
 
@@ -54,6 +59,10 @@ def load(
         providers: execution providers of onnxruntime in order of preference, or the name of one.
         wait: most seconds that a call waits for another one's answer on the same session to end, before it raises
             SessionBusy; None without end, 0 not at all. Features and classes are computed without waiting.
+        verify: compare every file with the manifest before anything of the folder is opened.
+        digest: sha256 that the manifest must have, as `doge-export verify` prints it; it implies `verify`.
+        allow_host_code: let an engine run code for the CPU that it contains, as engines built with
+            --version-compatible or an embedded plugin do. It is as a program of whoever made the folder.
 
     Returns:
         The session of the task that the folder was exported for.
@@ -65,26 +74,32 @@ def load(
     if wait is not None and not (isinstance(wait, (int, float)) and 0 <= wait <= MAX_WAIT):
         raise DogeExportError(f"wait is {wait!r}, expected seconds from 0 to {MAX_WAIT}, or None to wait without end")
     folder = local_folder(folder)
-    manifest = read_manifest(folder)
+    manifest = verify_folder(folder, digest) if verify or digest is not None else read_manifest(folder)
     tokenizer = Tokenizer.from_folder(folder)
     where: dict[str, Any] = {
         "threads": threads,
         "providers": [providers] if isinstance(providers, str) else providers,
     }
-    graph = graph_file(folder, manifest, precision)
+    name = graph_file(folder, manifest, precision)
+
+    def graph() -> onnxruntime.InferenceSession:
+        opened = open_graph(folder, name, **where)
+        check_interface(opened, manifest, "one-call", folder / name)
+        return opened
+
     if manifest.task == FeatureSession.task:
-        return FeatureSession(open_graph(folder, graph, **where), tokenizer, manifest, folder)
+        return FeatureSession(graph(), tokenizer, manifest, folder)
     if manifest.task == ClassificationSession.task:
-        return ClassificationSession(open_graph(folder, graph, **where), tokenizer, manifest, folder)
+        return ClassificationSession(graph(), tokenizer, manifest, folder)
     generation_config = GenerationConfig.from_folder(folder)
     for note in generation_config.notes:
         warnings.warn(note, stacklevel=2)
-    decoder = open_decoder(folder, manifest, precision=precision, **where)
+    decoder = open_decoder(folder, manifest, precision=precision, allow_host_code=allow_host_code, **where)
     return Session(decoder, tokenizer, manifest, generation_config, folder, wait)
 
 
 def load_as(
-    kind: type[Kind], folder: str | Path, *, purpose: str, precision: str | None = None, threads: int | None = None
+    kind: type[Kind], folder: str | Path, *, purpose: str, precision: str | None = None, **options: Any
 ) -> Kind:
     """Open an exported folder that must be of the task of `kind`.
 
@@ -92,7 +107,8 @@ def load_as(
         kind: class of the session.
         folder: an exported folder.
         purpose: command or method that needs the session, for the message.
-        precision, threads: see `load`.
+        precision: see `load`.
+        options: further keyword arguments of `load`.
 
     Raises:
         DogeExportError: as for `load`.
@@ -102,7 +118,7 @@ def load_as(
     task = read_manifest(folder).task
     if task != kind.task:
         raise WrongTask(Path(folder), task, purpose, kind.task)
-    session = load(folder, precision=precision, threads=threads)
+    session = load(folder, precision=precision, **options)
     if not isinstance(session, kind):
         raise TypeError(f"{folder} was loaded as {type(session).__name__}, expected {kind.__name__}")
     return session
@@ -115,6 +131,7 @@ def open_decoder(
     precision: str | None = None,
     threads: int | None = None,
     providers: Sequence[Any] | None = None,
+    allow_host_code: bool = False,
 ) -> Decoder:
     """Open the decoder for the interface that the manifest records of a graph.
 
@@ -123,7 +140,7 @@ def open_decoder(
     Args:
         folder: an exported folder of task text-generation.
         manifest: its manifest.
-        precision, threads, providers: see `load`.
+        precision, threads, providers, allow_host_code: see `load`.
 
     Raises:
         DogeExportError: as for `load`, or this version has no decoder for the interface.
@@ -134,11 +151,12 @@ def open_decoder(
     if interface == "engine":
         from doge_export.runtime.engine.engine_decoder import open_engine_decoder
 
-        return open_engine_decoder(folder, limits)
+        return open_engine_decoder(folder, limits, allow_host_code)
     if interface not in _DECODERS:
         raise DogeExportError(
             f"{folder} has a graph of interface {interface!r}; this version runs {', '.join(_DECODERS)}, engine: "
             "install a newer doge-export"
         )
     session = open_graph(folder, name, threads=threads, providers=providers)
+    check_interface(session, manifest, interface, folder / name)
     return _DECODERS[interface](session, limits)

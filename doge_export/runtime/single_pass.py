@@ -13,6 +13,7 @@ from doge_export.errors import DogeExportError
 from doge_export.package.manifest import Manifest
 from doge_export.runtime.files import damage_of
 from doge_export.runtime.generation_config import is_integer
+from doge_export.runtime.graph import running
 from doge_export.runtime.prompts import any_mask, id_matrix, text_rows
 from doge_export.runtime.task_session import TaskSession
 from doge_export.runtime.tokenizer import Tokenizer
@@ -60,7 +61,8 @@ class SinglePassSession(TaskSession):
                 f"{ids.shape[1]} tokens are more than this export holds ({self.max_length}): "
                 "shorten the text, or export again with a larger --max-length"
             )
-        (output,) = self._graph.run(None, {"input_ids": ids, "attention_mask": mask})
+        with running():
+            (output,) = self._graph.run(None, {"input_ids": ids, "attention_mask": mask})
         return output
 
     def _each(

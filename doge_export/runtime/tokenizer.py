@@ -12,11 +12,15 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken
 
+from doge_export import console
 from doge_export.errors import DogeExportError, RunFailed, TooLong
+from doge_export.json_file import parse_json
+from doge_export.regular_file import is_there, read_regular
 from doge_export.runtime.chat_messages import checked_documents, checked_tools, conversation, data_of
 from doge_export.runtime.chat_template import ChatTemplate, read_chat_templates
 from doge_export.runtime.control_tokens import ControlTokens
 from doge_export.runtime.files import damage_of, read_json
+from doge_export.runtime.tokenizer_growth import check_growth
 
 NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
@@ -67,12 +71,9 @@ class Tokenizer:
             DogeExportError: a file of the tokenizer is damaged.
         """
         file = folder / "tokenizer.json"
-        if not file.is_file():
+        if not is_there(file):
             return None
-        try:
-            backend = tokenizers.Tokenizer.from_file(str(file))
-        except Exception as error:  # tokenizers raises the bare class
-            raise DogeExportError(f"{file} is not a tokenizer this version can read: {error}") from error
+        backend = _backend(file)
         config_file = folder / "tokenizer_config.json"
         config = read_json(config_file)
         with damage_of(config_file):
@@ -84,7 +85,12 @@ class Tokenizer:
             with damage_of(legacy_file):
                 special_tokens = _named_tokens(config)
         with damage_of(config_file):
-            _complete(backend, config, special_tokens)
+            try:
+                _complete(backend, config, special_tokens)
+            except BaseException as error:
+                if not _is_of_library(error):
+                    raise
+                raise ValueError(_reason(error)) from None
             return cls(
                 backend,
                 special_tokens=special_tokens,
@@ -128,11 +134,12 @@ class Tokenizer:
                 "check how the input was decoded"
             ) from error
         try:
-            return self.backend.encode(text, add_special_tokens=add_special_tokens)
+            with console.without_native_stderr():
+                return self.backend.encode(text, add_special_tokens=add_special_tokens)
         except BaseException as error:
-            if type(error).__name__ != "PanicException":  # of Rust; it is no Exception, and its class has no module
+            if not _is_of_library(error):
                 raise
-            raise RunFailed(f"the tokenizer fails on this text of {len(text)} characters: {error}") from None
+            raise RunFailed(f"the tokenizer fails on this text of {len(text)} characters: {_reason(error)}") from None
 
     @cached_property
     def longest(self) -> int:
@@ -191,7 +198,12 @@ class Tokenizer:
 
     def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = False) -> str:
         """Return the text of ids; bytes that are not UTF-8 become U+FFFD."""
-        return self.backend.decode(list(token_ids), skip_special_tokens=skip_special_tokens)
+        try:
+            return self.backend.decode(list(token_ids), skip_special_tokens=skip_special_tokens)
+        except BaseException as error:
+            if not _is_of_library(error):
+                raise
+            raise RunFailed(f"the tokenizer fails to decode {len(token_ids)} ids: {_reason(error)}") from None
 
     @property
     def has_chat_template(self) -> bool:
@@ -331,6 +343,37 @@ class Tokenizer:
             if token.special or is_control:
                 texts.append(token.content)
         return texts
+
+
+def _backend(file: Path) -> tokenizers.Tokenizer:
+    """Read tokenizer.json.
+
+    Raises:
+        DogeExportError: it cannot be read, or it may make texts much longer.
+    """
+    try:
+        content = read_regular(file)
+        check_growth(parse_json(content))
+        with console.without_native_stderr():
+            return tokenizers.Tokenizer.from_buffer(content)
+    except (DogeExportError, MemoryError):
+        raise
+    except BaseException as error:
+        if not _is_of_library(error) and not isinstance(error, (OSError, ValueError)):
+            raise
+        raise DogeExportError(f"{file} is not a tokenizer this version can read: {_reason(error)}") from None
+
+
+def _is_of_library(error: BaseException) -> bool:
+    """Return whether an error is the tokenizers library's: a bare Exception, or the panic of its Rust.
+
+    A panic is no Exception, and its class belongs to no module that could be imported.
+    """
+    return type(error) is Exception or type(error).__name__ == "PanicException"
+
+
+def _reason(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]
 
 
 def _complete(backend: tokenizers.Tokenizer, config: Mapping[str, Any], special_tokens: Mapping[str, str]) -> None:

@@ -147,5 +147,5 @@ def write_engine(
 def _validate(draft: Draft) -> Verdict:
     from doge_export.runtime.loading import load
 
-    with load(draft.folder) as session:
+    with load(draft.folder, allow_host_code=True) as session:  # built here and now
         return draft.validate("--no-validate keeps the folder", session=session)

@@ -62,7 +62,7 @@ def save(
     from doge_export.validation.validator import open_recorded
 
     sidecar = read_sidecar(folder)
-    opened = session or load_as(Session, folder, purpose="comparison")
+    opened = session or load_as(Session, folder, purpose="comparison", allow_host_code=True)  # built here and now
     manifest = opened.manifest
     checkpoint = checkpoint or open_recorded(manifest)
     length = min(TOKENS, sidecar.max_length, sidecar.max_logits)

@@ -86,6 +86,9 @@ _FETCHING = ("token", "cache_dir", "offline")
 
 def _canonical(folder: Path, manifest: Manifest, options: dict[str, Any]) -> Traced:
     from doge_export.checkpoint.files import companions
+    from doge_export.package.onnx_file import read_onnx
+    from doge_export.runtime.graph import open_graph
+    from doge_export.runtime.interface import check_interface
 
     _require_language_model(str(folder), manifest.task)
     others = options.keys() - {"max_length", *_FETCHING}
@@ -110,7 +113,9 @@ def _canonical(folder: Path, manifest: Manifest, options: dict[str, Any]) -> Tra
         cdmoe_routing=manifest.cdmoe_routing,
         chunkable_length=min(manifest.chunkable_length, max_length),
     )
-    return Traced(ir.load(folder / MODEL), max_length, provenance)
+    # onnxruntime refuses external data outside the folder, and whatever is no graph.
+    check_interface(open_graph(folder), manifest, manifest.graphs[MODEL].interface, folder / MODEL)
+    return Traced(read_onnx(folder / MODEL), max_length, provenance)
 
 
 def _require_language_model(name: str, task: str) -> None:

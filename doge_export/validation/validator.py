@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from doge_export import console
 from doge_export.errors import DogeExportError
 from doge_export.package.fingerprint import fingerprint
 from doge_export.package.manifest import Manifest
@@ -36,6 +37,7 @@ def validate(
     token: str | None = None,
     cache_dir: str | Path | None = None,
     offline: bool = False,
+    allow_host_code: bool = False,
     adapter: str | Path | None = None,
     session: Session | FeatureSession | ClassificationSession | None = None,
     checkpoint: Checkpoint | None = None,
@@ -52,6 +54,7 @@ def validate(
         token: access token for private and gated repositories.
         cache_dir: folder of downloads; by default the cache of huggingface_hub.
         offline: use cached files only.
+        allow_host_code: see `load`.
         adapter: LoRA adapter to merge into the checkpoint's weights; by default the one that the manifest names.
         session: a session already open on the folder.
         checkpoint: the checkpoint already opened, instead of `model` and the options of the hub.
@@ -67,7 +70,7 @@ def validate(
 
     started = time.perf_counter()
     if session is None:
-        session = load(folder)
+        session = load(folder, allow_host_code=allow_host_code)
     manifest = session.manifest
     if checkpoint is None:
         checkpoint = open_recorded(
@@ -150,6 +153,8 @@ def open_recorded(
     recorded = manifest.source
     try:
         revision = revision or recorded.revision
+        # A manifest of somebody else's may name any folder and any repository.
+        console.log(f"reading the checkpoint {recorded.model}{f' at revision {revision}' if revision else ''}")
         return open_checkpoint(recorded.model, revision=revision, assumed=assumed, **options)
     except DogeExportError as error:
         raise DogeExportError(

@@ -2,6 +2,7 @@ import json
 import os
 import shutil
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -19,6 +20,7 @@ def test_onnx_writes_a_folder_and_says_how_to_use_it(run, model, tmp_path):
     assert result.exit_code == 0, result.stderr
     folder, verdict, hint = result.stdout.splitlines()
     assert folder.startswith(f"{out}  ")
+    assert run("verify", out, "--sha256", folder.split()[-1]).exit_code == 0
     assert verdict.startswith("PASSED")
     assert hint == f"""try: doge-export generate '{out}' "Once upon a time\""""
     assert run("generate", out, "Once upon a time", "--max-new-tokens", 8).stdout.strip()
@@ -187,6 +189,17 @@ def test_demo_of_the_mixture_of_experts_keeps_nothing(run, tmp_path, monkeypatch
     assert result.stdout.splitlines()[-1] == "demo done: everything worked; nothing was kept"
     # Libraries leave caches of their own there.
     assert not [path for path in tmp_path.iterdir() if "doge" in path.name]
+
+
+def test_validate_says_which_checkpoint_it_is_about_to_read(run, nano_folder, tmp_path):
+    """The folder's manifest names it, and may be anybody's."""
+    folder = Path(shutil.copytree(nano_folder, tmp_path / "out"))
+    manifest = json.loads((folder / "doge_export.json").read_text())
+    manifest["source"] |= {"model": str(tmp_path / "elsewhere"), "revision": None}
+    (folder / "doge_export.json").write_text(json.dumps(manifest))
+    result = run("validate", folder)
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"reading the checkpoint {tmp_path / 'elsewhere'}\ndoge-export: error: ")
 
 
 def test_an_adapter_is_merged_told_and_left_out(run, checkpoint, tmp_path):

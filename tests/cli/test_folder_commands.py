@@ -43,6 +43,29 @@ class TestVerify:
         assert f"differs from its manifest: {name}: changed" in result.stderr
         assert result.stderr.count("\n") == 1
 
+    def test_sha256_pins_the_manifest(self, run, copy):
+        digest = json.loads(run("verify", copy, "--json").stdout)["sha256"]
+        assert f"sha256 of the manifest: {digest}\n" in run("verify", copy, "--sha256", digest).stdout
+        manifest = copy / "doge_export.json"
+        manifest.write_text(manifest.read_text() + "\n")
+        assert run("verify", copy).exit_code == 0
+        for options in ((), ("--json",)):
+            result = run("verify", copy, "--sha256", digest, *options)
+            assert (result.exit_code, result.stdout) == (2, "")
+            assert "it is not the folder that was meant" in result.stderr
+
+    @pytest.mark.parametrize("command", ["generate", "chat", "validate", "quantize", "bench", "inspect", "eval"])
+    def test_every_command_that_opens_a_folder_can_verify_it_first(self, run, copy, command):
+        more = {
+            "generate": ["Once"],
+            "quantize": ["--precision", "int8"],
+            "eval": ["--text", copy / "README.md"],
+        }
+        (copy / "extra").write_text("x")
+        result = run(command, copy, *more.get(command, []), "--verify", stdin="")
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert "differs from its manifest: extra: unexpected" in result.stderr
+
     def test_json_lists_everything(self, run, copy):
         (copy / "config.json").unlink()
         (copy / "extra").write_text("x")
@@ -52,6 +75,44 @@ class TestVerify:
         assert not facts["intact"]
         assert facts["problems"] == ["config.json: missing", "extra: unexpected, not in the manifest"]
         assert result.stderr.count("\n") == 1
+
+
+ESCAPE = "\x1b]52;c;AAAA\x07\x1b[31m"
+
+
+@pytest.fixture
+def escaping(copy):
+    """An exported folder whose manifest holds escape sequences."""
+    file = copy / "doge_export.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"target": f"here {ESCAPE} there"}))
+    return copy
+
+
+def test_a_pipe_gets_escape_sequences_unchanged(start, escaping):
+    out, _ = start("inspect", escaping).communicate()
+    assert f"here {ESCAPE} there".encode() in out
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo terminal")
+def test_a_terminal_is_shown_escape_sequences(start, escaping):
+    import os
+    import pty
+
+    ours, theirs = pty.openpty()
+    process = start("inspect", escaping, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    seen = b""
+    while True:
+        try:
+            piece = os.read(ours, 4096)
+        except OSError:  # Linux: the other end is closed
+            break
+        if not piece:
+            break
+        seen += piece
+    os.close(ours)
+    assert process.wait() == 0
+    assert b"here \\x1b]52;c;AAAA\\x07\\x1b[31m there" in seen and b"\x1b" not in seen
 
 
 class TestInspect:

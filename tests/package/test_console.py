@@ -1,4 +1,6 @@
 import io
+import os
+import sys
 
 import pytest
 
@@ -47,3 +49,48 @@ def test_quiet_has_no_bar(monkeypatch):
     with console.progress("working", 2) as advance:
         advance(2)
     assert terminal.getvalue() == ""
+
+
+ESCAPES = "\x1b]52;c;AAAA\x07 \x1b[2J\x9b2J\r\x08\x7f tab\there\n北京 👍🏽"
+SHOWN = "\\x1b]52;c;AAAA\\x07 \\x1b[2J\\x9b2J\\x0d\\x08\\x7f tab\there\n北京 👍🏽"
+
+
+def test_a_terminal_shows_control_characters(monkeypatch):
+    out, err = Terminal(), Terminal()
+    monkeypatch.setattr("sys.stdout", out)
+    monkeypatch.setattr("sys.stderr", err)
+    with console.command_streams(), console.command_streams():
+        sys.stdout.write(ESCAPES)
+        sys.stdout.writelines([ESCAPES])
+        console.log(ESCAPES)
+        assert not hasattr(sys.stdout, "buffer")
+        with console.own_bars():
+            sys.stderr.write("\r50 %")
+    assert (sys.stdout, sys.stderr) == (out, err)
+    assert out.getvalue() == SHOWN * 2
+    assert err.getvalue() == f"{SHOWN}\n\r50 %"
+
+
+def test_a_pipe_gets_the_text_unchanged(capsys):
+    with console.command_streams():
+        sys.stdout.write(ESCAPES)
+        console.log(ESCAPES)
+    assert capsys.readouterr() == (ESCAPES, f"{ESCAPES}\n")
+
+
+def test_bars_are_drawn_on_a_guarded_terminal(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    with console.command_streams(), console.progress("working", 1) as advance:
+        advance()
+    assert "working" in terminal.getvalue() and "\\x1b" not in terminal.getvalue()
+
+
+def test_what_other_languages_write_to_stderr_is_dropped_in_commands_alone(capfd):
+    with console.without_native_stderr():
+        os.write(2, b"kept\n")
+    with console.command_streams():
+        with console.without_native_stderr():
+            os.write(2, b"panicked\n")
+        os.write(2, b"after\n")
+    assert capfd.readouterr().err == "kept\nafter\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import shlex
+import shutil
 
 import numpy as np
 import onnx_ir as ir
@@ -221,3 +222,14 @@ def test_the_package_knows_both_operators():
         ("DynamicMaskAttention", "doge", "1"), ("CDMoE", "doge", "1"),
     ]  # fmt: skip
     assert (schemas.DOMAIN, str(schemas.VERSION)) == (plugin_file.NAMESPACE, plugin_file.VERSION) == ("doge", "1")
+
+
+@pytest.mark.parametrize("content", [b"hello" * 100, b"", None])
+def test_a_damaged_graph_of_an_exported_folder_is_one_line(bundled_folder, tmp_path, content):
+    folder = tmp_path / "out"
+    shutil.copytree(bundled_folder("doge-nano", "canonical"), folder)
+    file = folder / "onnx" / "model.onnx"
+    file.write_bytes(file.read_bytes()[:20_000] if content is None else content)
+    with pytest.raises(DogeExportError, match="is damaged") as error:
+        plan_engine(folder)
+    assert "\n" not in str(error.value)

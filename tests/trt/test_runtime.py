@@ -437,8 +437,48 @@ def test_what_fits_opens(folder, machine, changes, here):
     change(folder, **changes)
     for name, value in here.items():
         setattr(machine.cuda, name, value)
-    open_decoder(folder, read_manifest(folder))
+    open_decoder(folder, read_manifest(folder), allow_host_code=True)
     assert machine.trt.settings["Runtime.engine_host_code_allowed"] == changes.get("version_compatible", False)
+
+
+def test_only_the_user_lets_an_engine_run_code_of_its_own(folder, machine):
+    change(folder, version_compatible=True)
+    with pytest.raises(DogeExportError, match="if you trust whoever built it, add --allow-host-code") as error:
+        open_decoder(folder, read_manifest(folder))
+    assert "\n" not in str(error.value)
+    change(folder, version_compatible=False)
+    open_decoder(folder, read_manifest(folder))
+    assert machine.trt.settings["Runtime.engine_host_code_allowed"] is False
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"max_batch": 10**12},
+        {"max_length": "32"},
+        {"max_logits": True},
+        {"version_compatible": "yes"},
+        {"tensorrt": 11},
+        {"profiles": {"prefill": {"input_ids": [[1, 1], [3, 8], [3, 10**12]]}, "decode": {}}},
+        {"caches": [{"past": "a", "present": "b", "dtype": "float32", "shape": [1]}]},
+        {"inputs": {"input_ids": {"dtype": "object", "shape": [1]}}},
+        {"surprise": 1},
+    ],
+)
+def test_a_sidecar_of_wrong_types_or_sizes_is_one_line(folder, machine, changes):
+    change(folder, **changes)
+    with pytest.raises(DogeExportError, match=r"engine\.json is damaged") as error:
+        open_decoder(folder, read_manifest(folder))
+    assert "\n" not in str(error.value)
+
+
+def test_a_sidecar_whose_caches_are_smaller_than_the_engine_s_is_refused(folder, machine):
+    """The engine would write behind its buffers."""
+    caches = json.loads((folder / SIDECAR).read_text())["caches"]
+    caches[0]["shape"][2] -= 1
+    change(folder, caches=caches)
+    with pytest.raises(DogeExportError, match="unlike the tensor"):
+        open_decoder(folder, read_manifest(folder))
 
 
 def test_an_embedded_plugin_is_not_looked_for(folder, machine, monkeypatch):

@@ -8,6 +8,7 @@ from onnxruntime import OrtValue
 
 from doge_export.runtime.decoders.decoder import Array, SequenceLimits
 from doge_export.runtime.decoders.graph_decoder import GraphDecoder
+from doge_export.runtime.graph import running
 
 
 class GrowingDecoder(GraphDecoder):
@@ -40,7 +41,8 @@ class GrowingDecoder(GraphDecoder):
         contiguous = {name: np.asarray(array, np.int64, order="C") for name, array in feeds.items()}
         values = {name: OrtValue.ortvalue_from_numpy(array) for name, array in contiguous.items()}
         values |= zip(self._pasts, self._caches, strict=True)
-        logits, *self._caches = self._session.run_with_ort_values(self._outputs, values)
+        with running():
+            logits, *self._caches = self._session.run_with_ort_values(self._outputs, values)
         return logits.numpy()
 
     def _masks(self, mask: Array, num_logits_to_keep: int) -> dict[str, Array]:

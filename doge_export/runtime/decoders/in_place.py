@@ -16,6 +16,7 @@ import onnxruntime
 from doge_export.errors import DogeExportError
 from doge_export.runtime.decoders.decoder import Array, SequenceLimits
 from doge_export.runtime.decoders.graph_decoder import GraphDecoder
+from doge_export.runtime.graph import running
 from doge_export.runtime.prediction import Prediction, predictions
 
 Device = tuple[str, int]
@@ -135,7 +136,8 @@ class InPlaceDecoder(GraphDecoder):
         tokens.ids[...] = input_ids
         tokens.positions[...] = positions
         tokens.advance(past)
-        self._session.run_with_iobinding(self._binding)
+        with running():
+            self._session.run_with_iobinding(self._binding)
         self._scores[..., past] = self._step_scores[..., 0]
         return self._step_logits
 
@@ -151,7 +153,8 @@ class InPlaceDecoder(GraphDecoder):
         tokens.advance(past)
         logits = np.empty((batch, min(keep, new) or new, self.vocab_size), np.float32)
         scores = np.empty((batch, self._score_width, 1, new), np.float32)
-        self._session.run_with_iobinding(self._bind(row, tokens, logits, scores))
+        with running():
+            self._session.run_with_iobinding(self._bind(row, tokens, logits, scores))
         self._scores[row, ..., past : past + new] = scores
         self._keep[...] = 0
         return logits

@@ -220,6 +220,6 @@ def _pack(ids: Array, real: Array, past: Array) -> _Packed:
     return _Packed(*(array.astype(np.int32) for array in (ids, positions, places, past)))
 
 
-def open_engine_decoder(folder: Path, limits: SequenceLimits) -> EngineDecoder:
+def open_engine_decoder(folder: Path, limits: SequenceLimits, allow_host_code: bool = False) -> EngineDecoder:
     """Open the decoder of a folder that `doge-export trt` wrote. Raises what `open_engine` raises."""
-    return EngineDecoder(Runner(open_engine(folder)), limits)
+    return EngineDecoder(Runner(open_engine(folder, allow_host_code)), limits)

@@ -9,6 +9,7 @@ from typing import Any
 
 from doge_export.errors import DogeExportError, RunFailed
 from doge_export.plugin.tensorrt_versions import dotted, release
+from doge_export.regular_file import is_there
 from doge_export.runtime.engine import installation, plugin_file
 from doge_export.runtime.engine.device import Device
 from doge_export.runtime.engine.sidecar import ENGINE, Sidecar, read_sidecar
@@ -26,8 +27,13 @@ class OpenedEngine:
     device: Device
 
 
-def open_engine(folder: Path) -> OpenedEngine:
+def open_engine(folder: Path, allow_host_code: bool = False) -> OpenedEngine:
     """Open the engine in a folder that `doge-export trt` wrote.
+
+    Args:
+        folder: of the engine.
+        allow_host_code: let the engine run code for the CPU that it contains: the lean runtime of a version compatible
+            engine, a plugin inside it. Only the user may say so, and nothing in the folder.
 
     Raises:
         DogeExportError: the folder has no engine, or the engine does not run with this machine's TensorRT, GPU or
@@ -36,20 +42,24 @@ def open_engine(folder: Path) -> OpenedEngine:
     """
     sidecar = read_sidecar(folder)
     file = folder / ENGINE
-    if not file.is_file():
+    if not is_there(file):
         raise DogeExportError(f"{folder} has no {ENGINE}; build it again with `doge-export trt`")
     trt, runtime_library = installation.require()
     check_tensorrt(sidecar, trt)
     device = Device(runtime_library)
     check_gpu(sidecar, device)
+    if sidecar.version_compatible and not allow_host_code:
+        raise DogeExportError(
+            f"{file} contains code that would run on this machine (it was built with --version-compatible): if you "
+            "trust whoever built it, add --allow-host-code, or allow_host_code=True in Python"
+        )
     if sidecar.plugin is not None and not sidecar.plugin_embedded:
         plugin = plugin_file.in_use() or plugin_file.find_plugin()
         plugin_file.check_same(sidecar.plugin, plugin)
         plugin_file.register(trt, plugin)
     logger = installation.make_logger(trt)
     runtime = trt.Runtime(logger)
-    # Such an engine contains code (the lean runtime, the plugin), which TensorRT refuses to run otherwise.
-    runtime.engine_host_code_allowed = sidecar.version_compatible
+    runtime.engine_host_code_allowed = allow_host_code and sidecar.version_compatible
     engine = runtime.deserialize_cuda_engine(file.read_bytes())
     if engine is None:
         raise RunFailed(
@@ -104,9 +114,16 @@ def _check_interface(sidecar: Sidecar, trt: ModuleType, engine: Any) -> None:
         dtype, shape = engine.get_tensor_dtype(name).name, tuple(engine.get_tensor_shape(name))
         known = tuple(size if isinstance(size, int) else -1 for size in tensor.shape)
         # TensorRT may know less of an output's shape than the graph says.
-        fits = shape == known if name in inputs else len(shape) == len(known)
+        fits = shape == known if name in inputs else _agree(shape, known)
         if types.get(dtype) != tensor.dtype or not fits:
             raise DogeExportError(
                 f"{name} is {dtype} {list(shape)} in the engine, and {tensor.dtype} {list(known)} in engine.json; "
                 "build it again"
             )
+
+
+def _agree(found: tuple[int, ...], known: tuple[int, ...]) -> bool:
+    """Return whether two shapes are the same where both know a size; -1 is one that is not known."""
+    return len(found) == len(known) and all(
+        here == there or -1 in (here, there) for here, there in zip(found, known, strict=True)
+    )

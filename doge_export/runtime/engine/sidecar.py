@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from doge_export.errors import DogeExportError
+from doge_export.json_file import parse_json
+from doge_export.regular_file import read_regular
 
 ENGINE = "engine/model.engine"
 SIDECAR = "engine/engine.json"
@@ -112,7 +114,7 @@ def read_sidecar(folder: Path) -> Sidecar:
     """
     file = folder / SIDECAR
     try:
-        values: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        values: Mapping[str, Any] = parse_json(read_regular(file))
         if values["format"] > FORMAT:
             raise DogeExportError(
                 f"{file} has format {values['format']}, this doge-export reads up to {FORMAT}; install a newer one"
@@ -120,7 +122,9 @@ def read_sidecar(folder: Path) -> Sidecar:
         return _from_dict(values)
     except FileNotFoundError as error:
         raise DogeExportError(f"{folder} has no {SIDECAR}; build the engine again with `doge-export trt`") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except OSError as error:
+        raise DogeExportError(f"{file} cannot be read: {error.strerror or error}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise DogeExportError(
             f"{file} is damaged ({error!r}); build the engine again with `doge-export trt`"
         ) from error
@@ -146,7 +150,50 @@ def _from_dict(values: Mapping[str, Any]) -> Sidecar:
         "caches": tuple(CachePair(**{**pair, "shape": tuple(pair["shape"])}) for pair in values["caches"]),
         "compute_capability": (int(major), int(minor)),
     }
-    return Sidecar(**known)
+    sidecar = Sidecar(**known)
+    _check(sidecar)
+    return sidecar
+
+
+_DTYPES = ("float32", "float16", "bfloat16", "int32", "int64", "int8", "bool")
+_LARGEST = 2**31 - 1
+
+
+def _check(sidecar: Sidecar) -> None:
+    """Check the values that sizes of buffers are computed from.
+
+    Raises:
+        ValueError, TypeError: one is of another type or size, or contradicts another.
+    """
+    for name in ("max_batch", "max_length", "max_logits"):
+        if not _is_count(getattr(sidecar, name)):
+            raise ValueError(f"{name} is {getattr(sidecar, name)!r}")
+    for name in ("precision", "attention", "tensorrt", "gpu", "hardware"):
+        if not isinstance(getattr(sidecar, name), str):
+            raise TypeError(f"{name} is no text")
+    for name in ("version_compatible", "plugin_embedded"):
+        if not isinstance(getattr(sidecar, name), bool):
+            raise TypeError(f"{name} is neither true nor false")
+    for name, tensor in (sidecar.inputs | sidecar.outputs).items():
+        if tensor.dtype not in _DTYPES or not all(isinstance(size, str) or _is_count(size) for size in tensor.shape):
+            raise ValueError(f"{name} has type {tensor.dtype!r} and shape {list(tensor.shape)}")
+    for profile in ("prefill", "decode"):
+        if not all(
+            _is_count(size) for shapes in sidecar.profiles[profile].values() for shape in shapes for size in shape
+        ):
+            raise ValueError(f"a shape of profile {profile} holds what is no size")
+    for cache in sidecar.caches:
+        for of, name in ((sidecar.inputs, cache.past), (sidecar.outputs, cache.present)):
+            tensor = of[name]
+            sizes = zip(tensor.shape[1:], cache.shape[1:], strict=True)
+            if tensor.dtype != cache.dtype or any(isinstance(size, int) and size != own for size, own in sizes):
+                raise ValueError(f"the buffer of {name} is {cache.dtype} {list(cache.shape)}, unlike the tensor")
+        if not all(_is_count(size) for size in cache.shape) or cache.shape[0] != sidecar.max_batch:
+            raise ValueError(f"the buffer of {cache.past} has shape {list(cache.shape)}")
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _LARGEST
 
 
 def storage(dtype: str) -> np.dtype[Any]:
