@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from task_models import saved
 
 from doge_export import export
@@ -140,9 +141,10 @@ def subjects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Subject]:
         export(model, folder / name / "out", max_length=size, validate=False)
     convert(folder / "model", folder / "convert" / "out")
     (folder / "convert" / "out" / "generation_config.json").unlink(missing_ok=True)  # so that old and new differ
-    for name in ("answers.jsonl", "vectors.npy"):
+    for name in ("answers.jsonl", "vectors.npy", "speed.png"):
         (folder / name).write_text("old")
     text = ["--precision", "int8", "--eval-text", str(folder / "text.txt"), "--max-kl", "9", "--force"]
+    quick = ["--rounds", "1", "--new-tokens", "2", "--prompt-length", "4", "--prefill-length", "8", "--context", "16"]
     made: dict[str, tuple[Path, list[str], Callable[[Path], bool]]] = {
         "onnx": (
             folder / "onnx" / "out",
@@ -168,6 +170,11 @@ def subjects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Subject]:
             folder / "vectors.npy",
             ["embed", str(folder / "features" / "out"), "--file", str(folder / "lines.txt"), "--output", "OUT"],
             lambda out: np.load(out).ndim == 2,
+        ),
+        "bench": (
+            folder / "speed.png",
+            ["bench", str(folder / "onnx" / "out"), *quick, "--plot", "OUT"],
+            lambda out: len(Image.open(out).convert("RGB").tobytes()) > 0,
         ),
     }
     convert(folder / "model", folder / "converted" / "out")
@@ -199,7 +206,7 @@ def nearly_full(home: Path, room: int) -> Iterator[bool]:
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.parametrize("name", ["onnx", "quantize", "convert", "eval", "embed"])
+@pytest.mark.parametrize("name", ["onnx", "quantize", "convert", "eval", "embed", "bench"])
 def test_old_or_new(server, subjects, tmp_path, name, fault):
     subject, dice, seen = subjects[name], random.Random(f"{SEED} {name} {fault}"), Counter[str]()
     errors = tmp_path / "stderr"

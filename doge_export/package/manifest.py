@@ -300,6 +300,11 @@ def _check(values: Mapping[str, Any], file: Path) -> None:
             raise DogeExportError(
                 f"{file} has format {value}, this doge-export reads up to {FORMAT}; install a newer doge-export"
             )
+    labels = values["architecture"].get("labels", [])
+    is_classifier = values.get("task") == "text-classification"
+    is_list = isinstance(labels, list) and all(isinstance(label, str) for label in labels)
+    if not is_list or (is_classifier and not labels):
+        raise DogeExportError(f"{file} names no labels; export the model again")
 
 
 def _is_count(value: Any, least: int, most: float = LARGEST_COUNT) -> bool:
@@ -357,8 +362,6 @@ def _is_architecture(value: Any) -> bool:
         isinstance(value, dict)
         and all(_is_count(value[name], 0) for name in _SIZES & value.keys())
         and isinstance(value.get("pad_token_id"), int | None)
-        and isinstance(value.get("labels", []), list)
-        and all(isinstance(label, str) for label in value.get("labels", []))
         and all(isinstance(value.get(part), dict | None) for part in ("rope", "moe", "ratio_mask", "inner_values"))
     )
 
@@ -392,7 +395,7 @@ _VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "format": (lambda value: _is_count(value, 1), "a number from 1"),
     "doge_export": (lambda value: isinstance(value, str), "a version"),
     "source": (_is_source, 'an object with a "model", a "revision" and the sha256 and bytes of its "files"'),
-    "architecture": (_is_architecture, "an object with the sizes, labels and parts of a Doge"),
+    "architecture": (_is_architecture, "an object with the sizes and parts of a Doge"),
     "graphs": (
         lambda value: (
             isinstance(value, dict)

@@ -53,10 +53,7 @@ class ClassificationSession(SinglePassSession):
         folder: Path,
     ) -> None:
         super().__init__(graph, tokenizer, manifest, folder)
-        labels = manifest.architecture.get("labels")
-        if not isinstance(labels, list) or not labels or not all(isinstance(label, str) for label in labels):
-            raise DogeExportError(f"{folder / 'doge_export.json'} names no labels; export the model again")
-        self.labels: tuple[str, ...] = tuple(labels)
+        self.labels: tuple[str, ...] = tuple(manifest.architecture["labels"])
         self._judges_before_padding = bool(manifest.architecture.get("first_pad_pooling"))
         problem = read_json(folder / "config.json").get("problem_type")
         self.function_to_apply: ScoreFunction = _function_for(problem, len(self.labels))

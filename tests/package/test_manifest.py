@@ -168,7 +168,7 @@ def test_a_wrong_value_is_one_line(folder, key, value):
 
 @pytest.mark.parametrize("task", ["text-generation", "feature-extraction", "text-classification"])
 def test_every_task_is_read(folder, task):
-    edit(folder, task=task)
+    edit(folder, task=task, architecture={"labels": ["good", "bad"]})
     assert read_manifest(folder).task == task
 
 

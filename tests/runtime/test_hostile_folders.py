@@ -67,7 +67,6 @@ class TestJson:
             ("task", ["text-generation"]),
             ("architecture", {"vocab_size": "1024"}),
             ("architecture", {"hidden_size": 10**12}),
-            ("architecture", {"labels": [1]}),
             ("graphs", {"../model.onnx": None}),
             ("validation", {"passed": "yes"}),
             ("validation", {"skipped": 3}),
