@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack, cast
 
 from doge_export.console import log
 from doge_export.errors import DogeExportError
+from doge_export.installing import need
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -185,9 +186,10 @@ def plan(model: str | Path, **options: Unpack[Options]) -> ExportPlan:
         options: see `Options`.
 
     Raises:
-        DogeExportError: the arguments or the checkpoint are wrong.
+        DogeExportError: the arguments or the checkpoint are wrong, or the extra `export` is not installed.
         TypeError: there is no option of that name.
     """
+    need("export", "torch", "safetensors")
     from doge_export.checkpoint import open_checkpoint
     from doge_export.checkpoint.identify import Assumptions
     from doge_export.checkpoint.naming import expected_tensors
