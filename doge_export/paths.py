@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import importlib.util
 import os
 import re
@@ -173,15 +174,38 @@ def report_path(path: str | Path, output: str | Path | None = None) -> Path:
     return path
 
 
-def read_text(file: str | Path) -> str:
+def read_text(file: str | Path, most: int | None = None) -> str:
     """Read a UTF-8 text file, without changing its line ends; a byte order mark at its beginning is dropped.
 
+    Args:
+        file: path of the file.
+        most: bytes from which on it is refused; None for any number.
+
     Raises:
-        DogeExportError: the file cannot be read or is not UTF-8.
+        DogeExportError: the file cannot be read, is not UTF-8 or too long.
     """
+    content = _beginning(file, -1 if most is None else most + 1)
+    if most is not None and len(content) > most:
+        raise DogeExportError(f"{file} has more than {most} bytes, the most that is read at once: give a part of it")
+    return _decoded(file, content, is_whole=True)
+
+
+def read_beginning(file: str | Path, most: int) -> str:
+    """Read at most `most` bytes of a UTF-8 text file as `read_text` does; a character that is cut is left out."""
+    content = _beginning(file, most + 1)
+    return _decoded(file, content[:most], is_whole=len(content) <= most)
+
+
+def _beginning(file: str | Path, size: int) -> bytes:
     try:
-        return Path(file).read_bytes().decode("utf-8-sig")
+        with Path(file).open("rb") as stream:
+            return stream.read(size)
     except OSError as error:
         raise DogeExportError(f"cannot read {file}: {os.strerror(error.errno or 0).lower()}") from error
+
+
+def _decoded(file: str | Path, content: bytes, *, is_whole: bool) -> str:
+    try:
+        return codecs.getincrementaldecoder("utf-8-sig")().decode(content, is_whole)
     except UnicodeDecodeError as error:
         raise DogeExportError(f"{file} is not UTF-8 text: {error.reason} at byte {error.start}") from error

@@ -19,6 +19,7 @@ from doge_export.benchmark.probe import probe
 from doge_export.benchmark.timed_model import TimedModel, TimedSession
 from doge_export.console import progress
 from doge_export.errors import DogeExportError
+from doge_export.installing import need
 from doge_export.runtime.graph import graph_file
 from doge_export.runtime.loading import load_as
 from doge_export.runtime.session import Session
@@ -106,6 +107,8 @@ def bench(
     Raises:
         DogeExportError: a prompt or a context leaves no room in the shortest export, or a folder cannot be read.
     """
+    if compare is not None:
+        need("export", "torch", "safetensors")
     opening = {"threads": threads, "verify": verify, "allow_host_code": allow_host_code}
     given = [folders] if isinstance(folders, (str, Path)) else folders
     sessions = _open(list(dict.fromkeys(map(Path, given))), list(dict.fromkeys(precision)), opening)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @folder_argument
-@click.option("--text", type=PATH, metavar="FILE", help="Perplexity of this UTF-8 text.")
+@click.option("--text", type=PATH, metavar="FILE", help="Perplexity of this UTF-8 text of at most 64 MiB.")
 @click.option("--window", type=int, metavar="N", help="Tokens seen at once. [default: as many as it holds, up to 2048]")
 @click.option("--stride", type=int, metavar="N", help="Tokens that the window moves by. [default: half of it]")
 @click.option(
@@ -51,7 +51,7 @@ def command(
     answer that greedy decoding would write.
     """
     from doge_export.evaluation.choices import evaluate_choices
-    from doge_export.evaluation.perplexity import evaluate_text
+    from doge_export.evaluation.perplexity import LONGEST_TEXT, evaluate_text
     from doge_export.evaluation.questions import read_questions
     from doge_export.runtime.graph import graph_file
     from doge_export.runtime.loading import load_as
@@ -66,7 +66,7 @@ def command(
     if details is not None:
         check_file("--details", details)
         check_apart({"--details": details}, {"FOLDER": folder, "--choices": choices, "--text": text})
-    content = None if text is None else read_text(text)
+    content = None if text is None else read_text(text, LONGEST_TEXT)
     questions = None if choices is None else read_questions(choices)
     session = load_as(Session, folder, purpose="eval", precision=precision, **opening)
     graph = session.manifest.graphs[graph_file(folder, session.manifest, precision)]

@@ -56,10 +56,15 @@ def command(folder_or_model: str, show_all: bool, verify: bool, as_json: bool, *
     """Show what is in a folder.
 
     Architecture, files and sizes, operators, inputs and outputs, and the result of the validation. FOLDER_OR_MODEL is
-    an exported folder, or a checkpoint (a folder, a bundled model or a hub id). Of a checkpoint it shows the generation
-    of Doge (G1 to G8) too, with the evidence for it and the facts that its files leave open. Lists are cut to fit a
-    screen, unless --all is given; --json has everything.
+    an exported folder or the hub id of one, or a checkpoint (a folder, a bundled model or a hub id). Of a checkpoint it
+    shows the generation of Doge (G1 to G8) too, with the evidence for it and the facts that its files leave open. Lists
+    are cut to fit a screen, unless --all is given; --json has everything.
     """
+    if not is_exported(folder_or_model):
+        from doge_export.runtime.hub_folder import export_on_hub
+
+        where = {name: options[name] for name in ("revision", "token", "cache_dir", "offline")}
+        folder_or_model = str(export_on_hub(folder_or_model, **where) or folder_or_model)
     if verify:
         verify_folder(folder_or_model)
     if is_exported(folder_or_model):

@@ -13,11 +13,16 @@ from doge_export.console import progress
 from doge_export.errors import DogeExportError
 from doge_export.evaluation.scorer import Scorer
 from doge_export.runtime.generation_config import is_integer
+from doge_export.runtime.long_text import encoded_stretches
 from doge_export.runtime.prompts import need_tokenizer
 from doge_export.runtime.session import Session
+from doge_export.runtime.tokenizer import Tokenizer
 
 LONGEST_WINDOW = 2048
 """Upper bound of the default window: the length in tokens that the published models were trained on."""
+
+LONGEST_TEXT = 2**26
+"""Most bytes of a text, or characters."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +69,8 @@ def evaluate_text(session: Session, text: str, *, window: int | None = None, str
         stride: 1 to window; by default half of it.
 
     Raises:
-        DogeExportError: the text has less than two tokens, or the window or stride is out of range.
+        DogeExportError: the text has less than two tokens or more than `LONGEST_TEXT` characters, or the window or
+            stride is out of range.
     """
     window, stride = _extents(session, window, stride)
     ids, offsets = _encoded(session, text)
@@ -73,7 +79,7 @@ def evaluate_text(session: Session, text: str, *, window: int | None = None, str
     with session.exclusive(), progress("scoring", len(ids) - 1) as advance:
         scorer = Scorer(session)
         for begin, first, end in windows(len(ids), window, stride):
-            log_probs, _ = scorer.score(ids[begin:end], first - 1 - begin, ids[first:end])
+            log_probs, _ = scorer.score(ids[begin:end].tolist(), first - 1 - begin, ids[first:end].tolist())
             nats -= float(log_probs.sum())
             unscored += range(scored, first)
             scored = end
@@ -118,19 +124,34 @@ def _extents(session: Session, window: int | None, stride: int | None) -> tuple[
     return window, stride
 
 
-def _encoded(session: Session, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-    """Encode a text; return the ids, and each token's [start, end) in characters, empty for an added token."""
+def _encoded(session: Session, text: str) -> tuple[np.ndarray, np.ndarray]:
+    """Encode a text; return the ids [N], and each token's [start, end) in characters [N, 2], empty for added tokens."""
     tokenizer = need_tokenizer(session.tokenizer)
     if not text:
         raise DogeExportError("the text is empty: there is nothing to score")
+    if len(text) > LONGEST_TEXT:
+        raise DogeExportError(
+            f"the text has {len(text)} characters, expected at most {LONGEST_TEXT}: give a part of it"
+        )
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise DogeExportError(f"the text has a lone surrogate at character {error.start}: decode it anew") from error
-    encoding = tokenizer.backend.encode(text)
-    if len(encoding.ids) < 2:
+    before, after = _added(tokenizer)
+    parts = [*encoded_stretches(tokenizer, text)]
+    ids = np.concatenate([before, *(ids for ids, _ in parts), after])
+    if len(ids) < 2:
         raise DogeExportError(
-            f"the text is too short: it has {len(encoding.ids)} token, and the first is never scored, since nothing "
-            "is before it"
+            f"the text is too short: it has {len(ids)} token, and the first is never scored, since nothing is before it"
         )
-    return encoding.ids, encoding.offsets
+    nowhere = np.zeros((1, 2), np.int64)
+    around = nowhere.repeat(len(before), 0), nowhere.repeat(len(after), 0)
+    return ids, np.concatenate([around[0], *(offsets for _, offsets in parts), around[1]])
+
+
+def _added(tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
+    """Return the ids that the tokenizer puts before every text and behind it."""
+    encoding = tokenizer.encoding("a", add_special_tokens=True)
+    inside = [index for index, special in enumerate(encoding.special_tokens_mask) if not special]
+    first, end = (inside[0], inside[-1] + 1) if inside else (0, len(encoding.ids))
+    return np.array(encoding.ids[:first], np.int64), np.array(encoding.ids[end:], np.int64)

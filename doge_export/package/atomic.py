@@ -117,19 +117,23 @@ def _tidy_after_killed_runs(output: Path) -> None:
     name = leftovers.pattern_beside(output.name)
     for path in sorted(output.parent.iterdir()):
         match = name.fullmatch(path.name)
-        if match is None or path.is_symlink() or not path.is_dir():
-            continue
-        owner = int(match[1])
-        foreign_owner_lives = owner != os.getpid() and process_alive(owner)
-        with lock_path(path) as locked:
-            if locked is False or (locked is None and foreign_owner_lives):
-                continue
-            if foreign_owner_lives and not any(path.iterdir()):
-                continue  # the other run created it just now and is about to lock it
-            if match[2] == leftovers.REPLACED and not output.exists():
-                path.rename(output)
-            else:
-                shutil.rmtree(path, ignore_errors=True)
+        # Another user's leftover is left alone, and so is one that another run has just deleted.
+        with contextlib.suppress(PermissionError, FileNotFoundError):
+            if match is not None and path.is_dir() and not path.is_symlink():
+                _tidy(path, output, int(match[1]), match[2])
+
+
+def _tidy(path: Path, output: Path, owner: int, kind: str) -> None:
+    foreign_owner_lives = owner != os.getpid() and process_alive(owner)
+    with lock_path(path) as locked:
+        if locked is False or (locked is None and foreign_owner_lives):
+            return
+        if foreign_owner_lives and not any(path.iterdir()):
+            return  # the other run created it just now and is about to lock it
+        if kind == leftovers.REPLACED and not output.exists():
+            path.rename(output)
+        else:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _move_into_place(staging: Path, output: Path, *, force: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import secrets
 import shutil
 import stat
 from collections.abc import Iterator
@@ -45,15 +46,14 @@ def written_file(what: str, file: Path) -> Iterator[IO[bytes]]:
 @contextlib.contextmanager
 def _stream(file: Path) -> Iterator[IO[bytes]]:
     if file.exists() and not file.is_dir() and not stat.S_ISREG(file.stat().st_mode):
-        with file.open("wb") as stream:
-            yield stream
+        with file.open("wb") as device:
+            yield device
         return
     file = file.resolve()
     _tidy_after_killed_runs(file)
-    temporary = file.with_name(leftovers.beside(file.name, leftovers.STAGED))
-    try:
+    with contextlib.ExitStack() as held:
         try:
-            stream = temporary.open("wb")
+            temporary, stream = held.enter_context(_temporary(file))
         except OSError as error:
             if error.errno not in _IN_PLACE or not file.is_file():
                 raise
@@ -61,15 +61,32 @@ def _stream(file: Path) -> Iterator[IO[bytes]]:
                 yield existing
                 existing.truncate()
             return
-        with stream, lock_path(temporary):
+        with stream:  # Windows renames no open file
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
         if file.exists():
             shutil.copymode(file, temporary)
         _replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _temporary(file: Path) -> Iterator[tuple[Path, IO[bytes]]]:
+    """Yield a new file beside `file`, locked so that no other run takes it for a leftover, and delete it at the end.
+
+    A run that tidies up meanwhile may find it before it is locked; then there is another one.
+    """
+    while True:
+        temporary = file.with_name(leftovers.beside(file.name, leftovers.STAGED, secrets.randbelow(2**48)))
+        with temporary.open("xb") as stream, contextlib.ExitStack() as held:
+            held.callback(_delete, temporary)
+            if held.enter_context(lock_path(temporary)) is not False:
+                yield temporary, stream
+                return
+
+
+def _delete(file: Path) -> None:
+    file.unlink(missing_ok=True)
 
 
 def _replace(temporary: Path, file: Path) -> None:
@@ -82,10 +99,15 @@ def _replace(temporary: Path, file: Path) -> None:
 
 
 def _tidy_after_killed_runs(file: Path) -> None:
-    """Delete unfinished files of runs that ended; a file that a live run writes is locked."""
+    """Delete unfinished files of runs that ended, as far as this user may; a file that a live run writes is locked."""
     name = leftovers.pattern_beside(file.name)
-    for path in file.parent.iterdir():
-        if name.fullmatch(path.name) and path.is_file() and not path.is_symlink():
+    found: list[Path] = []
+    with contextlib.suppress(OSError):  # a folder that may be written and not listed
+        found = [path for path in file.parent.iterdir() if name.fullmatch(path.name)]
+    for path in found:
+        with contextlib.suppress(OSError):  # another user's, or another run has just deleted it
+            if path.is_symlink() or not path.is_file():
+                continue
             with lock_path(path) as locked:
                 if locked:
                     path.unlink(missing_ok=True)

@@ -199,6 +199,7 @@ def _parity(manifest: Manifest) -> str:
             _number(metrics.get("kl_max")),
         ]
         lines.append(f"| {check['name']} | {check['status']} | {' | '.join(cells)} |")
+    lines += _reach(validation, manifest)
     if reference.get("note"):
         lines += ["", f"The reference: {reference['note']}."]
     reasons = [f"- {check['name']}: {check['note']}" for check in validation["checks"] if check.get("note")]
@@ -235,6 +236,7 @@ def _quality(manifest: Manifest) -> str:
         ]
         lines.append(f"| {' | '.join(cells)} |")
     lines += _by_position({name: quality for name, (_, quality) in graphs.items()})
+    lines += _reach(first, manifest)
     lines += ["", *(f"- `{name}`: {_how(graph)}" for name, (graph, _) in graphs.items())]
     if manifest.target == "portable" and any(graph.quantization for graph, _ in graphs.values()):
         lines += [
@@ -261,6 +263,14 @@ def _by_position(qualities: Mapping[str, Mapping[str, Any]]) -> list[str]:
         means = [_rounded(quality["stretches"][number]["kl_mean"]) for quality in qualities.values()]
         lines.append(f"| {part['length']} | {part['first']}-{part['end'] - 1} | {' | '.join(means)} |")
     return lines
+
+
+def _reach(judged: Mapping[str, Any], manifest: Manifest) -> list[str]:
+    """Say up to which token a comparison reached, if not to the last; those of an older doge-export do not tell."""
+    length = judged.get("judged_length")
+    if not isinstance(length, int) or not 0 < length < manifest.max_length:
+        return []
+    return ["", f"Judged up to token {length} of the {manifest.max_length} that this folder holds, and none behind."]
 
 
 def _rounded(value: float | None) -> str:

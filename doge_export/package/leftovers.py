@@ -13,9 +13,9 @@ INSIDE = re.compile(rf"\.(\d+)\.doge-export-({KINDS})")
 """Name of a temporary folder inside an output that cannot be renamed; groups: process id, kind."""
 
 
-def beside(name: str, kind: str) -> str:
-    """Return the name of this process's temporary folder or file beside the output `name`."""
-    return f".{name}.{os.getpid()}.doge-export-{kind}"
+def beside(name: str, kind: str, number: int | None = None) -> str:
+    """Return the name of a temporary folder or file beside the output `name`; by default this process's."""
+    return f".{name}.{os.getpid() if number is None else number}.doge-export-{kind}"
 
 
 def inside(kind: str) -> str:
@@ -24,5 +24,5 @@ def inside(kind: str) -> str:
 
 
 def pattern_beside(name: str) -> re.Pattern[str]:
-    """Return a pattern of the names that `beside` gives in any process; groups: process id, kind."""
+    """Return a pattern of the names that `beside` gives in any process; groups: process id or number, kind."""
     return re.compile(rf"\.{re.escape(name)}\.(\d+)\.doge-export-({KINDS})")

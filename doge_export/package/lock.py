@@ -13,15 +13,19 @@ def lock_path(path: Path) -> Iterator[bool | None]:
     """Hold an exclusive lock on a folder or a file in the body.
 
     Yields:
-        True if the lock is held; False if another open file has it, in this process or another, or if another folder
-        took the path meanwhile; None if folders cannot be locked here.
+        True if the lock is held; False if another open file has it, in this process or another, or if the path is gone
+        or leads to another one meanwhile; None if folders cannot be locked here.
     """
     try:
         import fcntl
     except ImportError:  # Windows
         yield None
         return
-    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        yield False
+        return
     locked: bool | None = True
     try:
         try:

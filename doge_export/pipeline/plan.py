@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack, cast
 
 from doge_export.console import log
 from doge_export.errors import DogeExportError
+from doge_export.installing import need
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -185,9 +186,10 @@ def plan(model: str | Path, **options: Unpack[Options]) -> ExportPlan:
         options: see `Options`.
 
     Raises:
-        DogeExportError: the arguments or the checkpoint are wrong.
+        DogeExportError: the arguments or the checkpoint are wrong, or the extra `export` is not installed.
         TypeError: there is no option of that name.
     """
+    need("export", "torch", "safetensors")
     from doge_export.checkpoint import open_checkpoint
     from doge_export.checkpoint.identify import Assumptions
     from doge_export.checkpoint.naming import expected_tensors
@@ -217,6 +219,8 @@ def plan(model: str | Path, **options: Unpack[Options]) -> ExportPlan:
     if architecture.task == "text-generation":  # told now, and not by the first answer of the folder
         for note in GenerationConfig.from_folder(checkpoint.source.folder, architecture.vocab_size).notes:
             log(f"note: {note}")
+    if quantization is not None:
+        _check_texts(quantization, checkpoint)
     max_length = _checked_length(given.get("max_length"), architecture)
     architecture = architecture.within(max_length)
     _check_operators(TARGETS[target], architecture)
@@ -246,6 +250,25 @@ def trace_plan(planned: ExportPlan) -> ir.Model:
         planned.max_length,
     )
     return trace(module)
+
+
+def _check_texts(request: QuantizationRequest, checkpoint: Checkpoint) -> None:
+    """Refuse texts that are too short in the tokenizer that the folder will have."""
+    import tokenizers
+
+    from doge_export.quantization.texts import check_files
+    from doge_export.runtime.tokenizer import Tokenizer
+
+    if request.calibration is None and request.eval_text is None:
+        return
+    made = checkpoint.tokenizer.made.get("tokenizer.json")
+    file = next((file for file in checkpoint.tokenizer_files if file.name == "tokenizer.json"), None)
+    tokenizer = None
+    if made is not None:
+        tokenizer = Tokenizer(tokenizers.Tokenizer.from_buffer(made), special_tokens={}, chat_templates={})
+    elif file is not None:
+        tokenizer = Tokenizer.from_folder(file.parent)
+    check_files(request, tokenizer)
 
 
 def _check_operators(target: Target, architecture: Architecture) -> None:

@@ -16,7 +16,9 @@ from doge_export.pipeline.folder import OutputFolder
 from doge_export.quantization.add_graphs import add_graphs
 from doge_export.quantization.quality import Quality
 from doge_export.quantization.request import QuantizationRequest
+from doge_export.quantization.texts import check_files
 from doge_export.runtime.hub_folder import local_folder
+from doge_export.runtime.tokenizer import Tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +64,7 @@ def quantize(
     request = QuantizationRequest.checked(precisions, max_kl, calibration, eval_text, float_cache)
     manifest = verify(folder)
     _check(folder, manifest, request, force)
+    check_files(request, Tokenizer.from_folder(folder))
     with OutputFolder(folder, force=True).draft() as draft:  # from here on no other run changes the folder
         if read_manifest(folder) != manifest:  # one did meanwhile
             manifest = verify(folder)

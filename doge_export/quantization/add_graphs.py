@@ -49,6 +49,7 @@ def add_graphs(folder: Path, manifest: Manifest, request: QuantizationRequest) -
         limits = Limits.of(precision, request.max_kl, manifest)
         began = time.monotonic()
         quality = _measured(folder, precision, evaluation, limits)
+        quality = dataclasses.replace(quality, max_length=manifest.max_length)
         log(f"{precision.name}: {quality.summary_line()}")
         for line in quality.stretch_lines():
             log(f"{precision.name}: {line}")

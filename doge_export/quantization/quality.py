@@ -36,6 +36,7 @@ class Quality:
         perplexity_ratio: `perplexity` divided by that of the float32 file.
         limit: largest `kl_mean` that passes there.
         stretches: divergences by position, for texts of each length.
+        max_length: tokens that the folder holds; None where that is not known.
     """
 
     text: str
@@ -48,6 +49,12 @@ class Quality:
     perplexity_ratio: float | None
     limit: float
     stretches: tuple[Stretch, ...] = ()
+    max_length: int | None = None
+
+    @property
+    def judged_length(self) -> int:
+        """Tokens of the longest text: nothing is known of positions behind it."""
+        return max((stretch.length for stretch in self.stretches), default=0)
 
     @property
     def passed(self) -> bool:
@@ -63,7 +70,8 @@ class Quality:
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values; infinity and NaN become None."""
         values = _finite(dataclasses.asdict(self))
-        return values | {"stretches": [_finite(dataclasses.asdict(stretch)) for stretch in self.stretches]}
+        parts = [_finite(dataclasses.asdict(stretch)) for stretch in self.stretches]
+        return values | {"stretches": parts, "judged_length": self.judged_length}
 
     def summary_line(self) -> str:
         """Return the numbers in one line for people."""
@@ -78,7 +86,10 @@ class Quality:
             parts.append(f"same argmax {self.argmax_agreement:.2%}")
         if self.perplexity_ratio is not None:
             parts.append(f"perplexity {self.perplexity_ratio - 1:+.2%}")
-        return f"{', '.join(parts)}; {self.stretch_lines()[-1]}; {self.positions} positions, {self.text}"
+        reach = ""
+        if self.max_length is not None and self.judged_length < self.max_length:
+            reach = f"; judged up to token {self.judged_length} of {self.max_length}"
+        return f"{', '.join(parts)}; {self.stretch_lines()[-1]}{reach}; {self.positions} positions, {self.text}"
 
     def stretch_lines(self) -> list[str]:
         """Return the divergences by position for people, a line for each length of texts."""

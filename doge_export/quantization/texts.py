@@ -11,17 +11,22 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from doge_export.errors import DogeExportError
 from doge_export.package.manifest import Manifest
-from doge_export.paths import read_text
+from doge_export.paths import read_beginning
 from doge_export.runtime.generation_config import GenerationConfig
+from doge_export.runtime.long_text import encoded_stretches
 from doge_export.runtime.prompts import need_tokenizer
 from doge_export.runtime.session import Session
 from doge_export.runtime.task_session import TaskSession
+from doge_export.runtime.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from doge_export.quantization.request import QuantizationRequest
 
 Purpose = Literal["calibration", "evaluation"]
 
@@ -30,6 +35,10 @@ LENGTH = 192
 LONGEST = 4096
 """The most tokens of a joined text: a graph reads it in one piece, whose attention takes memory by its square."""
 TOKENS = {"calibration": 4096, "evaluation": 4096}
+MOST_OF_FILE = {"tokens": 2**16, "bytes": 2**22}
+"""How much of a file is taken at most, from its beginning."""
+LEAST = 32
+"""Tokens that a file has at least."""
 ROUNDS = 4
 """How often the prompts are answered at most, to reach `TOKENS`."""
 
@@ -104,7 +113,7 @@ def texts_for(purpose: Purpose, session: TaskSession, file: Path | None = None) 
     Args:
         purpose: selects prompts and seeds.
         session: the float32 model.
-        file: UTF-8 text to take them from instead.
+        file: UTF-8 text to take them from instead, as far as `MOST_OF_FILE` goes.
 
     Raises:
         DogeExportError: the file cannot be read or is too short.
@@ -164,11 +173,37 @@ def _random(purpose: Purpose, session: TaskSession, length: int) -> Texts:
 
 def _from_file(session: TaskSession, file: Path, length: int) -> Texts:
     tokenizer = need_tokenizer(session.tokenizer)
-    text = read_text(file)
     # Every row begins with the tokens that the tokenizer puts before a text, as almost all training texts do.
-    ids, beginning = tokenizer.encode(text, add_special_tokens=False), tokenizer.encode("")[:1]
-    if len(ids) < 32:
-        raise DogeExportError(f"{file} has {len(ids)} tokens, expected at least 32 to measure by; give a longer text")
+    ids, beginning = ids_of_file(tokenizer, file), tokenizer.encode("")[:1]
     step = max(1, length - len(beginning))
     rows = [beginning + ids[start : start + step] for start in range(0, len(ids), step)]
     return Texts(file.name, tuple(np.array(row, np.int64) for row in rows), len(beginning))
+
+
+def ids_of_file(tokenizer: Tokenizer, file: Path) -> list[int]:
+    """Return the ids of a text file, or of its beginning where it is longer than `MOST_OF_FILE`.
+
+    Raises:
+        DogeExportError: the file cannot be read or is too short.
+    """
+    ids: list[int] = []
+    for stretch, _ in encoded_stretches(tokenizer, read_beginning(file, MOST_OF_FILE["bytes"])):
+        ids += stretch.tolist()
+        if len(ids) >= MOST_OF_FILE["tokens"]:
+            break
+    if len(ids) < LEAST:
+        raise DogeExportError(
+            f"{file} has {len(ids)} tokens, expected at least {LEAST} to measure by; give a longer text"
+        )
+    return ids[: MOST_OF_FILE["tokens"]]
+
+
+def check_files(request: QuantizationRequest, tokenizer: Tokenizer | None) -> None:
+    """Refuse texts of a request that `texts_for` would refuse later, before any work.
+
+    Raises:
+        DogeExportError: there is a file and no tokenizer, or the file cannot be read or is too short.
+    """
+    for file in (request.calibration, request.eval_text):
+        if file is not None:
+            ids_of_file(need_tokenizer(tokenizer), file)

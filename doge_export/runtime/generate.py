@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from types import TracebackType
 from typing import Literal, Self
 
@@ -17,7 +17,7 @@ from doge_export.runtime.prediction import Prediction
 from doge_export.runtime.sampling import Sampler
 from doge_export.runtime.streaming import StopStrings, open_detokenizer
 from doge_export.runtime.tokenizer import Tokenizer
-from doge_export.runtime.turns import Turns
+from doge_export.runtime.turns import Turns, this_thread
 
 FinishReason = Literal["eos", "stop", "length"]
 
@@ -125,10 +125,10 @@ def run(context: Context, rows: Sequence[Row], reuse: bool = False) -> Iterator[
         predictions = context.append(turn, tokens)
 
 
-def _in_turn(turns: Turns, pieces: Iterator[str]) -> Generator[str]:
-    """Yield the pieces, holding the turn from the first one to the end."""
-    with turns.taken():
-        for piece in pieces:
+def _in_turn(turns: Turns, pieces: Iterator[str], owner: object, is_closed: Callable[[], bool]) -> Generator[str]:
+    """Yield the pieces, holding the turn from the first one to the end; none if closed while it waits for the turn."""
+    with turns.taken(owner, is_closed) as is_taken:
+        for piece in pieces if is_taken else ():
             turns.rest()
             yield piece
             turns.moved()
@@ -143,18 +143,26 @@ class Stream(Iterator[str]):
 
     def __init__(self, turns: Turns, context: Context, row: Row, reuse: bool = False) -> None:
         self._row = row
-        self._pieces = _in_turn(turns, run(context, [row], reuse))
+        self._turns = turns
+        self._closed = threading.Event()
+        self._pieces = _in_turn(turns, run(context, [row], reuse), this_thread(), self._closed.is_set)
         self._advancing = threading.Lock()
 
     def __iter__(self) -> Stream:
         return self
 
     def __next__(self) -> str:
-        with self._advancing:
+        with self._turns.held(self._advancing):
+            if self._closed.is_set():
+                raise StopIteration
             return next(self._pieces)
 
     def close(self) -> None:
-        """End the answer where it is, so that the session is free for others; `generation` stays as it is."""
+        """End the answer where it is, so that the session is free for others; `generation` stays as it is.
+
+        A thread that waits with this stream for its turn waits no longer: for it the stream ends.
+        """
+        self._closed.set()
         with self._advancing:
             self._pieces.close()
 

@@ -122,10 +122,10 @@ class Tokenizer:
         Raises:
             DogeExportError: the text has a lone surrogate.
         """
-        return self._encoding(text, add_special_tokens).ids
+        return self.encoding(text, add_special_tokens).ids
 
-    def _encoding(self, text: str, add_special_tokens: bool) -> tokenizers.Encoding:
-        """Encode; see `encode`."""
+    def encoding(self, text: str, add_special_tokens: bool) -> tokenizers.Encoding:
+        """Return the ids of a text and where in it they are; see `encode`."""
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
@@ -150,9 +150,10 @@ class Tokenizer:
         (normalizers, unknown tokens, white space around added tokens) is allowed UNPROVEN times as many.
         """
         longest = max(map(len, self.backend.get_vocab(with_added_tokens=True)), default=1)
-        return longest if self._keeps_every_byte() else UNPROVEN * longest
+        return longest if self.keeps_every_byte() else UNPROVEN * longest
 
-    def _keeps_every_byte(self) -> bool:
+    def keeps_every_byte(self) -> bool:
+        """Return whether each byte of a text is a character of one of its tokens: byte-level BPE that drops nothing."""
         parts = json.loads(self.backend.to_str())
         steps = parts["pre_tokenizer"] or {}
         steps = steps.get("pretokenizers", [steps])
@@ -190,9 +191,9 @@ class Tokenizer:
         if len(text) > max_length + MARGIN and len(text) > (start := (max_length + MARGIN) * self.longest):
             space = _SPACE.search(text, start)
             beginning = text[: space.start() if space else start]
-        encoding = self._encoding(beginning, add_special_tokens=False)
+        encoding = self.encoding(beginning, add_special_tokens=False)
         if len(encoding.ids) < room and len(beginning) < len(text):  # of a tokenizer that drops or merges without bound
-            encoding = self._encoding(text, add_special_tokens=False)
+            encoding = self.encoding(text, add_special_tokens=False)
         encoding.truncate(room)
         return self.backend.post_process(encoding).ids
 

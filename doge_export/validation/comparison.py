@@ -121,6 +121,7 @@ class Comparison:
         largest = float(self.max_abs.max()) if finite else None
         differences = {
             "positions": self.positions,
+            "last_position": int(self.position.max()),
             "finite": finite,
             "max_abs": largest,
             "mean_abs": float(self.mean_abs.mean()) if finite else None,

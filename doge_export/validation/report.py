@@ -155,6 +155,7 @@ def _facts(verdict: Verdict) -> str:
         + (f"; run by {versions}" if versions else ""),
         "Reference": f"{reference.get('library')} {reference.get('version')} on torch {reference.get('torch')}, "
         f"{reference.get('attention')} attention, {reference.get('dtype')}",
+        "Positions": f"{verdict.reach}; nothing is compared behind it",
         **{name: f"sha256 {digest}" for name, digest in subject.get("files", {}).items()},
         "Time": f"{verdict.seconds:.1f} s",
     }

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from doge_export import console
 from doge_export.errors import DogeExportError
+from doge_export.installing import need
 from doge_export.package.fingerprint import fingerprint
 from doge_export.package.manifest import Manifest
 from doge_export.paths import exists
@@ -64,8 +65,10 @@ def validate(
         The verdict; a failed check gives a verdict that has not passed, and no exception.
 
     Raises:
-        DogeExportError: the folder, the checkpoint or transformers cannot be read.
+        DogeExportError: the folder, the checkpoint or transformers cannot be read, or the extra `export` is not
+            installed.
     """
+    need("export", "torch", "safetensors")
     from doge_export.runtime import Session, load
 
     started = time.perf_counter()

@@ -74,6 +74,16 @@ class Verdict:
         return any(check.passed for check in self.checks) and all(check.passed is not False for check in self.checks)
 
     @property
+    def judged_length(self) -> int:
+        """Tokens of a row up to which positions were compared; 0 if none was."""
+        return max((check.metrics.get("last_position", -1) + 1 for check in self.checks), default=0)
+
+    @property
+    def reach(self) -> str:
+        """How far the checks read into what the export holds: "judged up to token 112 of 2048"."""
+        return f"judged up to token {self.judged_length} of {self.subject.get('max_length')}"
+
+    @property
     def tolerances(self) -> dict[str, float]:
         """The bounds of the checks as JSON values; see `Tolerance`."""
         return self.tolerance.to_dict()
@@ -84,6 +94,7 @@ class Verdict:
             {
                 "passed": self.passed,
                 "summary": self.summary_line(),
+                "judged_length": self.judged_length,
                 "tolerances": self.tolerances,
                 "reference": self.reference,
                 "subject": self.subject,
@@ -125,7 +136,7 @@ class Verdict:
         judge = (
             f"reference: {self.reference.get('library')} {self.reference.get('version')}, "
             f"{self.reference.get('attention')} attention, {self.reference.get('dtype')}; "
-            f"bar: {self.tolerance}"
+            f"bar: {self.tolerance}; {self.reach}"
         )
         return "\n".join([*lines, "", *notes, *([""] if notes else []), judge, self.summary_line()])
 

@@ -230,6 +230,29 @@ def test_a_folder_is_used_without_what_exports(nano_folder, tmp_path):
     subprocess.run([sys.executable, "-c", textwrap.dedent(code), str(nano_folder)], check=True, cwd=tmp_path)
 
 
+def test_the_calls_of_python_name_the_extra_too(nano_folder, tmp_path):
+    code = """
+    import sys
+    absent = ["torch", "transformers", "onnx", "onnx_ir", "onnxscript", "safetensors", "huggingface_hub", "matplotlib"]
+    sys.modules.update(dict.fromkeys(absent))
+    import doge_export
+    from doge_export.benchmark.bench import bench
+    from doge_export.pipeline.plan import plan
+    for call, *arguments in (
+        (doge_export.validate, sys.argv[1]), (doge_export.export, "doge-nano", "out"), (plan, "doge-nano"),
+        (doge_export.quantize, sys.argv[1], ["int8"]),
+        (lambda folder: bench(folder, compare="doge-nano"), sys.argv[1]),
+    ):
+        try:
+            call(*arguments)
+        except doge_export.DogeExportError as error:
+            assert "this needs the extra `export`" in str(error), error
+        else:
+            raise AssertionError(call)
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code), str(nano_folder)], check=True, cwd=tmp_path)
+
+
 @pytest.mark.parametrize("name", BUNDLED)
 def test_bundled_checkpoints_are_there(name):
     assert (bundled(name) / "model.safetensors").stat().st_size < 4_000_000

@@ -13,8 +13,9 @@ import torch
 import doge_export
 from doge_export.assets import BUNDLED
 from doge_export.errors import DogeExportError, RunFailed
-from doge_export.evaluation import scorer
+from doge_export.evaluation import perplexity, scorer
 from doge_export.evaluation.perplexity import windows
+from doge_export.runtime import long_text
 
 TEXT = """Once upon a time, there was a small fox. The fox liked to play in the garden. One day, it found a red ball.
 "What a lovely ball!" said the fox, and it ran home. Its mother was happy — très contente — and they played until dark.
@@ -145,6 +146,22 @@ def test_an_answer_being_streamed_is_not_disturbed(session_of, monkeypatch):
 def test_what_cannot_be_scored(session_of, text, options, message):
     with pytest.raises(DogeExportError, match=message):
         doge_export.evaluate_text(session_of("doge-nano"), text, **options)
+
+
+def test_a_text_in_stretches_scores_as_a_whole_one(session_of, monkeypatch):
+    session = session_of("doge-nano")
+    whole = [doge_export.evaluate_text(session, TEXT, window=64, stride=stride) for stride in (32, 64)]
+    monkeypatch.setattr(long_text, "STRETCH", 150)
+    assert [doge_export.evaluate_text(session, TEXT, window=64, stride=stride) for stride in (32, 64)] == whole
+
+
+def test_a_text_of_any_size_is_refused_in_a_line(session_of, run, nano_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(perplexity, "LONGEST_TEXT", 100)
+    with pytest.raises(DogeExportError, match=f"has {len(TEXT)} characters, expected at most 100"):
+        doge_export.evaluate_text(session_of("doge-nano"), TEXT)
+    (tmp_path / "text.txt").write_text(TEXT)
+    done = run("eval", nano_folder, "--text", tmp_path / "text.txt")
+    assert done.exit_code == 2 and "text.txt has more than 100 bytes" in done.stderr
 
 
 def test_one_token_is_too_short(session_of):

@@ -54,6 +54,22 @@ def test_missing_parents_are_made(tmp_path):
     assert (tmp_path / "a" / "b" / "out" / "sub" / "file").read_text() == "new"
 
 
+@needs_signals
+def test_what_another_user_left_is_left_alone(tmp_path, monkeypatch):
+    theirs = tmp_path / ".out.1.doge-export-tmp"
+    theirs.mkdir()
+    opened = os.open
+
+    def refusing(path, *arguments, **options):
+        if Path(os.fsdecode(path)) == theirs:
+            raise PermissionError(13, "permission denied", str(path))
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", refusing)
+    write(tmp_path / "out")
+    assert entries(tmp_path) == [theirs.name, "out"]
+
+
 def test_empty_output_is_taken(tmp_path):
     (tmp_path / "out").mkdir()
     write(tmp_path / "out")

@@ -1,3 +1,4 @@
+import errno
 import os
 import stat
 import subprocess
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 from doge_export.errors import DogeExportError, RunFailed
+from doge_export.package import atomic_file
 from doge_export.package.atomic_file import written_file
 
 
@@ -74,6 +76,73 @@ def test_what_a_killed_run_left_is_deleted(tmp_path):
     (tmp_path / ".other.1.doge-export-tmp").write_text("half")
     write(tmp_path / "file")
     assert entries(tmp_path) == [".other.1.doge-export-tmp", "file"]
+
+
+def test_what_another_user_left_is_left_alone(tmp_path, monkeypatch):
+    """In a folder such as /tmp, where a user deletes and opens nothing of another one."""
+    theirs = tmp_path / ".file.1.doge-export-tmp"
+    theirs.write_text("half")
+    opened, deleted = os.open, Path.unlink
+
+    def refuse(call):
+        def refusing(path, *arguments, **options):
+            if Path(path) == theirs:
+                raise PermissionError(errno.EPERM, "not permitted", str(path))
+            return call(path, *arguments, **options)
+
+        return refusing
+
+    monkeypatch.setattr(Path, "unlink", refuse(deleted))
+    write(tmp_path / "file", b"1")
+    monkeypatch.setattr(os, "open", refuse(opened))
+    write(tmp_path / "file", b"2")
+    assert (tmp_path / "file").read_bytes() == b"2"
+    assert entries(tmp_path) == [theirs.name, "file"]
+
+
+@pytest.mark.parametrize("moment", ["created", "whole"])
+def test_a_run_that_tidies_up_leaves_what_another_one_writes(tmp_path, monkeypatch, moment):
+    """Neither before its file is locked, nor before it has its name."""
+    tidied = []
+
+    def tidying(call):
+        def tidies_first(*arguments, **options):
+            if not tidied:
+                tidied.append(True)
+                write(tmp_path / "file", b"theirs")
+            return call(*arguments, **options)
+
+        return tidies_first
+
+    if moment == "created":
+        monkeypatch.setattr(atomic_file, "lock_path", tidying(atomic_file.lock_path))
+        (tmp_path / "file").touch()
+        monkeypatch.setattr(atomic_file, "_tidy_after_killed_runs", unless_first(atomic_file._tidy_after_killed_runs))
+    else:
+        monkeypatch.setattr(atomic_file, "_replace", tidying(atomic_file._replace))
+    write(tmp_path / "file", b"ours")
+    assert (tmp_path / "file").read_bytes() == b"ours" and tidied
+    assert entries(tmp_path) == ["file"]
+
+
+def unless_first(call):
+    calls = []
+
+    def skipping(*arguments):
+        calls.append(arguments)
+        if len(calls) > 1:
+            call(*arguments)
+
+    return skipping
+
+
+def test_two_threads_write_one_file(tmp_path):
+    with written_file("--details", tmp_path / "file") as first:
+        first.write(b"first")
+        write(tmp_path / "file", b"second")
+        first.write(b", whole")
+    assert (tmp_path / "file").read_bytes() == b"first, whole"
+    assert entries(tmp_path) == ["file"]
 
 
 def test_a_mounted_file_is_written_in_place(tmp_path):

@@ -121,6 +121,16 @@ def test_parity_table(card):
     )
 
 
+@pytest.mark.parametrize(("judged", "is_said"), [(2047, True), (2048, False), (None, False), ("x", False)])
+def test_how_far_a_comparison_reached_is_said(card, judged, is_said):
+    quality = {"kl_mean": 0.1, "kl_standard_error": 0.1, "kl_p99": 0.1, "limit": 1, "argmax_agreement": 1}
+    quality |= {"perplexity_ratio": 1, "positions": 9, "text": "text", "judged_length": judged}
+    half = {**MANIFEST["graphs"]["onnx/model.onnx"], "typing": {"largest": {"x": {"magnitude": 1.0}}}}
+    graphs = {**MANIFEST["graphs"], "onnx/model_fp16.onnx": {**half, "quality": quality}}
+    text = card(validation={**MANIFEST["validation"], "judged_length": judged}, graphs=graphs)
+    assert text.count("Judged up to token 2047 of the 2048 that this folder holds") == 2 * is_said
+
+
 def test_failure_is_said(card):
     assert "**FAILED** against" in card(validation={**MANIFEST["validation"], "passed": False})
 

@@ -4,15 +4,18 @@ import json
 import numpy as np
 import onnx_ir as ir
 import pytest
+from click.testing import CliRunner
 
 from doge_export import DogeExportError, RunFailed, export, load
 from doge_export.assets import bundled
+from doge_export.cli import main
 from doge_export.package import read_manifest, verify_files
 from doge_export.pipeline.quantize import quantize
 from doge_export.quantization import texts as texts_module
 from doge_export.quantization.quality import measure
 from doge_export.quantization.texts import Texts, texts_for
 from doge_export.quantization.whole import WholeTexts
+from doge_export.runtime.tokenizer import Tokenizer
 
 TARGETS = ("onnxruntime", "portable")
 NAMES = ("doge-nano", "doge-nano-moe")
@@ -169,6 +172,25 @@ def test_a_short_or_unreadable_text_is_refused(copy, tmp_path):
     (tmp_path / "bytes").write_bytes(b"\xff" * 100)
     with pytest.raises(DogeExportError, match="is not UTF-8"):
         quantize(copy, ["int8"], eval_text=tmp_path / "bytes")
+
+
+def test_a_short_text_is_refused_before_the_work(tmp_path):
+    (tmp_path / "short").write_text("Hello")
+    for option in ("--calibration", "--eval-text"):
+        call = ["onnx", "doge-nano", str(tmp_path / "out"), "--precision", "int8", option, str(tmp_path / "short")]
+        done = CliRunner().invoke(main, [*call, "--dry-run"])
+        assert done.exit_code == 2 and "short has 1 tokens, expected at least 32" in done.stderr
+
+
+def test_of_a_long_text_the_beginning_is_taken(tmp_path, monkeypatch):
+    tokenizer = Tokenizer.from_folder(bundled("doge-nano"))
+    file = tmp_path / "long"
+    file.write_text("A dog ran — home. " * 50)
+    whole = tokenizer.encode(file.read_text(), add_special_tokens=False)
+    monkeypatch.setattr(texts_module, "MOST_OF_FILE", {"tokens": 100, "bytes": 10**6})
+    assert texts_module.ids_of_file(tokenizer, file) == whole[:100]
+    monkeypatch.setattr(texts_module, "MOST_OF_FILE", {"tokens": 10**6, "bytes": 18 * 20 + 12})  # within the dash
+    assert texts_module.ids_of_file(tokenizer, file)[:90] == whole[:90]
 
 
 def test_texts_of_the_model_are_its_own_and_not_those_of_the_calibration(nano_folder, monkeypatch):

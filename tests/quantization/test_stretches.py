@@ -119,6 +119,13 @@ def test_the_stretch_of_the_largest_mean_is_reported():
     assert [part["end"] for part in quality.to_dict()["stretches"]] == [64, 192, 64, 128, 256, 64, 128, 256, 512]
 
 
+def test_a_folder_longer_than_the_texts_is_said_to_be():
+    quality = quality_of(512, 300)
+    assert quality.to_dict()["judged_length"] == 512
+    assert "judged up to token" not in dataclasses.replace(quality, max_length=512).summary_line()
+    assert "; judged up to token 512 of 8192; " in dataclasses.replace(quality, max_length=8192).summary_line()
+
+
 def test_advice_says_what_keeps_the_limit():
     limits = Limits(0.01, 0.03, 64)
     failed, kept = quality_of(512, 300), quality_of(512, 500, 0.1)

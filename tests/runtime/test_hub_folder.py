@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 from pathlib import Path
 
 import huggingface_hub
 import pytest
+from click.testing import CliRunner
 
 import doge_export
 from doge_export import DogeExportError, load
+from doge_export.cli import main
 from doge_export.package import verify, verify_files
 from doge_export.runtime.hub_folder import local_folder
 
@@ -46,6 +49,17 @@ def test_a_hub_id_is_opened_like_its_folder(snapshot, exported):
     assert local_folder("someone/doge-onnx") == snapshot
     ids = [[3, 4, 5]]
     assert (load("someone/doge-onnx").logits(ids) == load(exported(max_length=32)).logits(ids)).all()
+
+
+def test_inspect_shows_an_export_by_its_hub_id(snapshot, tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "another"))
+    call = ["inspect", "someone/doge-onnx", "--cache-dir", str(tmp_path), "--offline"]
+    shown = CliRunner().invoke(main, [*call, "--verify"])
+    assert shown.exit_code == 0 and "onnx/model.onnx" in shown.output
+    facts = json.loads(CliRunner().invoke(main, [*call, "--json"]).stdout)
+    assert facts["folder"] == str(snapshot) and facts["target"] == "onnxruntime"
+    missing = CliRunner().invoke(main, ["inspect", "someone/else", "--offline"])
+    assert missing.exit_code == 2 and "not complete in the local cache" in missing.output
 
 
 def test_a_path_goes_before_a_hub_id(snapshot, tmp_path, monkeypatch):

@@ -187,6 +187,69 @@ class TestStreamHoldsTheTurn:
         with pytest.raises(doge_export.DogeExportError, match="session was closed"):
             session.generate([5, 6])
 
+    def test_closing_a_stream_ends_the_wait_of_another_thread(self, make_session):
+        """The thread that closes it may be the one whose stream is waited for."""
+        session = make_session()
+        mine, other = session.stream("one", max_new_tokens=9), session.stream("two", max_new_tokens=9)
+        next(mine)
+        found = []
+        thread = threading.Thread(target=lambda: found.append(list(other)), daemon=True)
+        thread.start()
+        time.sleep(0.1)
+        closing = threading.Thread(target=other.close, daemon=True)
+        closing.start()
+        closing.join(5)
+        thread.join(5)
+        assert found == [[]] and not closing.is_alive()
+        assert list(other) == [] and "".join(mine)
+
+    def test_a_stream_that_another_thread_waits_with_is_refused_beside_ones_own(self, make_session, impatient):
+        session = make_session()
+        mine, other = session.stream("one", max_new_tokens=9), session.stream("two", max_new_tokens=9)
+        next(mine)
+        thread = threading.Thread(target=lambda: list(other), daemon=True)
+        thread.start()
+        time.sleep(0.1)
+        with pytest.raises(SessionBusy, match="open in this thread"):
+            next(other)
+        mine.close()
+        thread.join(10)
+        assert not thread.is_alive()
+
+    def test_a_thread_that_advanced_the_stream_of_another_waits_for_it(self, make_session, impatient):
+        session = make_session()
+        stream = session.stream("one", max_new_tokens=9)
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(next, stream).result(10)
+            answer = pool.submit(session.generate, "two", max_new_tokens=2)
+            time.sleep(0.3)  # a slow client: no piece is asked for, and then the rest by this thread
+            assert not answer.done()
+            list(stream)
+            assert answer.result(10).finish_reason == "length"
+
+    def test_no_stream_goes_on_beside_a_session_that_closes(self, exported):
+        session = load(exported(), threads=1)
+        session._turns._take()
+        session._turns.rest()
+        with session._turns.ended(), pytest.raises(doge_export.DogeExportError, match="session was closed"):
+            session._turns.moved()
+        session._turns._give_back()
+        with pytest.raises(doge_export.DogeExportError, match="session was closed"):
+            session.generate([5, 6])
+        session.close()
+
+    def test_a_session_that_closes_waits_for_a_stream_that_goes_on(self, exported, impatient):
+        session = load(exported(), threads=1)
+        session._turns._take()
+        session._turns.rest()
+        session._turns.moved()
+        with ThreadPoolExecutor(1) as pool:
+            closing = pool.submit(session.close)
+            time.sleep(0.3)
+            assert not closing.done()
+            session._turns._give_back()
+            closing.result(10)
+
     def test_an_error_in_an_answer_frees_the_session(self, make_session):
         session = make_session()
         forward, session.decoder.forward = session.decoder.forward, None

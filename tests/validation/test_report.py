@@ -96,6 +96,9 @@ def test_report_says_the_verdict_first_and_shows_every_check(verdict_of, drawn, 
         assert " ".join(check.note.split()) in text
     drawn = sum(bool(check.metrics.get("positions")) for check in verdict.checks)
     assert sum(tag == "svg" for tag, _ in page.tags) == drawn + 1
+    assert f"judged up to token {verdict.judged_length} of {verdict.subject['max_length']}" in text
+    assert verdict.reach in verdict.render_text() and verdict.to_dict()["judged_length"] == verdict.judged_length
+    assert 20 <= verdict.judged_length <= verdict.subject["max_length"]
     for fact in ("transformers", "eager", "float32", verdict.reference["version"]):
         assert fact in text
 
