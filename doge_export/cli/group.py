@@ -87,6 +87,9 @@ class CommandFolder(click.Group):
     def _end_by_signal(self, ctx: click.Context, number: int) -> NoReturn:
         if number == signal.SIGINT:
             console.error("\ndoge-export: interrupted")
+            # Python remembers a KeyboardInterrupt that passed through exec() of a text, as libraries do it, and at the
+            # end of a module run by -m kills the process instead of exiting. Another exec() makes it forget.
+            exec("")
         ctx.exit(128 + number)
 
     def _fail(self, ctx: click.Context, error: DogeExportError) -> NoReturn:

@@ -201,6 +201,24 @@ def test_signal_in_a_destructor_is_not_lost(name, code):
     assert process.stderr == ("\ndoge-export: interrupted\n" if name == "SIGINT" else "")
 
 
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_an_interruption_of_generated_code_exits_as_every_other(tmp_path):
+    """Python would kill a module run by -m whose KeyboardInterrupt passed through exec() of a text."""
+    program = """
+    import os, signal
+    from doge_export.cli import main
+
+    @main.command("wait")
+    def wait():
+        exec("os.kill(os.getpid(), signal.SIGINT)")
+
+    main(["wait"])
+    """
+    (tmp_path / "program.py").write_text(textwrap.dedent(program))
+    process = subprocess.run([sys.executable, "-m", "program"], cwd=tmp_path, capture_output=True, text=True)
+    assert (process.returncode, process.stderr) == (130, "\ndoge-export: interrupted\n")
+
+
 @pytest.mark.parametrize("arguments", [["-q", "doctor"], ["doctor", "-q"]])
 def test_quiet_before_and_after_the_command(run, arguments):
     run(*arguments)
