@@ -279,11 +279,16 @@ class TestInterface:
         assert out.name == "logits"
         for node in graph.graph.node:
             node.output[:] = ["inner_logits" if value == "logits" else value for value in node.output]
-        shape = helper.make_tensor("hostile_shape", TensorProto.INT64, [3], [1, 1, 7])
-        graph.graph.initializer.append(shape)
-        graph.graph.node.append(helper.make_node("Reshape", ["inner_logits", "hostile_shape"], ["logits"]))
+        graph.graph.initializer.append(helper.make_tensor("seven", TensorProto.INT64, [3], [7, 1, 1]))
+        graph.graph.node.extend(
+            [
+                helper.make_node("Shape", ["inner_logits"], ["inner_shape"]),
+                helper.make_node("Mul", ["inner_shape", "seven"], ["hostile_shape"]),
+                helper.make_node("Reshape", ["inner_logits", "hostile_shape"], ["logits"]),
+            ]
+        )
         replaced(folder / "onnx" / "model.onnx", graph.SerializeToString())
-        with pytest.raises(DogeExportError, match=r"damaged|fails to run the graph") as error:
+        with pytest.raises(DogeExportError, match="fails to run the graph") as error:
             load(folder).generate("Once upon a time", max_new_tokens=1)
         assert len(str(error.value).splitlines()) == 1
 
