@@ -173,8 +173,11 @@ def progress(description: str, total: int | None = None) -> Iterator[Callable[..
     from rich.console import Console
     from rich.progress import Progress
 
+    guarded = [name for name in ("stdout", "stderr") if isinstance(getattr(sys, name), _Guarded)]
     stream = sys.stderr.unguarded if isinstance(sys.stderr, _Guarded) else sys.stderr
     with Progress(console=Console(file=stream), transient=True) as bar:
+        for name in guarded:  # rich took their place, and takes it back; it lets most control characters through
+            setattr(sys, name, _Guarded(getattr(sys, name)))
         task = bar.add_task(description, total=total)
 
         def advance(n: int = 1) -> None:

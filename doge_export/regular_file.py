@@ -50,10 +50,11 @@ def read_regular(file: Path, largest: int = LARGEST) -> bytes:
     """
     # Without waiting, and what was opened is judged, as the name may lead elsewhere a moment later.
     descriptor = os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)  # opening it as a stream would refuse a folder, and leave it open
+        raise DogeExportError(f"{file} is {_kind(status.st_mode)}, expected a regular file")
     with open(descriptor, "rb") as stream:  # noqa: PTH123 - a descriptor
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise DogeExportError(f"{file} is {_kind(status.st_mode)}, expected a regular file")
         content = stream.read(largest + 1) if status.st_size <= largest else b""
     if max(status.st_size, len(content)) > largest:
         raise DogeExportError(f"{file} has more than {largest} bytes, which no such file needs: fetch it again")

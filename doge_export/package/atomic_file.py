@@ -77,8 +77,13 @@ def _temporary(file: Path) -> Iterator[tuple[Path, IO[bytes]]]:
     A run that tidies up meanwhile may find it before it is locked; then there is another one.
     """
     while True:
-        temporary = file.with_name(leftovers.beside(file.name, leftovers.STAGED, secrets.randbelow(2**48)))
-        with temporary.open("xb") as stream, contextlib.ExitStack() as held:
+        # Not longer than a process id, since names have a limit of 255 bytes.
+        temporary = file.with_name(leftovers.beside(file.name, leftovers.STAGED, secrets.randbelow(10**7)))
+        try:
+            stream = temporary.open("xb")
+        except FileExistsError:
+            continue
+        with stream, contextlib.ExitStack() as held:
             held.callback(_delete, temporary)
             if held.enter_context(lock_path(temporary)) is not False:
                 yield temporary, stream

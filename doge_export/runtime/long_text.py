@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -19,6 +20,12 @@ WHOLE = 2**23
 
 _WORDS = 16
 """Words at the end of a stretch that are encoded again with the next one, which they may go on in."""
+
+_TRIES = 16
+"""Places at which a stretch is tried to be cut."""
+
+_LOOKS_AROUND = re.compile(r"\(\?<|\(\?=|\(\?!(?!\\S\))|\\[AbBGK]|(?<![\[\\])\^")
+"""What makes a word depend on text far before or behind it; (?!\\S) looks at one character of white space's end."""
 
 
 def encoded_stretches(tokenizer: Tokenizer, text: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -54,20 +61,29 @@ def encoded_stretches(tokenizer: Tokenizer, text: str) -> Iterator[tuple[np.ndar
 
 
 def _complete(tokenizer: Tokenizer, encoding: tokenizers.Encoding, stretch: str) -> tuple[int, int]:
-    """Return how many tokens at the beginning of a stretch, and characters, do not depend on what follows it."""
+    """Return how many tokens at the beginning of a stretch, and characters, do not depend on what follows it.
+
+    What is behind them has the same ids when it is encoded by itself: the next stretch begins there.
+    """
     added = {
         index: len(token.content.encode()) for index, token in tokenizer.backend.get_added_tokens_decoder().items()
     }
     longest = max(added.values(), default=0)
-    ids, word_ids = encoding.ids, encoding.word_ids
-    words, size = 0, 0
+    ids, word_ids, content = encoding.ids, encoding.word_ids, stretch.encode()
+    words, size, tries = 0, 0, 0
     for index in range(len(ids) - 1, 0, -1):
         size += added.get(ids[index]) or len(tokenizer.backend.id_to_token(ids[index]) or "")
         if word_ids[index] == word_ids[index - 1]:
             continue
         words += 1
-        if words > _WORDS and size > longest:
-            return index, len(stretch) - len(stretch.encode()[-size:].decode())
+        if words <= _WORDS or size <= longest or content[-size] & 0xC0 == 0x80:  # the middle of a character
+            continue
+        behind = content[-size:].decode()
+        if tokenizer.encode(behind, add_special_tokens=False) == ids[index:]:
+            return index, len(stretch) - len(behind)
+        tries += 1
+        if tries == _TRIES:
+            break
     return 0, 0
 
 
@@ -77,6 +93,12 @@ def _can_cut(tokenizer: Tokenizer) -> bool:
         return False
     parts = json.loads(tokenizer.backend.to_str())
     steps = parts["pre_tokenizer"]
-    looks_back = "(?<" in json.dumps(steps) or any(token["single_word"] for token in parts["added_tokens"])
-    adds_space = any(step.get("add_prefix_space") for step in steps.get("pretokenizers", [steps]))
-    return not looks_back and not adds_space and parts["model"].get("dropout") is None
+    steps = steps.get("pretokenizers", [steps])
+    looks_around = any(_LOOKS_AROUND.search(step.get("pattern", {}).get("Regex", "")) for step in steps)
+    adds_space = any(step.get("add_prefix_space") for step in steps)
+    after = parts["post_processor"] or {}
+    trims_first = any(  # the first token's offsets are those of a text that a space was put before
+        step.get("trim_offsets") and step.get("add_prefix_space") for step in after.get("processors", [after])
+    )
+    single = any(token["single_word"] for token in parts["added_tokens"])
+    return not (looks_around or adds_space or trims_first or single) and parts["model"].get("dropout") is None

@@ -15,6 +15,8 @@ STANDSTILL = 1.0
 _LOOK = 0.05
 """Seconds between two looks at what is waited for."""
 
+_CLOSED = "this session was closed; load its folder again"
+
 _thread = threading.local()
 
 
@@ -129,7 +131,7 @@ class Turns:
         """
         with self._going_on:
             if self._is_closed:
-                raise DogeExportError("this session was closed; load its folder again")
+                raise DogeExportError(_CLOSED)
             self._is_resting = False
         self._moved_at = time.monotonic()
         if self._owner is not this_thread():
@@ -145,6 +147,8 @@ class Turns:
         while not self._lock.acquire(timeout=_LOOK if self.wait is None else min(_LOOK, max(self.wait, 0))):
             if is_given_up():
                 return False
+            if self._is_closed and not closing:  # maybe beside a stream that never ends
+                raise DogeExportError(_CLOSED)
             if closing and (self._is_own() or self._stands_still(started)) and self._close(resting=True):
                 return False
             if self.wait is not None and time.monotonic() - started >= self.wait:
@@ -154,8 +158,8 @@ class Turns:
                 )
             self._refuse_own(started)
         try:
-            me = this_thread()
-            self._owner = me if owner is None else owner
+            self._moved_at = time.monotonic()  # first: the owner may be waiting and looks at both
+            self._owner = this_thread() if owner is None else owner
             if closing:
                 self._close(resting=False)
             else:

@@ -7,6 +7,7 @@ import pytest
 
 from doge_export.checkpoint import open_checkpoint
 from doge_export.errors import DogeExportError
+from doge_export.regular_file import read_regular
 
 
 @pytest.fixture
@@ -42,6 +43,18 @@ def test_a_device_is_not_read(folder):
     (folder / "config.json").unlink()
     (folder / "config.json").symlink_to("/dev/zero")
     refused(folder, "is a device, expected a regular file")
+
+
+def test_reading_a_folder_leaves_nothing_open(tmp_path):
+    for _ in range(2):
+        with pytest.raises(DogeExportError, match="is a folder, expected a regular file"):
+            read_regular(tmp_path)
+        lowest = os.open(tmp_path, os.O_RDONLY)
+        os.close(lowest)
+    with pytest.raises(DogeExportError, match="is a folder"):
+        read_regular(tmp_path)
+    assert os.open(tmp_path, os.O_RDONLY) == lowest
+    os.close(lowest)
 
 
 def test_an_index_that_is_a_pipe(folder):

@@ -145,6 +145,16 @@ def test_two_threads_write_one_file(tmp_path):
     assert entries(tmp_path) == ["file"]
 
 
+def test_a_long_name_and_a_number_that_is_taken(tmp_path, monkeypatch):
+    name = "x" * (255 - len("..1234567.doge-export-tmp"))
+    numbers = iter([1234567, 7654321])
+    monkeypatch.setattr(atomic_file.secrets, "randbelow", lambda most: next(numbers) % most)
+    monkeypatch.setattr(atomic_file, "_tidy_after_killed_runs", lambda file: None)
+    (tmp_path / f".{name}.1234567.doge-export-tmp").touch()
+    write(tmp_path / name)
+    assert entries(tmp_path) == [f".{name}.1234567.doge-export-tmp", name]
+
+
 def test_a_mounted_file_is_written_in_place(tmp_path):
     (tmp_path / "host").write_text("a longer old text")
     (tmp_path / "file").write_text("")

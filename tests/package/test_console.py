@@ -86,6 +86,20 @@ def test_bars_are_drawn_on_a_guarded_terminal(monkeypatch):
     assert "working" in terminal.getvalue() and "\\x1b" not in terminal.getvalue()
 
 
+def test_a_bar_lets_no_control_characters_of_a_text_through(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stdout", terminal)
+    monkeypatch.setattr("sys.stderr", terminal)
+    with console.command_streams():
+        guarded = sys.stdout, sys.stderr
+        with console.progress("working", 1):
+            console.log("log \x9b2J\x1b]52;c;AAAA\x07 end")
+            sys.stdout.write("out \x9b2J\x1b]52;c;AAAA\x07 end\n")
+        assert (sys.stdout, sys.stderr) == guarded
+    assert terminal.getvalue().count("\\x9b2J\\x1b]52;c;AAAA\\x07 end") == 2
+    assert "\x9b" not in terminal.getvalue() and "\x1b]52" not in terminal.getvalue()
+
+
 def test_what_other_languages_write_to_stderr_is_dropped_in_commands_alone(capfd):
     with console.without_native_stderr():
         os.write(2, b"kept\n")

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tokenizers
+from tokenizers import pre_tokenizers as pre
 
 from doge_export.assets import bundled
 from doge_export.errors import DogeExportError
@@ -37,6 +38,38 @@ def test_the_ids_are_those_of_the_whole_text(seeds, stretch, monkeypatch):
         ids, offsets, parts = joined(tokenizer, text)
         assert ids == whole.ids and offsets == whole.offsets
         assert parts > 3
+
+
+def steps(*first, use_regex=False):
+    """A pre-tokenizer of some splits and the bytes."""
+    splits = [pre.Split(tokenizers.Regex(part), "isolated") if isinstance(part, str) else part for part in first]
+    return pre.Sequence([*splits, pre.ByteLevel(add_prefix_space=False, use_regex=use_regex)])
+
+
+WORDS = r" ?\p{L}+| ?\p{N}+|\s+(?!\S)|\s+"
+PRE_TOKENIZERS = {
+    "a step behind the bytes, as Falcon's": pre.Sequence([pre.ByteLevel(add_prefix_space=False), pre.Digits()]),
+    "words of a step in the middle of another's": steps(r"\w+ \w+", WORDS),
+    "the beginning of a line": steps(r"^\s+", use_regex=True),
+}
+
+
+@pytest.mark.parametrize("name", PRE_TOKENIZERS)
+def test_whatever_splits_the_words(name, monkeypatch):
+    monkeypatch.setattr(long_text, "STRETCH", 100)
+    tokenizer = Tokenizer.from_folder(bundled("doge-nano"))
+    tokenizer.backend.pre_tokenizer = PRE_TOKENIZERS[name]
+    text = text_of(1) + "漢²字" * 99 + "1234567" * 100 + text_of(2)
+    whole = tokenizer.encoding(text, add_special_tokens=False)
+    assert joined(tokenizer, text)[:2] == (whole.ids, whole.offsets)
+
+
+def test_places_are_those_of_the_whole_text_where_a_space_before_it_is_left_out(monkeypatch):
+    monkeypatch.setattr(long_text, "STRETCH", 100)
+    tokenizer = Tokenizer.from_folder(bundled("doge-nano"))
+    tokenizer.backend.post_processor = tokenizers.processors.ByteLevel(trim_offsets=True, add_prefix_space=True)
+    whole = tokenizer.encoding(" Rex was happy" * 99, add_special_tokens=False)
+    assert joined(tokenizer, " Rex was happy" * 99)[:2] == (whole.ids, whole.offsets)
 
 
 def test_a_text_that_cannot_be_cut_is_encoded_whole_up_to_a_bound(monkeypatch):

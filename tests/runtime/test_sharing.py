@@ -238,6 +238,32 @@ class TestStreamHoldsTheTurn:
             session.generate([5, 6])
         session.close()
 
+    def test_who_waits_is_told_that_the_session_was_closed_beside_a_stream(self, exported, impatient):
+        session = load(exported(), threads=1)
+        session._turns._take()
+        session._turns.rest()
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(session.generate, [5, 6], max_new_tokens=1)
+            time.sleep(0.1)
+            session.close()
+            try:
+                with pytest.raises(doge_export.DogeExportError, match="session was closed"):
+                    waiting.result(2)
+            finally:
+                session._turns._give_back()
+
+    def test_a_stream_that_begins_in_another_thread_is_not_its_makers(self):
+        """Its maker, which waits, looks at the stream just when it has taken the turn."""
+        shared, mark = turns.Turns(), turns.this_thread()
+        shared._going_on.acquire()  # the stream stops where it is about to say that it moved
+        thread = threading.Thread(target=lambda: shared._take(owner=mark), daemon=True)
+        thread.start()
+        time.sleep(0.05)
+        assert shared._is_own() and not shared._stands_still(0.0)
+        shared._going_on.release()
+        thread.join(5)
+        assert not shared._is_own()
+
     def test_a_session_that_closes_waits_for_a_stream_that_goes_on(self, exported, impatient):
         session = load(exported(), threads=1)
         session._turns._take()
