@@ -204,5 +204,4 @@ def test_autoload_without_tensorrt_says_so(trt_library):
     autoload = trt_library.with_name("libdoge_trt_autoload.so")
     seen, lines = in_a_process(autoloaded, trt_library, autoload, ["open"])
     assert seen == [[]]
-    said = f"no TensorRT {tensorrt_major(trt_library)} is loaded in this process, so the plugin is not registered"
-    assert lines == [f"doge: autoload: {said}"]
+    assert lines == ["doge: autoload: no TensorRT is loaded in this process, so the plugin is not registered"]
