@@ -186,6 +186,21 @@ def test_programs_that_are_too_old_are_not_taken(bare_machine):
         tools.find_toolchain(nvcc="nvcc")
 
 
+def test_nvcc_of_pips_wheels_comes_before_the_machines(tmp_path, monkeypatch):
+    for name in ("CUDACXX", "CUDA_HOME", "CUDA_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path / "none"))
+    for cuda, says in (("cu12", "12.9"), ("cu13", "13.5")):
+        (tmp_path / "nvidia" / cuda / "bin").mkdir(parents=True)
+        # With no PATH, the shell has no echo but its own.
+        program(tmp_path / "nvidia" / cuda / "bin" / "nvcc", f"Cuda compilation tools, release {says}, V{says}.37")
+    monkeypatch.syspath_prepend(tmp_path)
+    found = tools.find_toolchain().nvcc
+    assert (found.path, found.version) == (tmp_path / "nvidia" / "cu13" / "bin" / "nvcc", "13.5")
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path / "nvidia" / "cu12"))
+    assert tools.find_toolchain().nvcc.version == "12.9"
+
+
 @pytest.mark.parametrize(
     ("option", "message"),
     [
