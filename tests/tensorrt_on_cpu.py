@@ -39,9 +39,9 @@ def require_lean_runtime(major: int | None = None) -> None:
         pytest.skip(f"the plugin was built for TensorRT {major}, and the lean runtime is one of TensorRT {version[1]}")
 
 
-def tensorrt_major(plugin: Path) -> int:
-    """The major version of TensorRT whose headers the plugin was compiled with."""
-    return int(ctypes.CDLL(str(plugin)).doge_plugin_tensorrt_version() // 10000)
+def tensorrt_major(plugin: Path) -> int | None:
+    """The major version of NVIDIA's headers that the plugin was compiled with; None: with our own, for all."""
+    return int(ctypes.CDLL(str(plugin)).doge_plugin_tensorrt_version() // 10000) or None
 
 
 def require_bindings() -> None:

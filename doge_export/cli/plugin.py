@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from doge_export.cli.group import logging_options
 from doge_export.cli.options import PATH, json_option
 from doge_export.cli.render import columns, echo_json
 from doge_export.console import log
+from doge_export.errors import DogeExportError
 
 
 @click.group()
@@ -23,27 +25,54 @@ def command() -> None:
 @click.option("--output", type=PATH, metavar="DIR", help="Copy the libraries there. [default: leave them in the cache]")
 @click.option("--force", is_flag=True, help="Replace DIR when it is not empty.")
 @click.option(
-    "--cuda-archs",
-    metavar="LIST",
-    help="GPUs to compile for, such as 89 (RTX 4090) or 80,90. [default: those of this machine; without one, "
-    "80,86,89,90]",
+    "--gpu",
+    "gpus",
+    multiple=True,
+    metavar="NAME",
+    help="A GPU to compile for, such as rtx4090. May be repeated. [default: rtx4090 and those of this machine]",
 )
+@click.option(
+    "--compute-capability",
+    "capabilities",
+    multiple=True,
+    metavar="N",
+    help="A GPU by its compute capability, such as 89 or 120. May be repeated.",
+)
+@click.option("--cuda-archs", metavar="LIST", help="GPUs as CMake names them, such as 80-real,90.")
 @click.option("--no-cuda", is_flag=True, help="Leave the kernels out: the CPU reference alone.")
-@click.option("--trt-include", type=PATH, metavar="DIR", help="Folder of TensorRT's NvInfer.h. [default: found]")
+@click.option(
+    "--headers", type=PATH, metavar="DIR", help="Folder of NVIDIA's NvInfer.h, in place of our own declarations."
+)
 @click.option("--cmake", metavar="FILE", help="The cmake to use. [default: found]")
 @click.option("--cxx", metavar="FILE", help="The C++ compiler to use. [default: found]")
 @click.option("--nvcc", metavar="FILE", help="The CUDA compiler to use. [default: found]")
 @click.option("--jobs", type=click.IntRange(1), metavar="N", help="Compilers at a time. [default: one a processor]")
 @json_option
-def build(output: Path | None, cuda_archs: str | None, no_cuda: bool, as_json: bool, **options: Any) -> None:
-    """Compile the libraries for this machine.
+def build(
+    output: Path | None,
+    gpus: tuple[str, ...],
+    capabilities: tuple[str, ...],
+    cuda_archs: str | None,
+    no_cuda: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Compile the libraries: the CPU reference, the CUDA kernels and the TensorRT plugin.
 
-    Parts whose tools are missing are left out, with a line on how to get the tool. The result is kept: the same
-    sources, settings and compilers are not compiled again.
+    A C++ compiler, cmake and nvcc are needed (the extra `plugin` brings the last two), and no headers. Without nvcc the
+    kernels are left out, with a line on how to get it. The result is kept: the same sources, settings and compilers are
+    not compiled again.
     """
+    from doge_export.plugin.architectures import named
     from doge_export.plugin.build import build as build_plugin
 
-    architectures = None if cuda_archs is None else cuda_archs.replace(",", " ").replace(";", " ").split()
+    architectures: Sequence[str] | None = None
+    if cuda_archs is not None:
+        if gpus or capabilities:
+            raise DogeExportError("--cuda-archs names GPUs already; drop it, or --gpu and --compute-capability")
+        architectures = cuda_archs.replace(",", " ").replace(";", " ").split()
+    elif gpus or capabilities:
+        architectures = named(gpus, capabilities)
     result = build_plugin(output, architectures=architectures, cuda=not no_cuda, **options)
     for line in result.missing:
         log(line)
@@ -59,7 +88,8 @@ def build(output: Path | None, cuda_archs: str | None, no_cuda: bool, as_json: b
 @json_option
 def info(as_json: bool) -> None:
     """Show the tools a build would use, and what is built."""
-    from doge_export.plugin.build import architectures_here, cache_folder, cached_builds
+    from doge_export.plugin.architectures import here
+    from doge_export.plugin.build import cache_folder, cached_builds
     from doge_export.plugin.sources import plugin_sources
     from doge_export.plugin.toolchain import find_toolchain
 
@@ -68,7 +98,7 @@ def info(as_json: bool) -> None:
     facts = {
         "sources": str(plugin_sources()),
         "cache": str(cache_folder()),
-        "gpus": list(architectures_here()),
+        "gpus": list(here()),
         "tools": {
             tool.name: {"path": tool.path and str(tool.path), "version": tool.version, "missing": tool.missing}
             for tool in tools

@@ -10,9 +10,7 @@ import hashlib
 import json
 import os
 import platform
-import re
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -23,12 +21,10 @@ from doge_export import console
 from doge_export.errors import DogeExportError
 from doge_export.package.atomic import staged_folder
 from doge_export.package.fingerprint import names_in
+from doge_export.plugin import architectures as gpus
 from doge_export.plugin.compiling import CompileSettings, compile_plugin, install_libraries
 from doge_export.plugin.sources import plugin_sources, source_hash
 from doge_export.plugin.toolchain import PathLike, Toolchain, find_toolchain
-
-ARCHITECTURES = ("80-real", "86-real", "89-real", "90")
-"""Compiled for if there is no GPU to ask: Ampere, Ada (RTX 4090), Hopper, and PTX of the newest for later GPUs."""
 
 KERNELS = "libdoge_kernels_c.so"
 TENSORRT_PLUGIN = "libdoge_trt_plugin.so"
@@ -80,7 +76,7 @@ def build(
 
     Args:
         output: folder to copy them to. None leaves them in the cache.
-        architectures: GPUs to compile for, as CMake names them. None: those of this machine, else `ARCHITECTURES`.
+        architectures: GPUs to compile for, as CMake names them. None: the RTX 4090 and the GPUs of this machine.
         cuda: False leaves the kernels out.
         jobs: number of compilers at a time.
         force: replace `output` if it is not empty.
@@ -136,52 +132,30 @@ def cached_builds() -> list[dict[str, Any]]:
     return [facts for facts in found if facts["source_hash"] == present]
 
 
-def architectures_here() -> tuple[str, ...]:
-    """Return the compute capabilities of this machine's GPUs by nvidia-smi, such as ("89",); empty without a GPU."""
-    try:
-        done = subprocess.run(
-            ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"],
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=60,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return ()
-    return tuple(sorted({line.strip().replace(".", "") for line in done.stdout.splitlines() if line.strip()}))
-
-
 def _settings(toolchain: Toolchain, architectures: Sequence[str] | None, cuda: bool) -> CompileSettings:
     if architectures is not None:
         if not cuda:
             raise DogeExportError("GPUs to compile for were given, and CUDA was left out; drop one of the two")
-        wrong = [name for name in architectures if not re.fullmatch(r"\d{2,3}[a-f]?(-real|-virtual)?", name)]
-        if wrong or not architectures:
-            raise DogeExportError(
-                f"architectures are {' '.join(architectures) or 'none'}; write them as CMake does, "
-                "with commas between, such as 89 or 80-real,90"
-            )
+        gpus.check(architectures)
         if toolchain.nvcc.missing:
             raise DogeExportError(
                 f"architecture {' '.join(architectures)} cannot be compiled for: {toolchain.nvcc.missing}"
             )
-    chosen = tuple(architectures or architectures_here() or ARCHITECTURES) if cuda and toolchain.nvcc.path else ()
-    return CompileSettings(chosen, tensorrt=bool(toolchain.tensorrt.path and toolchain.cuda_headers.path))
+    if toolchain.headers.path and toolchain.cuda_headers.missing:
+        raise DogeExportError(toolchain.cuda_headers.missing)
+    chosen = tuple(architectures or gpus.default()) if cuda and toolchain.nvcc.path else ()
+    return CompileSettings(chosen, nvidia_headers=toolchain.headers.path is not None)
 
 
 def _missing(toolchain: Toolchain, settings: CompileSettings, cuda: bool) -> Iterator[str]:
     if cuda and toolchain.nvcc.missing:
         yield toolchain.nvcc.missing
-    if toolchain.tensorrt.missing:
-        yield toolchain.tensorrt.missing
-    elif toolchain.cuda_headers.missing:
-        yield toolchain.cuda_headers.missing
-    elif not settings.architectures:
+    if not settings.architectures:
         yield "no kernels in the TensorRT plugin: it can be looked at, and refuses to run"
 
 
 def _key(sources: Path, settings: CompileSettings, toolchain: Toolchain) -> str:
-    compilers = {tool.name: tool.version for tool in (toolchain.cxx, toolchain.nvcc, toolchain.tensorrt)}
+    compilers = {tool.name: tool.version for tool in (toolchain.cxx, toolchain.nvcc, toolchain.headers)}
     parts = [source_hash(sources), dataclasses.asdict(settings), compilers, platform.machine()]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
@@ -199,7 +173,7 @@ def _compile_into(
             "source_hash": source_hash(sources),
             "architectures": list(settings.architectures),
             "compilers": {tool.name: tool.version for tool in (toolchain.cxx, toolchain.nvcc) if tool.path},
-            "tensorrt": toolchain.tensorrt.version if settings.tensorrt else None,
+            "headers": toolchain.headers.version if settings.nvidia_headers else None,
         }
         shutil.rmtree(tree)
         (staging / _FACTS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
@@ -211,10 +185,10 @@ def _announcement(settings: CompileSettings, toolchain: Toolchain, entry: Path) 
     names = ", ".join(settings.architectures) or "the CPU only"
     yield f"compiling the plugin for {names}, once (kept in {entry})"
     parts = ["the CPU reference"] + ["CUDA kernels"] * bool(settings.architectures)
-    parts += [f"the TensorRT plugin (TensorRT {toolchain.tensorrt.version})"] if settings.tensorrt else []
+    parts += ["the TensorRT plugin" + f" (TensorRT {toolchain.headers.version}'s headers)" * settings.nvidia_headers]
     yield f"parts: {', '.join(parts)}"
-    if settings.architectures == ARCHITECTURES:
-        yield "no GPU was found here: these are Ampere (80, 86), Ada (89) and Hopper (90); --cuda-archs chooses others"
+    if settings.architectures == (gpus.TUNED,) and not gpus.here():
+        yield "no GPU was found here: 89 is the RTX 4090; --gpu or --compute-capability chooses others"
 
 
 def _recorded(folder: Path) -> set[str] | None:

@@ -31,13 +31,13 @@ class CompileSettings:
 
     Attributes:
         architectures: of the kernels, as CMake names them ("89", "80-real"); empty: no kernels.
-        tensorrt: compile the TensorRT plugin.
+        nvidia_headers: compile the TensorRT plugin with NVIDIA's headers, not with our own declarations.
         tests: compile the tests.
         head_sizes: compile attention's kernels for these only; empty: for every size there is.
     """
 
     architectures: tuple[str, ...]
-    tensorrt: bool
+    nvidia_headers: bool = False
     tests: bool = False
     head_sizes: tuple[int, ...] = ()
 
@@ -101,7 +101,7 @@ def _configure_command(sources: Path, tree: Path, settings: CompileSettings, too
         "CMAKE_BUILD_TYPE": "Release",
         "CMAKE_CXX_COMPILER": toolchain.cxx.path,
         "DOGE_WITH_CUDA": "ON" if settings.architectures else "OFF",
-        "DOGE_TRT_INCLUDE_DIR": toolchain.tensorrt.path if settings.tensorrt else "",
+        "DOGE_TRT_INCLUDE_DIR": toolchain.headers.path if settings.nvidia_headers else "",
         "DOGE_BUILD_TESTS": "ON" if settings.tests else "OFF",
         "DOGE_HEAD_SIZES": ",".join(map(str, settings.head_sizes)),
     }
@@ -109,7 +109,7 @@ def _configure_command(sources: Path, tree: Path, settings: CompileSettings, too
         definitions["CMAKE_CUDA_COMPILER"] = toolchain.nvcc.path
         definitions["CMAKE_CUDA_HOST_COMPILER"] = toolchain.cxx.path
         definitions["CMAKE_CUDA_ARCHITECTURES"] = ";".join(settings.architectures)
-    if settings.tensorrt:
+    if settings.nvidia_headers:
         definitions["DOGE_CUDA_INCLUDE_DIR"] = toolchain.cuda_headers.path
     if use_ninja:
         definitions["CMAKE_MAKE_PROGRAM"] = toolchain.ninja.path

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from doge_export.errors import DogeExportError
+from doge_export.plugin.architectures import held_by
 from doge_export.plugin.build import KERNELS, build
 from doge_export.plugin.params import AttentionParams, CdmoeParams, DogeDtype, Params
 
@@ -90,7 +91,7 @@ class KernelLibrary:
     @property
     def architectures(self) -> tuple[str, ...]:
         """GPUs that the kernels are compiled for, as CMake names them; empty: the library has no kernels."""
-        return tuple(self._c.doge_architectures().decode().split())
+        return held_by(self.path.resolve())
 
     def problem(self, params: Params) -> str | None:
         """Return what is wrong with the sizes in general or for the kernels; None if nothing is."""

@@ -1,4 +1,4 @@
-"""The tools that compile the plugin: cmake, a C++ compiler, nvcc, the headers of CUDA and TensorRT.
+"""The tools that compile the plugin: cmake, a C++ compiler, nvcc; and NVIDIA's headers of TensorRT for who wants them.
 
 Each is taken from an option, else from an environment variable, else from its usual places. A tool that is named and is
 not there is an error; a tool that is merely not found is reported with how to get it, and the build does without it
@@ -8,18 +8,19 @@ if it can.
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import os
 import re
 import shutil
 import subprocess
 import sys
-import sysconfig
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from packaging.version import Version
 
 from doge_export.errors import DogeExportError
+from doge_export.installing import install_command
 from doge_export.plugin.tensorrt_versions import OLDEST, dotted
 
 _OLDEST_CMAKE = Version("3.22")
@@ -54,7 +55,7 @@ class Toolchain:
     ninja: Tool
     nvcc: Tool
     cuda_headers: Tool
-    tensorrt: Tool
+    headers: Tool
 
     def require_compiler(self) -> None:
         """Check that the required tools are there.
@@ -72,15 +73,16 @@ def find_toolchain(
     cmake: PathLike | None = None,
     cxx: PathLike | None = None,
     nvcc: PathLike | None = None,
-    trt_include: PathLike | None = None,
+    headers: PathLike | None = None,
 ) -> Toolchain:
     """Find the tools on this machine.
 
     Args:
         cmake: a program. None: environment variable CMAKE, PATH, beside this Python.
         cxx: a program. None: CXX, then c++, g++ or clang++ on PATH.
-        nvcc: a program. None: CUDACXX, PATH, CUDA_HOME or CUDA_PATH, /usr/local/cuda.
-        trt_include: the folder of NvInfer.h. None: DOGE_TRT_INCLUDE_DIR, TENSORRT_ROOT or TRT_ROOT, usual folders.
+        nvcc: a program. None: CUDACXX, PATH, CUDA_HOME or CUDA_PATH, pip's wheels, /usr/local/cuda.
+        headers: the folder of NVIDIA's NvInfer.h. None: DOGE_TRT_INCLUDE_DIR, else none: the plugin has declarations of
+            its own.
 
     Returns:
         the tools; those that were not found carry advice.
@@ -94,7 +96,8 @@ def find_toolchain(
         _asked(nvcc, "--nvcc", "CUDACXX"),
         [*_on_path("nvcc"), *(home / "bin" / "nvcc" for home in _cuda_homes())],
         _program_version(r"release (\d+\.\d+)"),
-        "the CUDA kernels are left out; install the CUDA toolkit, or name its nvcc with --nvcc or CUDACXX",
+        "the CUDA kernels are left out; install the CUDA toolkit or its wheels "
+        f"({install_command('plugin')}), or name its nvcc with --nvcc or CUDACXX",
         oldest=_OLDEST_NVCC,
     )
     return Toolchain(
@@ -129,19 +132,17 @@ def find_toolchain(
             _header_version(
                 "cuda_runtime_api.h", *(rf"define CUDART_VERSION +{p}\b" for p in (r"(\d+)0\d0", r"\d+0(\d)0"))
             ),
-            "TensorRT's headers need them, so its plugin is left out; install the CUDA toolkit, or the headers alone "
+            "TensorRT's headers need them; install the CUDA toolkit, or the headers alone "
             "(pip install nvidia-cuda-runtime)",
         ),
-        tensorrt=_find(
+        headers=_find(
             "TensorRT headers",
-            _asked(trt_include, "--trt-include", "DOGE_TRT_INCLUDE_DIR"),
-            _tensorrt_folders(),
+            _asked(headers, "--headers", "DOGE_TRT_INCLUDE_DIR"),
+            (),
             _header_version(
                 "NvInferVersion.h", *(rf"define \w*_{part}(?:_ENTERPRISE)? (\d+)" for part in ("MAJOR", "MINOR"))
             ),
-            "the TensorRT plugin is left out; they come with TensorRT's tar file and Debian packages, and are the "
-            "include folder of NVIDIA's TensorRT sources: name the folder of NvInfer.h with --trt-include or "
-            "DOGE_TRT_INCLUDE_DIR",
+            "none are needed; --headers DIR takes NVIDIA's in place of our own declarations",
             oldest=_OLDEST_TENSORRT,
         ),
     )
@@ -233,22 +234,19 @@ def _on_path(*names: str) -> list[Path]:
 
 
 def _cuda_homes() -> list[Path]:
+    """Return the folders of the CUDA toolkit: what the user named, what this environment has, what the machine has."""
     named = [Path(os.environ[name]) for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
-    return [*named, Path("/usr/local/cuda")]
+    return [*named, *_wheels(), Path("/usr/local/cuda")]
+
+
+def _wheels() -> list[Path]:
+    """Return the folders of pip's wheels of the CUDA toolkit, the newest CUDA first."""
+    spec = importlib.util.find_spec("nvidia")
+    folders = spec.submodule_search_locations if spec and spec.submodule_search_locations else ()
+    homes = [home for folder in folders for home in Path(folder).glob("cu*") if home.is_dir()]
+    return sorted(homes, key=lambda home: home.name, reverse=True)
 
 
 def _cuda_header_folders(nvcc: Tool) -> list[Path]:
     homes = [nvcc.path.resolve().parents[1]] if nvcc.path else []
-    wheels = Path(sysconfig.get_path("purelib")) / "nvidia"
-    return [
-        *(home / "include" for home in (*homes, *_cuda_homes())),
-        Path("/usr/include"),
-        *sorted(wheels.glob("cu*/include")),
-        wheels / "cuda_runtime" / "include",
-    ]
-
-
-def _tensorrt_folders() -> list[Path]:
-    roots = [Path(os.environ[name]) for name in ("TENSORRT_ROOT", "TRT_ROOT") if os.environ.get(name)]
-    roots += [Path("/usr/local/tensorrt"), Path("/opt/tensorrt"), Path("/usr")]
-    return [*(root / "include" for root in roots), *sorted(Path("/usr/include").glob("*-linux-gnu"))]
+    return [home / "include" for home in (*homes, *_cuda_homes(), Path("/usr"))]

@@ -1,5 +1,7 @@
-# DOGE_HAS_CUDA: whether kernels are built. CUDAToolkit_FOUND: whether there are CUDA headers (TensorRT's include them).
+# DOGE_HAS_CUDA: whether kernels are built. DOGE_ARCHITECTURES: the GPUs that they are built for, as libraries tell them.
+# doge_cudart: CUDA's runtime, to be linked in.
 set(DOGE_HAS_CUDA OFF)
+set(DOGE_ARCHITECTURES "")
 if(NOT CMAKE_CUDA_ARCHITECTURES)
     # Ampere, Ada (RTX 4090, the one tuned for), Hopper; and PTX of the newest for what comes later.
     set(CMAKE_CUDA_ARCHITECTURES "80-real;86-real;89-real;90" CACHE STRING "GPUs to compile for")
@@ -17,6 +19,13 @@ if(DOGE_HAS_CUDA)
     enable_language(CUDA)
     # A library that needs no other CUDA on the machine than the driver.
     set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
+    string(REPLACE ";" " " DOGE_ARCHITECTURES "${CMAKE_CUDA_ARCHITECTURES}")
+    # find_package(CUDAToolkit) would ask for libcudart.so, which pip's wheels do not have.
+    find_path(DOGE_CUDART_INCLUDE_DIR cuda_runtime_api.h HINTS ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES} REQUIRED)
+    find_library(DOGE_CUDART_STATIC cudart_static HINTS ${CMAKE_CUDA_IMPLICIT_LINK_DIRECTORIES} REQUIRED)
+    find_package(Threads REQUIRED)
+    add_library(doge_cudart INTERFACE)
+    target_include_directories(doge_cudart SYSTEM INTERFACE "${DOGE_CUDART_INCLUDE_DIR}")
+    target_link_libraries(doge_cudart INTERFACE "${DOGE_CUDART_STATIC}" Threads::Threads ${CMAKE_DL_LIBS} rt)
 endif()
-find_package(CUDAToolkit QUIET)
 message(STATUS "doge: CUDA kernels ${DOGE_HAS_CUDA}, for ${CMAKE_CUDA_ARCHITECTURES}")

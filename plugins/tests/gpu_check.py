@@ -1,6 +1,6 @@
 """Everything about the kernels that needs a GPU, in one run: are they right, are they clean, are they fast.
 
-    python plugins/tests/gpu_check.py [--json FILE] [--trt-include DIR] [--budget SECONDS]
+    python plugins/tests/gpu_check.py [--json FILE] [--budget SECONDS]
 
 Builds the libraries and test programs for the GPU that is here; compares every kernel with the C++ reference in every
 type, and large sizes with float64; replays decoding from a captured graph; runs the test programs, and the small one
@@ -123,20 +123,18 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--budget", type=float, default=450, metavar="SECONDS", help="Stop starting things by then.")
     parser.add_argument("--json", type=Path, metavar="FILE", help="Write all that was found.")
-    parser.add_argument("--trt-include", metavar="DIR", help="TensorRT's headers: its plugin's enqueue is run too.")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), metavar="N", help="Compilers at a time.")
     return parser.parse_args()
 
 
 def compile_here(tree: Path, architecture: str, arguments: argparse.Namespace) -> None:
     """Libraries and the programs that need a GPU, for it alone."""
-    toolchain = find_toolchain(trt_include=arguments.trt_include)
+    toolchain = find_toolchain()
     toolchain.require_compiler()
     if toolchain.nvcc.missing:
         raise DogeExportError(toolchain.nvcc.missing)
-    tensorrt = toolchain.tensorrt.path is not None and toolchain.cuda_headers.path is not None
-    settings = CompileSettings((f"{architecture}-real",), tensorrt=tensorrt, tests=True)
-    targets = ["doge_kernels_c", "gpu_kernels", *(["doge_trt_plugin", "trt_gpu"] if tensorrt else [])]
+    settings = CompileSettings((f"{architecture}-real",), tests=True)
+    targets = ["doge_kernels_c", "gpu_kernels", "doge_trt_plugin", "trt_gpu"]
     log = tree / "compile.log"
     compile_plugin(plugin_sources(), tree, settings, toolchain, jobs=arguments.jobs, log=log, targets=targets)
 
@@ -158,7 +156,7 @@ def _program_arguments(program: str, tree: Path) -> list[str]:
 def run_program(report: Report, name: str, command: list[str], tree: Path) -> None:
     """A test program as ctest runs it: 0 is passed, 77 skipped."""
     if not Path(command[0]).is_file():
-        report.add(name, "skipped", "not built: TensorRT's headers are missing (--trt-include)")
+        report.add(name, "skipped", "not built")
         return
     done = _run(command, min(120, report.left()))
     state = {0: "ok", 77: "skipped"}.get(done.returncode, "failed")

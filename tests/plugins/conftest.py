@@ -24,7 +24,7 @@ BUILDS = Path(__file__).parents[2] / "build" / "plugins"
 
 @pytest.fixture(scope="session")
 def toolchain() -> Toolchain:
-    """What compiles here; TensorRT's headers only where DOGE_TRT_INCLUDE_DIR names them."""
+    """What compiles here; NVIDIA's headers of TensorRT where DOGE_TRT_INCLUDE_DIR names them."""
     found = find_toolchain()
     if found.cmake.missing or found.cxx.missing:
         pytest.skip(found.cmake.missing or found.cxx.missing or "")
@@ -44,9 +44,10 @@ def compiled(toolchain: Toolchain) -> Callable[..., Path]:
             pytest.skip(toolchain.nvcc.missing)
         key = architectures, target, head_sizes
         if key not in done:
-            tensorrt = bool(os.environ.get("DOGE_TRT_INCLUDE_DIR")) and toolchain.cuda_headers.path is not None
-            settings = CompileSettings(architectures, tensorrt=tensorrt, tests=True, head_sizes=head_sizes)
-            parts = ["cpu", *architectures, *(f"d{size}" for size in head_sizes), *(["tensorrt"] if tensorrt else [])]
+            headers = toolchain.headers
+            settings = CompileSettings(architectures, headers.path is not None, tests=True, head_sizes=head_sizes)
+            parts = ["cpu", *architectures, *(f"d{size}" for size in head_sizes)]
+            parts += [f"tensorrt{headers.version}"] if headers.path else []
             tree = BUILDS / "-".join(parts)
             tree.mkdir(parents=True, exist_ok=True)
             with (tree / "lock").open("w") as lock:
@@ -94,10 +95,6 @@ def library(compiled: Callable[..., Path]) -> KernelLibrary:
 
 
 @pytest.fixture(scope="session")
-def trt_library(cpu_tree: Path, toolchain: Toolchain) -> Path:
+def trt_library(compiled: Callable[..., Path]) -> Path:
     """The TensorRT plugin without kernels; libdoge_trt_autoload.so lies beside it."""
-    if not os.environ.get("DOGE_TRT_INCLUDE_DIR"):
-        pytest.skip("no TensorRT headers: DOGE_TRT_INCLUDE_DIR does not name the folder of NvInfer.h")
-    if toolchain.cuda_headers.missing:
-        pytest.skip(toolchain.cuda_headers.missing)
-    return cpu_tree / "lib" / TENSORRT_PLUGIN
+    return compiled() / "lib" / TENSORRT_PLUGIN

@@ -16,6 +16,7 @@ from click.testing import CliRunner
 
 from doge_export.cli import main
 from doge_export.errors import DogeExportError, RunFailed
+from doge_export.plugin import architectures as gpus
 from doge_export.plugin import build as building
 from doge_export.plugin import sources as source_folder
 from doge_export.plugin import toolchain as tools
@@ -71,14 +72,15 @@ def test_a_build_names_its_libraries(built):
     assert re.search(r"^compiling the plugin: (2[5-9]|[3-9]\d|100) %$", built[1].stderr, re.MULTILINE)
 
 
-def test_a_build_without_a_gpu_says_what_it_is_for(tmp_path):
+def test_a_build_without_a_gpu_says_what_it_is_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpus, "here", tuple)
     toolchain = building.find_toolchain()
-    settings = building.CompileSettings(building.ARCHITECTURES, tensorrt=False)
+    settings = building.CompileSettings(gpus.default())
     first, parts, why = building._announcement(settings, toolchain, tmp_path)
-    assert first.startswith("compiling the plugin for 80-real, 86-real, 89-real, 90, once")
-    assert parts == "parts: the CPU reference, CUDA kernels"
-    assert why.startswith("no GPU was found here: these are Ampere") and "--cuda-archs" in why
-    settings = building.CompileSettings(("89",), tensorrt=False)
+    assert first.startswith("compiling the plugin for 89, once")
+    assert parts == "parts: the CPU reference, CUDA kernels, the TensorRT plugin"
+    assert why.startswith("no GPU was found here: 89 is the RTX 4090") and "--compute-capability" in why
+    settings = building.CompileSettings(("89", "90"))
     assert len([*building._announcement(settings, toolchain, tmp_path)]) == 2
 
 
@@ -149,12 +151,9 @@ def bare_machine(monkeypatch, tmp_path):
         "CUDA_HOME",
         "CUDA_PATH",
         "DOGE_TRT_INCLUDE_DIR",
-        "TENSORRT_ROOT",
-        "TRT_ROOT",
     ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(tools, "_cuda_homes", list)
-    monkeypatch.setattr(tools, "_tensorrt_folders", list)
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     return tmp_path
 
@@ -187,13 +186,28 @@ def test_programs_that_are_too_old_are_not_taken(bare_machine):
         tools.find_toolchain(nvcc="nvcc")
 
 
+def test_nvcc_of_pips_wheels_comes_before_the_machines(tmp_path, monkeypatch):
+    for name in ("CUDACXX", "CUDA_HOME", "CUDA_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path / "none"))
+    for cuda, says in (("cu12", "12.9"), ("cu13", "13.5")):
+        (tmp_path / "nvidia" / cuda / "bin").mkdir(parents=True)
+        # With no PATH, the shell has no echo but its own.
+        program(tmp_path / "nvidia" / cuda / "bin" / "nvcc", f"Cuda compilation tools, release {says}, V{says}.37")
+    monkeypatch.syspath_prepend(tmp_path)
+    found = tools.find_toolchain().nvcc
+    assert (found.path, found.version) == (tmp_path / "nvidia" / "cu13" / "bin" / "nvcc", "13.5")
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path / "nvidia" / "cu12"))
+    assert tools.find_toolchain().nvcc.version == "12.9"
+
+
 @pytest.mark.parametrize(
     ("option", "message"),
     [
         ({"cmake": "/no/cmake"}, "--cmake is /no/cmake: no cmake there"),
         ({"nvcc": "/no/nvcc"}, "--nvcc is /no/nvcc: no nvcc there"),
         ({"cxx": "no-such-compiler"}, r"--cxx is no-such-compiler: no C\+\+ compiler there"),
-        ({"trt_include": "/no"}, "--trt-include is /no: no TensorRT headers there"),
+        ({"headers": "/no"}, "--headers is /no: no TensorRT headers there"),
     ],
 )
 def test_what_is_named_must_be_there(option, message):
@@ -205,9 +219,9 @@ def test_headers_are_told_by_their_version(tmp_path, bare_machine):
     for minor in (9, 8):
         (tmp_path / "NvInferVersion.h").write_text(f"#define NV_TENSORRT_MAJOR 10\n#define NV_TENSORRT_MINOR {minor}\n")
         if minor == 9:
-            assert tools.find_toolchain(trt_include=tmp_path).tensorrt.version == "10.9"
+            assert tools.find_toolchain(headers=tmp_path).headers.version == "10.9"
     with pytest.raises(DogeExportError, match=r"TensorRT headers 10\.8; 10\.9 or newer is needed"):
-        tools.find_toolchain(trt_include=tmp_path)
+        tools.find_toolchain(headers=tmp_path)
 
 
 @pytest.mark.parametrize(("defined", "told"), [(13000, "13.0"), (12080, "12.8"), (11080, "11.8")])
@@ -278,17 +292,11 @@ def test_the_hash_follows_sources_and_nothing_else(own_sources):
 def test_settings_have_builds_of_their_own(toolchain):
     sources = source_folder.plugin_sources()
     settings = [
-        building.CompileSettings(("89",), False),
-        building.CompileSettings(("90",), False),
-        building.CompileSettings(("89",), True),
+        building.CompileSettings(("89",)),
+        building.CompileSettings(("90",)),
+        building.CompileSettings(("89",), nvidia_headers=True),
     ]
     assert len({building._key(sources, each, toolchain) for each in settings}) == 3
-
-
-def test_a_gpu_decides_what_to_compile_for(monkeypatch, bare_machine):
-    assert building.architectures_here() == ()
-    program(bare_machine / "nvidia-smi", "9.0\n8.9\n9.0")
-    assert building.architectures_here() == ("89", "90")
 
 
 def test_only_the_c_interface_is_exported(library):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 from pathlib import Path
@@ -50,7 +49,7 @@ def test_no_test_of_ctest_is_overlooked(there):
 
 
 def test_every_test_says_what_it_needs(there):
-    assert {label for labels in there.values() for label in labels} <= {"cpu", "trt-headers", "trt-lean", "gpu"}
+    assert {label for labels in there.values() for label in labels} <= {"cpu", "gpu"}
 
 
 NEED_KERNELS = {"gpu_kernels": "gpu_kernels", "resources": "doge_kernels", "trt_gpu": "trt_gpu"}
@@ -60,8 +59,6 @@ NEED_KERNELS = {"gpu_kernels": "gpu_kernels", "resources": "doge_kernels", "trt_
 @pytest.fixture
 def tree(name, cpu_tree, compiled_with_kernels, toolchain):
     built_with_kernels = name in NEED_KERNELS and toolchain.nvcc.path
-    if name == "trt_gpu" and not os.environ.get("DOGE_TRT_INCLUDE_DIR"):
-        built_with_kernels = False
     return compiled_with_kernels(NEED_KERNELS[name]) if built_with_kernels else cpu_tree
 
 

@@ -12,6 +12,7 @@ import subprocess
 import pytest
 
 from doge_export.graph.schemas import CDMOE, DYNAMIC_MASK_ATTENTION
+from doge_export.plugin.architectures import held_by
 
 
 @pytest.fixture(scope="session")
@@ -76,6 +77,7 @@ def test_a_cache_that_comes_out_has_the_axes_of_one_that_went_in(fields):
 def test_exports(trt_library, tool):
     listed = tool("nm")("-D", "--defined-only", trt_library)
     assert sorted(line.split()[-1] for line in listed.splitlines()) == [
+        "doge_architectures",
         "doge_plugin_abi_version",
         "doge_plugin_fields",
         "doge_plugin_tensorrt_version",
@@ -92,12 +94,14 @@ def test_needs_no_tensorrt_and_no_cuda(trt_library, tool, name):
     assert [library for library in needed if not re.fullmatch(usual, library)] == []
 
 
-def test_the_library_tells_of_itself(trt_library, fields):
+def test_the_library_tells_of_itself(trt_library, fields, toolchain):
     library = ctypes.CDLL(str(trt_library))
     library.doge_plugin_fields.restype = ctypes.c_char_p
     assert json.loads(library.doge_plugin_fields()) == fields
     assert library.doge_plugin_abi_version() == fields["schema"]
-    assert library.doge_plugin_tensorrt_version() >= 100900
+    version = library.doge_plugin_tensorrt_version()
+    assert f"{version // 10000}.{version // 100 % 100}" == (toolchain.headers.version or "0.0")
+    assert held_by(trt_library) == ()
 
 
 def test_the_package_has_a_copy_of_the_fields(fields, trt_library):

@@ -32,7 +32,8 @@ class PluginFile:
         path: of the library.
         sha256: of the library.
         schema: version of the data that the plugin stores in engines; an engine needs the schema it was built with.
-        tensorrt: version of the headers it was compiled with: (11, 1, 0).
+        tensorrt: version of NVIDIA's headers, if it was compiled with them: (11, 1, 0). (0, 0, 0): with our own
+            declarations, for every TensorRT.
     """
 
     path: Path
@@ -91,10 +92,10 @@ def register(trt: ModuleType, plugin: PluginFile) -> None:
     from doge_export.runtime.engine.installation import version
 
     here = version(trt)
-    if plugin.tensorrt[0] != here[0]:
+    if plugin.tensorrt[0] not in (0, here[0]):
         raise DogeExportError(
             f"{plugin.path} is compiled for TensorRT {plugin.tensorrt[0]}, and TensorRT {trt.__version__} is here; "
-            f"`{_BUILD} --trt-include DIR` with its headers"
+            f"build it anew with `{_BUILD}`, which needs no headers"
         )
     registry = trt.get_plugin_registry()
     if in_use() == plugin:

@@ -12,6 +12,7 @@ namespace {
 
 constexpr size_t kWorkspace = 512;
 size_t workspace_seen;
+bool workspace_aligned;
 void* stream_seen;
 
 }  // namespace
@@ -19,13 +20,15 @@ void* stream_seen;
 size_t doge_attention_workspace_bytes(const doge_attention_params*) { return kWorkspace; }
 size_t doge_cdmoe_workspace_bytes(const doge_cdmoe_params*) { return kWorkspace; }
 
-int doge_attention(const doge_attention_params* params, void*, size_t workspace_bytes, void* stream) {
+int doge_attention(const doge_attention_params* params, void* workspace, size_t workspace_bytes, void* stream) {
+    workspace_aligned = reinterpret_cast<uintptr_t>(workspace) % 256 == 0;
     workspace_seen = workspace_bytes;
     stream_seen = stream;
     return doge_attention_reference(params);
 }
 
-int doge_cdmoe(const doge_cdmoe_params* params, void*, size_t workspace_bytes, void* stream) {
+int doge_cdmoe(const doge_cdmoe_params* params, void* workspace, size_t workspace_bytes, void* stream) {
+    workspace_aligned = reinterpret_cast<uintptr_t>(workspace) % 256 == 0;
     workspace_seen = workspace_bytes;
     stream_seen = stream;
     return doge_cdmoe_reference(params);
@@ -40,6 +43,7 @@ void check_run(const Example& example, bool in_place) {
     CHECK_EQUAL(run.shape_change(), 0);
     CHECK_EQUAL(run.enqueue(), 0);
     CHECK_EQUAL(workspace_seen, kWorkspace);
+    CHECK(workspace_aligned);
     CHECK(stream_seen == host.stream());
     const std::vector<Memory> seen = run.outputs();
     for (size_t output = 0; output < seen.size(); ++output) {

@@ -7,7 +7,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "NvInferRuntime.h"
+#include "tensorrt.h"
 
 namespace doge::testing {
 
@@ -35,9 +35,7 @@ public:
         return *function;
     }
 
-    void set_logger_finder(nvinfer1::ILoggerFinder* finder) const {
-        get<void(nvinfer1::ILoggerFinder*)>("setLoggerFinder")(finder);
-    }
+    void set_logger_finder(void* finder) const { get<void(void*)>("setLoggerFinder")(finder); }
 
     nvinfer1::IPluginCreatorV3One& creator(const std::string& name) const {
         int32_t count = 0;

@@ -7,8 +7,8 @@
 #include <string>
 #include <vector>
 
-#include "NvInferRuntime.h"
 #include "fields.h"
+#include "host.h"
 #include "tensor.h"
 
 namespace doge::testing {
@@ -58,11 +58,13 @@ private:
     Builder builder_;
 };
 
-class Logger final : public nvinfer1::ILogger {
+// The logger of a TensorRT of either generation, and what finds it.
+template <class Interface>
+class LoggerOf final : public Interface {
 public:
-    void log(Severity severity, const char* line) noexcept override {
+    void log(abi::Severity severity, const char* line) noexcept override {
         lines.push_back(line);
-        all_errors = all_errors && severity == Severity::kERROR;
+        all_errors = all_errors && severity == abi::Severity::error;
     }
 
     // The lines since it was last asked, one after the other.
@@ -79,15 +81,24 @@ public:
     bool all_errors = true;
 };
 
-class LoggerFinder final : public nvinfer1::ILoggerFinder {
+template <class Interface, class Logger>
+class LoggerFinderOf final : public Interface {
 public:
-    explicit LoggerFinder(nvinfer1::ILogger* logger) : logger_(logger) {}
-    ~LoggerFinder() override = default;
-    nvinfer1::ILogger* findLogger() override { return logger_; }
+    explicit LoggerFinderOf(Logger* logger) : logger_(logger) {}
+    ~LoggerFinderOf() override = default;
+    Logger* findLogger() override { return logger_; }
 
 private:
-    nvinfer1::ILogger* logger_;
+    Logger* logger_;
 };
+
+using Logger = LoggerOf<abi::eleven::Logger>;
+using LoggerFinder = LoggerFinderOf<abi::eleven::LoggerFinder, abi::eleven::Logger>;
+using LoggerOfTen = LoggerOf<abi::ten::Logger>;
+using LoggerFinderOfTen = LoggerFinderOf<abi::ten::LoggerFinder, abi::ten::Logger>;
+
+// The version of the TensorRT that these objects say they belong to: see getInferLibVersion below.
+inline int32_t tensorrt_version = 110000;
 
 inline nvinfer1::DataType data_type(trt::Type type) {
     switch (type) {
@@ -186,3 +197,6 @@ inline Made create(nvinfer1::IPluginCreatorV3One& creator, const Values& values,
 }
 
 }  // namespace doge::testing
+
+// This program plays TensorRT, so it tells its version as TensorRT's library does. Included in one file of a program.
+extern "C" __attribute__((visibility("default"))) int32_t getInferLibVersion() { return doge::testing::tensorrt_version; }

@@ -24,7 +24,7 @@ public:
 class Host final : public Device {
 public:
     void* allocate(size_t bytes) override {
-        // The interface asks for 16 bytes of tensors, for 256 of a workspace.
+        // The interface asks for 16 bytes of tensors; a device gives 256.
         memories_.push_back(Owned(std::aligned_alloc(256, (bytes + 255) / 256 * 256), std::free));
         return std::memset(memories_.back().get(), 0xFF, bytes);
     }
@@ -61,8 +61,9 @@ public:
                                       : device.allocate(bytes_of(example.outputs[output])));
         }
         const auto largest = dynamic_descs(example.inputs);
-        workspace_ = device.allocate(
-            std::max<size_t>(1, built_.build().getWorkspaceSize(largest.data(), num_inputs(), nullptr, num_outputs())));
+        const size_t bytes = built_.build().getWorkspaceSize(largest.data(), num_inputs(), nullptr, num_outputs());
+        // At a multiple of 16 and of nothing more: TensorRT promises no other alignment.
+        workspace_ = static_cast<char*>(device.allocate(16 + bytes)) + 16;
         upload(example);
     }
 

@@ -10,6 +10,7 @@
 
 using namespace doge::testing;
 using namespace doge::trt;
+namespace abi = doge::abi;
 using nvinfer1::TensorRTPhase;
 
 // Sizes of the workspace that tell what they were asked for.
@@ -182,8 +183,8 @@ void formats() {
         for (int32_t position = 0; position < num_inputs + num_outputs; ++position) {
             std::vector<Combination> longer;
             for (const Combination& before : kept) {
-                for (int32_t type = 0; type < nvinfer1::EnumMax<nvinfer1::DataType>(); ++type) {
-                    for (int32_t format = 0; format < nvinfer1::EnumMax<nvinfer1::TensorFormat>(); ++format) {
+                for (int32_t type = 0; type < 12; ++type) {
+                    for (int32_t format = 0; format < 13; ++format) {
                         Combination tensors = before;
                         nvinfer1::DynamicPluginTensorDesc tensor{};
                         tensor.desc.type = static_cast<nvinfer1::DataType>(type);
@@ -210,9 +211,10 @@ void formats() {
 void workspace() {
     const auto inputs = dynamic_descs(attention_inputs({}, Type::float16));
     const Made made = create(attention_creator, attention_values());
-    CHECK_EQUAL(made.build().getWorkspaceSize(inputs.data(), 8, nullptr, 4), 2000003U);
+    CHECK_EQUAL(made.build().getWorkspaceSize(inputs.data(), 8, nullptr, 4), 2000003U + 256);
     const auto tables = dynamic_descs(cdmoe_inputs({}, Type::float32));
-    CHECK_EQUAL(create(cdmoe_creator, cdmoe_values()).build().getWorkspaceSize(tables.data(), 5, nullptr, 1), 6U);
+    CHECK_EQUAL(create(cdmoe_creator, cdmoe_values()).build().getWorkspaceSize(tables.data(), 5, nullptr, 1),
+                6U + 256);
 }
 
 void configured() {
@@ -329,11 +331,33 @@ void failed_run() {
                 std::string("doge: DynamicMaskAttention 'layer': ") + doge_status_message(DOGE_BAD_WORKSPACE));
 }
 
+// TensorRT 10's logger has another table of functions than TensorRT 11's; of one that is older still we know nothing.
+void logger_of_any_generation() {
+    LoggerOfTen of_ten;
+    LoggerFinderOfTen finder_of_ten(&of_ten);
+    LoggerFinder finder(&logger);
+    const std::string line = "doge: CDMoE 'layer': num_experts_per_tok is missing; 1 or more expected";
+    for (const int32_t version : {100900, 101601}) {
+        tensorrt_version = version;
+        set_logger_finder(&finder_of_ten);
+        CHECK(!create(cdmoe_creator, {}));
+        CHECK_EQUAL(of_ten.taken(), line);
+    }
+    CHECK(of_ten.all_errors);
+    for (const int32_t version : {110000, 110401, 10701}) {  // the last is TensorRT for RTX 1.7.1
+        tensorrt_version = version;
+        set_logger_finder(&finder);
+        CHECK(!create(cdmoe_creator, {}));
+        CHECK_EQUAL(logger.taken(), line);
+    }
+    CHECK(!abi::generation_of_version(8601));
+    CHECK(!abi::generation_of_version(10600));
+}
+
 // Without a logger, or with a finder that finds none, a message goes to stderr: one line.
 void without_logger(const char* file) {
     LoggerFinder empty_handed(nullptr);
-    for (nvinfer1::ILoggerFinder* finder :
-         {static_cast<nvinfer1::ILoggerFinder*>(nullptr), static_cast<nvinfer1::ILoggerFinder*>(&empty_handed)}) {
+    for (void* finder : {static_cast<void*>(nullptr), static_cast<void*>(&empty_handed)}) {
         set_logger_finder(finder);
         CHECK(std::freopen(file, "w", stderr) != nullptr);
         CHECK(!create(cdmoe_creator, {}));
@@ -366,6 +390,7 @@ int main(int, char** arguments) {
     bad_attributes();
     failed_run();
     CHECK_EQUAL(logger.taken(), "");
+    logger_of_any_generation();
     without_logger((std::string(arguments[0]) + ".stderr").c_str());
     return outcome();
 }

@@ -8,28 +8,37 @@
 #include <cstdio>
 #include <string>
 
-#include "NvInferRuntime.h"
+#include "host.h"
 
 namespace {
 
-using GetPluginRegistry = nvinfer1::IPluginRegistry* (*)();
+using doge::abi::Generation;
 
-// TensorRT's registry, if this process has it loaded already: the full one before the lean one.
-nvinfer1::IPluginRegistry* loaded_registry(const std::string& major) {
+void say(const std::string& what) { std::fprintf(stderr, "doge: autoload: %s\n", what.c_str()); }
+
+// TensorRT's registry, if this process has it loaded already; nullptr otherwise.
+void* registry_of(const std::string& library) {
+    // RTLD_NOLOAD: finds what is there, loads nothing.
+    void* handle = dlopen(library.c_str(), RTLD_LAZY | RTLD_NOLOAD);
+    if (handle == nullptr) {
+        return nullptr;
+    }
+    const auto get = reinterpret_cast<void* (*)()>(dlsym(handle, "getPluginRegistry"));
+    void* registry = get != nullptr ? get() : nullptr;
+    dlclose(handle);
+    return registry;
+}
+
+// The full TensorRT before the lean one, the newest first.
+void* loaded_registry() {
     for (const char* library : {"libnvinfer.so.", "libnvinfer_lean.so."}) {
-        // RTLD_NOLOAD: finds what is there, loads nothing.
-        void* handle = dlopen((library + major).c_str(), RTLD_LAZY | RTLD_NOLOAD);
-        if (handle == nullptr) {
-            continue;
-        }
-        const auto get = reinterpret_cast<GetPluginRegistry>(dlsym(handle, "getPluginRegistry"));
-        nvinfer1::IPluginRegistry* registry = get != nullptr ? get() : nullptr;
-        dlclose(handle);
-        if (registry != nullptr) {
-            return registry;
+        for (int major = 19; major >= 10; --major) {
+            if (void* registry = registry_of(library + std::to_string(major))) {
+                return registry;
+            }
         }
     }
-    return nullptr;
+    return registry_of("libtensorrt_rtx.so.1");
 }
 
 std::string plugin_path() {
@@ -41,17 +50,26 @@ std::string plugin_path() {
     return (slash == std::string::npos ? "./" : path.substr(0, slash + 1)) + "libdoge_trt_plugin.so";
 }
 
-void say(const std::string& what) { std::fprintf(stderr, "doge: autoload: %s\n", what.c_str()); }
+template <class Registry>
+void load_into(void* found) {
+    auto* registry = static_cast<Registry*>(found);
+    if (registry->getCreator("DynamicMaskAttention", "1", "doge") == nullptr &&
+        registry->loadLibrary(plugin_path().c_str()) == nullptr) {
+        say("TensorRT did not load " + plugin_path());
+    }
+}
 
 __attribute__((constructor)) void load_plugin() {
     try {
-        nvinfer1::IPluginRegistry* registry = loaded_registry(std::to_string(NV_TENSORRT_MAJOR));
-        if (registry == nullptr) {
-            say("no TensorRT " + std::to_string(NV_TENSORRT_MAJOR) +
+        void* registry = loaded_registry();
+        const auto generation = registry != nullptr ? doge::abi::generation_of(registry) : std::nullopt;
+        if (!generation) {
+            say(std::string(registry == nullptr ? "no TensorRT" : "a TensorRT older than any we know") +
                 " is loaded in this process, so the plugin is not registered");
-        } else if (registry->getCreator("DynamicMaskAttention", "1", "doge") == nullptr &&
-                   registry->loadLibrary(plugin_path().c_str()) == nullptr) {
-            say("TensorRT did not load " + plugin_path());
+        } else if (*generation == Generation::ten) {
+            load_into<doge::abi::ten::Registry>(registry);
+        } else {
+            load_into<doge::abi::eleven::Registry>(registry);
         }
     } catch (const std::exception& error) {
         say(error.what());

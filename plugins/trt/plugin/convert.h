@@ -4,9 +4,9 @@
 #include <algorithm>
 #include <stdexcept>
 
-#include "NvInferRuntime.h"
 #include "attributes.h"
 #include "tensor.h"
+#include "tensorrt.h"
 
 namespace doge::trt {
 

@@ -4,8 +4,8 @@
 #include <string>
 #include <vector>
 
-#include "NvInferRuntime.h"
 #include "operator.h"
+#include "tensorrt.h"
 
 namespace doge::trt {
 

@@ -13,13 +13,23 @@ DOGE_EXPORT nvinfer1::IPluginCreatorInterface* const* getCreators(int32_t& count
     return creators;
 }
 
-DOGE_EXPORT void setLoggerFinder(nvinfer1::ILoggerFinder* finder) noexcept { doge::trt::set_logger_finder(finder); }
+DOGE_EXPORT void setLoggerFinder(void* finder) noexcept { doge::trt::set_logger_finder(finder); }
 
 // The schema number of what this library stores in engines.
 DOGE_EXPORT int32_t doge_plugin_abi_version() noexcept { return doge::trt::kSchemaNumber; }
 
-// Of the headers it was built with: 110100 is TensorRT 11.1.0.
-DOGE_EXPORT int32_t doge_plugin_tensorrt_version() noexcept { return static_cast<int32_t>(NV_TENSORRT_VERSION); }
+// Of NVIDIA's headers, if it was built with them: 110100 is TensorRT 11.1.0. 0: with our own declarations (abi/), which
+// every TensorRT from 10.9 on has alike.
+DOGE_EXPORT int32_t doge_plugin_tensorrt_version() noexcept {
+#ifdef DOGE_NVIDIA_HEADERS
+    return static_cast<int32_t>(NV_TENSORRT_VERSION);
+#else
+    return 0;
+#endif
+}
+
+// The GPUs that the kernels in this library are compiled for, as CMake names them ("80-real 90"); empty: no kernels.
+DOGE_EXPORT const char* doge_architectures() noexcept { return DOGE_ARCHITECTURES; }
 
 // core/fields_json.h's JSON; the library owns it.
 DOGE_EXPORT const char* doge_plugin_fields() noexcept {

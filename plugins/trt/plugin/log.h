@@ -3,12 +3,11 @@
 
 #include <exception>
 
-#include "NvInferRuntime.h"
-
 namespace doge::trt {
 
-// A finder may find nothing: there is a logger only while a builder or a runtime exists. nullptr forgets the finder.
-void set_logger_finder(nvinfer1::ILoggerFinder* finder) noexcept;
+// Takes TensorRT's ILoggerFinder, of whichever generation (abi/host.h). A finder may find nothing: there is a logger only
+// while a builder or a runtime exists. nullptr forgets the finder.
+void set_logger_finder(void* finder) noexcept;
 
 // One line: "doge: where: what".
 void log_error(const char* where, const char* what) noexcept;

@@ -12,6 +12,10 @@ namespace {
 
 constexpr int32_t kSuccess = 0, kFailure = -1;
 
+// The operators' workspaces begin at a multiple of this; TensorRT promises nothing of the kind, so that much more is asked
+// for.
+constexpr size_t kAlignment = 256;
+
 // No operator has as many inputs; an array of this many needs no allocation on every enqueue.
 constexpr int32_t kMaxInputs = 16;
 
@@ -41,6 +45,11 @@ Inputs largest(const Signature& signature, const nvinfer1::DynamicPluginTensorDe
 Inputs actual(const Signature& signature, const nvinfer1::PluginTensorDesc* descs, int32_t num_inputs) {
     return read_inputs(signature, num_inputs,
                        [&](int32_t input) { return tensor_of(descs[input], descs[input].dims); });
+}
+
+void* aligned(void* workspace) {
+    const auto address = reinterpret_cast<uintptr_t>(workspace);
+    return reinterpret_cast<void*>((address + kAlignment - 1) / kAlignment * kAlignment);
 }
 
 void check_outputs(const Signature& signature, int32_t num_outputs) {
@@ -147,7 +156,7 @@ size_t Plugin::getWorkspaceSize(const nvinfer1::DynamicPluginTensorDesc* descs, 
                                 const nvinfer1::DynamicPluginTensorDesc*, int32_t) const noexcept {
     return guarded(where_.c_str(), size_t{0}, [&] {
         const Inputs inputs = largest(node_->signature(), descs, num_inputs);
-        return node_->workspace_bytes(inputs.sizes, inputs.type());
+        return node_->workspace_bytes(inputs.sizes, inputs.type()) + kAlignment;
     });
 }
 
@@ -170,7 +179,7 @@ int32_t Plugin::enqueue(const nvinfer1::PluginTensorDesc* input_descs, const nvi
                         cudaStream_t stream) noexcept {
     return guarded(where_.c_str(), kFailure, [&] {
         const Inputs read = actual(node_->signature(), input_descs, num_inputs());
-        const int status = node_->run(read.sizes, read.type(), inputs, outputs, workspace, stream);
+        const int status = node_->run(read.sizes, read.type(), inputs, outputs, aligned(workspace), stream);
         if (status != DOGE_SUCCESS) {
             log_error(where_.c_str(), doge_status_message(status));
         }

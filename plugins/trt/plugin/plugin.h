@@ -5,8 +5,8 @@
 #include <string>
 #include <vector>
 
-#include "NvInferRuntime.h"
 #include "operator.h"
+#include "tensorrt.h"
 
 namespace doge::trt {
 
