@@ -97,8 +97,14 @@ class FakeTensorRT:
     def get_plugin_registry(self) -> Fake:
         return self.registry
 
-    def IPluginRegistry_get_creator(self, registry: Fake, kind: str, version: str, namespace: str) -> Any:
-        return "creator" if self.libraries else None
+    def IPluginRegistry_all_creators(self, registry: Fake) -> list[Fake]:
+        return [Fake(self, "IPluginCreatorV3One")] if self.libraries else []
+
+    def IPluginCreatorV3One_name(self, creator: Fake) -> str:
+        return "DynamicMaskAttention"
+
+    def IPluginCreatorV3One_plugin_namespace(self, creator: Fake) -> str:
+        return "doge"
 
     def IPluginRegistry_load_library(self, registry: Fake, path: str) -> Any:
         if "load_library" in self.refuses:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from doge_export.errors import DogeExportError
 from doge_export.plugin.build import TENSORRT_PLUGIN, cached_builds
+from doge_export.plugin.tensorrt_versions import MajorMinor, dotted
+from doge_export.runtime.engine.kinds import TENSORRT, kind_of, title_of
 
 VARIABLE = "DOGE_TRT_PLUGIN"
 NAMESPACE, VERSION = "doge", "1"
@@ -32,17 +35,26 @@ class PluginFile:
         path: of the library.
         sha256: of the library.
         schema: version of the data that the plugin stores in engines; an engine needs the schema it was built with.
-        tensorrt: version of the headers it was compiled with: (11, 1, 0).
+        tensorrt: version of the headers it was compiled with: (11, 1, 0). Zeros: it was compiled without NVIDIA's, and
+            fits every TensorRT.
+        architectures: GPUs that its kernels are compiled for, as CMake names them. Empty: it has no kernels; None: it
+            does not tell.
     """
 
     path: Path
     sha256: str
     schema: int
     tensorrt: tuple[int, int, int]
+    architectures: tuple[str, ...] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the facts for the sidecar, which omits the path on this machine."""
-        return {"name": self.path.name, "sha256": self.sha256, "schema": self.schema, "tensorrt": list(self.tensorrt)}
+        facts = {"name": self.path.name, "sha256": self.sha256, "schema": self.schema, "tensorrt": list(self.tensorrt)}
+        return facts | {"architectures": None if self.architectures is None else list(self.architectures)}
+
+    def runs_on(self, capability: MajorMinor) -> bool:
+        """Return whether a kernel of it runs on GPUs of a compute capability; True if it does not tell."""
+        return self.architectures is None or any(_covers(name, capability) for name in self.architectures)
 
 
 def find_plugin(path: str | os.PathLike[str] | None = None) -> PluginFile:
@@ -79,7 +91,51 @@ def read_plugin(path: Path) -> PluginFile:
     except (OSError, AttributeError) as error:
         raise DogeExportError(f"{path} is not a {TENSORRT_PLUGIN} ({error}); build one with `{_BUILD}`") from error
     version = compiled_with // 10000, compiled_with // 100 % 100, compiled_with % 100
-    return PluginFile(path, fingerprint(path).sha256, schema, version)
+    return PluginFile(path, fingerprint(path).sha256, schema, version, _architectures(library))
+
+
+def _architectures(library: ctypes.CDLL) -> tuple[str, ...] | None:
+    try:
+        library.doge_architectures.restype = ctypes.c_char_p
+    except AttributeError:
+        return None
+    return tuple(library.doge_architectures().decode().split())
+
+
+def _covers(architecture: str, capability: MajorMinor) -> bool:
+    """Return whether code for an architecture, as CMake names it, runs on GPUs of a compute capability.
+
+    Machine code (-real) runs on later GPUs of its major version; PTX (-virtual) is compiled for every later one. A name
+    without either holds both. A letter behind the number ties code to that GPU (a), or to its family (f).
+    """
+    match = re.fullmatch(r"(\d+)(\d)([a-f]?)(-real|-virtual)?", architecture)
+    if match is None:
+        return False
+    compiled, form = (int(match[1]), int(match[2])), match[4]
+    if match[3] == "a":
+        return compiled == capability
+    runs = form != "-virtual" and compiled[0] == capability[0] and compiled[1] <= capability[1]
+    return runs or (form != "-real" and not match[3] and compiled <= capability)
+
+
+AMPERE_AND_LATER: tuple[MajorMinor, ...] = ((8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0))
+"""Compute capabilities that `--hw-compat ampere+` promises."""
+
+
+def check_architectures(plugin: PluginFile, capabilities: Sequence[MajorMinor]) -> None:
+    """Check that a plugin has kernels for all GPUs of an engine.
+
+    Raises:
+        DogeExportError: it lacks some.
+    """
+    lacking = [capability for capability in capabilities if not plugin.runs_on(capability)]
+    if lacking:
+        holds = f"kernels for {' '.join(plugin.architectures)}" if plugin.architectures else "no kernels"
+        asked = ",".join(f"{major}{minor}" for major, minor in capabilities)
+        raise DogeExportError(
+            f"{plugin.path} has {holds}, and none for compute capability {', '.join(map(dotted, lacking))}, for which "
+            f"the engine is: `{_BUILD} --cuda-archs {asked}`, or --attention native"
+        )
 
 
 def register(trt: ModuleType, plugin: PluginFile) -> None:
@@ -91,28 +147,31 @@ def register(trt: ModuleType, plugin: PluginFile) -> None:
     from doge_export.runtime.engine.installation import version
 
     here = version(trt)
-    if plugin.tensorrt[0] != here[0]:
+    # TensorRT for RTX counts versions of its own, and takes plugins of every TensorRT that has their interface.
+    if kind_of(trt) == TENSORRT and plugin.tensorrt[0] not in (0, here[0]):
         raise DogeExportError(
             f"{plugin.path} is compiled for TensorRT {plugin.tensorrt[0]}, and TensorRT {trt.__version__} is here; "
             f"`{_BUILD} --trt-include DIR` with its headers"
         )
     registry = trt.get_plugin_registry()
-    if in_use() == plugin:
+    if in_use(trt) == plugin:
         return
-    if registry.get_creator(_OPERATOR, VERSION, NAMESPACE) is not None:
+    # get_creator would log an error where there is none.
+    if any((known.name, known.plugin_namespace) == (_OPERATOR, NAMESPACE) for known in registry.all_creators):
         raise DogeExportError(f"this process has another {_OPERATOR} plugin registered; start a new one")
     # The path must be absolute: the registry silently refuses a bare name.
     if registry.load_library(str(plugin.path)) is None:
-        raise DogeExportError(f"TensorRT {trt.__version__} does not load {plugin.path}; build it anew with `{_BUILD}`")
-    _registered.append(plugin)
+        raise DogeExportError(f"{title_of(trt)} does not load {plugin.path}; build it anew with `{_BUILD}`")
+    _registered[trt.__name__] = plugin
 
 
-def in_use() -> PluginFile | None:
+def in_use(trt: ModuleType) -> PluginFile | None:
     """Return the plugin that this process has registered, which cannot be replaced; None if there is none."""
-    return _registered[-1] if _registered else None
+    return _registered.get(trt.__name__)
 
 
-_registered: list[PluginFile] = []
+_registered: dict[str, PluginFile] = {}
+"""The plugin in the registry of each TensorRT, by the name of its module."""
 
 
 def check_same(engine: Mapping[str, Any], plugin: PluginFile) -> None:
