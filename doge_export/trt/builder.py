@@ -35,7 +35,7 @@ from doge_export.runtime.engine import plugin_file
 from doge_export.runtime.engine.installation import last_error, make_logger
 from doge_export.runtime.engine.kinds import RTX, Kind, kind_of, title_of
 from doge_export.runtime.engine.plugin_file import AMPERE_AND_LATER, PluginFile
-from doge_export.trt.layer_list import Launches, count_launches
+from doge_export.trt.layer_list import Layer, read_layers
 
 if TYPE_CHECKING:
     from doge_export.trt.engine_plan import EnginePlan
@@ -121,7 +121,7 @@ class Built:
         plugin_layers: number of these that call the plugin.
         seconds: that the build took.
         warnings: that the parser and the builder gave, one line each.
-        launches: kernels of each profile, if the builder lists them.
+        listed: layers of each profile as the builder lists them; empty if it does not.
     """
 
     engine: bytes
@@ -129,7 +129,7 @@ class Built:
     plugin_layers: int
     seconds: float
     warnings: tuple[str, ...] = ()
-    launches: Mapping[str, Launches] = dataclasses.field(default_factory=dict)
+    listed: Mapping[str, list[Layer]] = dataclasses.field(default_factory=dict)
 
 
 def build_engine(
@@ -170,7 +170,7 @@ def build_engine(
         plugin_layers,
         time.monotonic() - started,
         tuple(logger.warnings),
-        count_launches(logger.layers, [*plan.profiles]),
+        read_layers(logger.layers, [*plan.profiles]),
     )
 
 

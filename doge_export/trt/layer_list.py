@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 _LAYER = re.compile(r"Name: (?P<name>[^,{]+?)_myl(?P<profile>\d+)_\d+, LayerType: (?P<kind>\w+), (?P<rest>.*)")
 _PORTS = re.compile(r"Inputs: (?P<inputs>.*?), (?:Constants: .*?, )?Outputs: (?P<outputs>.*?), TacticName")
@@ -37,10 +37,6 @@ class Layer:
         return self.kind not in NOT_LAUNCHED
 
 
-Launches = Mapping[str, int]
-"""Number of launched layers of a profile by kind."""
-
-
 def read_layers(lines: Iterable[str], profiles: Sequence[str]) -> dict[str, list[Layer]]:
     """Return the layers of each profile that the lines list, in the order in which they run.
 
@@ -60,12 +56,9 @@ def read_layers(lines: Iterable[str], profiles: Sequence[str]) -> dict[str, list
     return found
 
 
-def count_launches(lines: Iterable[str], profiles: Sequence[str]) -> dict[str, Launches]:
-    """Return how many layers of each kind a run in each profile launches; empty if the lines list none."""
-    return {
-        profile: dict(sorted(Counter(layer.kind for layer in layers if layer.is_launched).items()))
-        for profile, layers in read_layers(lines, profiles).items()
-    }
+def count_launches(layers: Iterable[Layer]) -> dict[str, int]:
+    """Return how many of the layers are launched, by kind."""
+    return dict(sorted(Counter(layer.kind for layer in layers if layer.is_launched).items()))
 
 
 def _names(ports: str) -> tuple[str, ...]:

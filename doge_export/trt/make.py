@@ -24,6 +24,7 @@ from doge_export.trt.builder import BuilderSettings, Built, build_engine, target
 from doge_export.trt.describe import manifest_of, sidecar_of
 from doge_export.trt.engine_card import write_card
 from doge_export.trt.gpus import DEFAULT_GPU, capability_of
+from doge_export.trt.layer_list import count_launches
 from doge_export.trt.plan_engine import plan_engine
 
 if TYPE_CHECKING:
@@ -182,7 +183,7 @@ def write_engine(
     log(f"{len(built.engine) / 1e6:.1f} MB, {built.layers} layers, {built.seconds:.0f} s")
     capabilities = settings.compute_capabilities or ((gpu.compute_capability,) if gpu else ())
     done = {"seconds": round(built.seconds, 1), "layers": built.layers, "warnings": list(built.warnings)}
-    done["launches"] = {profile: dict(kinds) for profile, kinds in built.launches.items()}
+    done["launches"] = {profile: count_launches(layers) for profile, layers in built.listed.items()}
     sidecar = sidecar_of(
         planned,
         builder=kind.name,

@@ -98,10 +98,17 @@ def version(trt: ModuleType) -> tuple[int, ...]:
 
 
 def make_logger(trt: ModuleType) -> Any:
-    """Return a tensorrt.ILogger that keeps errors and warnings, and shows warnings with -v.
+    """Return the tensorrt.ILogger of this process, emptied; it keeps errors and warnings, and shows warnings with -v.
 
-    It has `errors` and `warnings`, one line each, and `layers`: the builder's list of layers, if it is verbose.
+    There is one for each TensorRT, and it lives as long as the process: the registry, and through it the plugin, write
+    to the first logger that they were given for ever. It has `errors` and `warnings`, one line each, and `layers`: the
+    builder's list of layers, if it is verbose.
     """
+    if trt.__name__ in _loggers:
+        logger = _loggers[trt.__name__]
+        for lines in (logger.errors, logger.warnings, logger.layers):
+            lines.clear()
+        return logger
     severity = trt.ILogger.Severity
 
     class Logger(trt.ILogger):  # type: ignore[name-defined]
@@ -120,7 +127,10 @@ def make_logger(trt: ModuleType) -> Any:
             elif "LayerType:" in message:
                 self.layers += message.splitlines()
 
-    return Logger()
+    return _loggers.setdefault(trt.__name__, Logger())
+
+
+_loggers: dict[str, Any] = {}
 
 
 def last_error(logger: Any) -> str:
