@@ -33,7 +33,7 @@ from doge_export.package.atomic_file import written_file
 from doge_export.plugin.tensorrt_versions import MajorMinor, dotted
 from doge_export.runtime.engine import plugin_file
 from doge_export.runtime.engine.installation import last_error, make_logger
-from doge_export.runtime.engine.kinds import RTX, Kind, kind_of, title_of
+from doge_export.runtime.engine.kinds import RTX, kind_of, title_of
 from doge_export.runtime.engine.plugin_file import AMPERE_AND_LATER, PluginFile
 from doge_export.trt.layer_list import Layer, read_layers
 
@@ -84,12 +84,13 @@ class BuilderSettings:
         if self.timing_cache is not None and importlib.util.find_spec("polygraphy") is None:
             raise DogeExportError(f"--timing-cache needs polygraphy: {install_command('trt')}")
 
-    def check_for(self, kind: Kind) -> None:
+    def check_for(self, trt: ModuleType) -> None:
         """Check that a TensorRT has these settings.
 
         Raises:
             DogeExportError: it lacks one.
         """
+        kind = kind_of(trt)
         if kind != RTX:
             if self.compute_capabilities:
                 raise DogeExportError(
@@ -105,6 +106,8 @@ class BuilderSettings:
         for option, (given, reason) in reasons.items():
             if given:
                 raise DogeExportError(f"{option} is not for {kind.title}: {reason}")
+        for capability in self.compute_capabilities:
+            _compute_capability(trt, capability)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings that the sidecar lists under "settings"."""
@@ -153,7 +156,7 @@ def build_engine(
     """
     started = time.monotonic()
     settings.check()
-    settings.check_for(kind_of(trt))
+    settings.check_for(trt)
     logger = make_logger(trt)
     builder = trt.Builder(logger)
     network = parse(trt, builder, logger, onnx, plugin)
@@ -261,22 +264,29 @@ def _configure_rtx(rtx: ModuleType, config: Any, capabilities: tuple[MajorMinor,
     """Name the GPUs, let a CUDA graph record runs, and have the layers listed."""
     config.num_compute_capabilities = len(capabilities)
     for index, capability in enumerate(capabilities):
-        known = getattr(rtx.ComputeCapability, f"SM{capability[0]}{capability[1]}", None)
-        if known is None or not config.set_compute_capability(known, index):
-            names = sorted(_capabilities(rtx))
-            raise DogeExportError(
-                f"{title_of(rtx)} does not build for compute capability {dotted(capability)}; it builds for "
-                f"{', '.join(map(dotted, names))}"
-            )
+        if not config.set_compute_capability(_compute_capability(rtx, capability), index):
+            raise RunFailed(f"{title_of(rtx)} does not take compute capability {dotted(capability)}")
     # Without it, TensorRT may allocate memory in a run, which a CUDA graph cannot record.
     config.set_flag(rtx.BuilderFlag.REQUIRE_USER_ALLOCATION)
     config.profiling_verbosity = rtx.ProfilingVerbosity.DETAILED
 
 
-def _capabilities(rtx: ModuleType) -> list[MajorMinor]:
-    """Return the compute capabilities that this TensorRT for RTX builds for: SM120 is (12, 0)."""
-    numbers = (name.removeprefix("SM") for name in rtx.ComputeCapability.__members__ if name.startswith("SM"))
-    return [(int(number[:-1]), int(number[-1])) for number in numbers]
+def _compute_capability(rtx: ModuleType, capability: MajorMinor) -> Any:
+    """Return what TensorRT for RTX calls a compute capability: SM120 is (12, 0).
+
+    Raises:
+        DogeExportError: it does not build for it.
+    """
+    members = rtx.ComputeCapability.__members__
+    known = members.get(f"SM{capability[0]}{capability[1]}")
+    if known is None:
+        numbers = (name.removeprefix("SM") for name in members if name.startswith("SM"))
+        names = sorted((int(number[:-1]), int(number[-1])) for number in numbers)
+        raise DogeExportError(
+            f"{title_of(rtx)} does not build for compute capability {dotted(capability)}; it builds for "
+            f"{', '.join(map(dotted, names))}"
+        )
+    return known
 
 
 def targets(settings: BuilderSettings, here: MajorMinor | None) -> tuple[MajorMinor, ...]:

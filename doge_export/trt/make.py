@@ -14,11 +14,12 @@ from doge_export.console import log
 from doge_export.errors import DogeExportError
 from doge_export.package.manifest import Manifest
 from doge_export.pipeline.folder import Draft, OutputFolder
+from doge_export.plugin.build import ARCHITECTURES, TENSORRT_PLUGIN, build
 from doge_export.plugin.tensorrt_versions import NEWEST, MajorMinor, dotted
 from doge_export.runtime.engine import installation, plugin_file
 from doge_export.runtime.engine.device import Device
 from doge_export.runtime.engine.kinds import RTX, TENSORRT, kind_of, title_of
-from doge_export.runtime.engine.plugin_file import PluginFile
+from doge_export.runtime.engine.plugin_file import AMPERE_AND_LATER, PluginFile
 from doge_export.runtime.engine.sidecar import ENGINE, ONNX, Sidecar
 from doge_export.trt.builder import BuilderSettings, Built, build_engine, targets
 from doge_export.trt.describe import manifest_of, sidecar_of
@@ -62,7 +63,8 @@ def make_engine(
         builder: "tensorrt", on and for this machine's GPU, or "rtx", which needs no GPU; None: see
             `installation.choose`.
         settings: for the builder. TensorRT for RTX builds for the RTX 4090 if it names no compute capabilities.
-        plugin: the plugin's library. None: $DOGE_TRT_PLUGIN, else the one that `doge-export plugin build` keeps.
+        plugin: the plugin's library. None: $DOGE_TRT_PLUGIN, else one that `doge-export plugin build` keeps, else one
+            that is built now.
         keep_onnx: leave the graph that the engine is built from in the folder, for trtexec and polygraphy.
         force: replace a non-empty output.
         validate: compare with PyTorch before the folder appears; the manifest records if this is False, or if no GPU
@@ -81,13 +83,12 @@ def make_engine(
     kind = kind_of(trt)
     settings = complete(settings or BuilderSettings(), trt)
     settings.check()
-    settings.check_for(kind)
+    settings.check_for(trt)
     gpu = gpu_here() if kind == RTX else _gpu_of(installation.require_cuda(kind))
     output_folder = OutputFolder.checked(output, force=force, reads=[model, plugin])
-    found = None if options.get("attention") == "native" else plugin_file.find_plugin(plugin)
+    wanted = targets(settings, gpu.compute_capability if gpu else None)
+    found = None if options.get("attention") == "native" else _plugin_for(wanted, plugin)
     version = installation.version(trt)[:2] if kind == TENSORRT else NEWEST
-    if found is not None:
-        plugin_file.check_architectures(found, targets(settings, gpu.compute_capability if gpu else None))
     planned = plan_engine(model, builder=kind.name, tensorrt_version=version, **options)
     refuse_findings(planned)
     found = found if planned.plugin_nodes else None
@@ -109,6 +110,28 @@ def make_engine(
         draft.record_run(started)
         manifest = draft.finish(partial(write_card, sidecar=sidecar))
     return EngineResult(draft.output, manifest, sidecar, verdict)
+
+
+def _plugin_for(capabilities: tuple[MajorMinor, ...], named: str | Path | None) -> PluginFile:
+    """Return a plugin with kernels for GPUs: the one that is named, else one that is kept, else one that is built now.
+
+    Raises:
+        DogeExportError: the one that is named lacks kernels, or none can be built here.
+    """
+    try:
+        found = plugin_file.find_plugin(named, capabilities)
+        plugin_file.check_architectures(found, capabilities)
+        return found
+    except DogeExportError:
+        if plugin_file.is_named(named):
+            raise
+    later = capabilities == AMPERE_AND_LATER
+    architectures = ARCHITECTURES if later else [f"{major}{minor}" for major, minor in capabilities]
+    built = build(architectures=architectures)
+    if TENSORRT_PLUGIN not in built.libraries:
+        lacking = "; ".join(built.missing)
+        raise DogeExportError(f"no plugin is built here, and none can be: {lacking}; or take --attention native")
+    return plugin_file.read_plugin(built.libraries[TENSORRT_PLUGIN])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -35,7 +35,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
     library.write_bytes(b"plugin")
     plugin = PluginFile(library, "ab" * 32, 1, (11, 1, 0))
     monkeypatch.setattr(plugin_file, "_registered", {})
-    monkeypatch.setattr(plugin_file, "find_plugin", lambda path=None: plugin)
+    monkeypatch.setattr(plugin_file, "find_plugin", lambda path=None, capabilities=(): plugin)
     installed = {"tensorrt": trt, "cuda.bindings.runtime": cuda}
     monkeypatch.setattr(installation, "_imported", installed.get)
     return Machine(trt, cuda, plugin)

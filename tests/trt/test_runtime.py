@@ -489,7 +489,7 @@ def test_a_sidecar_whose_caches_are_smaller_than_the_engine_s_is_refused(folder,
 
 
 def test_an_embedded_plugin_is_not_looked_for(folder, machine, monkeypatch):
-    def find(path=None):
+    def find(path=None, capabilities=()):
         raise AssertionError
 
     change(folder, plugin_embedded=True)
@@ -500,7 +500,7 @@ def test_an_embedded_plugin_is_not_looked_for(folder, machine, monkeypatch):
 def test_the_plugin_that_built_an_engine_in_this_process_runs_it(folder, monkeypatch):
     """Named with --plugin, it is found nowhere else, and the validation opens the engine at once."""
 
-    def find(path=None):
+    def find(path=None, capabilities=()):
         raise AssertionError
 
     monkeypatch.setattr(plugin_file, "find_plugin", find)

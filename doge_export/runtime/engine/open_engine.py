@@ -61,7 +61,7 @@ def open_engine(folder: Path, allow_host_code: bool = False) -> OpenedEngine:
             "trust whoever built it, add --allow-host-code, or allow_host_code=True in Python"
         )
     if sidecar.plugin is not None and not sidecar.plugin_embedded:
-        plugin = plugin_file.in_use(trt) or plugin_file.find_plugin()
+        plugin = plugin_file.in_use(trt) or plugin_file.find_plugin(capabilities=[device.compute_capability])
         plugin_file.check_same(sidecar.plugin, plugin)
         plugin_file.check_architectures(plugin, [device.compute_capability])
         plugin_file.register(trt, plugin)

@@ -57,8 +57,10 @@ class PluginFile:
         return self.architectures is None or any(_covers(name, capability) for name in self.architectures)
 
 
-def find_plugin(path: str | os.PathLike[str] | None = None) -> PluginFile:
+def find_plugin(path: str | os.PathLike[str] | None = None, capabilities: Sequence[MajorMinor] = ()) -> PluginFile:
     """Return the plugin at `path`, else at $DOGE_TRT_PLUGIN, else the newest that `doge-export plugin build` keeps.
+
+    Of those that are kept, one with kernels for all `capabilities` comes first.
 
     Raises:
         DogeExportError: there is none, or it is no such library.
@@ -66,13 +68,21 @@ def find_plugin(path: str | os.PathLike[str] | None = None) -> PluginFile:
     named = os.fspath(path) if path is not None else os.environ.get(VARIABLE)
     if named:
         return read_plugin(Path(named).expanduser().resolve())
-    for build in cached_builds():
-        if TENSORRT_PLUGIN in build["libraries"]:
-            return read_plugin(Path(build["folder"]) / TENSORRT_PLUGIN)
+    kept = [Path(build["folder"]) for build in cached_builds() if TENSORRT_PLUGIN in build["libraries"]]
+    found = [read_plugin(folder / TENSORRT_PLUGIN) for folder in (kept if capabilities else kept[:1])]
+    if found and not capabilities:
+        return found[0]
+    if found:
+        return next((plugin for plugin in found if all(map(plugin.runs_on, capabilities))), found[0])
     raise DogeExportError(
         f"no {TENSORRT_PLUGIN} is built here: run `{_BUILD}`, name one with --plugin or {VARIABLE}, or take "
         "--attention native"
     )
+
+
+def is_named(path: str | os.PathLike[str] | None) -> bool:
+    """Return whether the user names a plugin, by an option or by the environment variable."""
+    return path is not None or bool(os.environ.get(VARIABLE))
 
 
 def read_plugin(path: Path) -> PluginFile:
