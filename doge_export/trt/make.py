@@ -14,12 +14,12 @@ from doge_export.console import log
 from doge_export.errors import DogeExportError
 from doge_export.package.manifest import Manifest
 from doge_export.pipeline.folder import Draft, OutputFolder
-from doge_export.plugin.build import ARCHITECTURES, TENSORRT_PLUGIN, build
+from doge_export.plugin.build import TENSORRT_PLUGIN, build
 from doge_export.plugin.tensorrt_versions import NEWEST, MajorMinor, dotted
 from doge_export.runtime.engine import installation, plugin_file
 from doge_export.runtime.engine.device import Device
 from doge_export.runtime.engine.kinds import RTX, TENSORRT, kind_of, title_of
-from doge_export.runtime.engine.plugin_file import AMPERE_AND_LATER, PluginFile
+from doge_export.runtime.engine.plugin_file import AMPERE_AND_LATER, AMPERE_ARCHITECTURES, PluginFile
 from doge_export.runtime.engine.sidecar import ENGINE, ONNX, Sidecar
 from doge_export.trt.builder import BuilderSettings, Built, build_engine, targets
 from doge_export.trt.describe import manifest_of, sidecar_of
@@ -126,7 +126,7 @@ def _plugin_for(capabilities: tuple[MajorMinor, ...], named: str | Path | None) 
         if plugin_file.is_named(named):
             raise
     later = capabilities == AMPERE_AND_LATER
-    architectures = ARCHITECTURES if later else [f"{major}{minor}" for major, minor in capabilities]
+    architectures = AMPERE_ARCHITECTURES if later else [f"{major}{minor}" for major, minor in capabilities]
     built = build(architectures=architectures)
     if TENSORRT_PLUGIN not in built.libraries:
         lacking = "; ".join(built.missing)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import importlib
@@ -17,6 +18,7 @@ from doge_export.assets import bundled
 from doge_export.errors import DogeExportError
 from doge_export.package.onnx_file import write_onnx
 from doge_export.plugin.build import TENSORRT_PLUGIN, build
+from doge_export.plugin.toolchain import find_toolchain
 from doge_export.runtime.engine import plugin_file
 from doge_export.runtime.engine.kinds import RTX
 from doge_export.runtime.engine.library_name import make_known_as
@@ -42,16 +44,19 @@ def rtx():
 @functools.cache
 def library() -> PluginFile | str:
     """The plugin: of another test, of the cache, or built now without kernels; why there is none."""
-    here = sorted(Path(__file__).parents[2].glob(f"build/plugins/*/lib/{TENSORRT_PLUGIN}"))
-    try:
-        return read_plugin(here[0]) if here else plugin_file.find_plugin()
-    except DogeExportError:
-        pass
-    try:
-        built = build(cuda=False)
-        return read_plugin(built.libraries[TENSORRT_PLUGIN])
-    except (DogeExportError, KeyError):
-        return f"no {TENSORRT_PLUGIN} can be built here"
+    builds = Path(__file__).parents[2] / "build" / "plugins"
+    here = sorted(builds.glob(f"*/lib/{TENSORRT_PLUGIN}"), key=lambda file: file.stat().st_mtime)
+    with contextlib.suppress(DogeExportError):
+        return read_plugin(here[-1]) if here and not plugin_file.is_named(None) else plugin_file.find_plugin()
+    headers = getattr(find_toolchain(), "tensorrt", None)
+    if headers is not None and headers.missing:
+        return str(headers.missing)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DOGE_EXPORT_CACHE", str(builds / "cache"))
+        try:
+            return read_plugin(build(cuda=False).libraries[TENSORRT_PLUGIN])
+        except DogeExportError as error:
+            return str(error)
 
 
 def require_plugin() -> PluginFile:

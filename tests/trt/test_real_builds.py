@@ -15,7 +15,9 @@ from real_builds import ADA, BUNDLED, built, planned, require_plugin, rtx
 
 from doge_export.cli import main
 from doge_export.package import read_manifest, verify_files
+from doge_export.runtime.engine import installation
 from doge_export.runtime.engine.sidecar import read_sidecar
+from doge_export.trt import dry_run
 from doge_export.trt.layer_list import PLUGIN, count_launches
 from doge_export.trt.make import gpu_here
 from doge_export.trt.real_parser import ask
@@ -101,6 +103,41 @@ def test_the_command_builds_without_a_gpu(tmp_path):
     for command in (["validate", str(out)], ["generate", str(out), "Once"]):
         done = CliRunner().invoke(main, command, catch_exceptions=False)
         assert done.exit_code == 2 and "no NVIDIA GPU can be used here" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("options", "checked_by"),
+    [
+        (["--attention", "native"], "the parser of TensorRT for RTX"),
+        (["--attention", "native", "--tensorrt", "11.4"], "the rules alone: no TensorRT here"),
+        (["--builder", "tensorrt"], "the rules alone: no TensorRT here"),
+    ],
+)
+def test_a_dry_run_says_what_checked_the_graph(monkeypatch, options, checked_by):
+    """The parser that is installed, unless the plan is for another TensorRT."""
+    module = rtx()
+    monkeypatch.setattr(installation, "_imported", {module.__name__: module}.get)
+    arguments = ["trt", "doge-nano", "--dry-run", "--json", "--bf16", "--max-length", "64", *options]
+    done = CliRunner().invoke(main, arguments, catch_exceptions=False)
+    assert done.exit_code == 0, done.stderr
+    facts = json.loads(done.stdout)
+    assert facts["checked_by"].startswith(checked_by) and facts["findings"] == []
+    assert facts["builder"] == ("rtx" if "RTX" in checked_by else "tensorrt")
+
+
+def test_a_dry_run_tells_what_the_parser_refuses(monkeypatch):
+    """A rule that is missing: the parser's own words, and exit code 1."""
+    module = rtx()
+    monkeypatch.setattr(installation, "_imported", {module.__name__: module}.get)
+    plan = planned("doge-nano", "bf16", "native", 64)
+    node = next(node for node in plan.graph.graph if node.op_type == "TopK")
+    node.op_type = "Unique"
+    monkeypatch.setattr(dry_run, "plan_engine", lambda model, **options: plan)
+    try:
+        done = CliRunner().invoke(main, ["trt", "doge-nano", "--dry-run"], catch_exceptions=False)
+    finally:
+        node.op_type = "TopK"
+    assert done.exit_code == 1 and "TensorRT for RTX" in done.stdout and "does not take the graph" in done.stdout
 
 
 @pytest.mark.slow

@@ -16,9 +16,9 @@ from toy_engine import expected
 from doge_export.cli import main
 from doge_export.errors import DogeExportError
 from doge_export.package.manifest import read_manifest
-from doge_export.plugin.build import ARCHITECTURES, KERNELS, TENSORRT_PLUGIN, Build
+from doge_export.plugin.build import KERNELS, TENSORRT_PLUGIN, Build
 from doge_export.runtime.engine import installation, plugin_file
-from doge_export.runtime.engine.plugin_file import PluginFile, check_architectures
+from doge_export.runtime.engine.plugin_file import AMPERE_ARCHITECTURES, PluginFile, check_architectures
 from doge_export.runtime.engine.sidecar import SIDECAR
 from doge_export.runtime.loading import open_decoder
 from doge_export.trt import make
@@ -151,7 +151,7 @@ COVERED = [
     (("89",), (8, 9), True), (("89",), (12, 0), True), (("89-real",), (12, 0), False), (("86-real",), (8, 9), True),
     (("89-real",), (8, 6), False), (("80-virtual",), (8, 9), True), (("90-virtual",), (8, 9), False),
     (("90a",), (9, 0), True), (("90a",), (12, 0), False), (("120f",), (12, 1), True), ((), (8, 9), False),
-    (("120-real",), (12, 0), True), (("native",), (8, 9), False), (ARCHITECTURES, (12, 0), True),
+    (("120-real",), (12, 0), True), (("native",), (8, 9), False), (AMPERE_ARCHITECTURES, (12, 0), True),
 ]  # fmt: skip
 
 
@@ -182,7 +182,7 @@ def test_an_engine_for_more_gpus_than_its_plugin_is_not_built(machine, monkeypat
 
 @pytest.mark.parametrize(
     ("capabilities", "architectures"),
-    [(((8, 9), (12, 0)), ["89", "120"]), (plugin_file.AMPERE_AND_LATER, ARCHITECTURES)],
+    [(((8, 9), (12, 0)), ["89", "120"]), (plugin_file.AMPERE_AND_LATER, AMPERE_ARCHITECTURES)],
 )
 def test_a_plugin_is_built_for_what_the_engine_names(machine, monkeypatch, tmp_path, capabilities, architectures):
     asked = []

@@ -130,6 +130,8 @@ def _covers(architecture: str, capability: MajorMinor) -> bool:
 
 AMPERE_AND_LATER: tuple[MajorMinor, ...] = ((8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0))
 """Compute capabilities that `--hw-compat ampere+` promises."""
+AMPERE_ARCHITECTURES = ("80-real", "86-real", "89-real", "90")
+"""What holds kernels for all of these: PTX of the last is compiled for later GPUs."""
 
 
 def check_architectures(plugin: PluginFile, capabilities: Sequence[MajorMinor]) -> None:
