@@ -160,7 +160,7 @@ class EnginePlan:
         inputs, outputs: all of the graph, caches included, by name.
         caches: the inputs and outputs that share a buffer.
         profiles: PREFILL and DECODE, in the engine's order: input name -> (min, opt, max) for every input. The longest
-            `sequence` of PREFILL may be less than the capacity: longer prompts are then read in pieces. DECODE may
+            `sequence` of PREFILL may be less than the capacity: longer prompts are then read in pieces. Both may
             allow more rows than `max_batch`, for which there are no buffers.
         plugin_nodes: number of nodes of domain `doge`; the parser must make as many layers of type PLUGIN_V3.
         memory: bytes on the device.

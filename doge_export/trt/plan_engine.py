@@ -20,7 +20,7 @@ from doge_export.targets.half.extremes import Extreme
 from doge_export.targets.lowering import named
 from doge_export.targets.tensorrt import Form, lower_for_tensorrt
 from doge_export.trt.device_memory import memory_of
-from doge_export.trt.engine_options import DECODE_ROWS, EngineOptions
+from doge_export.trt.engine_options import PROFILE_ROWS, EngineOptions
 from doge_export.trt.engine_plan import DECODE, PREFILL, Binding, EnginePlan, PlannedCache, Range
 from doge_export.trt.largest_values import largest_values, overflows, texts_for
 from doge_export.trt.lint import lint
@@ -79,7 +79,7 @@ def plan_traced(traced: Traced, options: EngineOptions) -> EnginePlan:
         inputs=inputs,
         outputs=outputs,
         caches=caches,
-        profiles=_profiles(inputs, largest, max(options.max_batch, DECODE_ROWS[options.builder])),
+        profiles=_profiles(inputs, largest, max(options.max_batch, PROFILE_ROWS[options.builder])),
         plugin_nodes=sum(node.domain == DOMAIN for node in graph.graph),
         memory=memory_of(graph, inputs | outputs, caches, largest),
         findings=(*lint(graph, options.tensorrt_version, sizes=largest), *overflows(extremes)),
@@ -129,11 +129,12 @@ def _cache(past: Binding, outputs: dict[str, Binding], max_batch: int) -> Planne
     return PlannedCache(past.name, present.name, past.dtype, shape)
 
 
-def _profiles(inputs: dict[str, Binding], largest: dict[str, int], decode_rows: int) -> dict[str, dict[str, Range]]:
+def _profiles(inputs: dict[str, Binding], largest: dict[str, int], rows: int) -> dict[str, dict[str, Range]]:
     smallest = {"batch": 1, "sequence": 1, "num_logits": 1}
+    best = smallest | {"sequence": min(PREFILL_CHUNK, largest["sequence"])}
     sizes = {
-        PREFILL: (smallest, smallest | {"sequence": min(PREFILL_CHUNK, largest["sequence"])}, largest),
-        DECODE: (smallest, smallest, smallest | {"batch": decode_rows}),
+        PREFILL: (smallest, best, largest | {"batch": rows}),
+        DECODE: (smallest, smallest, smallest | {"batch": rows}),
     }
 
     return {
