@@ -14,7 +14,13 @@ from pathlib import Path
 from doge_export.errors import DogeExportError
 
 DISTRIBUTION = "doge-export"
-MODULES = {"tensorrt": "tensorrt", "cuda": "cuda-python", "google": "", "onnx_ir": "onnxscript"}
+MODULES = {
+    "tensorrt": "tensorrt",
+    "tensorrt_rtx_bindings": "tensorrt-rtx-cu13-bindings",
+    "cuda": "cuda-python",
+    "google": "",
+    "onnx_ir": "onnxscript",
+}
 """Distributions of modules that are named otherwise; "" for none of ours."""
 
 
@@ -144,7 +150,11 @@ def _declared() -> tuple[list[str], list[str]]:
 
 def _needed(extra: str | None) -> list[Requirement]:
     """Return the requirements of an extra that are not met, or all of them if every one is."""
-    included: dict[str | None, set[str | None]] = {"trt": {"export", "trt"}, "test": {"export", "test"}}
+    included: dict[str | None, set[str | None]] = {
+        "trt": {"export", "trt"},
+        "rtx": {"export", "rtx"},
+        "test": {"export", "test"},
+    }
     asked = [item for item in requirements() if item.extra in included.get(extra, {extra})]
     return [item for item in asked if not item.met] or asked
 

@@ -16,7 +16,8 @@ _NEEDED_FOR = {
     "export": "export and validate",
     "gpu": "run on an NVIDIA GPU",
     "structured": "write JSON by a schema",
-    "trt": "build TensorRT engines",
+    "rtx": "build and run engines of TensorRT for RTX",
+    "trt": "build and run engines of TensorRT",
     "test": "run the tests of doge-export",
 }
 

@@ -1,4 +1,4 @@
-"""`doge-export trt`: build of a TensorRT engine for this machine's GPU."""
+"""`doge-export trt`: build of a TensorRT engine."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from doge_export.cli.render import columns, echo_json, named_values, size, trial
 from doge_export.errors import DogeExportError
 from doge_export.installing import install_command, is_there, need
 from doge_export.paths import check_apart, check_file, check_folder
+from doge_export.plugin.gpus import DEFAULT_GPU, capability, capability_of
 from doge_export.plugin.tensorrt_versions import NATIVE_SINCE, NEWEST, dotted, release
 from doge_export.trt.limits import CANDIDATES, MAX_TOP_K
 
@@ -28,6 +29,20 @@ from doge_export.trt.limits import CANDIDATES, MAX_TOP_K
 @click.command()
 @click.argument("model_or_folder", required=False)
 @click.argument("out", type=PATH, required=False)
+@click.option(
+    "--builder",
+    type=click.Choice(["tensorrt", "rtx"]),
+    help="TensorRT, on and for the GPU of this machine, or TensorRT for RTX, anywhere. [default: the installed one; of "
+    "both, tensorrt where there is a GPU]",
+)
+@click.option("--gpu", metavar="CARD", help=f"With rtx: the card that runs the engine. [default: {DEFAULT_GPU}]")
+@click.option(
+    "--compute-capability",
+    "capabilities",
+    metavar="NUMBER",
+    multiple=True,
+    help="With rtx: that of the GPUs, such as 89 (RTX 4090) or 120 (RTX 5090), several times for several.",
+)
 @click.option(
     "--fp16", "precision", flag_value="fp16", default="fp16", help="16-bit weights and activations. [default]"
 )
@@ -67,7 +82,7 @@ from doge_export.trt.limits import CANDIDATES, MAX_TOP_K
     type=click.Choice(["none", "same", "ampere+"]),
     default="none",
     show_default=True,
-    help="Other GPUs that may run the engine: none, those of the same compute capability, or any from Ampere on.",
+    help="With tensorrt: other GPUs that may run it: none, those of the same compute capability, any from Ampere on.",
 )
 @click.option("--version-compatible", is_flag=True, help="Let later TensorRT of the same major version run it.")
 @click.option("--embed-plugin", is_flag=True, help="Put the plugin into the engine; with --version-compatible.")
@@ -91,7 +106,7 @@ from doge_export.trt.limits import CANDIDATES, MAX_TOP_K
 @source_options
 @force_option
 @validate_option
-@click.option("--dry-run", is_flag=True, help="Check the graph and print the plan; needs neither TensorRT nor a GPU.")
+@click.option("--dry-run", is_flag=True, help="Check the graph and print the plan; needs neither TensorRT nor GPU.")
 @click.option("--selftest", is_flag=True, help="Build and check engines of the bundled models here; write a report.")
 @json_option
 def command(
@@ -99,16 +114,17 @@ def command(
 ) -> None:
     """Build a TensorRT engine.
 
-    MODEL_OR_FOLDER is a checkpoint (a folder or a hub id) or an exported folder. The engine is for the GPU of this
-    machine, and is compared with PyTorch. OUT appears when all is done, or not at all, and is used like any exported
-    folder.
+    MODEL_OR_FOLDER is a checkpoint (a folder or a hub id) or an exported folder. TensorRT for RTX builds on any
+    machine, for the RTX 4090 unless told otherwise; TensorRT builds for the GPU of this machine. The engine is
+    compared with PyTorch where there is a GPU that runs it. OUT appears when all is done, or not at all, and is used
+    like any exported folder.
 
     With --selftest, MODEL_OR_FOLDER is the report to write. [default: doge-export-trt-selftest.json]
     """
     if selftest:
         need("export", "torch", "onnx", "onnxscript", "safetensors", "transformers")
         if out is not None or dry_run:
-            raise click.UsageError("--selftest takes the name of its report and --plugin only.")
+            raise click.UsageError("--selftest takes the name of its report, --builder and --plugin only.")
         _selftest(Path(model_or_folder or "doge-export-trt-selftest.json"), options, as_json)
         return
     if model_or_folder is None or (out is None and not dry_run):
@@ -118,15 +134,26 @@ def command(
     settings = {name: options.pop(name) for name in ("opt_level", "workspace_mib", "timing_cache")}
     settings |= {name: options.pop(name) for name in ("version_compatible", "embed_plugin")}
     settings |= {"hardware": options.pop("hw_compat"), "tf32": options.pop("tf32")}
+    settings["compute_capabilities"] = _capabilities(options.pop("gpu"), options.pop("capabilities"))
+    build["builder"] = options.pop("builder")
     planned_for = options.pop("tensorrt")
     _check_places(model_or_folder, out, build, settings)
     if dry_run:
-        _dry_run(model_or_folder, planned_for, as_json, options)
+        _dry_run(model_or_folder, planned_for, build["builder"], as_json, options)
         return
     if planned_for:
         raise click.UsageError("--tensorrt is what --dry-run plans for; a build uses the TensorRT that is installed.")
     assert out is not None
     _build(model_or_folder, out, settings, build, as_json, options)
+
+
+def _capabilities(gpu: str | None, named: tuple[str, ...]) -> tuple[tuple[int, int], ...]:
+    """Return the compute capabilities that --gpu or --compute-capability name; none if neither is given."""
+    if gpu is not None and named:
+        raise click.UsageError("--gpu names a card, --compute-capability what cards have: give one of the two.")
+    if gpu is not None:
+        return (capability_of(gpu),)
+    return tuple(dict.fromkeys(map(capability, named)))
 
 
 def _check_places(model: str, out: Path | None, build: dict[str, Any], settings: dict[str, Any]) -> None:
@@ -171,14 +198,15 @@ def _build(
         click.echo(line)
 
 
-def _dry_run(model: str, tensorrt: str | None, as_json: bool, options: dict[str, Any]) -> None:
+def _dry_run(model: str, tensorrt: str | None, builder: str | None, as_json: bool, options: dict[str, Any]) -> None:
     from doge_export.trt.describe import plan_facts
-    from doge_export.trt.plan_engine import plan_engine
+    from doge_export.trt.dry_run import dry_run
 
-    if tensorrt is not None:
-        options["tensorrt_version"] = _version(tensorrt)
-    planned = plan_engine(model, **options)
-    facts = plan_facts(planned)
+    version = None if tensorrt is None else _version(tensorrt)
+    if version is not None and builder == "rtx":
+        raise click.UsageError("--tensorrt is a version of TensorRT, and --builder rtx is another; drop one of them.")
+    planned, checked_by = dry_run(model, builder, version, **options)
+    facts = plan_facts(planned) | {"checked_by": checked_by}
     echo_json(facts) if as_json else click.echo(_plan_text(facts))
     click.get_current_context().exit(1 if planned.findings else 0)
 
@@ -223,7 +251,7 @@ def _version(text: str) -> tuple[int, int]:
 def _selftest(report: Path, options: dict[str, Any], as_json: bool) -> None:
     from doge_export.trt.selftest import selftest
 
-    result = selftest(report, plugin=options["plugin"])
+    result = selftest(report, builder=options["builder"], plugin=options["plugin"])
     if as_json:
         echo_json(result)
     else:

@@ -13,14 +13,13 @@ import subprocess
 from collections.abc import Iterable, Sequence
 
 from doge_export.errors import DogeExportError
+from doge_export.plugin import gpus
+from doge_export.plugin.tensorrt_versions import MajorMinor, dotted
 
 TUNED = "89"
 """Of the RTX 4090, for which the kernels are tuned: always compiled for, unless other GPUs are named."""
 
-_CARDS = {"30": "86", "40": "89", "50": "120"}
-"""Compute capability of GeForce RTX cards by the first two digits of their number."""
-
-OLDEST_CAPABILITY = 80
+OLDEST: MajorMinor = (8, 0)
 """The kernels use instructions that GPUs before Ampere lack."""
 
 _NAME = re.compile(r"(\d{2,3})([a-f]?)(-real|-virtual)?")
@@ -44,37 +43,27 @@ def here() -> tuple[str, ...]:
 
 def default() -> tuple[str, ...]:
     """Return what is compiled for unless GPUs are named: `TUNED`, and the GPUs of this machine that can run kernels."""
-    able = {int(name) for name in here() if int(name) >= OLDEST_CAPABILITY}
+    able = {int(name) for name in here() if gpus.capability(name) >= OLDEST}
     return tuple(map(str, sorted({int(TUNED)} | able)))
 
 
-def named(gpus: Iterable[str] = (), capabilities: Iterable[str] = ()) -> tuple[str, ...]:
+def named(names: Iterable[str] = (), capabilities: Iterable[str] = ()) -> tuple[str, ...]:
     """Return the architectures of GPUs and compute capabilities as a user writes them.
 
     Args:
-        gpus: names, such as "rtx4090" or "RTX 4090".
+        names: of cards, such as "rtx4090" or "RTX 4090".
         capabilities: such as "89", "8.9" or "sm_89".
 
     Raises:
         DogeExportError: a GPU is not known by that name, or a capability is none that the kernels run on.
     """
-    found = set()
-    for gpu in gpus:
-        card = re.fullmatch(r"(?:geforce\W*)?(?:rtx\W*)?(\d\d)\d0\W*(?:ti)?\W*(?:super)?\W*(?:d|laptop)?", gpu.lower())
-        if card is None or card[1] not in _CARDS:
-            known = ", ".join(f"rtx{generation}xx" for generation in _CARDS)
-            raise DogeExportError(
-                f"--gpu is {gpu!r}, expected a card such as rtx4090 ({known}); name any other by --compute-capability"
-            )
-        found.add(int(_CARDS[card[1]]))
-    for capability in capabilities:
-        number = re.fullmatch(r"(?:sm_?)?(\d{1,2})\.?(\d)", capability.lower())
-        if number is None or int(number[1] + number[2]) < OLDEST_CAPABILITY:
-            raise DogeExportError(
-                f"--compute-capability is {capability!r}, expected {OLDEST_CAPABILITY} or more, such as 89 or 120"
-            )
-        found.add(int(number[1] + number[2]))
-    return tuple(map(str, sorted(found)))
+    asked = {*map(gpus.capability_of, names), *map(gpus.capability, capabilities)}
+    older = sorted(each for each in asked if each < OLDEST)
+    if older:
+        raise DogeExportError(
+            f"compute capability {dotted(older[0])} is asked for, and the kernels run on {dotted(OLDEST)} or later"
+        )
+    return tuple(f"{major}{minor}" for major, minor in sorted(asked))
 
 
 def check(architectures: Sequence[str]) -> None:
@@ -88,6 +77,22 @@ def check(architectures: Sequence[str]) -> None:
             f"architectures are {' '.join(architectures) or 'none'}; write them as CMake does, "
             "with commas between, such as 89 or 80-real,90"
         )
+
+
+def covers(architecture: str, capability: MajorMinor) -> bool:
+    """Return whether code for an architecture, as CMake names it, runs on GPUs of a compute capability.
+
+    Machine code (-real) runs on later GPUs of its major version; PTX (-virtual) is compiled for every later one. A name
+    without either holds both. A letter behind the number ties code to that GPU (a), or to its family (f).
+    """
+    match = _NAME.fullmatch(architecture)
+    if match is None:
+        return False
+    compiled, letter, form = gpus.capability(match[1]), match[2], match[3]
+    if letter == "a":
+        return compiled == capability
+    runs = form != "-virtual" and compiled[0] == capability[0] and compiled[1] <= capability[1]
+    return runs or (form != "-real" and not letter and compiled <= capability)
 
 
 def held_by(library: str | os.PathLike[str]) -> tuple[str, ...]:

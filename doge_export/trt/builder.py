@@ -21,7 +21,7 @@ import contextlib
 import dataclasses
 import importlib.util
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -30,13 +30,17 @@ from doge_export.console import detail, log, progress
 from doge_export.errors import DogeExportError, RunFailed
 from doge_export.installing import install_command
 from doge_export.package.atomic_file import written_file
+from doge_export.plugin.tensorrt_versions import MajorMinor, dotted
 from doge_export.runtime.engine import plugin_file
 from doge_export.runtime.engine.installation import last_error, make_logger
-from doge_export.runtime.engine.plugin_file import PluginFile
+from doge_export.runtime.engine.kinds import RTX, kind_of, title_of
+from doge_export.runtime.engine.plugin_file import AMPERE_AND_LATER, PluginFile
+from doge_export.trt.layer_list import Layer, read_layers
 
 if TYPE_CHECKING:
     from doge_export.trt.engine_plan import EnginePlan
 
+_ONLY = "leave it out, or take --builder tensorrt"
 _HARDWARE = {"same": "SAME_COMPUTE_CAPABILITY", "ampere+": "AMPERE_PLUS"}
 
 
@@ -49,6 +53,7 @@ class BuilderSettings:
         workspace_mib: MiB of workspace that layers may share; None: as much as the GPU has.
         timing_cache: a file of TensorRT's measurements, read and extended, so that the next build is short.
         hardware: the other GPUs that may run the engine: "none", "same" (compute capability), "ampere+".
+        compute_capabilities: that TensorRT for RTX builds for; empty for TensorRT, which builds for the GPU here.
         version_compatible: let later TensorRT of the same major version run the engine.
         embed_plugin: put the plugin's library into the engine.
         tf32: let float32 products take TF32 factors of 19 bits. In a 16-bit graph the only such products are the scores
@@ -59,6 +64,7 @@ class BuilderSettings:
     workspace_mib: int | None = None
     timing_cache: Path | None = None
     hardware: str = "none"
+    compute_capabilities: tuple[MajorMinor, ...] = ()
     version_compatible: bool = False
     embed_plugin: bool = False
     tf32: bool = False
@@ -78,6 +84,31 @@ class BuilderSettings:
         if self.timing_cache is not None and importlib.util.find_spec("polygraphy") is None:
             raise DogeExportError(f"--timing-cache needs polygraphy: {install_command('trt')}")
 
+    def check_for(self, trt: ModuleType) -> None:
+        """Check that a TensorRT has these settings.
+
+        Raises:
+            DogeExportError: it lacks one.
+        """
+        kind = kind_of(trt)
+        if kind != RTX:
+            if self.compute_capabilities:
+                raise DogeExportError(
+                    f"{kind.title} builds for the GPU of this machine; name other GPUs with --builder rtx only"
+                )
+            return
+        capabilities = "an engine of TensorRT for RTX runs on the compute capabilities that it is built for"
+        reasons = {
+            "--hw-compat": (self.hardware != "none", f"{capabilities}: name them with --compute-capability"),
+            "--version-compatible": (self.version_compatible, f"its engines need the version that built them: {_ONLY}"),
+            "--timing-cache": (self.timing_cache is not None, f"it measures nothing while it builds: {_ONLY}"),
+        }
+        for option, (given, reason) in reasons.items():
+            if given:
+                raise DogeExportError(f"{option} is not for {kind.title}: {reason}")
+        for capability in self.compute_capabilities:
+            _compute_capability(trt, capability)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the settings that the sidecar lists under "settings"."""
         return {"opt_level": self.opt_level, "workspace_mib": self.workspace_mib, "tf32": self.tf32}
@@ -92,12 +123,16 @@ class Built:
         layers: number of layers that the parser made.
         plugin_layers: number of these that call the plugin.
         seconds: that the build took.
+        warnings: that the parser and the builder gave, one line each.
+        listed: layers of each profile as the builder lists them; empty if it does not.
     """
 
     engine: bytes
     layers: int
     plugin_layers: int
     seconds: float
+    warnings: tuple[str, ...] = ()
+    listed: Mapping[str, list[Layer]] = dataclasses.field(default_factory=dict)
 
 
 def build_engine(
@@ -106,7 +141,7 @@ def build_engine(
     """Build the engine of a plan.
 
     Args:
-        trt: the module tensorrt.
+        trt: the module of either TensorRT.
         plan: of the engine.
         onnx: file of the plan's graph.
         plugin: that the plan's nodes of domain doge call; None if it has none.
@@ -121,23 +156,45 @@ def build_engine(
     """
     started = time.monotonic()
     settings.check()
-    if plugin is not None:
-        plugin_file.register(trt, plugin)
+    settings.check_for(trt)
     logger = make_logger(trt)
     builder = trt.Builder(logger)
-    network = _parse(trt, builder, logger, onnx)
+    network = parse(trt, builder, logger, onnx, plugin)
     plugin_layers = _check_plugin_layers(trt, network, plan.plugin_nodes)
     config = _configure(trt, builder, plan, plugin, settings)
     with _timing_cache(config, settings.timing_cache), progress("building the engine") as advance:
         config.progress_monitor = make_monitor(trt, advance)
         engine = builder.build_serialized_network(network, config)
         if engine is None:
-            raise RunFailed(f"TensorRT {trt.__version__} did not build the engine: {last_error(logger)}")
-    return Built(bytes(engine), network.num_layers, plugin_layers, time.monotonic() - started)
+            raise RunFailed(f"{title_of(trt)} did not build the engine: {last_error(logger)}")
+    return Built(
+        bytes(engine),
+        network.num_layers,
+        plugin_layers,
+        time.monotonic() - started,
+        tuple(logger.warnings),
+        read_layers(logger.layers, [*plan.profiles]),
+    )
 
 
-def _parse(trt: ModuleType, builder: Any, logger: Any, onnx: Path) -> Any:
-    """Parse the file into a strongly typed network: every value has in the engine the type that the graph gives it."""
+def parse(trt: ModuleType, builder: Any, logger: Any, onnx: Path, plugin: PluginFile | None) -> Any:
+    """Parse the file into a strongly typed network: every value has in the engine the type that the graph gives it.
+
+    Args:
+        trt: the module of either TensorRT.
+        builder: its Builder.
+        logger: of `make_logger`.
+        onnx: file of a graph.
+        plugin: that nodes of domain doge call; None if there are none.
+
+    Returns:
+        the INetworkDefinition.
+
+    Raises:
+        RunFailed: the parser refuses the graph.
+    """
+    if plugin is not None:
+        plugin_file.register(trt, plugin)
     flags = 0
     typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     if typed is not None:  # implied from TensorRT 11 on, where the flag may be removed
@@ -148,9 +205,9 @@ def _parse(trt: ModuleType, builder: Any, logger: Any, onnx: Path) -> Any:
     if override is not None:  # since 10.15; before that a registered plugin always comes first
         parser.set_flag(override)
     if not parser.parse_from_file(str(onnx)):
-        errors = [str(parser.get_error(index).desc()) for index in range(parser.num_errors)]
+        errors = [" ".join(str(parser.get_error(index).desc()).split()) for index in range(parser.num_errors)]
         raise RunFailed(
-            f"TensorRT {trt.__version__} does not take the graph: {errors[0] if errors else last_error(logger)}"
+            f"{title_of(trt)} does not take the graph: {errors[0] if errors else last_error(logger)}"
             + (f" (and {len(errors) - 1} more)" if len(errors) > 1 else "")
         )
     return network
@@ -166,7 +223,7 @@ def _check_plugin_layers(trt: ModuleType, network: Any, expected: int) -> int:
     found = sum(kind == trt.LayerType.PLUGIN_V3 for kind in types)
     if found != expected:
         raise RunFailed(
-            f"TensorRT {trt.__version__} made {found} plugin layers of {expected} nodes of domain doge; "
+            f"{title_of(trt)} made {found} plugin layers of {expected} nodes of domain doge; "
             "report this with the output of `doge-export trt --dry-run --json`"
         )
     return found
@@ -181,7 +238,9 @@ def _configure(
         for tensor, (low, best, high) in shapes.items():
             profile.set_shape(tensor, low, best, high)
         if config.add_optimization_profile(profile) < 0:
-            raise RunFailed(f"TensorRT {trt.__version__} does not take the optimisation profile {name}: {shapes}")
+            raise RunFailed(f"{title_of(trt)} does not take the optimisation profile {name}: {shapes}")
+    if kind_of(trt) == RTX:
+        _configure_rtx(trt, config, settings.compute_capabilities)
     config.builder_optimization_level = settings.opt_level
     if settings.workspace_mib is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, settings.workspace_mib << 20)
@@ -191,8 +250,7 @@ def _configure(
         level = getattr(trt.HardwareCompatibilityLevel, _HARDWARE[settings.hardware], None)
         if level is None:
             raise DogeExportError(
-                f"TensorRT {trt.__version__} has no --hw-compat {settings.hardware}; use a newer one, or --hw-compat "
-                "none"
+                f"{title_of(trt)} has no --hw-compat {settings.hardware}; use a newer one, or --hw-compat none"
             )
         config.hardware_compatibility_level = level
     if settings.version_compatible:
@@ -200,6 +258,50 @@ def _configure(
     if settings.embed_plugin and plugin is not None:
         config.plugins_to_serialize = [str(plugin.path)]
     return config
+
+
+def _configure_rtx(rtx: ModuleType, config: Any, capabilities: tuple[MajorMinor, ...]) -> None:
+    """Name the GPUs, let a CUDA graph record runs, and have the layers listed."""
+    config.num_compute_capabilities = len(capabilities)
+    for index, capability in enumerate(capabilities):
+        if not config.set_compute_capability(_compute_capability(rtx, capability), index):
+            raise RunFailed(f"{title_of(rtx)} does not take compute capability {dotted(capability)}")
+    # Without it, TensorRT may allocate memory in a run, which a CUDA graph cannot record.
+    config.set_flag(rtx.BuilderFlag.REQUIRE_USER_ALLOCATION)
+    config.profiling_verbosity = rtx.ProfilingVerbosity.DETAILED
+
+
+def _compute_capability(rtx: ModuleType, capability: MajorMinor) -> Any:
+    """Return what TensorRT for RTX calls a compute capability: SM120 is (12, 0).
+
+    Raises:
+        DogeExportError: it does not build for it.
+    """
+    members = rtx.ComputeCapability.__members__
+    known = members.get(f"SM{capability[0]}{capability[1]}")
+    if known is None:
+        numbers = (name.removeprefix("SM") for name in members if name.startswith("SM"))
+        names = sorted((int(number[:-1]), int(number[-1])) for number in numbers)
+        raise DogeExportError(
+            f"{title_of(rtx)} does not build for compute capability {dotted(capability)}; it builds for "
+            f"{', '.join(map(dotted, names))}"
+        )
+    return known
+
+
+def targets(settings: BuilderSettings, here: MajorMinor | None) -> tuple[MajorMinor, ...]:
+    """Return the compute capabilities that an engine is for, as far as its plugin must have kernels for them.
+
+    Args:
+        settings: of the build.
+        here: compute capability of this machine's GPU; needed for TensorRT only.
+    """
+    if settings.compute_capabilities:
+        return settings.compute_capabilities
+    if settings.hardware == "ampere+":
+        return AMPERE_AND_LATER
+    assert here is not None
+    return (here,)
 
 
 @contextlib.contextmanager

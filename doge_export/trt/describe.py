@@ -26,6 +26,7 @@ def plan_facts(planned: EnginePlan) -> dict[str, Any]:
         "model": planned.provenance.source.model,
         "precision": planned.precision,
         "attention": planned.attention,
+        "builder": planned.builder,
         "tensorrt": dotted(planned.tensorrt_version),
         "max_batch": planned.max_batch,
         "max_length": planned.max_length,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from doge_export.package import Manifest, validation_line
 from doge_export.plugin.tensorrt_versions import dotted
+from doge_export.runtime.engine.kinds import KINDS, RTX
 from doge_export.runtime.engine.sidecar import Sidecar
 
 
@@ -16,18 +17,17 @@ def write_card(folder: Path, manifest: Manifest, sidecar: Sidecar) -> None:
         if (sidecar.plugin and not sidecar.plugin_embedded)
         else "It needs no plugin."
     )
-    name = Path(manifest.source.model).name
-    text = f"""# {name} as a TensorRT engine
+    name, kind = Path(manifest.source.model).name, KINDS[sidecar.builder]
+    text = f"""# {name} as an engine of {kind.title}
 
 Made by doge-export {manifest.doge_export} from `{name}`: {sidecar.precision}, attention by {sidecar.attention}, up
 to {sidecar.max_batch} rows of {sidecar.max_length} tokens.
 
-- built by TensorRT {sidecar.tensorrt} on {sidecar.gpu}, compute capability
-  {dotted(sidecar.compute_capability)}; `--hw-compat {sidecar.hardware}`
+- {_built(sidecar)}
 - {calls}
 - against PyTorch: {validation_line(manifest)}
 
-With this folder as `out`, once doge-export is installed (`pip install ".[trt]"` in a clone of its repository):
+With this folder as `out`, once doge-export is installed (`pip install ".[{kind.extra}]"` in a clone of its repository):
 
     doge-export generate out "Once upon a time"
     doge-export chat out
@@ -36,3 +36,15 @@ With this folder as `out`, once doge-export is installed (`pip install ".[trt]"`
 `engine/engine.json` names inputs, outputs, profiles and caches; an engine holds code: open only one you trust.
 """
     (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def _built(sidecar: Sidecar) -> str:
+    """Return what built the engine, for which GPUs."""
+    title = f"{KINDS[sidecar.builder].title} {sidecar.tensorrt}"
+    capabilities = ", ".join(map(dotted, sidecar.compute_capabilities))
+    if sidecar.builder == RTX.name:
+        return (
+            f"built by {title} for GPUs of compute capability {capabilities}; the first start on a GPU\n  compiles it "
+            "for that GPU"
+        )
+    return f"built by {title} on {sidecar.gpu}, compute capability\n  {capabilities}; `--hw-compat {sidecar.hardware}`"

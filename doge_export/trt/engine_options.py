@@ -6,6 +6,7 @@ import dataclasses
 
 from doge_export.errors import DogeExportError
 from doge_export.plugin.tensorrt_versions import NATIVE_SINCE, NEWEST, OLDEST, MajorMinor, dotted
+from doge_export.runtime.engine.kinds import KINDS, RTX, TENSORRT, KindName
 from doge_export.targets.tensorrt import DTYPES, Attention, EnginePrecision
 from doge_export.trt.limits import CANDIDATES, MAX_LOGITS, MAX_TOP_K
 
@@ -21,7 +22,8 @@ class EngineOptions:
         max_logits: the most tokens of a row whose logits one run may give.
         candidates: number of best next tokens that every run gives beside all logits; 0: none. Greedy choice and top-k
             below this number (lower still if logits are equal there) copy only these to the host.
-        tensorrt_version: of the TensorRT that is to read the graph.
+        builder: the TensorRT that is to read the graph, and build.
+        tensorrt_version: of TensorRT. One for RTX reads what the newest TensorRT does, and counts otherwise.
         calibrate: in fp16, run the graph on texts first and report as findings the values that float16 cannot hold.
     """
 
@@ -30,6 +32,7 @@ class EngineOptions:
     max_batch: int = 1
     max_logits: int = MAX_LOGITS
     candidates: int = CANDIDATES
+    builder: KindName = TENSORRT.name
     tensorrt_version: MajorMinor = NEWEST
     calibrate: bool = True
 
@@ -43,6 +46,8 @@ class EngineOptions:
             raise DogeExportError(f"unknown precision {self.precision!r}; choose {', '.join(DTYPES)}")
         if self.attention not in ("plugin", "native"):
             raise DogeExportError(f"unknown attention {self.attention!r}; choose plugin or native")
+        if self.builder not in KINDS:
+            raise DogeExportError(f"unknown builder {self.builder!r}; choose {' or '.join(KINDS)}")
         for name, value in (("max batch", self.max_batch), ("max logits", self.max_logits)):
             if not _is_int(value) or value < 1:
                 raise DogeExportError(f"{name} is {value!r}, expected 1 or more")
@@ -58,6 +63,15 @@ class EngineOptions:
                 f"TensorRT {dotted(version)} lacks layers of native attention; use {dotted(NATIVE_SINCE)} or newer, or "
                 "--attention plugin"
             )
+
+
+PROFILE_ROWS = {RTX.name: 2, TENSORRT.name: 1}
+"""The fewest rows that every profile must allow, by builder; there are buffers for `max_batch` only.
+
+Where a profile knows that there is one row, TensorRT for RTX chooses kernels that want the weights in another layout
+than those of the other profile do, and the engine holds weights twice: 160M in fp16 had 576 MB with one row in both
+profiles, 385 MB with two rows of decoding alone, and has 328 MB with two in both.
+"""
 
 
 def _is_int(value: object) -> bool:

@@ -14,6 +14,7 @@ import onnx_ir as ir
 from doge_export.checkpoint.architecture import CdmoeRouting
 from doge_export.package.manifest import SourceEntry
 from doge_export.plugin.build import TENSORRT_PLUGIN
+from doge_export.runtime.engine.kinds import TENSORRT, KindName
 from doge_export.targets.half.extremes import Extreme, by_operator
 from doge_export.targets.tensorrt import Attention, EnginePrecision
 
@@ -153,13 +154,14 @@ class EnginePlan:
 
     Attributes:
         graph: lowered, without functions, typed.
-        precision, attention, tensorrt_version, max_batch: as in `EngineOptions`.
+        precision, attention, builder, tensorrt_version, max_batch: as in `EngineOptions`.
         max_length: tokens of a row; `capacity` of the caches.
         max_logits: as in `EngineOptions`, at most `max_length`.
         inputs, outputs: all of the graph, caches included, by name.
         caches: the inputs and outputs that share a buffer.
         profiles: PREFILL and DECODE, in the engine's order: input name -> (min, opt, max) for every input. The longest
-            `sequence` of PREFILL may be less than the capacity: longer prompts are then read in pieces.
+            `sequence` of PREFILL may be less than the capacity: longer prompts are then read in pieces. Both may
+            allow more rows than `max_batch`, for which there are no buffers.
         plugin_nodes: number of nodes of domain `doge`; the parser must make as many layers of type PLUGIN_V3.
         memory: bytes on the device.
         findings: of the lint, and overflows seen on text; an engine is built only if there are none.
@@ -185,6 +187,7 @@ class EnginePlan:
     types: dict[str, dict[str, int]]
     provenance: Provenance
     extremes: tuple[Extreme, ...] = ()
+    builder: KindName = TENSORRT.name
 
     @property
     def typing(self) -> dict[str, Any]:

@@ -13,13 +13,14 @@ from doge_export.errors import DogeExportError
 from doge_export.graph.schemas import DOMAIN
 from doge_export.plugin.tensorrt_versions import dotted
 from doge_export.runtime.context import PREFILL_CHUNK
+from doge_export.runtime.engine.kinds import KINDS, TENSORRT
 from doge_export.targets.contract import extent
 from doge_export.targets.half import operators_by_type
 from doge_export.targets.half.extremes import Extreme
 from doge_export.targets.lowering import named
 from doge_export.targets.tensorrt import Form, lower_for_tensorrt
 from doge_export.trt.device_memory import memory_of
-from doge_export.trt.engine_options import EngineOptions
+from doge_export.trt.engine_options import PROFILE_ROWS, EngineOptions
 from doge_export.trt.engine_plan import DECODE, PREFILL, Binding, EnginePlan, PlannedCache, Range
 from doge_export.trt.largest_values import largest_values, overflows, texts_for
 from doge_export.trt.lint import lint
@@ -57,7 +58,8 @@ def plan_traced(traced: Traced, options: EngineOptions) -> EnginePlan:
     candidates = min(options.candidates, extent(named(graph.graph.outputs, "logits")[0], 2))
     form = Form(options.precision, options.attention, capacity, candidates)
     extremes = _extremes(traced, form) if options.calibrate and options.precision == "fp16" else ()
-    log(f"lowering for TensorRT {dotted(options.tensorrt_version)}")
+    kind = KINDS[options.builder]
+    log(f"lowering for {kind.title}" + (f" {dotted(options.tensorrt_version)}" if kind == TENSORRT else ""))
     lower_for_tensorrt(graph, form)
     inputs = {binding.name: binding for binding in map(_binding, graph.graph.inputs)}
     outputs = {binding.name: binding for binding in map(_binding, graph.graph.outputs)}
@@ -69,6 +71,7 @@ def plan_traced(traced: Traced, options: EngineOptions) -> EnginePlan:
         graph=graph,
         precision=options.precision,
         attention=options.attention,
+        builder=options.builder,
         tensorrt_version=options.tensorrt_version,
         max_batch=options.max_batch,
         max_length=capacity,
@@ -76,7 +79,7 @@ def plan_traced(traced: Traced, options: EngineOptions) -> EnginePlan:
         inputs=inputs,
         outputs=outputs,
         caches=caches,
-        profiles=_profiles(inputs, largest),
+        profiles=_profiles(inputs, largest, max(options.max_batch, PROFILE_ROWS[options.builder])),
         plugin_nodes=sum(node.domain == DOMAIN for node in graph.graph),
         memory=memory_of(graph, inputs | outputs, caches, largest),
         findings=(*lint(graph, options.tensorrt_version, sizes=largest), *overflows(extremes)),
@@ -126,11 +129,12 @@ def _cache(past: Binding, outputs: dict[str, Binding], max_batch: int) -> Planne
     return PlannedCache(past.name, present.name, past.dtype, shape)
 
 
-def _profiles(inputs: dict[str, Binding], largest: dict[str, int]) -> dict[str, dict[str, Range]]:
+def _profiles(inputs: dict[str, Binding], largest: dict[str, int], rows: int) -> dict[str, dict[str, Range]]:
     smallest = {"batch": 1, "sequence": 1, "num_logits": 1}
+    best = smallest | {"sequence": min(PREFILL_CHUNK, largest["sequence"])}
     sizes = {
-        PREFILL: (smallest, smallest | {"sequence": min(PREFILL_CHUNK, largest["sequence"])}, largest),
-        DECODE: (smallest, smallest, smallest | {"batch": largest["batch"]}),
+        PREFILL: (smallest, best, largest | {"batch": rows}),
+        DECODE: (smallest, smallest, smallest | {"batch": rows}),
     }
 
     return {

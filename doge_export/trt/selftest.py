@@ -19,8 +19,9 @@ from doge_export.package.atomic_file import written_file
 from doge_export.package.disk import scratch_folder
 from doge_export.paths import check_apart, check_file
 from doge_export.runtime.engine import installation
-from doge_export.runtime.engine.device import Device
-from doge_export.trt.make import EngineResult, make_engine
+from doge_export.runtime.engine.kinds import RTX, TENSORRT, kind_of
+from doge_export.trt.builder import BuilderSettings
+from doge_export.trt.make import EngineResult, Gpu, gpu_here, make_engine
 from doge_export.version import __version__
 
 
@@ -56,11 +57,20 @@ ENGINES = (
 """Rows are longer than keep_window_size and, without experts, than the trained length of 256."""
 
 
-def selftest(report: Path, *, plugin: Path | None = None, engines: tuple[Engine, ...] = ENGINES) -> dict[str, Any]:
+def selftest(
+    report: Path,
+    *,
+    builder: str | None = None,
+    plugin: Path | None = None,
+    engines: tuple[Engine, ...] = ENGINES,
+) -> dict[str, Any]:
     """Build, validate, run and time every engine; a failure does not stop the others.
+
+    Without a GPU TensorRT for RTX builds the engines, and the rest is not run.
 
     Args:
         report: file to write the result to, as JSON.
+        builder: "tensorrt" or "rtx". None: see `installation.choose`.
         plugin: the plugin's library. None: as `find_plugin` finds it.
         engines: to build.
 
@@ -73,21 +83,24 @@ def selftest(report: Path, *, plugin: Path | None = None, engines: tuple[Engine,
     """
     check_file("report", report)
     check_apart({"report": report}, {"--plugin": plugin})
-    trt, runtime = installation.require()
-    device = Device(runtime)
+    trt = installation.choose(builder)
+    kind = kind_of(trt)
+    if kind == TENSORRT:
+        installation.require_cuda(kind)
+    gpu = gpu_here()
     facts = {
         "doge_export": __version__,
+        "builder": kind.name,
         "tensorrt": trt.__version__,
-        "gpu": device.name,
-        "compute_capability": list(device.compute_capability),
+        "gpu": "none: engines are built and not run" if gpu is None else gpu.name,
+        "compute_capability": None if gpu is None else list(gpu.compute_capability),
         "python": platform.python_version(),
         "platform": platform.platform(),
     }
-    device.close()
     result: dict[str, Any] = {"machine": facts, "cases": []}
     with scratch_folder() as folder:
         for number, engine in enumerate(engines):
-            for case in _cases(engine, Path(folder) / str(number), plugin):
+            for case in _cases(engine, Path(folder) / str(number), plugin, kind.name, gpu):
                 log(f"{'ok' if case['ok'] else 'FAILED'}: {case['name']}: {case['said']}")
                 result["cases"].append(case)
                 # After every case: a GPU that hangs must not take the report with it.
@@ -96,17 +109,21 @@ def selftest(report: Path, *, plugin: Path | None = None, engines: tuple[Engine,
     return result
 
 
-def _cases(engine: Engine, folder: Path, plugin: Path | None) -> Iterator[dict[str, Any]]:
-    """Build an engine and, if that succeeds, check it."""
+def _cases(
+    engine: Engine, folder: Path, plugin: Path | None, builder: str, gpu: Gpu | None
+) -> Iterator[dict[str, Any]]:
+    """Build an engine and, if that succeeds and a GPU is here, check it."""
     built: list[EngineResult] = []
+    here = (gpu.compute_capability,) if gpu is not None and builder == RTX.name else ()
 
     def build() -> str:
         options = {"precision": engine.precision, "attention": engine.attention, "max_batch": 3, **engine.options}
+        options |= {"builder": builder, "settings": BuilderSettings(compute_capabilities=here)}
         built.append(make_engine(engine.model, folder, plugin=plugin, validate=False, **options))
         return f"{built[0].sidecar.plugin_layers} plugin layers, {built[0].sidecar.settings['seconds']} s"
 
     yield _case(f"{engine.name}: build", build)
-    if built:
+    if built and gpu is not None:
         yield _case(f"{engine.name}: validate", lambda: _validated(folder))
         yield _case(f"{engine.name}: generate", lambda: _generated(folder))
         yield _case(f"{engine.name}: bench", lambda: _timed(folder))

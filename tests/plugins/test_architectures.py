@@ -36,12 +36,15 @@ def test_the_4090_is_always_compiled_for_and_so_are_the_gpus_here(smi):
 def test_gpus_are_named_by_name_or_capability():
     assert gpus.named(["rtx4090", "GeForce RTX 5070 Ti"], ["9.0"]) == ("89", "90", "120")
     assert gpus.named([], ["sm_89", "120"]) == ("89", "120")
-    for gpu in ("gtx1080", "rtx2080", "h100"):
+    for gpu in ("gtx1080", "h100"):
         with pytest.raises(DogeExportError, match=f"--gpu is '{gpu}', expected a card such as rtx4090"):
             gpus.named([gpu])
-    for capability in ("75", "ada", "8"):
-        with pytest.raises(DogeExportError, match=f"--compute-capability is '{capability}', expected 80 or more"):
+    for capability in ("ada", "8"):
+        with pytest.raises(DogeExportError, match=f"--compute-capability is '{capability}', expected two or three"):
             gpus.named([], [capability])
+    for names, capabilities in ((["rtx2080"], []), ([], ["75"])):
+        with pytest.raises(DogeExportError, match=r"compute capability 7\.5 is asked for, and the kernels run on 8\.0"):
+            gpus.named(names, capabilities)
 
 
 def test_a_library_tells_which_gpus_it_is_for(tmp_path):

@@ -15,7 +15,7 @@ from tensorrt_on_cpu import import_tensorrt
 from doge_export.runtime.engine import installation, plugin_file
 from doge_export.runtime.engine.plugin_file import PluginFile
 from doge_export.trt.builder import BuilderSettings
-from doge_export.trt.make import write_engine
+from doge_export.trt.make import gpu_here, write_engine
 
 
 @dataclasses.dataclass
@@ -34,9 +34,10 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
     library = tmp_path / "libdoge_trt_plugin.so"
     library.write_bytes(b"plugin")
     plugin = PluginFile(library, "ab" * 32, 1, (11, 1, 0))
-    monkeypatch.setattr(plugin_file, "_registered", [])
-    monkeypatch.setattr(plugin_file, "find_plugin", lambda path=None: plugin)
-    monkeypatch.setattr(installation, "_imported", lambda name: trt if name == "tensorrt" else cuda)
+    monkeypatch.setattr(plugin_file, "_registered", {})
+    monkeypatch.setattr(plugin_file, "find_plugin", lambda path=None, capabilities=(): plugin)
+    installed = {"tensorrt": trt, "cuda.bindings.runtime": cuda}
+    monkeypatch.setattr(installation, "_imported", installed.get)
     return Machine(trt, cuda, plugin)
 
 
@@ -48,7 +49,7 @@ def engine_folder(machine: Machine, tmp_path: Path) -> Callable[..., Path]:
         folder = tmp_path / f"engine-{len([*tmp_path.iterdir()])}"
         folder.mkdir()
         plan = toy_engine.toy_plan(tmp_path, candidates=candidates)
-        write_engine(machine.trt, machine.cuda, plan, folder, machine.plugin, BuilderSettings(**settings))  # type: ignore[arg-type]
+        write_engine(machine.trt, gpu_here(), plan, folder, machine.plugin, BuilderSettings(**settings))  # type: ignore[arg-type]
         toy_engine.finish(folder, plan)
         return folder
 

@@ -55,7 +55,7 @@ class Fake:
 
 
 class FakeTensorRT:
-    """Stands for the module tensorrt.
+    """Stands for the module tensorrt, or for that of TensorRT for RTX if `real` is that.
 
     Attributes:
         calls: how often each method was called. settings: what properties were set to. bound: addresses by tensor.
@@ -97,8 +97,14 @@ class FakeTensorRT:
     def get_plugin_registry(self) -> Fake:
         return self.registry
 
-    def IPluginRegistry_get_creator(self, registry: Fake, kind: str, version: str, namespace: str) -> Any:
-        return "creator" if self.libraries else None
+    def IPluginRegistry_all_creators(self, registry: Fake) -> list[Fake]:
+        return [Fake(self, "IPluginCreatorV3One")] if self.libraries else []
+
+    def IPluginCreatorV3One_name(self, creator: Fake) -> str:
+        return "DynamicMaskAttention"
+
+    def IPluginCreatorV3One_plugin_namespace(self, creator: Fake) -> str:
+        return "doge"
 
     def IPluginRegistry_load_library(self, registry: Fake, path: str) -> Any:
         if "load_library" in self.refuses:
@@ -176,6 +182,10 @@ class FakeTensorRT:
     def IBuilderConfig_clear_flag(self, config: Fake, flag: Any) -> None:
         self.settings[f"flag.{flag.name}"] = False
 
+    def IBuilderConfig_set_compute_capability(self, config: Fake, capability: Any, index: int) -> bool:
+        self.settings[f"capability.{index}"] = capability.name
+        return True
+
     def IBuilderConfig_create_timing_cache(self, config: Fake, stored: bytes) -> Fake | None:
         return None if stored.startswith(b"other") else Fake(self, "ITimingCache", stored=stored)
 
@@ -223,8 +233,38 @@ class FakeTensorRT:
         assert 0 <= index < engine.profiles_built
         return 1000 * (2 - index)
 
-    def ICudaEngine_create_execution_context(self, engine: Fake, strategy: Any) -> Fake:
-        assert strategy == self.real.ExecutionContextAllocationStrategy.USER_MANAGED
+    def ICudaEngine_create_runtime_config(self, engine: Fake) -> Fake:
+        return Fake(self, "IRuntimeConfig", told={})
+
+    def IRuntimeConfig_create_runtime_cache(self, config: Fake) -> Fake:
+        return Fake(self, "IRuntimeCache", stored=[])
+
+    def IRuntimeConfig_set_execution_context_allocation_strategy(self, config: Fake, strategy: Any) -> None:
+        config.told["strategy"] = strategy
+
+    def IRuntimeConfig_set_runtime_cache(self, config: Fake, cache: Fake) -> bool:
+        config.told["cache"] = cache
+        return True
+
+    def IRuntimeCache_deserialize(self, cache: Fake, blob: bytes) -> bool:
+        if not bytes(blob).startswith(b"compiled"):
+            return False
+        cache.stored.append(bytes(blob))
+        return True
+
+    def IRuntimeCache_serialize(self, cache: Fake) -> bytes:
+        return cache.stored[0] if cache.stored else b"compiled " + str(self.real.__name__).encode()
+
+    def IExecutionContext_is_stream_capturable(self, context: Fake, stream: int) -> bool:
+        return "capturable" not in self.refuses
+
+    def ICudaEngine_create_execution_context(self, engine: Fake, given: Any) -> Fake:
+        if isinstance(given, Fake):
+            assert given.told["cache"]._kind == "IRuntimeCache"
+            specialization = self.settings["IRuntimeConfig.dynamic_shapes_kernel_specialization_strategy"]
+            self.flags.append(specialization.name)
+            given = given.told["strategy"]
+        assert given == self.real.ExecutionContextAllocationStrategy.USER_MANAGED
         return Fake(self, "IExecutionContext", engine_=engine, addresses={}, shapes={}, profile=[], memory=[])
 
     def IExecutionContext_set_optimization_profile_async(self, context: Fake, index: int, stream: int) -> bool:

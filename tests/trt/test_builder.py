@@ -166,7 +166,7 @@ def test_a_plugin_that_is_not_taken(build, machine):
 
 def test_a_second_plugin_is_refused(build, machine, monkeypatch):
     build()
-    monkeypatch.setattr(plugin_file, "_registered", [])
+    monkeypatch.setattr(plugin_file, "_registered", {})
     with pytest.raises(DogeExportError, match="another DynamicMaskAttention plugin"):
         build()
 

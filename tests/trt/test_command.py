@@ -35,6 +35,7 @@ from doge_export.trt.selftest import ENGINES, Engine, selftest
 from doge_export.validation.tolerance import FLOAT16
 
 SUBJECTS = ("engine", "pytorch", "onnxruntime")
+WITHOUT = "import sys; sys.modules |= dict.fromkeys(['tensorrt', 'tensorrt_rtx', 'tensorrt_rtx_bindings'])"
 NANO = ("doge-nano", "--fp32", "--max-length", "80", "--max-batch", "2")
 
 
@@ -48,9 +49,9 @@ def _one_thread(monkeypatch):
 
 
 def test_without_tensorrt_one_line_and_nothing_written(tmp_path):
-    """As it is here: in a process of its own, since tests of this one may have imported the bindings."""
+    """In a process of its own, since tests of this one may have imported the bindings, and without either TensorRT."""
     done = subprocess.run(
-        [sys.executable, "-m", "doge_export", "trt", "doge-nano", "out"],
+        [sys.executable, "-c", f"{WITHOUT}; import doge_export.__main__ as m; m.run()", "trt", "doge-nano", "out"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -60,22 +61,24 @@ def test_without_tensorrt_one_line_and_nothing_written(tmp_path):
     assert done.returncode == 2, done.stderr
     (line,) = done.stderr.splitlines()
     assert line.startswith("doge-export: error: ")
-    assert install_command("trt") in line or "NVIDIA GPU" in line
+    assert install_command("rtx") in line and install_command("trt") in line
     assert [*tmp_path.iterdir()] == []
 
 
 @pytest.mark.parametrize(
-    ("gone", "named"),
+    ("gone", "asked", "named"),
     [
-        ({"tensorrt"}, "need TensorRT (Python package tensorrt), which"),
-        ({"cuda.bindings.runtime"}, "need cuda-python, which"),
-        ({"tensorrt", "cuda.bindings.runtime"}, "need TensorRT (Python package tensorrt) and cuda-python, which"),
+        ({"tensorrt"}, (), "engines need TensorRT, which this Python lacks: "),
+        ({"tensorrt"}, ("--builder", "tensorrt"), "needs TensorRT (Python package tensorrt), which"),
+        (set(), ("--builder", "rtx"), "needs TensorRT for RTX (Python package tensorrt_rtx_bindings), which"),
+        ({"cuda.bindings.runtime"}, (), "through cuda-python, which"),
+        ({"tensorrt", "cuda.bindings.runtime"}, (), "engines need TensorRT, which this Python lacks: "),
     ],
 )
-def test_what_is_missing_is_named(machine, monkeypatch, tmp_path, gone, named):
+def test_what_is_missing_is_named(machine, monkeypatch, tmp_path, gone, asked, named):
     known = installation._imported
     monkeypatch.setattr(installation, "_imported", lambda name: None if name in gone else known(name))
-    done = run("doge-nano", tmp_path / "out")
+    done = run("doge-nano", tmp_path / "out", *asked)
     assert done.exit_code == 2 and named in done.stderr and len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "out").exists()
 
@@ -96,6 +99,11 @@ def test_no_driver_and_an_old_tensorrt_are_named(machine, tmp_path):
         ("doge-nano",),
         ("doge-nano", "out", "--tensorrt", "11.4"),
         ("doge-nano", "--dry-run", "--tensorrt", "eleven"),
+        ("doge-nano", "--dry-run", "--tensorrt", "11.4", "--builder", "rtx"),
+        ("doge-nano", "out", "--builder", "rtx", "--gpu", "rtx4090", "--compute-capability", "89"),
+        ("doge-nano", "out", "--builder", "rtx", "--gpu", "tnt2"),
+        ("doge-nano", "out", "--builder", "rtx", "--compute-capability", "ada"),
+        ("doge-nano", "out", "--gpu", "rtx4090"),
     ],
 )
 def test_requests_that_make_no_sense(machine, arguments):
@@ -163,7 +171,7 @@ def test_an_engine_from_command_to_answer(machine, monkeypatch, tmp_path):
     assert {"engine/model.engine", "engine/engine.json", "engine/model.onnx", "tokenizer.json", "README.md"} <= names
     sidecar = json.loads((out / "engine/engine.json").read_text())
     assert sidecar["plugin"]["sha256"] == machine.plugin.sha256 and sidecar["plugin_layers"] == 4
-    assert sidecar["compute_capability"] == [8, 9] and sidecar["tensorrt"] == "11.4.0.106"
+    assert sidecar["compute_capabilities"] == [[8, 9]] and sidecar["tensorrt"] == "11.4.0.106"
     assert machine.trt.settings["flag.TF32"] is False
 
     def doge(*arguments):
@@ -171,7 +179,7 @@ def test_an_engine_from_command_to_answer(machine, monkeypatch, tmp_path):
         assert invoked.exit_code == 0, invoked.stderr
         return invoked.stdout
 
-    assert "compute_capability" in doge("inspect", out)
+    assert "compute_capabilities" in doge("inspect", out)
     answer = doge("generate", out, "Once upon a time", "--max-new-tokens", 6, "--greedy")
     assert answer.startswith(", there was")
     text = tmp_path / "text.txt"

@@ -17,10 +17,12 @@ import pytest
 from fake_cuda import FakeCuda, real_cuda
 from fake_tensorrt import Fake, FakeTensorRT
 from pages import lines_of
+from real_builds import rtx as import_rtx
 from signatures import check_call, overloads
 from tensorrt_on_cpu import import_tensorrt
 
 import doge_export
+from doge_export.runtime.engine.just_in_time import PROFILE_STRATEGIES
 from doge_export.trt.builder import _HARDWARE
 
 PACKAGE = Path(doge_export.__file__).parent
@@ -52,6 +54,21 @@ def test_every_name_of_tensorrt_exists():
         for part in parts:
             assert hasattr(known, part), f"tensorrt has no {'.'.join(parts)}"
             known = getattr(known, part)
+
+
+def test_every_name_of_tensorrt_for_rtx_exists():
+    """What is asked of either TensorRT, and what of this one alone: in the code, such a module is called rtx."""
+    real = import_rtx()
+    of_rtx = chains("rtx")
+    assert {("ComputeCapability", "__members__"), ("BuilderFlag", "REQUIRE_USER_ALLOCATION")} <= of_rtx
+    for parts in of_rtx | chains("trt"):
+        known = real
+        for part in parts:
+            assert hasattr(known, part), f"{real.__name__} has no {'.'.join(parts)}"
+            known = getattr(known, part)
+    for strategy in PROFILE_STRATEGIES.values():
+        assert hasattr(real.DynamicShapesKernelSpecializationStrategy, strategy)
+    assert [name for name in ("SM75", "SM86", "SM89", "SM120") if name not in real.ComputeCapability.__members__] == []
 
 
 def test_names_that_some_versions_lack_exist_in_this_one():

@@ -6,6 +6,7 @@ import pytest
 
 from doge_export.errors import DogeExportError
 from doge_export.runtime.engine import installation, plugin_file
+from doge_export.runtime.engine.kinds import kind_of
 from doge_export.trt.selftest import ENGINES, selftest
 
 
@@ -14,7 +15,7 @@ from doge_export.trt.selftest import ENGINES, selftest
 @pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: engine.name)
 def test_an_engine_is_built_validated_and_timed(engine, tmp_path):
     try:
-        installation.require()
+        installation.require_cuda(kind_of(installation.choose()))
         if engine.attention == "plugin":
             plugin_file.find_plugin()
     except DogeExportError as error:

@@ -143,7 +143,7 @@ def logits(vocab_size):
 
 def product(width):
     """Its result has a shape of other names, as in a traced graph."""
-    weight = ir.val("weight", const_value=ir.tensor(np.zeros((1, width), np.int8)))
+    weight = ir.val("weight", const_value=ir.tensor(np.zeros((1, width), np.float32)))
     model = standard("MatMul", [value("x", FLOAT, "batch", "sequence", 1), weight], opset=18, outputs=[])
     model.graph[0].outputs[0].shape = ir.Shape(["s1", "s2", width])
     return model
@@ -193,7 +193,7 @@ BROKEN = [
     ("input-type", (11, 4), lambda: attention(given=replaced(3, value("score", HALF, "batch", "sequence", 2)))),
     ("input-type", (11, 4), lambda: attention(given=replaced(0, value("query", ir.DataType.UINT8, "b", "s", 64)))),
     ("output-count", (11, 4), lambda: attention(num_outputs=3)),
-    ("layer", (10, 14), lambda: standard("RMSNormalization", [value("x", FLOAT, 2, 8)], opset=23)),
+    ("layer", (10, 14), lambda: standard("RMSNormalization", [value("x", FLOAT, 8), value("w", FLOAT, 8)], opset=23)),
     ("layer", (11, 4), lambda: standard("Unique", [value("x", FLOAT, 8)], opset=18)),
     ("layer", (10, 9), lambda: standard("Attention", heads(), opset=18)),
     ("top-k", (11, 4), lambda: top_k(3841)),

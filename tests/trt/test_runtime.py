@@ -413,6 +413,9 @@ def change(folder, **values):
         ({"hardware": "ampere+"}, {"capability": (7, 5)}, "--hw-compat ampere\\+"),
         ({"plugin": {"schema": 9}}, {}, "plugin of schema 9"),
         ({"format": 9}, {}, "format 9"),
+        ({"format": 1}, {}, "of an older doge-export; build the engine again"),
+        ({"builder": "rtx"}, {}, r"built by TensorRT for RTX 11.4.0.106; this needs TensorRT for RTX .*install.*rtx"),
+        ({"builder": "other"}, {}, "built by 'other', and this doge-export opens those of tensorrt and rtx"),
         ({"profiles": 3}, {}, "damaged"),
     ],
 )
@@ -463,6 +466,10 @@ def test_only_the_user_lets_an_engine_run_code_of_its_own(folder, machine):
         {"caches": [{"past": "a", "present": "b", "dtype": "float32", "shape": [1]}]},
         {"inputs": {"input_ids": {"dtype": "object", "shape": [1]}}},
         {"surprise": 1},
+        {"compute_capabilities": []},
+        {"compute_capabilities": [89]},
+        {"engine": {"sha256": "ab", "bytes": 0}},
+        {"gpu": 4090},
     ],
 )
 def test_a_sidecar_of_wrong_types_or_sizes_is_one_line(folder, machine, changes):
@@ -482,7 +489,7 @@ def test_a_sidecar_whose_caches_are_smaller_than_the_engine_s_is_refused(folder,
 
 
 def test_an_embedded_plugin_is_not_looked_for(folder, machine, monkeypatch):
-    def find(path=None):
+    def find(path=None, capabilities=()):
         raise AssertionError
 
     change(folder, plugin_embedded=True)
@@ -493,7 +500,7 @@ def test_an_embedded_plugin_is_not_looked_for(folder, machine, monkeypatch):
 def test_the_plugin_that_built_an_engine_in_this_process_runs_it(folder, monkeypatch):
     """Named with --plugin, it is found nowhere else, and the validation opens the engine at once."""
 
-    def find(path=None):
+    def find(path=None, capabilities=()):
         raise AssertionError
 
     monkeypatch.setattr(plugin_file, "find_plugin", find)
@@ -501,21 +508,36 @@ def test_the_plugin_that_built_an_engine_in_this_process_runs_it(folder, monkeyp
 
 
 def test_a_new_process_looks_for_the_plugin(folder, machine, monkeypatch):
-    monkeypatch.setattr(plugin_file, "_registered", [])
+    monkeypatch.setattr(plugin_file, "_registered", {})
     machine.trt.libraries.clear()
     open_decoder(folder, read_manifest(folder))
     assert machine.trt.libraries == [str(machine.plugin.path)]
 
 
+def replaced_engine(folder, content):
+    """Another engine, of the size that the sidecar notes."""
+    (folder / ENGINE).write_bytes(content)
+    change(folder, engine={"sha256": "0" * 64, "bytes": len(content)})
+
+
 def test_a_damaged_engine_is_told(folder):
-    (folder / ENGINE).write_bytes(b"no engine")
+    replaced_engine(folder, b"no engine")
     with pytest.raises(RunFailed, match="doge-export verify"):
         open_decoder(folder, read_manifest(folder))
+
+
+def test_a_truncated_engine_is_told_before_tensorrt_reads_it(folder, machine):
+    content = (folder / ENGINE).read_bytes()
+    (folder / ENGINE).write_bytes(content[:-1])
+    machine.trt.calls.clear()
+    with pytest.raises(DogeExportError, match=f"has {len(content) - 1} bytes and was written with {len(content)}") as e:
+        open_decoder(folder, read_manifest(folder))
+    assert "\n" not in str(e.value) and not machine.trt.calls
 
 
 def test_an_engine_of_another_graph_is_told(folder):
     port = [helper.make_tensor_value_info("x", 1, [1])]
     other = helper.make_model(helper.make_graph([], "other", port, port))
-    (folder / ENGINE).write_bytes(serialized(other.SerializeToString()))
+    replaced_engine(folder, serialized(other.SerializeToString()))
     with pytest.raises(DogeExportError, match="other inputs and outputs"):
         open_decoder(folder, read_manifest(folder))

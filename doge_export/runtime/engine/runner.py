@@ -85,7 +85,10 @@ class Runner:
     def _context(self, index: int, scratch: int) -> Any:
         """Return an execution context of a profile."""
         trt, engine = self._opened.trt, self._opened.engine
-        context = engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+        if self._opened.just_in_time is None:
+            context = engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+        else:
+            context = self._opened.just_in_time.context([*self._opened.sidecar.profiles][index])
         if context is None or not context.set_optimization_profile_async(index, self._device.stream):
             raise self._failure("make a context")
         if scratch:
@@ -121,14 +124,23 @@ class Runner:
         """Run a step of decoding. TensorRT prepares in the first of a batch size; the second is recorded."""
         self._steps += 1
         if self._steps == 2:
-            try:
-                self._recorded = self._device.record(lambda: self._enqueue("decode"))
-            except RunFailed as error:
-                detail(f"decoding is not recorded in a CUDA graph: {error}")
+            self._record()
         if self._recorded is not None:
             self._recorded.launch()
         else:
             self._enqueue("decode")
+
+    def _record(self) -> None:
+        """Record a step in a CUDA graph, and keep what was compiled for it; some machines cannot record."""
+        if self._opened.just_in_time is not None:
+            self._opened.just_in_time.save()
+            if not self._contexts["decode"].is_stream_capturable(self._device.stream):
+                detail("decoding is not recorded in a CUDA graph: TensorRT for RTX says that it cannot be")
+                return
+        try:
+            self._recorded = self._device.record(lambda: self._enqueue("decode"))
+        except RunFailed as error:
+            detail(f"decoding is not recorded in a CUDA graph: {error}")
 
     def _enqueue(self, profile: str) -> None:
         self.buffers.upload()
@@ -152,6 +164,8 @@ class Runner:
     def close(self) -> None:
         """Free all device memory, with the last runner of an engine its weights. Nothing runs any more."""
         self._forget()
+        if self._opened.just_in_time is not None:
+            self._opened.just_in_time.save()
         self._contexts.clear()
-        self._opened = dataclasses.replace(self._opened, engine=None, runtime=None)
+        self._opened = dataclasses.replace(self._opened, engine=None, runtime=None, just_in_time=None)
         self._device.close()

@@ -19,7 +19,7 @@ SIDECAR = "engine/engine.json"
 ONNX = "engine/model.onnx"
 """Names in a folder; ONNX only if the graph is kept."""
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,16 +61,18 @@ class Sidecar:
         inputs, outputs: by name, caches included.
         profiles: "prefill" and "decode", in the engine's order: input -> (min, opt, max) shapes.
         caches: inputs and outputs that share a buffer.
-        tensorrt: version that built the engine.
-        compute_capability: of the GPU that the engine was built on.
-        gpu: name of that GPU.
+        builder: "tensorrt", or "rtx" for TensorRT for RTX.
+        tensorrt: version of it that built the engine.
+        compute_capabilities: that the engine is for; one of TensorRT: of the GPU that it was built on.
+        gpu: name of that GPU; None for an engine of TensorRT for RTX, which needs none.
         hardware: GPUs that run the engine: "none" that kind only, "same" those of its compute capability, "ampere+"
-            those from Ampere on.
+            those from Ampere on. Always "same" for TensorRT for RTX.
         version_compatible: later TensorRT of the same major version run the engine too.
         plugin: name, sha256 and schema of the plugin that the engine calls; None if it calls none.
         plugin_embedded: the plugin is inside the engine.
         plugin_layers: number of layers that call the plugin.
         settings: other settings of the builder.
+        engine: sha256 and bytes of the engine.
         onnx: sha256 and bytes of the graph that the engine was built from.
         format: of this file.
     """
@@ -84,15 +86,17 @@ class Sidecar:
     outputs: dict[str, EngineTensor]
     profiles: dict[str, dict[str, Range]]
     caches: tuple[CachePair, ...]
+    builder: str
     tensorrt: str
-    compute_capability: tuple[int, int]
-    gpu: str
+    compute_capabilities: tuple[tuple[int, int], ...]
+    gpu: str | None
     hardware: str
     version_compatible: bool
     plugin: dict[str, Any] | None
     plugin_embedded: bool
     plugin_layers: int
     settings: dict[str, Any]
+    engine: dict[str, Any]
     onnx: dict[str, Any]
     format: int = FORMAT
 
@@ -119,6 +123,8 @@ def read_sidecar(folder: Path) -> Sidecar:
             raise DogeExportError(
                 f"{file} has format {values['format']}, this doge-export reads up to {FORMAT}; install a newer one"
             )
+        if values["format"] < FORMAT:
+            raise DogeExportError(f"{file} is of an older doge-export; build the engine again with `doge-export trt`")
         return _from_dict(values)
     except FileNotFoundError as error:
         raise DogeExportError(f"{folder} has no {SIDECAR}; build the engine again with `doge-export trt`") from error
@@ -141,14 +147,13 @@ def _from_dict(values: Mapping[str, Any]) -> Sidecar:
     profiles = {
         name: {key: three(shapes) for key, shapes in profile.items()} for name, profile in values["profiles"].items()
     }
-    major, minor = values["compute_capability"]
     known = {
         **values,
         "inputs": tensors(values["inputs"]),
         "outputs": tensors(values["outputs"]),
         "profiles": profiles,
         "caches": tuple(CachePair(**{**pair, "shape": tuple(pair["shape"])}) for pair in values["caches"]),
-        "compute_capability": (int(major), int(minor)),
+        "compute_capabilities": tuple((int(major), int(minor)) for major, minor in values["compute_capabilities"]),
     }
     sidecar = Sidecar(**known)
     _check(sidecar)
@@ -168,9 +173,16 @@ def _check(sidecar: Sidecar) -> None:
     for name in ("max_batch", "max_length", "max_logits"):
         if not _is_count(getattr(sidecar, name)):
             raise ValueError(f"{name} is {getattr(sidecar, name)!r}")
-    for name in ("precision", "attention", "tensorrt", "gpu", "hardware"):
+    for name in ("precision", "attention", "builder", "tensorrt", "hardware"):
         if not isinstance(getattr(sidecar, name), str):
             raise TypeError(f"{name} is no text")
+    if not isinstance(sidecar.gpu, str | None):
+        raise TypeError("gpu is no text")
+    if not sidecar.compute_capabilities:
+        raise ValueError("compute_capabilities is empty")
+    size = sidecar.engine["bytes"]
+    if not isinstance(size, int) or size < 1 or not isinstance(sidecar.engine["sha256"], str):
+        raise ValueError(f"engine is {sidecar.engine!r}")
     for name in ("version_compatible", "plugin_embedded"):
         if not isinstance(getattr(sidecar, name), bool):
             raise TypeError(f"{name} is neither true nor false")

@@ -10,11 +10,18 @@ from doge_export.targets.contract import ContractError, GraphPass, check_signatu
 OPERATORS = (DYNAMIC_MASK_ATTENTION.name, CDMOE.name)
 """Operators that the plugin has."""
 
+DEFAULTS = {DYNAMIC_MASK_ATTENTION.name: {"bounded": 0, "alias_kv_cache": 0}}
+"""The plugin's values of attributes that nodes may leave out; a test compares them with the plugin's own list."""
+
 
 class PluginNodes(GraphPass):
-    """Add plugin_namespace and plugin_version to every node of domain `doge`, and remove all functions.
+    """Add what the parser looks for to every node of domain `doge`, and remove all functions.
 
-    From TensorRT 10.15 on, a function is preferred to a plugin that these attributes do not ask for. Needs operators
+    1. plugin_namespace and plugin_version: from TensorRT 10.15 on, a function is preferred to a plugin that these do
+       not ask for.
+    2. Attributes that the node leaves at the plugin's defaults: the parser warns of each that is missing.
+
+    Needs operators
     that the plugin has; a graph without nodes of domain `doge` only loses its functions.
     """
 
@@ -31,6 +38,8 @@ class PluginNodes(GraphPass):
         for node in _nodes(model.graph):
             node.attributes["plugin_namespace"] = ir.AttrString("plugin_namespace", DOMAIN)
             node.attributes["plugin_version"] = ir.AttrString("plugin_version", str(VERSION))
+            for name, value in DEFAULTS.get(node.op_type, {}).items():
+                node.attributes.setdefault(name, ir.AttrInt64(name, value))
         model.functions.clear()
         return ir.passes.PassResult(model, modified=True)
 

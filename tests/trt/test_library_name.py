@@ -1,0 +1,54 @@
+"""A library under another name, as TensorRT for RTX's parser needs it: in processes of their own."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import shutil
+import subprocess
+import sys
+
+import pytest
+from tensorrt_on_cpu import in_a_process
+
+from doge_export.runtime.engine.library_name import _MACHINES, forwarder, make_known_as
+
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux" or platform.machine() not in _MACHINES, reason="for Linux on x86_64 and aarch64"
+)
+
+
+def found_as(name, loaded):
+    """Whether the name was found before, and a function that is then found by it; the folder holds no such file."""
+    try:
+        ctypes.CDLL(name)
+        before = True
+    except OSError:
+        before = False
+    library = ctypes.CDLL(loaded)
+    make_known_as(name, loaded)
+    return before, ctypes.cast(ctypes.CDLL(name).sqrt, ctypes.c_void_p).value == ctypes.cast(
+        library.sqrt, ctypes.c_void_p
+    ).value
+
+
+def test_a_loaded_library_is_found_by_another_name():
+    found, _ = in_a_process(found_as, "libnot_a_name_of_any_library.so", "libm.so.6")
+    assert found == [False, True]
+
+
+def test_a_name_that_is_found_already_stays(monkeypatch):
+    monkeypatch.setattr("doge_export.runtime.engine.library_name.forwarder", None)
+    make_known_as("libm.so.6", "libc.so.6")
+
+
+def test_the_file_is_one_that_tools_read(tmp_path):
+    """As the linker's own would be, for what a loader looks at."""
+    readelf = shutil.which("readelf")
+    if readelf is None:
+        pytest.skip("no readelf")
+    file = tmp_path / "libalias.so"
+    file.write_bytes(forwarder("libalias.so", "libm.so.6", _MACHINES[platform.machine()]))
+    shown = subprocess.run([readelf, "-hldW", file], capture_output=True, text=True, check=True)
+    assert "Shared library: [libm.so.6]" in shown.stdout and "Library soname: [libalias.so]" in shown.stdout
+    assert shown.stderr == "" and file.stat().st_size < 1024
