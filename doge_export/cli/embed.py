@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import click
@@ -61,7 +62,8 @@ def command(
         vectors = session.embed(given, on_progress=advance, **options)
     if output is not None:
         with written_file("--output", output) as stream:
-            np.save(stream, vectors)
+            # Into a real file numpy writes through a buffer of its own, and ignores that its end found no room.
+            np.save(SimpleNamespace(write=stream.write), vectors)
         click.echo(f"{output}  float32 {list(np.shape(vectors))}")
     elif as_json:
         name = "vectors" if options["pooling"] == "none" else "vector"

@@ -1,6 +1,7 @@
 """classify and embed, and what the commands of one task say of a folder of another."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -140,6 +141,22 @@ def test_bad_requests_are_one_line_and_write_nothing(run, features, classes, tmp
         assert result.stderr.startswith("doge-export: error: ") and result.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
     assert run("classify", classes, long, "--truncate").exit_code == 0
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX limits")
+def test_a_disk_that_fills_up_at_the_last_bytes(run, features, tmp_path):
+    import resource
+
+    file = tmp_path / "x.npy"
+    file.write_bytes(b"old")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200, limits[1]))
+    try:
+        result = run("embed", features, "a", "b", "--output", file)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert result.exit_code == 1 and "--output cannot be written" in result.stderr
+    assert file.read_bytes() == b"old" and [*tmp_path.iterdir()] == [file]
 
 
 def test_an_output_that_is_a_folder(run, features, tmp_path):
