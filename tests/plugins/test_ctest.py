@@ -19,7 +19,7 @@ _ADDED = re.compile(r"^\s*doge_(?:add|skip)_test\(\s*NAME (\w+)|^\s*doge_add_(em
 
 def written_tests() -> list[str]:
     """Names in the CMakeLists.txt, so that listing tests compiles nothing."""
-    found = set()
+    found: set[str] = set()
     for file in (plugin_sources() / "tests").rglob("CMakeLists.txt"):
         unrolled = _LOOP.sub(unroll, file.read_text(encoding="utf-8"))
         found |= {name or f"{emulated}_{program}" for name, emulated, program in _ADDED.findall(unrolled)}
@@ -53,14 +53,18 @@ def test_every_test_says_what_it_needs(there):
     assert {label for labels in there.values() for label in labels} <= {"cpu", "trt-headers", "trt-lean", "gpu"}
 
 
-NEED_KERNELS = {"gpu_kernels": "gpu_kernels", "resources": "doge_kernels", "trt_gpu": "trt_gpu"}
+NEED_KERNELS = {
+    **{name: "emulated" for name in written_tests() if name.startswith("emulated_") and name != "emulated_ptx"},
+    **{"gpu_kernels": "gpu_kernels", "resources": "doge_kernels"},
+    **{"trt_gpu": "trt_gpu", "trt_host_kernels": "trt_host_kernels"},
+}
 """Tests of the build with kernels, where there is nvcc, and what must be compiled for each."""
 
 
 @pytest.fixture
 def tree(name, cpu_tree, compiled_with_kernels, toolchain):
     built_with_kernels = name in NEED_KERNELS and toolchain.nvcc.path
-    if name == "trt_gpu" and not os.environ.get("DOGE_TRT_INCLUDE_DIR"):
+    if name in ("trt_gpu", "trt_host_kernels") and not os.environ.get("DOGE_TRT_INCLUDE_DIR"):
         built_with_kernels = False
     return compiled_with_kernels(NEED_KERNELS[name]) if built_with_kernels else cpu_tree
 
