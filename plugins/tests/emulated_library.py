@@ -52,6 +52,10 @@ class EmulatedLibrary(KernelLibrary):
         assert (memory[:start] == 0xFF).all()
         assert (memory[start + needed :] == 0xFF).all()
 
+    def forget_workspaces(self) -> None:
+        """Begin again with workspaces full of ones."""
+        self._workspaces.clear()
+
     def schedule(self, order: int, seed: int = 1) -> None:
         """Set the order in which threads, warps and blocks run from now on."""
         self._c.doge_emulation_schedule(order, seed)

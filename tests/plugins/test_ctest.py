@@ -54,7 +54,7 @@ def test_every_test_says_what_it_needs(there):
 
 
 NEED_KERNELS = {
-    **{name: "emulated" for name in written_tests() if name.startswith("emulated_") and name != "emulated_ptx"},
+    **{name: "emulated" for name in written_tests() if name.startswith("emulated_")},
     **{"gpu_kernels": "gpu_kernels", "resources": "doge_kernels"},
     **{"trt_gpu": "trt_gpu", "trt_host_kernels": "trt_host_kernels"},
 }
@@ -62,10 +62,12 @@ NEED_KERNELS = {
 
 
 @pytest.fixture
-def tree(name, cpu_tree, compiled_with_kernels, toolchain):
+def tree(name, cpu_tree, compiled, compiled_with_kernels, toolchain):
     built_with_kernels = name in NEED_KERNELS and toolchain.nvcc.path
     if name in ("trt_gpu", "trt_host_kernels") and not os.environ.get("DOGE_TRT_INCLUDE_DIR"):
         built_with_kernels = False
+    if name == "emulated_ptx" and not built_with_kernels:
+        return compiled(target=name)
     return compiled_with_kernels(NEED_KERNELS[name]) if built_with_kernels else cpu_tree
 
 

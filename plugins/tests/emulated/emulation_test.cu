@@ -137,7 +137,7 @@ void blocks_and_copies() {
             DeviceBuffer<int> partial(4 * 64), sum(1), data(64), flag(1), seen(64);
             DeviceBuffer<unsigned> ticket(1);
             ticket[0] = 0;
-            for (int repeat = 0; repeat < 20; ++repeat) {
+            for (int repeat = 0; repeat < 100; ++repeat) {
                 partial.poison();
                 doge::launch(early_ticket, 4, 64, sizeof(int), nullptr, partial.data(), ticket.data(), sum.data(),
                              without);

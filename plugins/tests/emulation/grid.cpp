@@ -78,6 +78,7 @@ class Grid {
     const Size grid_, size_;
     const std::size_t shared_bytes_;
     void* const* arguments_;
+    bool gives_way_ = false;  // the last step ended in an atomic or a fence
 };
 
 // Blocks keep their memory from launch to launch.
@@ -222,7 +223,10 @@ void Grid::run_lanes(Warp& warp, u32 candidates, int instructions) {
                         i.run(frame, i);
                     }
                     ++pc;
-                    if (i.kind == Instruction::Kind::Visible && random()) instructions = 0;
+                    if (i.kind == Instruction::Kind::Visible && random()) {
+                        instructions = 0;
+                        gives_way_ = true;
+                    }
                     break;
                 case Instruction::Kind::Branch:
                     if (active == lanes) {
@@ -364,10 +368,16 @@ void Grid::run() {
     while (!running.empty()) {
         if (running.size() > 1 && steps_left-- <= 0) {
             chosen = random_number() % running.size();
-            steps_left = 1 << random_number() % 4;
+            steps_left = 1 << random_number() % 7;
         }
         Block& block = *running[chosen];
-        if (step(block)) continue;
+        gives_way_ = false;
+        const bool stepped = step(block);
+        if (gives_way_ && running.size() > 1 && random_number() % 2) {  // to one that may get far in the meantime
+            chosen = (chosen + 1 + random_number() % (running.size() - 1)) % running.size();
+            steps_left = 1 << random_number() % 10;
+        }
+        if (stepped) continue;
         for (const Warp& warp : block.warps) {
             if (!warp.finished()) stand_still(block);
         }

@@ -25,7 +25,7 @@ std::string trimmed(const std::string& text) {
     return text.substr(begin, text.find_last_not_of(" \t\r\n") - begin + 1);
 }
 
-// Splits at `separator` outside of brackets.
+// Splits at `separator` outside of brackets; empty parts are left out.
 std::vector<std::string> split(const std::string& text, char separator) {
     std::vector<std::string> parts;
     std::string part;
@@ -33,7 +33,7 @@ std::vector<std::string> split(const std::string& text, char separator) {
     for (char c : text) {
         depth += (c == '{' || c == '[' || c == '(') - (c == '}' || c == ']' || c == ')');
         if (c == separator && depth == 0) {
-            parts.push_back(trimmed(part));
+            if (!trimmed(part).empty()) parts.push_back(trimmed(part));
             part.clear();
         } else {
             part += c;
@@ -91,7 +91,7 @@ class Reader {
     };
 
     [[noreturn]] void fail(const std::string& what) const {
-        throw KernelError(kernel_.name + ": PTX line " + std::to_string(line_) + ": " + what);
+        throw KernelError(kernel_.name + ": cannot be read: PTX line " + std::to_string(line_) + ": " + what);
     }
 
     void declare(const std::string& text) {  // .reg .b32 %r<12>
