@@ -29,7 +29,6 @@ class Mutation:
     Attributes:
         kind: the cases that must notice: "decode" or "prefill".
         compiled: the file that is compiled to PTX.
-        sizes: the head sizes at which it is known to be caught.
     """
 
     name: str
@@ -38,7 +37,6 @@ class Mutation:
     wrong: str
     kind: str = "decode"
     compiled: str = "attention_fp16.cu"
-    sizes: tuple[int, ...] = HEAD_SIZES
 
 
 SOURCE = (
@@ -73,7 +71,6 @@ SOURCE = (
         "tickets.cuh",
         "__threadfence();  // what this thread wrote is seen before the ticket is",
         "",
-        sizes=(128,),  # at 64 no seed tried so far lets the last block come in between
     ),
     Mutation(
         "a score head of another group",

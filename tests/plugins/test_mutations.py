@@ -39,5 +39,5 @@ def test_without_a_mistake_nothing_is_caught(emulated, emulated_libraries, kind,
 def test_a_mistake_in_the_source_is_caught(emulated, emulated_libraries, toolchain, mutation, tmp_path):
     ptx = mutations.compile_mutation(Path(toolchain.nvcc.path), plugin_sources(), mutation, tmp_path)
     with emulated.replaced(ptx):
-        for size in mutation.sizes:
+        for size in mutations.HEAD_SIZES:
             assert mutations.caught(emulated_libraries, mutation.kind, size), f"D {size}"

@@ -109,6 +109,7 @@ void Grid::start(Block& block, std::uint64_t number) {
     block.index[2] = static_cast<u32>(number / grid_[0] / grid_[1]);
     block.threads = size_[0] * size_[1] * size_[2];
     block.arrived = 0;
+    block.unfenced = block.asleep = false;
     block.keeps_stores = random();
     block.shared_bytes = shared_bytes_;
     block.memory.assign((shared_bytes_ + 15) / 16 * 16, static_cast<char>(0xFF));
@@ -370,9 +371,16 @@ void Grid::run() {
             chosen = random_number() % running.size();
             steps_left = 1 << random_number() % 7;
         }
+        const auto asleep = [](const Block* one) { return one->asleep; };
+        if (std::all_of(running.begin(), running.end(), asleep)) {
+            for (Block* one : running) one->asleep = false;
+        }
+        while (running[chosen]->asleep) chosen = (chosen + 1) % running.size();
         Block& block = *running[chosen];
         gives_way_ = false;
         const bool stepped = step(block);
+        block.asleep = block.unfenced && random_number() % 4 != 0;
+        block.unfenced = false;
         if (gives_way_ && running.size() > 1 && random_number() % 2) {  // to one that may get far in the meantime
             chosen = (chosen + 1 + random_number() % (running.size() - 1)) % running.size();
             steps_left = 1 << random_number() % 10;

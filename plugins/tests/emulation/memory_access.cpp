@@ -61,7 +61,11 @@ void atomic(Frame& frame, const Instruction& i) {
     for (u32 rest = frame.lanes; rest != 0; rest &= rest - 1) {
         const auto lane = static_cast<u32>(__builtin_ctz(rest));
         char* at = memory_at<kSpace, Address>(frame, i, lane, sizeof(T));
-        if (kSpace == Space::Global) frame.warp.block->stores.flush_at(reinterpret_cast<u64>(at));
+        if (kSpace == Space::Global) {
+            StoreBuffer& stores = frame.warp.block->stores;
+            stores.flush_at(reinterpret_cast<u64>(at));
+            frame.warp.block->unfenced |= !stores.empty();
+        }
         T before;
         std::memcpy(&before, at, sizeof before);
         const T after = Combine{}(before, frame.values<T>(i.operand[2])[lane], frame.values<T>(i.operand[3])[lane]);

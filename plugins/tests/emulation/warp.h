@@ -40,6 +40,8 @@ struct Block {
     std::size_t shared_bytes = 0;
     StoreBuffer stores;
     bool keeps_stores = false;  // other blocks run at the same time
+    bool unfenced = false;      // it has just touched an atomic with stores that nobody else sees yet
+    bool asleep = false;        // until all blocks are: whoever relied on those stores goes on without them
     u32 arrived = 0;            // threads in the barrier
     u32 threads = 0;
 };
