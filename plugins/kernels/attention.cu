@@ -83,10 +83,6 @@ AttentionWorkspace AttentionWorkspacePlan::at(void* memory) const {
             reinterpret_cast<std::int32_t*>(begin + free_slots)};
 }
 
-#ifdef DOGE_EMULATED
-int multiprocessors() { return 8; }
-static int shared_of_multiprocessor() { return 100 * 1024; }
-#else
 static int device_attribute(cudaDeviceAttr attribute) {
     int device = 0, value = 1;
     cudaGetDevice(&device);
@@ -95,7 +91,6 @@ static int device_attribute(cudaDeviceAttr attribute) {
 }
 int multiprocessors() { return device_attribute(cudaDevAttrMultiProcessorCount); }
 static int shared_of_multiprocessor() { return device_attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor); }
-#endif
 
 int decode_splits(const doge_attention_params& p, int blocks, int shared_bytes) {
     const int resident = std::clamp(shared_of_multiprocessor() / (shared_bytes + 1024), 1, blocks);

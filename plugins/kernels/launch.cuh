@@ -1,4 +1,4 @@
-// How kernels are launched and find their shared memory, on a GPU and under the emulator of tests/emulation alike.
+// How kernels are launched and find their shared memory.
 #ifndef DOGE_KERNELS_LAUNCH_CUH
 #define DOGE_KERNELS_LAUNCH_CUH
 
@@ -12,12 +12,8 @@ namespace doge {
 // The block's dynamic shared memory, aligned to 16 bytes.
 template <class T>
 __device__ __forceinline__ T* dynamic_shared() {
-#ifdef DOGE_EMULATED
-    return static_cast<T*>(emulation::dynamic_shared());
-#else
     extern __shared__ __align__(16) unsigned char doge_dynamic_shared[];
     return reinterpret_cast<T*>(doge_dynamic_shared);
-#endif
 }
 
 // Enqueues kernel<<<grid, block, shared_bytes, stream>>>(arguments...); the arguments are converted to the kernel's own
@@ -25,11 +21,6 @@ __device__ __forceinline__ T* dynamic_shared() {
 template <class... Parameters, class... Arguments>
 cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, std::size_t shared_bytes, cudaStream_t stream,
                    Arguments&&... arguments) {
-#ifdef DOGE_EMULATED
-    (void)stream;
-    emulation::run_grid(grid, block, shared_bytes, [&] { kernel(arguments...); });
-    return cudaSuccess;
-#else
     if (shared_bytes > 48 * 1024) {  // beyond what every kernel may have, it must be asked for
         const cudaError_t error =
             cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
@@ -42,7 +33,6 @@ cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, std::si
     config.dynamicSmemBytes = shared_bytes;
     config.stream = stream;
     return cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...);
-#endif
 }
 
 }  // namespace doge

@@ -2,15 +2,17 @@
 
     python plugins/tests/gpu_check.py [--json FILE] [--budget SECONDS]
 
-Builds the libraries and test programs for the GPU that is here; compares every kernel with the C++ reference in every
-type, and large sizes with float64; replays decoding from a captured graph; runs the test programs, and the small one
-under compute-sanitizer; times the kernels beside PyTorch's attention. Prints a table; exit code 0 when everything is
-right (bars of speed that are missed are told, and do not count), 1 when something is wrong, 2 without a GPU or nvcc.
+Builds the libraries and test programs for the GPU that is here; tries the engine's device layer on real CUDA; compares
+every kernel with the C++ reference in every type, and large sizes with float64; replays decoding from a captured graph;
+runs the test programs, and the small one under compute-sanitizer; times the kernels beside PyTorch's attention, and
+profiles one by ncu. Prints a table, and which kernels never ran. Exit code 0: everything is right (bars of speed that
+are missed are told, and do not count); 1: something is wrong; 2: there is no GPU or no nvcc.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
@@ -39,6 +41,7 @@ import gpu_correctness
 import gpu_timing
 from gpu_correctness import Libraries
 from gpu_timing import Timing
+from kernel_names import kernels_of, short_name
 
 from doge_export.errors import DogeExportError
 from doge_export.plugin.build import KERNELS
@@ -46,8 +49,12 @@ from doge_export.plugin.compiling import CompileSettings, compile_plugin
 from doge_export.plugin.library import KernelLibrary
 from doge_export.plugin.sources import plugin_sources
 from doge_export.plugin.toolchain import find_toolchain
+from doge_export.runtime.engine.device import Device
 
-DECODE_BATCHES, DECODE_LENGTHS = (1, 4, 16), (512, 2048, 8192, 32768)
+DECODE_LENGTHS = (8192, 1024, 2048)
+"""The one that decides first: there the cache is beyond what launches cost."""
+FLEX_AT = (8192,)
+"""Where flex_attention is compared: it compiles for each size, and decides at lengths where memory is the bound."""
 PROGRAMS = ("gpu_kernels", "trt_gpu")
 
 
@@ -103,11 +110,16 @@ def main() -> int:
         compile_here(tree, f"{major}{minor}", arguments)
         report.add("compiled", "ok", f"{time.monotonic() - started:.0f} s")
         library = KernelLibrary(tree / "lib" / KERNELS)
-        report.attempt("correctness", lambda: check_all(report, library))
+        report.attempt("device layer", lambda: check_device(report), seconds=20)
+        ran = KernelNames()
+        with ran.recorded():
+            report.attempt("correctness", lambda: check_all(report, library))
+        tell_never_ran(report, tree / "lib" / KERNELS, ran.names)
         for program in PROGRAMS:
             run_program(report, program, [str(tree / "bin" / program), *_program_arguments(program, tree)], tree)
         for tool in ("memcheck", "racecheck"):
             sanitize(report, tool, tree / "bin" / "gpu_kernels")
+        profile(report, tree / "bin" / "gpu_kernels")
         report.attempt("copy bandwidth", lambda: setattr(report, "copy_bandwidth", gpu_timing.copy_bandwidth()))
         time_all(report, library)
     finally:
@@ -147,6 +159,97 @@ def check_all(report: Report, library: KernelLibrary) -> None:
         if report.left() < 200:
             report.add("further comparisons", "skipped", "out of time")
             return
+
+
+def check_device(report: Report) -> None:
+    """The layer under engines, on real CUDA: zeros, pinned copies both ways, and a graph that is replayed."""
+    try:
+        from cuda.bindings import runtime
+    except ImportError:
+        report.add("device layer", "skipped", "cuda-bindings is not installed")
+        return
+    device = Device(runtime)
+    try:
+        sent, received = device.pinned(1 << 20), device.pinned(1 << 20)
+        first, second = device.allocate(sent.nbytes), device.allocate(sent.nbytes)
+        received[...] = 1
+        device.download(received, first)
+        device.synchronize()
+        zeros = not received.any()
+
+        def copies() -> None:
+            device.upload(first, sent)
+            device._call(
+                "cudaMemcpyAsync",
+                *(second, first, sent.nbytes, runtime.cudaMemcpyKind.cudaMemcpyDeviceToDevice, device.stream),
+            )
+            device.download(received, second)
+
+        recorded = device.record(copies)
+        waits = not received.any()  # a capture runs nothing
+        replayed = []
+        for number in range(1, 4):  # the graph reads what stands in pinned memory at each replay
+            sent[...] = number
+            recorded.launch()
+            device.synchronize()
+            replayed.append(bool((received == number).all()))
+        recorded.close()
+        other = device.fork()
+        other.allocate(256)
+        other.synchronize()
+        other.close()
+        good = zeros and waits and all(replayed)
+        detail = f"{device.name}: zeros {zeros}, capture runs nothing {waits}, replays {replayed}"
+        report.add("device layer", "ok" if good else "failed", detail)
+    finally:
+        device.close()
+
+
+class KernelNames:
+    """Mangled names of the kernels that ran, as PyTorch's profiler sees them."""
+
+    def __init__(self) -> None:
+        self.names: set[str] | None = None
+
+    @contextlib.contextmanager
+    def recorded(self) -> Iterator[None]:
+        """Record what runs meanwhile; without a working profiler `names` stays None."""
+        activity = torch.profiler.ProfilerActivity
+        with torch.profiler.profile(activities=[activity.CUDA]) as profiler:
+            yield
+        names = {event.key for event in profiler.key_averages()}
+        if names:
+            self.names = names
+
+
+def tell_never_ran(report: Report, library: Path, ran: set[str] | None) -> None:
+    """Which of the library's kernels none of the comparisons ran."""
+    name = "kernels that never ran"
+    if ran is None:
+        report.add(name, "skipped", "PyTorch's profiler saw no kernel")
+        return
+    never = sorted(kernels_of(library) - {short_name(entry) for entry in ran})
+    report.add(name, "failed" if never else "ok", "; ".join(never) or "none")
+    print(f"{name}: {'; '.join(never) or 'none'}", flush=True)
+
+
+def profile(report: Report, program: Path) -> None:
+    """One line of ncu about decoding: what of the memory's bandwidth it reaches, and what of the registers it takes."""
+    ncu = shutil.which("ncu") or "/usr/local/cuda/bin/ncu"
+    if not Path(ncu).is_file() or report.left() < 120:
+        report.add("ncu", "skipped", "out of time" if Path(ncu).is_file() else "ncu is not installed")
+        return
+    metrics = (
+        "gpu__time_duration.sum,dram__throughput.avg.pct_of_peak_sustained_elapsed,"
+        "sm__warps_active.avg.pct_of_peak_sustained_active,launch__registers_per_thread"
+    )
+    command = [ncu, "--csv", "--metrics", metrics, "-k", "regex:decode_kernel", "-c", "1", str(program)]
+    done = _run(command, 60)
+    rows = [line.split('","') for line in done.stdout.splitlines() if line.startswith('"') and "decode_kernel" in line]
+    values = "  ".join(f"{row[-3]} {row[-1].rstrip(chr(34))} {row[-2]}" for row in rows)
+    # Whether a user may read the counters is the driver's setting: no mistake of ours.
+    report.add("ncu", "ok" if rows else "skipped", values or done.stdout.strip()[-200:])
+    print(f"ncu: {values}" if rows else "", flush=True)
 
 
 def _program_arguments(program: str, tree: Path) -> list[str]:
@@ -197,19 +300,24 @@ def time_all(report: Report, library: KernelLibrary) -> None:
     def note(measure: Callable[[], Timing]) -> Callable[[], None]:
         return lambda: report.timings.append(measure())
 
+    def attempt_decode(heads: int, kv_heads: int, batch: int, length: int) -> None:
+        flex = length in FLEX_AT and report.left() > 90
+        measure = note(lambda: gpu_timing.decode(library, heads, kv_heads, batch, length, flex=flex))
+        report.attempt(f"decode {heads}/{kv_heads} B {batch} T {length}", measure, seconds=15)
+        torch.cuda.empty_cache()
+
     for length in DECODE_LENGTHS:
-        for batch in DECODE_BATCHES:
-            point = f"decode B {batch} T {length}"
-            with_flex = report.left() > 90
-            report.attempt(
-                point, note(lambda b=batch, t=length, f=with_flex: gpu_timing.decode(library, b, t, flex=f)), seconds=15
-            )
-            torch.cuda.empty_cache()
-    report.attempt("prefill 2048", note(lambda: gpu_timing.prefill(library, 2048)), seconds=20)
-    for tokens in (1, 4, 16, 256):
+        for heads, kv_heads in reversed(gpu_timing.HEADS):
+            attempt_decode(heads, kv_heads, 1, length)
+    attempt_decode(8, 4, 16, 8192)
+    for heads, kv_heads in ((8, 4), (2, 1)):
+        point = f"prefill {heads}/{kv_heads} T 2048"
+        measure = note(lambda h=heads, k=kv_heads: gpu_timing.prefill(library, h, k, 2048, flex=report.left() > 90))
+        report.attempt(point, measure, seconds=20)
+    for tokens in (1, 4, 16, 256, 300):
         report.attempt(f"cdmoe tokens {tokens}", note(lambda n=tokens: gpu_timing.cdmoe(library, n)), seconds=8)
     for tokens in (1, 16):
-        report.attempt(f"projections tokens {tokens}", note(lambda n=tokens: gpu_timing.projections(n)))
+        report.attempt(f"projections tokens {tokens}", note(lambda n=tokens: gpu_timing.projections(n, 8, 4)))
 
 
 def bars(report: Report) -> Iterator[tuple[str, bool]]:
@@ -218,7 +326,7 @@ def bars(report: Report) -> Iterator[tuple[str, bool]]:
         kind = timing.name.split()[0]
         share, speedup = timing.bandwidth() / (report.copy_bandwidth or 1), timing.speedup()
         if kind == "decode":
-            if int(timing.name.split()[-1]) >= 8192:
+            if timing.bytes_moved >= 2**25:  # below, a launch costs more than the memory
                 yield f"{timing.name}: {share:.0%} of copy bandwidth, 70 % wanted", share >= 0.7
             if speedup is not None:
                 yield f"{timing.name}: {speedup:.2f}x the fastest of PyTorch, more than 1 wanted", speedup > 1

@@ -60,7 +60,7 @@ def attention_cases() -> Iterator[tuple[str, AttentionCase]]:
         yield f"decode D {size} w 33", dataclasses.replace(base, size=size, window=33)
         yield f"prefill D {size}", dataclasses.replace(base, size=size, new=70)
         yield f"prefill D {size} w 33", dataclasses.replace(base, size=size, new=70, window=33)
-    for kind in ("signed", "equal", "levels", "huge", "padding", "all padding"):
+    for kind in ("lognormal", "signed", "equal", "levels", "huge", "padding", "all padding"):
         yield f"decode scores {kind}", dataclasses.replace(base, window=16, scores=kind)
         yield f"prefill scores {kind}", dataclasses.replace(base, window=16, scores=kind, new=70)
     for heads, kv_heads, score_heads in ((16, 1, 1), (16, 1, 16), (4, 4, 4), (4, 4, 1), (12, 4, 12), (5, 1, 5)):
@@ -96,7 +96,7 @@ def varied_cases() -> Iterator[tuple[str, AttentionCase]]:
 
 
 def cdmoe_cases() -> Iterator[tuple[str, CdmoeCase]]:
-    """Decode and prefill; the last as large as it gets."""
+    """Decode and, beyond 256 tokens and routing heads together, prefill; the last as large as it gets."""
     for tokens in (1, 5, 16, 100):
         for scores in ("usual", "levels", "close"):
             case = CdmoeCase(tokens=tokens, hidden=256, keys=32, picks=16, scores=scores)
@@ -104,6 +104,11 @@ def cdmoe_cases() -> Iterator[tuple[str, CdmoeCase]]:
     yield (
         "three routing heads, weights inside",
         CdmoeCase(tokens=9, hidden=320, keys=16, heads=3, picks=8, weights_inside=True),
+    )
+    yield "prefill of 300 tokens", CdmoeCase(tokens=300, hidden=256, keys=32, picks=16)
+    yield (
+        "prefill of 260 tokens, three routing heads",
+        CdmoeCase(tokens=260, hidden=320, keys=16, heads=3, picks=8, weights_inside=True),
     )
     yield "every pair", CdmoeCase(tokens=3, hidden=64, keys=8, picks=64)
     yield "one pair", CdmoeCase(tokens=3, hidden=64, keys=8, picks=1, spare=5)

@@ -23,8 +23,9 @@ from doge_export.plugin.library import KernelCache, KernelLibrary
 Call = Callable[[int], object]
 """Runs on copy number i of the data."""
 
-HEADS, KV_HEADS, SIZE = 16, 8, 128
-GROUP = HEADS // KV_HEADS
+HEADS = ((2, 1), (4, 2), (6, 3), (8, 4))
+"""Query and key/value heads of the published models: 20M, 60M, 160M, 320M."""
+SIZE = 128
 WINDOW = 2048
 
 
@@ -102,19 +103,19 @@ def copy_bandwidth() -> float:
     return 2 * source.numel() / time_call(lambda _: target.copy_(source), 1)
 
 
-def projections(tokens: int) -> Timing:
+def projections(tokens: int, heads: int, kv_heads: int) -> Timing:
     """cuBLAS on the query, key and value projections of a layer: the company that a decoding step keeps."""
-    hidden, width = HEADS * SIZE, (HEADS + 2 * KV_HEADS) * SIZE
+    hidden, width = heads * SIZE, (heads + 2 * kv_heads) * SIZE
     copies = copies_for(2 * hidden * width)
     weights = torch.randn(copies, width, hidden, dtype=torch.float16, device="cuda") / hidden**0.5
     x = torch.randn(tokens, hidden, dtype=torch.float16, device="cuda")
     seconds = time_call(lambda copy: F.linear(x, weights[copy]), copies)
-    return Timing(f"projections by cuBLAS, tokens {tokens}", seconds, 2 * hidden * width)
+    return Timing(f"projections by cuBLAS {heads}/{kv_heads}, tokens {tokens}", seconds, 2 * hidden * width)
 
 
-def attention_case(batch: int, past: int, new: int, window: int = 0) -> AttentionCase:
-    """The heads of the table, in float16."""
-    counts = {"heads": HEADS, "kv_heads": KV_HEADS, "score_heads": KV_HEADS, "size": SIZE}
+def attention_case(heads: int, kv_heads: int, batch: int, past: int, new: int, window: int = 0) -> AttentionCase:
+    """A call in float16."""
+    counts = {"heads": heads, "kv_heads": kv_heads, "score_heads": kv_heads, "size": SIZE}
     return AttentionCase(past=(past,) * batch, new=new, window=window, spare=0, dtype=torch.float16, **counts)
 
 
@@ -130,7 +131,7 @@ def random_caches(case: AttentionCase) -> list[KernelCache]:
 
     def fresh() -> KernelCache:
         keys, values = (torch.randn(shape, dtype=case.dtype, device="cuda") for _ in range(2))
-        return KernelCache(keys, values, torch.randn(batch, case.score_heads, capacity, device="cuda").exp())
+        return KernelCache(keys, values, 1 + torch.randn(batch, case.score_heads, capacity, device="cuda") / 2)
 
     return [fresh() for _ in range(copies_for(4 * batch * case.kv_heads * capacity * case.size))]
 
@@ -143,42 +144,47 @@ def our_call(library: KernelLibrary, case: AttentionCase, new: AttentionInputs, 
     return lambda copy: library.attention(*new.tensors(), caches[copy], lengths, **fixed)
 
 
-def decode(library: KernelLibrary, batch: int, length: int, *, flex: bool) -> Timing:
+def decode(library: KernelLibrary, heads: int, kv_heads: int, batch: int, length: int, *, flex: bool) -> Timing:
     """One new token behind length - 1 others, against PyTorch with the scores as a bias."""
-    case = attention_case(batch, length - 1, 1)
+    case = attention_case(heads, kv_heads, batch, length - 1, 1)
     new, caches = new_tokens(case), random_caches(case)
     copies = len(caches)
     seconds = time_call(our_call(library, case, new, caches), copies)
-    timing = Timing(f"decode B {batch} T {length}", seconds, batch * KV_HEADS * length * (4 * SIZE + 4))
+    name = f"decode {heads}/{kv_heads} B {batch} T {length}"
+    timing = Timing(name, seconds, batch * kv_heads * length * (4 * SIZE + 4))
     if length > WINDOW:
         selecting = dataclasses.replace(case, window=WINDOW)
         timing.selecting = time_call(our_call(library, selecting, new, caches), copies)
-    query = _heads(new.query, HEADS)
-    biases = [_wide(cache.score)[:, :, None].half().contiguous() for cache in caches]
+    query = _heads(new.query, heads)
+    group = heads // kv_heads
+    biases = [_wide(cache.score, group)[:, :, None].half().contiguous() for cache in caches]
     _challenge_sdpa(timing, query, caches, biases)
     if flex:
-        call = _compiled_flex()
+        call = _compiled_flex(group)
         timing.challenge("flex", lambda copy: call(query, *_flex_cache(caches[copy]), None), copies)
     return timing
 
 
-def prefill(library: KernelLibrary, length: int) -> Timing:
+def prefill(library: KernelLibrary, heads: int, kv_heads: int, length: int, *, flex: bool) -> Timing:
     """`length` tokens at once, against PyTorch with scores and causality as a bias, and flex with a block mask."""
-    case = attention_case(1, 0, length)
+    case = attention_case(heads, kv_heads, 1, 0, length)
+    group = heads // kv_heads
     new = new_tokens(case)
     caches = [KernelCache(*(torch.empty_like(tensor) for tensor in new.past.tensors())) for _ in range(2)]
     copies = len(caches)
     seconds = time_call(our_call(library, case, new, caches), copies)
-    timing = Timing(f"prefill {length}", seconds, 2 * length * SIZE * 2 * (HEADS + KV_HEADS))
+    timing = Timing(f"prefill {heads}/{kv_heads} T {length}", seconds, 2 * length * SIZE * 2 * (heads + kv_heads))
     timing.selecting = time_call(our_call(library, dataclasses.replace(case, window=length // 2), new, caches), copies)
-    query = _heads(new.query, HEADS)
-    cache = KernelCache(_heads(new.key, KV_HEADS), _heads(new.value, KV_HEADS), new.score.mT.contiguous())
+    query = _heads(new.query, heads)
+    cache = KernelCache(_heads(new.key, kv_heads), _heads(new.value, kv_heads), new.score.mT.contiguous())
     causal = torch.ones(length, length, dtype=torch.bool, device="cuda").tril()
-    bias = _wide(cache.score)[:, :, None, :].expand(1, HEADS, length, length).masked_fill(~causal, -torch.inf).half()
+    wide = _wide(cache.score, group)[:, :, None, :]
+    bias = wide.expand(1, heads, length, length).masked_fill(~causal, -torch.inf).half()
     _challenge_sdpa(timing, query, [cache], [bias.contiguous()])
-    mask = create_block_mask(lambda b, h, i, j: i >= j, None, None, length, length, device="cuda")
-    call = _compiled_flex()
-    timing.challenge("flex", lambda _: call(query, *_flex_cache(cache), mask), 1)
+    if flex:
+        mask = create_block_mask(lambda b, h, i, j: i >= j, None, None, length, length, device="cuda")
+        call = _compiled_flex(group)
+        timing.challenge("flex", lambda _: call(query, *_flex_cache(cache), mask), 1)
     return timing
 
 
@@ -189,7 +195,8 @@ def _challenge_sdpa(timing: Timing, query: Tensor, caches: list[KernelCache], bi
 
     timing.challenge("sdpa grouped", grouped, len(caches))
     # Its fast kernels may take no mask with grouped heads: the same, each query head having keys of its own.
-    wide = [(_wide(cache.key), _wide(cache.value)) for cache in caches]
+    group = query.shape[1] // caches[0].key.shape[1]
+    wide = [(_wide(cache.key, group), _wide(cache.value, group)) for cache in caches]
     timing.challenge(
         "sdpa expanded",
         lambda copy: F.scaled_dot_product_attention(query, *wide[copy], attn_mask=biases[copy]),
@@ -197,10 +204,10 @@ def _challenge_sdpa(timing: Timing, query: Tensor, caches: list[KernelCache], bi
     )
 
 
-def _compiled_flex() -> Callable[..., Tensor]:
+def _compiled_flex(group: int) -> Callable[..., Tensor]:
     def attend(query: Tensor, key: Tensor, value: Tensor, scores: Tensor, mask: BlockMask | None) -> Tensor:
         def with_score(logit: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
-            return logit + scores[b, h // GROUP, j]
+            return logit + scores[b, h // group, j]
 
         return flex_attention(query, key, value, score_mod=with_score, block_mask=mask, enable_gqa=True)
 
@@ -217,9 +224,9 @@ def _heads(tensor: Tensor, heads: int) -> Tensor:
     return tensor.unflatten(-1, (heads, -1)).transpose(1, 2).contiguous()
 
 
-def _wide(tensor: Tensor) -> Tensor:
+def _wide(tensor: Tensor, group: int) -> Tensor:
     """One entry a key/value head -> one a query head."""
-    return tensor.repeat_interleave(GROUP, dim=1)
+    return tensor.repeat_interleave(group, dim=1)
 
 
 def cdmoe(library: KernelLibrary, tokens: int) -> Timing:

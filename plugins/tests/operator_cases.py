@@ -33,7 +33,7 @@ class AttentionCase:
     size: int = 16
     window: int = 0
     spare: int = 3
-    scores: str = "usual"
+    scores: str = "moderate"
     dtype: torch.dtype = torch.float32
     seed: int = 0
 
@@ -93,12 +93,15 @@ def attention_inputs(case: AttentionCase, device: str = "cpu") -> AttentionInput
 def draw_scores(kind: str, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     """float32 scores.
 
-    usual: as a model's, above 0. signed: below 0 too. equal: all 1. levels: -1, -0.0, 0.0 and 1. huge: some 1e30.
-    padding: some NEG. all padding: all NEG.
+    moderate: 1 +- 0.5, so that every key counts and none outweighs the others: what is left out shows. lognormal: the
+    largest of many outweighs all others. signed: below 0 too. equal: all 1. levels: -1, -0.0, 0.0 and 1. huge: some
+    1e30. padding: some NEG. all padding: all NEG.
     """
     normal = torch.randn(shape, generator=generator)
     chance = torch.rand(shape, generator=generator)
-    if kind == "usual":
+    if kind == "moderate":
+        return 1 + normal / 2
+    if kind == "lognormal":
         return normal.exp()
     if kind == "signed":
         return 3 * normal

@@ -16,7 +16,10 @@ from doge_export.plugin.library import KernelLibrary
 from doge_export.plugin.sources import plugin_sources
 from doge_export.plugin.toolchain import Toolchain, find_toolchain
 
-sys.path.insert(0, str(plugin_sources() / "tests"))  # operator_cases: shared with the check on a GPU
+sys.path.insert(0, str(plugin_sources() / "tests"))  # modules that are shared with the check on a GPU
+
+from emulated_library import EMULATED, EmulatedLibrary
+from gpu_correctness import Libraries
 
 BUILDS = Path(__file__).parents[2] / "build" / "plugins"
 """Ignored by git. A build folder holds absolute paths, so each checkout has its own."""
@@ -92,6 +95,12 @@ def cpu_tree(compiled: Callable[..., Path]) -> Path:
 def library(compiled: Callable[..., Path]) -> KernelLibrary:
     """The two operators of the CPU reference; nothing else need compile for it."""
     return KernelLibrary(compiled(target="doge_kernels_c") / "lib" / KERNELS)
+
+
+@pytest.fixture(scope="session")
+def emulated_libraries(compiled_with_kernels: Callable[[str], Path], library: KernelLibrary) -> Libraries:
+    """The kernels as tests/emulated runs them on the CPU, and the reference."""
+    return Libraries(EmulatedLibrary(compiled_with_kernels("doge_emulated_c") / "lib" / EMULATED), library)
 
 
 @pytest.fixture(scope="session")

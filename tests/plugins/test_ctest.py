@@ -18,7 +18,7 @@ _ADDED = re.compile(r"^\s*doge_(?:add|skip)_test\(\s*NAME (\w+)|^\s*doge_add_(em
 
 def written_tests() -> list[str]:
     """Names in the CMakeLists.txt, so that listing tests compiles nothing."""
-    found = set()
+    found: set[str] = set()
     for file in (plugin_sources() / "tests").rglob("CMakeLists.txt"):
         unrolled = _LOOP.sub(unroll, file.read_text(encoding="utf-8"))
         found |= {name or f"{emulated}_{program}" for name, emulated, program in _ADDED.findall(unrolled)}
@@ -52,13 +52,19 @@ def test_every_test_says_what_it_needs(there):
     assert {label for labels in there.values() for label in labels} <= {"cpu", "gpu"}
 
 
-NEED_KERNELS = {"gpu_kernels": "gpu_kernels", "resources": "doge_kernels", "trt_gpu": "trt_gpu"}
+NEED_KERNELS = {
+    **{name: "emulated" for name in written_tests() if name.startswith("emulated_")},
+    **{"gpu_kernels": "gpu_kernels", "resources": "doge_kernels"},
+    **{"trt_gpu": "trt_gpu", "trt_host_kernels": "trt_host_kernels"},
+}
 """Tests of the build with kernels, where there is nvcc, and what must be compiled for each."""
 
 
 @pytest.fixture
-def tree(name, cpu_tree, compiled_with_kernels, toolchain):
+def tree(name, cpu_tree, compiled, compiled_with_kernels, toolchain):
     built_with_kernels = name in NEED_KERNELS and toolchain.nvcc.path
+    if name == "emulated_ptx" and not built_with_kernels:
+        return compiled(target=name)
     return compiled_with_kernels(NEED_KERNELS[name]) if built_with_kernels else cpu_tree
 
 

@@ -68,7 +68,7 @@ def random_case(seed: int, dtype: torch.dtype) -> AttentionCase:
         size=draw.choice([1, 7, 16, 64]),
         window=draw.choice([0, 1, draw.randrange(1, 26), max(past) + new]),
         spare=draw.choice([0, 4]),
-        scores=draw.choice(["usual", "signed", "equal", "levels", "huge", "padding"]),
+        scores=draw.choice(["moderate", "lognormal", "signed", "equal", "levels", "huge", "padding"]),
         dtype=dtype,
         seed=seed,
     )
@@ -165,7 +165,7 @@ def bounded_cache(case: AttentionCase, batch: int) -> KernelCache:
     return KernelCache(wide, wide.clone(), torch.full(shape, UNTOUCHED), torch.full(shape, -1, dtype=torch.int32))
 
 
-@pytest.mark.parametrize("scores", ["usual", "signed", "equal", "levels", "padding", "huge"])
+@pytest.mark.parametrize("scores", ["moderate", "lognormal", "signed", "equal", "levels", "padding", "huge"])
 @pytest.mark.parametrize(
     ("window", "chunks"), [(1, (20,)), (6, (1,) * 20), (6, (9, 1, 10)), (19, (20,)), (30, (4, 16))]
 )

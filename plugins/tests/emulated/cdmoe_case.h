@@ -2,6 +2,9 @@
 #ifndef DOGE_TESTS_CDMOE_CASE_H
 #define DOGE_TESTS_CDMOE_CASE_H
 
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
 #include <algorithm>
 #include <functional>
 #include <memory>

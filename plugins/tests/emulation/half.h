@@ -1,11 +1,9 @@
-// __half and __nv_bfloat16 with round-to-nearest-even, and the conversions that the kernels use.
+// Conversions of 16-bit numbers; to them with round-to-nearest-even.
 #ifndef DOGE_EMULATION_HALF_H
 #define DOGE_EMULATION_HALF_H
 
 #include <cstdint>
 #include <cstring>
-
-#include "vector_types.h"
 
 namespace doge::emulation {
 
@@ -55,62 +53,5 @@ inline float bfloat16_to_float(std::uint16_t bfloat16) {
 }
 
 }  // namespace doge::emulation
-
-struct __half {
-    std::uint16_t bits;
-    __half() = default;
-    __half(float value) : bits(doge::emulation::float_to_half(value)) {}
-    operator float() const { return doge::emulation::half_to_float(bits); }
-};
-struct alignas(4) __half2 {
-    __half x, y;
-};
-struct __nv_bfloat16 {
-    std::uint16_t bits;
-    __nv_bfloat16() = default;
-    __nv_bfloat16(float value) : bits(doge::emulation::float_to_bfloat16(value)) {}
-    operator float() const { return doge::emulation::bfloat16_to_float(bits); }
-};
-struct alignas(4) __nv_bfloat162 {
-    __nv_bfloat16 x, y;
-};
-using half = __half;
-using half2 = __half2;
-using nv_bfloat16 = __nv_bfloat16;
-using nv_bfloat162 = __nv_bfloat162;
-
-inline __half __float2half(float x) { return x; }
-inline __half __float2half_rn(float x) { return x; }
-inline float __half2float(__half x) { return x; }
-inline __half2 __floats2half2_rn(float x, float y) { return {x, y}; }
-inline __half2 __float22half2_rn(float2 v) { return {v.x, v.y}; }
-inline float2 __half22float2(__half2 v) { return {v.x, v.y}; }
-inline float __low2float(__half2 v) { return v.x; }
-inline float __high2float(__half2 v) { return v.y; }
-inline __half2 __halves2half2(__half x, __half y) { return {x, y}; }
-inline __half2 __half2half2(__half x) { return {x, x}; }
-inline unsigned short __half_as_ushort(__half x) { return x.bits; }
-inline __half __ushort_as_half(unsigned short bits) {
-    __half x;
-    x.bits = bits;
-    return x;
-}
-
-inline __nv_bfloat16 __float2bfloat16(float x) { return x; }
-inline __nv_bfloat16 __float2bfloat16_rn(float x) { return x; }
-inline float __bfloat162float(__nv_bfloat16 x) { return x; }
-inline __nv_bfloat162 __floats2bfloat162_rn(float x, float y) { return {x, y}; }
-inline __nv_bfloat162 __float22bfloat162_rn(float2 v) { return {v.x, v.y}; }
-inline float2 __bfloat1622float2(__nv_bfloat162 v) { return {v.x, v.y}; }
-inline float __low2float(__nv_bfloat162 v) { return v.x; }
-inline float __high2float(__nv_bfloat162 v) { return v.y; }
-inline __nv_bfloat162 __halves2bfloat162(__nv_bfloat16 x, __nv_bfloat16 y) { return {x, y}; }
-inline __nv_bfloat162 __bfloat162bfloat162(__nv_bfloat16 x) { return {x, x}; }
-inline unsigned short __bfloat16_as_ushort(__nv_bfloat16 x) { return x.bits; }
-inline __nv_bfloat16 __ushort_as_bfloat16(unsigned short bits) {
-    __nv_bfloat16 x;
-    x.bits = bits;
-    return x;
-}
 
 #endif

@@ -10,7 +10,7 @@
 
 #include "half.h"
 #include "memory.h"
-#include "scheduler.h"
+#include "grid.h"
 
 namespace doge::emulation {
 

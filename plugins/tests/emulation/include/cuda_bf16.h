@@ -1,2 +1,0 @@
-// Found in place of CUDA's header when a kernel is compiled for the emulator.
-#include "../half.h"
