@@ -29,6 +29,9 @@ _FEW = 4
 _CACHES = ("past_key_values.", "present.", "cache.", "past.", "key_cache", "value_cache")
 """First letters of the names of caches, of which there are two for each layer."""
 
+_HARDWARE = {"none": ", the same card only", "ampere+": ", and others from Ampere on"}
+"""What the GPUs of an engine are besides those of its compute capabilities."""
+
 _SHOWN = (
     "generation",
     "vocab_size",
@@ -185,13 +188,13 @@ def _graph_sections(name: str, graph: GraphEntry, ports: Mapping[str, Any], show
     return [(name, columns(facts)), *sides, (f"{name} operators", operators)]
 
 
-def _brief(graph: GraphEntry, ports: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _brief(graph: GraphEntry, ports: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """Describe a graph in a few lines: caches by their number, operators by the most frequent ones."""
     opset = ", ".join(f"{domain or 'ai.onnx'} {version}" for domain, version in graph.opset.items())
-    rows = [("precision", graph.precision), ("opset", f"{opset}; IR {graph.ir_version}")]
+    rows: list[tuple[str, Any]] = [("precision", graph.precision), ("opset", f"{opset}; IR {graph.ir_version}")]
     if graph.quality:
         rows += [(f"quality.{name}", f"{graph.quality[name]:.3g}") for name in ("kl_mean", "limit")]
-    rows += _engine(ports)
+    rows += _engine_in_brief(ports["engine"]) if "engine" in ports else []
     if graph.typing and graph.typing["largest"]:
         kind, extreme = max(graph.typing["largest"].items(), key=lambda item: item[1]["magnitude"])
         rows.append((f"largest.{kind}.magnitude", f"{extreme['magnitude']:.4g}"))
@@ -213,6 +216,25 @@ def _engine(ports: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """Describe what an engine was built with and for."""
     shown = {name: value for name, value in ports.get("engine", {}).items() if name not in ("caches", "profiles")}
     return named_values({"engine": shown}) if shown else []
+
+
+def _engine_in_brief(engine: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Describe who built an engine, which GPUs run it, what a run may hold, and its kernels in each profile."""
+    builder = "TensorRT for RTX" if engine["builder"] == "rtx" else "TensorRT"
+    gpus = ", ".join(".".join(map(str, capability)) for capability in engine["compute_capabilities"])
+    plugin = engine["plugin"] or {}
+    launches = engine["settings"].get("launches", {})
+    rows: list[tuple[str, Any]] = [
+        ("builder", f"{builder} {engine['tensorrt']}"),
+        ("compute_capabilities", f"{gpus}{_HARDWARE.get(engine['hardware'], '')}"),
+        ("attention", f"{engine['attention']} {plugin.get('name', '')} {str(plugin.get('sha256', ''))[:12]}".strip()),
+        ("max_batch", engine["max_batch"]),
+        ("max_length", engine["max_length"]),
+    ]
+    if launches:
+        sums = ", ".join(f"{profile} {sum(kinds.values())}" for profile, kinds in launches.items())
+        rows.append(("launches of a run", sums))
+    return rows
 
 
 def _port(value: Mapping[str, Any]) -> tuple[str, str, str]:
