@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TextIO
 
@@ -76,24 +77,49 @@ def own_bars() -> Iterator[None]:
         sys.stderr = guarded
 
 
+class _NativeStderr:
+    """The descriptor 2, which threads may hide at the same time: it is back when the last one is done."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._hiding = 0
+        self._kept: int | None = None
+
+    def hide(self) -> None:
+        with self._lock:
+            self._hiding += 1
+            if self._hiding == 1:
+                with contextlib.suppress(OSError):  # stderr is closed, or there are no more files
+                    null = os.open(os.devnull, os.O_WRONLY)
+                    try:
+                        self._kept = os.dup(2)
+                        os.dup2(null, 2)
+                    finally:
+                        os.close(null)
+
+    def show(self) -> None:
+        with self._lock:
+            self._hiding -= 1
+            if self._hiding == 0 and self._kept is not None:
+                os.dup2(self._kept, 2)
+                os.close(self._kept)
+                self._kept = None
+
+
+_native_stderr = _NativeStderr()
+
+
 @contextlib.contextmanager
 def without_native_stderr() -> Iterator[None]:
     """Drop what a library of another language writes to stderr in the body, such as the report of a Rust panic."""
     if not _hides_native or _verbose:
         yield
         return
+    _native_stderr.hide()
     try:
-        kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    except OSError:  # stderr is closed, or there are no more files
-        yield
-        return
-    try:
-        os.dup2(null, 2)
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(null)
+        _native_stderr.show()
 
 
 def set_quiet(quiet: bool) -> None:

@@ -108,3 +108,15 @@ def test_what_other_languages_write_to_stderr_is_dropped_in_commands_alone(capfd
             os.write(2, b"panicked\n")
         os.write(2, b"after\n")
     assert capfd.readouterr().err == "kept\nafter\n"
+
+
+def test_threads_that_hide_stderr_leave_it_as_it_was(capfd):
+    one, other = console.without_native_stderr(), console.without_native_stderr()
+    with console.command_streams():
+        one.__enter__()
+        other.__enter__()
+        one.__exit__(None, None, None)
+        os.write(2, b"hidden\n")
+        other.__exit__(None, None, None)
+    os.write(2, b"after\n")
+    assert capfd.readouterr().err == "after\n"
