@@ -136,7 +136,7 @@ def subjects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Subject]:
     (folder / "questions.jsonl").write_text(
         json.dumps({"question": "Who?", "choices": ["cat", "dog"], "answer": 0}) + "\n"
     )
-    for name, size in (("onnx", 72), ("quantize", 72), ("features", 72)):
+    for name, size in (("onnx", 72), ("quantize", 72), ("features", 72), ("trt", 72)):
         model = folder / ("features" if name == "features" else "model")
         export(model, folder / name / "out", max_length=size, validate=False)
     convert(folder / "model", folder / "convert" / "out")
@@ -145,11 +145,17 @@ def subjects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Subject]:
         (folder / name).write_text("old")
     text = ["--precision", "int8", "--eval-text", str(folder / "text.txt"), "--max-kl", "9", "--force"]
     quick = ["--rounds", "1", "--new-tokens", "2", "--prompt-length", "4", "--prefill-length", "8", "--context", "16"]
+    native = ["--builder", "rtx", "--attention", "native"]
     made: dict[str, tuple[Path, list[str], Callable[[Path], bool]]] = {
         "onnx": (
             folder / "onnx" / "out",
             ["onnx", str(folder / "model"), "OUT", "--max-length", "64", "--no-validate", "--force"],
             lambda out: verify(out).max_length == 64,
+        ),
+        "trt": (
+            folder / "trt" / "out",
+            ["trt", str(folder / "model"), "OUT", "--fp32", *native, "--max-length", "16", "--force"],
+            lambda out: verify(out).max_length == 16,
         ),
         "quantize": (
             folder / "quantize" / "out",
@@ -206,8 +212,10 @@ def nearly_full(home: Path, room: int) -> Iterator[bool]:
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.parametrize("name", ["onnx", "quantize", "convert", "eval", "embed", "bench"])
+@pytest.mark.parametrize("name", ["onnx", "trt", "quantize", "convert", "eval", "embed", "bench"])
 def test_old_or_new(server, subjects, tmp_path, name, fault):
+    if name == "trt":
+        pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT for RTX is not installed")
     subject, dice, seen = subjects[name], random.Random(f"{SEED} {name} {fault}"), Counter[str]()
     errors = tmp_path / "stderr"
     subject.reset()

@@ -21,7 +21,7 @@ _MACHINES = {"x86_64": 62, "aarch64": 183}
 
 _HEADER, _PROGRAM_HEADER, _ENTRY, _SYMBOL = 64, 56, 16, 24
 """Bytes of ELF's structures of 64 bits."""
-_SHARED_OBJECT, _LOAD, _DYNAMIC, _READ_WRITE = 3, 1, 2, 6
+_SHARED_OBJECT, _LOAD, _DYNAMIC, _STACK, _READ_WRITE = 3, 1, 2, 0x6474E551, 6
 _NULL, _NEEDED, _HASH, _STRTAB, _SYMTAB, _STRSZ, _SYMENT, _SONAME = 0, 1, 4, 5, 6, 10, 11, 14
 
 
@@ -44,19 +44,22 @@ def make_known_as(name: str, loaded: str) -> None:
 def forwarder(name: str, needed: str, machine: int) -> bytes:
     """Return the file of a library without functions that calls itself `name` and needs `needed`."""
     strings = b"\0" + b"".join(text.encode() + b"\0" for text in (name, needed))
-    dynamic = _HEADER + 2 * _PROGRAM_HEADER
+    segments = 3
+    dynamic = _HEADER + segments * _PROGRAM_HEADER
     entries = 8
     symbols = dynamic + entries * _ENTRY
     hashes = symbols + _SYMBOL
     text = hashes + 5 * 4
     size = text + len(strings)
     ident = b"\x7fELF" + bytes([2, 1, 1]) + bytes(9)  # 64 bits, little-endian
-    sizes = (_HEADER, _PROGRAM_HEADER, 2, 64, 0, 0)
+    sizes = (_HEADER, _PROGRAM_HEADER, segments, 64, 0, 0)
     parts = [
         ident + struct.pack("<HHIQQQIHHHHHH", _SHARED_OBJECT, machine, 1, 0, _HEADER, 0, 0, *sizes),
         # Writable: some loaders add the base address to what the dynamic section points to.
         struct.pack("<IIQQQQQQ", _LOAD, _READ_WRITE, 0, 0, 0, size, size, 0x1000),
         struct.pack("<IIQQQQQQ", _DYNAMIC, _READ_WRITE, *[dynamic] * 3, *[entries * _ENTRY] * 2, 8),
+        # Without this, the loader takes the library for one that needs an executable stack, which newer ones refuse.
+        struct.pack("<IIQQQQQQ", _STACK, _READ_WRITE, 0, 0, 0, 0, 0, 16),
         *(
             struct.pack("<QQ", tag, value)
             for tag, value in (
