@@ -171,7 +171,7 @@ def _check_import(words: list[str]) -> None:
 
 CHECKS = {
     "doge-export": _check_command,
-    "python": lambda words: _check_file(words[1]),
+    "python": lambda words: _check_file(words[-1] if words[1:3] == ["-m", "pytest"] else words[1]),
     "pip": _check_extra,
     "cmake": _check_cmake,
     "polygraphy": lambda words: None,  # run by tests/trt/test_command.py

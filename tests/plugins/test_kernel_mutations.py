@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import mutations
+import kernel_mutations as mutations
 import pytest
 from emulated_library import FORWARD, EmulatedLibrary
 from gpu_correctness import Libraries

@@ -1,6 +1,6 @@
 """Kernels broken on purpose: would the comparisons of gpu_correctness.py notice?
 
-    python -m pytest -m slow tests/plugins/test_mutations.py
+    python -m pytest -m slow tests/plugins/test_kernel_mutations.py
 
 Each mutation of the source is compiled to PTX, which takes the place of the right kernel in the emulator.
 """
