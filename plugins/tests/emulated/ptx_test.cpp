@@ -207,6 +207,29 @@ void misuse_is_reported() {
     CHECK(message.find("a grid of 1, 65536, 1") != std::string::npos, "a grid too large: " + message);
 }
 
+// How often block 1 sees the flag of block 0, and not what block 0 stored before its fence.
+int messages_unseen(const std::string& fence) {
+    const std::string body = "setp.ne.s32 %p1, %r1, 0; @%p1 ret; mov.u32 %r2, %ctaid.x; mov.u32 %r3, 7; "
+                             "setp.eq.s32 %p2, %r2, 0; @!%p2 bra $reads; st.global.u32 [%rd1+256], %r3; " +
+                             fence +
+                             "; atom.global.exch.b32 %r4, [%rd1+128], %r3; ret; $reads: "
+                             "atom.global.add.u32 %r5, [%rd1+128], 0; ld.global.u32 %r6, [%rd1+256]; "
+                             "setp.eq.s32 %p3, %r5, 7; setp.ne.s32 %p4, %r6, 7; and.pred %p3, %p3, %p4; "
+                             "selp.b32 %r0, 1, 0, %p3;";
+    int unseen = 0;
+    for (std::uint64_t seed = 1; seed <= 100; ++seed) {
+        set_schedule({Order::Random, seed});
+        unseen += static_cast<int>(run(body, 96, 0, {2, 1, 1})[0]);
+    }
+    return unseen;
+}
+
+void fences_reach_as_far_as_they_say() {
+    CHECK(messages_unseen("membar.gl") == 0, "a fence of the GPU is not seen by another block");
+    CHECK(messages_unseen("membar.cta") > 0, "a fence of the block is seen by another block");
+    CHECK(messages_unseen("fence.acq_rel.cta") > 0, "a fence of the block is seen by another block");
+}
+
 void halves_round_to_nearest_even() {
     for (unsigned bits = 0; bits < 0x10000; ++bits) {
         const float h = half_to_float(static_cast<std::uint16_t>(bits));
@@ -239,6 +262,7 @@ int main() {
     lanes_together();
     matrices();
     misuse_is_reported();
+    fences_reach_as_far_as_they_say();
     halves_round_to_nearest_even();
     return failures();
 }

@@ -221,6 +221,7 @@ void async_wait(Frame& frame, const Instruction& i) {
 }
 
 void fence(Frame& frame, const Instruction&) { frame.warp.block->stores.flush(frame.warp.index); }
+void fence_within_block(Frame&, const Instruction&) {}  // the block sees its own stores at once
 
 }  // namespace
 
@@ -230,6 +231,6 @@ Handler find_atomic(const Access& access) { return for_space<MakeAtomic>(access)
 Handler find_async_copy() { return async_copy; }
 Handler find_async_commit() { return async_commit; }
 Handler find_async_wait() { return async_wait; }
-Handler find_fence() { return fence; }
+Handler find_fence(bool within_block) { return within_block ? fence_within_block : fence; }
 
 }  // namespace doge::emulation

@@ -224,7 +224,7 @@ class Reader {
             made.kind = Instruction::Kind::Barrier;
         } else if (parts[0] == "membar" || parts[0] == "fence") {
             made.kind = Instruction::Kind::Visible;
-            made.run = find_fence();
+            made.run = find_fence(type == "cta");
         } else if (parts[0] == "ld" || parts[0] == "st") {
             const bool loads = parts[0] == "ld";
             const auto data = elements(arguments.at(loads ? 0 : 1));

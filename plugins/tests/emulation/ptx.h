@@ -120,7 +120,7 @@ Handler find_atomic(const Access& access);
 Handler find_async_copy();
 Handler find_async_commit();
 Handler find_async_wait();
-Handler find_fence();
+Handler find_fence(bool within_block);
 
 }  // namespace doge::emulation
 #endif
