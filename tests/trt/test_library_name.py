@@ -7,11 +7,13 @@ import platform
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 from tensorrt_on_cpu import in_a_process
 
+from doge_export.errors import DogeExportError
 from doge_export.runtime.engine.library_name import _MACHINES, forwarder, make_known_as
 
 pytestmark = pytest.mark.skipif(
@@ -38,6 +40,26 @@ def test_a_loaded_library_is_found_by_another_name():
     assert found == [False, True, "rw-p"]  # newer loaders refuse a library that wants an executable stack
 
 
+def test_what_lies_on_the_path_under_the_name_is_not_taken():
+    """A library of glibc that nothing loads."""
+    found, _ = in_a_process(made_known, "libBrokenLocale.so.1", "libm.so.6")
+    assert found is True
+
+
+def made_known(name, loaded):
+    library = ctypes.CDLL(loaded)
+    make_known_as(name, loaded)
+    found, real = (ctypes.cast(each.sqrt, ctypes.c_void_p).value for each in (ctypes.CDLL(name), library))
+    return found == real
+
+
+def test_a_library_that_cannot_be_written_is_one_line(monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    with pytest.raises(DogeExportError, match=r"libm\.so\.6 cannot be made known as libnot_there\.so") as error:
+        make_known_as("libnot_there.so", "libm.so.6")
+    assert "\n" not in str(error.value)
+
+
 def test_a_name_that_is_found_already_stays(monkeypatch):
     monkeypatch.setattr("doge_export.runtime.engine.library_name.forwarder", None)
     make_known_as("libm.so.6", "libc.so.6")
@@ -52,4 +74,6 @@ def test_the_file_is_one_that_tools_read(tmp_path):
     file.write_bytes(forwarder("libalias.so", "libm.so.6", _MACHINES[platform.machine()]))
     shown = subprocess.run([readelf, "-hldW", file], capture_output=True, text=True, check=True)
     assert "Shared library: [libm.so.6]" in shown.stdout and "Library soname: [libalias.so]" in shown.stdout
+    (segment,) = (line.split() for line in shown.stdout.splitlines() if line.split()[:1] == ["LOAD"])
+    assert int(segment[-1], 16) == 0x10000  # the largest page of aarch64
     assert shown.stderr == "" and file.stat().st_size < 1024
