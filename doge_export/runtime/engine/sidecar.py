@@ -12,6 +12,7 @@ import numpy as np
 
 from doge_export.errors import DogeExportError
 from doge_export.json_file import parse_json
+from doge_export.plugin.tensorrt_versions import release
 from doge_export.regular_file import read_regular
 
 ENGINE = "engine/model.engine"
@@ -176,6 +177,9 @@ def _check(sidecar: Sidecar) -> None:
     for name in ("precision", "attention", "builder", "tensorrt", "hardware"):
         if not isinstance(getattr(sidecar, name), str):
             raise TypeError(f"{name} is no text")
+    release(sidecar.tensorrt)
+    if sidecar.plugin is not None and not isinstance(sidecar.plugin["schema"], int):
+        raise TypeError(f"plugin is {sidecar.plugin!r}")
     if not isinstance(sidecar.gpu, str | None):
         raise TypeError("gpu is no text")
     if not sidecar.compute_capabilities:
