@@ -37,8 +37,8 @@ def here() -> tuple[str, ...]:
         )
     except (OSError, subprocess.SubprocessError):
         return ()
-    lines = {line.strip().replace(".", "") for line in done.stdout.splitlines() if line.strip()}
-    return tuple(sorted(lines, key=int))
+    lines = {line.strip().replace(".", "") for line in done.stdout.splitlines()}
+    return tuple(sorted(filter(str.isdecimal, lines), key=int))  # an old nvidia-smi may tell "[N/A]"
 
 
 def default() -> tuple[str, ...]:

@@ -31,6 +31,8 @@ def test_the_4090_is_always_compiled_for_and_so_are_the_gpus_here(smi):
     smi("12.0", "9.0", "7.5", "9.0")
     assert gpus.here() == ("75", "90", "120")
     assert gpus.default() == ("89", "90", "120")
+    smi("[N/A]", "8.0")
+    assert gpus.here() == ("80",)
 
 
 def test_gpus_are_named_by_name_or_capability():
