@@ -93,21 +93,23 @@ def test_no_driver_and_an_old_tensorrt_are_named(machine, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "message"),
     [
-        (),
-        ("doge-nano",),
-        ("doge-nano", "out", "--tensorrt", "11.4"),
-        ("doge-nano", "--dry-run", "--tensorrt", "eleven"),
-        ("doge-nano", "--dry-run", "--tensorrt", "11.4", "--builder", "rtx"),
-        ("doge-nano", "out", "--builder", "rtx", "--gpu", "rtx4090", "--compute-capability", "89"),
-        ("doge-nano", "out", "--builder", "rtx", "--gpu", "tnt2"),
-        ("doge-nano", "out", "--builder", "rtx", "--compute-capability", "ada"),
-        ("doge-nano", "out", "--gpu", "rtx4090"),
+        ((), "name a MODEL_OR_FOLDER"),
+        (("doge-nano",), "name a MODEL_OR_FOLDER"),
+        (("doge-nano", "out", "--tensorrt", "11.4"), "--tensorrt is what --dry-run plans for"),
+        (("doge-nano", "--dry-run", "--tensorrt", "eleven"), "--tensorrt is eleven"),
+        (("doge-nano", "--dry-run", "--tensorrt", "11.4", "--builder", "rtx"), "--tensorrt is a version of TensorRT"),
+        (("doge-nano", "out", "--gpu", "rtx4090", "--compute-capability", "89"), "give one of the two"),
+        (("doge-nano", "out", "--builder", "rtx", "--gpu", "tnt2"), "--gpu is 'tnt2'"),
+        (("doge-nano", "out", "--builder", "rtx", "--compute-capability", "ada"), "--compute-capability is 'ada'"),
+        (("doge-nano", "out", "--gpu", "rtx4090"), "builds for the GPU of this machine"),
+        (("doge-nano", "out", "--compute-capability", "89"), "builds for the GPU of this machine"),
     ],
 )
-def test_requests_that_make_no_sense(machine, arguments):
-    assert run(*arguments).exit_code == 2
+def test_requests_that_make_no_sense(machine, arguments, message):
+    done = run(*arguments)
+    assert done.exit_code == 2 and message in done.stderr
 
 
 def test_settings_are_refused_before_anything_is_read(machine, tmp_path):
