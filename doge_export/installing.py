@@ -153,7 +153,7 @@ def _needed(extra: str | None) -> list[Requirement]:
     included: dict[str | None, set[str | None]] = {
         "trt": {"export", "trt"},
         "rtx": {"export", "rtx"},
-        "test": {"export", "test"},
+        "test": {"export", "rtx", "test"},
     }
     asked = [item for item in requirements() if item.extra in included.get(extra, {extra})]
     return [item for item in asked if not item.met] or asked

@@ -16,6 +16,7 @@ _NEEDED_FOR = {
     "export": "export and validate",
     "gpu": "run on an NVIDIA GPU",
     "structured": "write JSON by a schema",
+    "plugin": "compile the plugin of TensorRT engines",
     "rtx": "build and run engines of TensorRT for RTX",
     "trt": "build and run engines of TensorRT",
     "test": "run the tests of doge-export",
