@@ -139,7 +139,7 @@ def command(
     planned_for = options.pop("tensorrt")
     _check_places(model_or_folder, out, build, settings)
     if dry_run:
-        _dry_run(model_or_folder, planned_for, build["builder"], as_json, options)
+        _dry_run(model_or_folder, planned_for, build, as_json, options)
         return
     if planned_for:
         raise click.UsageError("--tensorrt is what --dry-run plans for; a build uses the TensorRT that is installed.")
@@ -169,7 +169,8 @@ def _check_places(model: str, out: Path | None, build: dict[str, Any], settings:
     if results is not None:
         check_folder("--save-results", results)
         if not is_there("polygraphy"):
-            raise DogeExportError(f"--save-results needs polygraphy: {install_command('trt')}")
+            extra = "rtx" if build["builder"] == "rtx" or not is_there("tensorrt") else "trt"
+            raise DogeExportError(f"--save-results needs polygraphy: {install_command(extra)}")
     if cache is not None:
         check_file("--timing-cache", cache)
     BuilderSettings(**settings).check()
@@ -185,6 +186,7 @@ def _build(
     from doge_export.trt.make import make_engine
 
     save_results = build.pop("save_results")
+    build["must_run"] = save_results is not None
     result = make_engine(model, out, settings=BuilderSettings(**settings), **build, **options)
     saved = []
     if save_results is not None:
@@ -198,14 +200,14 @@ def _build(
         click.echo(line)
 
 
-def _dry_run(model: str, tensorrt: str | None, builder: str | None, as_json: bool, options: dict[str, Any]) -> None:
+def _dry_run(model: str, tensorrt: str | None, build: dict[str, Any], as_json: bool, options: dict[str, Any]) -> None:
     from doge_export.trt.describe import plan_facts
     from doge_export.trt.dry_run import dry_run
 
-    version = None if tensorrt is None else _version(tensorrt)
+    builder, version = build["builder"], None if tensorrt is None else _version(tensorrt)
     if version is not None and builder == "rtx":
         raise click.UsageError("--tensorrt is a version of TensorRT, and --builder rtx is another; drop one of them.")
-    planned, checked_by = dry_run(model, builder, version, **options)
+    planned, checked_by = dry_run(model, builder, version, plugin=build["plugin"], **options)
     facts = plan_facts(planned) | {"checked_by": checked_by}
     echo_json(facts) if as_json else click.echo(_plan_text(facts))
     click.get_current_context().exit(1 if planned.findings else 0)

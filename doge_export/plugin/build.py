@@ -115,6 +115,20 @@ def build(
     )
 
 
+def check_tools(architectures: Sequence[str]) -> None:
+    """Check that this machine has what `build` needs, which takes minutes.
+
+    Args:
+        architectures: GPUs to compile for, as CMake names them.
+
+    Raises:
+        DogeExportError: it lacks something.
+    """
+    toolchain = find_toolchain()
+    toolchain.require_compiler()
+    _settings(toolchain, architectures, cuda=True)
+
+
 def cache_folder() -> Path:
     """Return the folder of all builds: plugins in $DOGE_EXPORT_CACHE, else below the user's cache folder."""
     if os.environ.get("DOGE_EXPORT_CACHE"):

@@ -9,8 +9,12 @@ from doge_export.plugin.tensorrt_versions import MajorMinor
 
 DEFAULT_GPU = "rtx4090"
 
+_CARD = re.compile(
+    r"(?:nvidia\W*)?(?:geforce\W*)?(?:rtx\W*)?(\d\d)(\d0)\W*(?:ti)?\W*(?:super)?\W*(?:d|laptop(?:\W*gpu)?)?"
+)
 _GENERATIONS: dict[str, MajorMinor] = {"20": (7, 5), "30": (8, 6), "40": (8, 9), "50": (12, 0)}
 """Compute capability of GeForce RTX cards by the first two digits of their number."""
+_OF_ANOTHER_GENERATION: dict[str, MajorMinor] = {"2050": (8, 6)}
 
 
 def capability_of(gpu: str) -> MajorMinor:
@@ -19,13 +23,13 @@ def capability_of(gpu: str) -> MajorMinor:
     Raises:
         DogeExportError: its number is not known.
     """
-    match = re.fullmatch(r"(?:geforce\W*)?(?:rtx\W*)?(\d\d)\d0\W*(?:ti)?\W*(?:super)?\W*(?:d|laptop)?", gpu.lower())
+    match = _CARD.fullmatch(gpu.lower())
     if match is None or match[1] not in _GENERATIONS:
         known = ", ".join(f"rtx{generation}xx" for generation in _GENERATIONS)
         raise DogeExportError(
             f"--gpu is {gpu!r}, expected a card such as {DEFAULT_GPU} ({known}); name any other by --compute-capability"
         )
-    return _GENERATIONS[match[1]]
+    return _OF_ANOTHER_GENERATION.get(match[1] + match[2], _GENERATIONS[match[1]])
 
 
 def capability(text: str) -> MajorMinor:

@@ -17,7 +17,7 @@ NO_PLUGIN = "the rules alone: no plugin is built here that {} could be given (`d
 
 
 def dry_run(
-    model: str | Path, builder: str | None, version: MajorMinor | None, **options: Any
+    model: str | Path, builder: str | None, version: MajorMinor | None, plugin: Path | None = None, **options: Any
 ) -> tuple[EnginePlan, str]:
     """Plan an engine, and let the parser of an installed TensorRT read its graph.
 
@@ -26,6 +26,7 @@ def dry_run(
         builder: the kind that the engine is for. None: the one that is installed, else TensorRT.
         version: of the TensorRT that the engine is for; only an installed one of that version is asked. None: the one
             that is installed, else the newest.
+        plugin: the plugin's library, for the parser. None: one that is built here.
         options: those of `plan_engine`.
 
     Returns:
@@ -37,10 +38,10 @@ def dry_run(
     planned = plan_engine(model, builder=kind.name, tensorrt_version=version or installed, **options)
     if trt is None or (version is not None and version != installed):
         return planned, checked_by if trt is None else "the rules alone: another TensorRT is installed"
-    plugin = plugin_for(trt) if planned.plugin_nodes else None
-    if planned.plugin_nodes and plugin is None:
+    found = plugin_for(trt, plugin) if planned.plugin_nodes else None
+    if planned.plugin_nodes and found is None:
         return planned, NO_PLUGIN.format(kind.title)
-    parsed = ask(trt, planned.graph, plugin)
+    parsed = ask(trt, planned.graph, found)
     findings = parsed.findings
     if not findings and parsed.plugin_layers != planned.plugin_nodes:
         message = f"{planned.plugin_nodes} plugin nodes became {parsed.plugin_layers} plugin layers"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -14,12 +15,13 @@ from doge_export.console import log
 from doge_export.errors import DogeExportError
 from doge_export.package.manifest import Manifest
 from doge_export.pipeline.folder import Draft, OutputFolder
-from doge_export.plugin.build import TENSORRT_PLUGIN, build
+from doge_export.plugin.architectures import OLDEST
+from doge_export.plugin.build import TENSORRT_PLUGIN, build, check_tools
 from doge_export.plugin.gpus import DEFAULT_GPU, capability_of
 from doge_export.plugin.tensorrt_versions import NEWEST, MajorMinor, dotted
 from doge_export.runtime.engine import installation, plugin_file
 from doge_export.runtime.engine.device import Device
-from doge_export.runtime.engine.kinds import RTX, TENSORRT, kind_of, title_of
+from doge_export.runtime.engine.kinds import RTX, TENSORRT, Kind, kind_of, title_of
 from doge_export.runtime.engine.plugin_file import AMPERE_AND_LATER, AMPERE_ARCHITECTURES, PluginFile
 from doge_export.runtime.engine.sidecar import ENGINE, ONNX, Sidecar
 from doge_export.trt.builder import BuilderSettings, Built, build_engine, targets
@@ -53,6 +55,7 @@ def make_engine(
     keep_onnx: bool = False,
     force: bool = False,
     validate: bool = True,
+    must_run: bool = False,
     **options: Any,
 ) -> EngineResult:
     """Build an engine, and compare it with PyTorch where there is a GPU to run it.
@@ -69,6 +72,7 @@ def make_engine(
         force: replace a non-empty output.
         validate: compare with PyTorch before the folder appears; the manifest records if this is False, or if no GPU
             is here that runs the engine.
+        must_run: refuse, before the work, an engine that cannot be run here.
         options: those of `plan_engine`; None is the default.
 
     Returns:
@@ -85,13 +89,17 @@ def make_engine(
     settings.check()
     settings.check_for(trt)
     gpu = gpu_here() if kind == RTX else _gpu_of(installation.require_cuda(kind))
+    no_run = _no_run(kind, settings, gpu)
+    if must_run and no_run:
+        reason = no_run.removeprefix("not run: ")
+        raise DogeExportError(f"--save-results runs the engine, and there is {reason} here; leave it out")
     output_folder = OutputFolder.checked(output, force=force, reads=[model, plugin])
     wanted = targets(settings, gpu.compute_capability if gpu else None)
-    found = None if options.get("attention") == "native" else _plugin_for(wanted, plugin)
+    found = None if options.get("attention") == "native" else _kept_plugin(wanted, plugin)
     version = installation.version(trt)[:2] if kind == TENSORRT else NEWEST
     planned = plan_engine(model, builder=kind.name, tensorrt_version=version, **options)
     refuse_findings(planned)
-    found = found if planned.plugin_nodes else None
+    found = (found or _built_plugin(wanted)) if planned.plugin_nodes else None
     verdict = None
     with output_folder.draft() as draft:
         sidecar = write_engine(trt, gpu, planned, draft.folder, found, settings)
@@ -99,7 +107,6 @@ def make_engine(
             for file in draft.folder.glob(f"{ONNX}*"):
                 file.unlink()
         draft.take_over(planned.provenance.companions, planned.provenance.made)
-        no_run = _no_run(sidecar, gpu)
         skipped = no_run if validate and no_run else "--no-validate"
         draft.describe(manifest_of(planned, skipped, tf32=settings.tf32))
         if validate and no_run:
@@ -112,12 +119,18 @@ def make_engine(
     return EngineResult(draft.output, manifest, sidecar, verdict)
 
 
-def _plugin_for(capabilities: tuple[MajorMinor, ...], named: str | Path | None) -> PluginFile:
-    """Return a plugin with kernels for GPUs: the one that is named, else one that is kept, else one that is built now.
+def _kept_plugin(capabilities: tuple[MajorMinor, ...], named: str | Path | None) -> PluginFile | None:
+    """Return a plugin with kernels for GPUs: the one that is named, else one that is kept; None if one can be built.
 
     Raises:
         DogeExportError: the one that is named lacks kernels, or none can be built here.
     """
+    older = [capability for capability in capabilities if capability < OLDEST]
+    if older:
+        raise DogeExportError(
+            f"the plugin's kernels run on compute capability {dotted(OLDEST)} or later, and the engine is for "
+            f"{dotted(older[0])}; take --attention native"
+        )
     try:
         found = plugin_file.find_plugin(named, capabilities)
         plugin_file.check_architectures(found, capabilities)
@@ -125,13 +138,28 @@ def _plugin_for(capabilities: tuple[MajorMinor, ...], named: str | Path | None) 
     except DogeExportError:
         if plugin_file.is_named(named):
             raise
-    later = capabilities == AMPERE_AND_LATER
-    architectures = AMPERE_ARCHITECTURES if later else [f"{major}{minor}" for major, minor in capabilities]
-    built = build(architectures=architectures)
+    check_tools(_architectures(capabilities))
+    return None
+
+
+def _built_plugin(capabilities: tuple[MajorMinor, ...]) -> PluginFile:
+    """Return a plugin that is built now, with kernels for GPUs.
+
+    Raises:
+        DogeExportError: none can be built here.
+    """
+    built = build(architectures=_architectures(capabilities))
     if TENSORRT_PLUGIN not in built.libraries:
         lacking = "; ".join(built.missing)
         raise DogeExportError(f"no plugin is built here, and none can be: {lacking}; or take --attention native")
     return plugin_file.read_plugin(built.libraries[TENSORRT_PLUGIN])
+
+
+def _architectures(capabilities: tuple[MajorMinor, ...]) -> Sequence[str]:
+    """Return what a plugin for GPUs is compiled for, as CMake names it."""
+    if capabilities == AMPERE_AND_LATER:
+        return AMPERE_ARCHITECTURES
+    return [f"{major}{minor}" for major, minor in capabilities]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,13 +191,13 @@ def complete(settings: BuilderSettings, trt: ModuleType) -> BuilderSettings:
     return dataclasses.replace(settings, compute_capabilities=(capability_of(DEFAULT_GPU),))
 
 
-def _no_run(sidecar: Sidecar, gpu: Gpu | None) -> str | None:
+def _no_run(kind: Kind, settings: BuilderSettings, gpu: Gpu | None) -> str | None:
     """Return why an engine cannot be run here, for the manifest; None if it can."""
     if gpu is None:
         return "not run: no GPU"
-    if sidecar.builder == RTX.name and gpu.compute_capability not in sidecar.compute_capabilities:
-        wanted = " or ".join(map(dotted, sidecar.compute_capabilities))
-        return f"not run: no GPU of compute capability {wanted}, {gpu.name} has {dotted(gpu.compute_capability)}"
+    if kind == RTX and gpu.compute_capability not in settings.compute_capabilities:
+        wanted = " or ".join(map(dotted, settings.compute_capabilities))
+        return f"not run: no GPU of compute capability {wanted} ({gpu.name} has {dotted(gpu.compute_capability)})"
     return None
 
 

@@ -69,8 +69,14 @@ def ask(trt: ModuleType, graph: ir.Model, plugin: PluginFile | None) -> Parsed:
     return Parsed(tuple(Finding("parser-warning", "graph", line) for line in dict.fromkeys(logger.warnings)), count)
 
 
-def plugin_for(trt: ModuleType) -> PluginFile | None:
-    """Return the plugin that a parser may be given here; None if none is built."""
+def plugin_for(trt: ModuleType, named: Path | None = None) -> PluginFile | None:
+    """Return the plugin that a parser may be given here; None if none is built.
+
+    Raises:
+        DogeExportError: the one that the user names is none.
+    """
+    if plugin_file.is_named(named):
+        return plugin_file.find_plugin(named)
     try:
         return plugin_file.in_use(trt) or plugin_file.find_plugin()
     except DogeExportError:

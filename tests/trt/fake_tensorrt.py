@@ -252,7 +252,9 @@ class FakeTensorRT:
         cache.stored.append(bytes(blob))
         return True
 
-    def IRuntimeCache_serialize(self, cache: Fake) -> bytes:
+    def IRuntimeCache_serialize(self, cache: Fake) -> bytes | None:
+        if "serialize" in self.refuses:
+            return None
         return cache.stored[0] if cache.stored else b"compiled " + str(self.real.__name__).encode()
 
     def IExecutionContext_is_stream_capturable(self, context: Fake, stream: int) -> bool:

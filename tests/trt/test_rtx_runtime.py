@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import gc
 import json
 import re
+import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,15 +20,18 @@ from toy_engine import expected
 from doge_export.cli import main
 from doge_export.errors import DogeExportError
 from doge_export.package.manifest import read_manifest
+from doge_export.plugin import build as building
 from doge_export.plugin.build import KERNELS, TENSORRT_PLUGIN, Build
 from doge_export.plugin.gpus import capability, capability_of
+from doge_export.plugin.toolchain import Tool, find_toolchain
 from doge_export.runtime.engine import installation, plugin_file
 from doge_export.runtime.engine.plugin_file import AMPERE_ARCHITECTURES, PluginFile, check_architectures
 from doge_export.runtime.engine.sidecar import SIDECAR
 from doge_export.runtime.loading import open_decoder
-from doge_export.trt import make
+from doge_export.trt import dry_run, make
 from doge_export.trt.builder import BuilderSettings
 from doge_export.trt.make import gpu_here, write_engine
+from doge_export.trt.real_parser import Parsed
 
 
 @pytest.fixture
@@ -88,10 +95,42 @@ def test_kernels_are_compiled_once_for_a_gpu(folder, cards, tmp_path, capsys):
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
-def test_a_cache_that_cannot_be_written_stops_nobody(folder, cards, monkeypatch, tmp_path):
+@pytest.mark.parametrize("name", ["file", "x" * 300])
+def test_a_cache_that_cannot_be_written_stops_nobody(folder, cards, monkeypatch, tmp_path, name):
     (tmp_path / "file").write_text("no folder")
-    monkeypatch.setenv("DOGE_EXPORT_CACHE", str(tmp_path / "file"))
+    monkeypatch.setenv("DOGE_EXPORT_CACHE", str(tmp_path / name))
     assert steps(folder).recorded
+
+
+def test_what_is_not_serialized_is_not_kept(folder, cards, tmp_path):
+    cards.rtx.refuses.add("serialize")
+    decoder = steps(folder)
+    decoder.close()
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_user_without_a_home_has_no_cache(folder, cards, monkeypatch):
+    def nowhere():
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("DOGE_EXPORT_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", nowhere)
+    assert steps(folder).recorded
+
+
+def test_contexts_go_before_what_they_use(folder, cards):
+    """If nobody calls `close`."""
+    decoder, gone = steps(folder, 0), []
+    runner = decoder._runner
+    used = {"cache": runner._opened.just_in_time._cache, "engine": runner._opened.engine}
+    for name, each in {**runner._contexts, **used}.items():
+        weakref.finalize(each, gone.append, name)
+    for context in runner._contexts.values():  # the recorder's hold their engine, as the real ones do
+        del context.__dict__["engine_"]
+    del each, context, used, runner, decoder
+    gc.collect()
+    assert {*gone[:2]} == {"prefill", "decode"} and {*gone[2:]} == {"cache", "engine"}
 
 
 def test_what_cannot_be_recorded_is_run(folder, cards):
@@ -198,15 +237,49 @@ def test_a_plugin_is_built_for_what_the_engine_names(machine, monkeypatch, tmp_p
     monkeypatch.setattr(plugin_file, "find_plugin", none)
     monkeypatch.setattr(plugin_file, "read_plugin", lambda path: path)
     monkeypatch.setattr(make, "build", built)
-    assert make._plugin_for(capabilities, None) == tmp_path / TENSORRT_PLUGIN
-    assert asked == [{"architectures": architectures}]
+    monkeypatch.setattr(make, "check_tools", lambda architectures: asked.append({"architectures": architectures}))
+    assert make._kept_plugin(capabilities, None) is None
+    assert make._built_plugin(capabilities) == tmp_path / TENSORRT_PLUGIN
+    assert asked == [{"architectures": architectures}] * 2
     monkeypatch.setattr(
         make, "build", lambda **options: Build(tmp_path, {KERNELS: tmp_path}, (), ("no x: y",), True, 0.0)
     )
     with pytest.raises(DogeExportError, match="no x: y; or take --attention native"):
-        make._plugin_for(capabilities, None)
+        make._built_plugin(capabilities)
     with pytest.raises(DogeExportError, match="no plugin"):
-        make._plugin_for(capabilities, tmp_path / "named.so")
+        make._kept_plugin(capabilities, tmp_path / "named.so")
+
+
+def test_a_plugin_is_built_once_the_model_is_read(cards, monkeypatch, tmp_path):
+    """Which takes minutes: a model that is not there is told before; so is a compiler that is not there."""
+
+    def none(path=None, capabilities=()):
+        raise DogeExportError("no plugin")
+
+    monkeypatch.delenv(plugin_file.VARIABLE, raising=False)
+    monkeypatch.setattr(plugin_file, "find_plugin", none)
+    monkeypatch.setattr(make, "check_tools", lambda architectures: None)
+    monkeypatch.setattr(make, "build", lambda **options: pytest.fail("built"))
+    arguments = ["trt", str(tmp_path / "no-such-model"), str(tmp_path / "out"), "--builder", "rtx"]
+    done = CliRunner().invoke(main, arguments, catch_exceptions=False)
+    assert done.exit_code == 2 and "no-such-model" in done.stderr
+    monkeypatch.undo()
+    toolchain = dataclasses.replace(find_toolchain(), nvcc=Tool("nvcc", None, "", "install it"))
+    monkeypatch.setattr(building, "find_toolchain", lambda: toolchain)
+    with pytest.raises(DogeExportError, match="architecture 89 cannot be compiled for: no nvcc: install it"):
+        building.check_tools(["89"])
+
+
+def test_a_plugin_that_is_named_is_what_a_dry_run_asks_with(cards, monkeypatch, tmp_path):
+    asked, plan = [], toy_engine.toy_plan(tmp_path)
+    monkeypatch.setattr(
+        plugin_file, "find_plugin", lambda path=None, capabilities=(): asked.append(path) or cards.plugin
+    )
+    plan = dataclasses.replace(plan, plugin_nodes=1)
+    monkeypatch.setattr(dry_run, "plan_engine", lambda model, **options: plan)
+    monkeypatch.setattr(dry_run, "ask", lambda trt, graph, plugin: Parsed((), 1))
+    dry_run.dry_run("model", "rtx", None, plugin=tmp_path / "named.so")
+    assert asked == [tmp_path / "named.so"]
 
 
 @pytest.mark.parametrize(
@@ -217,6 +290,8 @@ def test_a_plugin_is_built_for_what_the_engine_names(machine, monkeypatch, tmp_p
         ("GeForce RTX 3060", (8, 6)),
         ("2080ti", (7, 5)),
         ("5090", (12, 0)),
+        ("NVIDIA GeForce RTX 4060 Laptop GPU", (8, 9)),
+        ("rtx2050", (8, 6)),
     ],
 )
 def test_a_card_has_a_compute_capability(text, found):
@@ -233,6 +308,7 @@ def test_compute_capabilities_are_read_as_people_write_them():
         (["--hw-compat", "same"], "name them with --compute-capability"),
         (["--version-compatible"], "need the version that built them"),
         (["--timing-cache", "cache"], "measures nothing"),
+        (["--gpu", "rtx2080"], r"kernels run on compute capability 8.0 or later, .* for 7.5; take --attention native"),
         (["--compute-capability", "90"], r"does not build for compute capability 9.0; it builds for 7.5, 8.0, .*12.1"),
     ],
 )
@@ -241,6 +317,23 @@ def test_what_tensorrt_for_rtx_does_not_have_is_one_line(cards, tmp_path, option
     done = CliRunner().invoke(main, arguments, catch_exceptions=False)
     assert done.exit_code == 2 and len(done.stderr.splitlines()) == 1, done.stderr
     assert re.search(message, done.stderr)
+
+
+def test_answers_of_an_engine_that_cannot_run_are_refused_before_the_work(cards, tmp_path):
+    arguments = ["trt", "no-such-model", str(tmp_path / "out"), "--builder", "rtx"]
+    arguments += ["--save-results", str(tmp_path / "results")]
+    cards.cuda.capability = (9, 0)
+    done = CliRunner().invoke(main, arguments, catch_exceptions=False)
+    assert done.exit_code == 2 and "there is no GPU of compute capability 8.9 (NVIDIA" in done.stderr
+    cards.cuda.fail["cudaGetDeviceCount"] = "cudaErrorInsufficientDriver"
+    done = CliRunner().invoke(main, arguments, catch_exceptions=False)
+    assert done.exit_code == 2 and "there is no GPU here; leave it out" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_builder_that_is_none_is_one_line(cards):
+    with pytest.raises(DogeExportError, match="unknown builder 'trtexec'; choose tensorrt or rtx"):
+        installation.choose("trtexec")
 
 
 def test_of_both_tensorrt_is_taken_where_there_is_a_gpu(cards):

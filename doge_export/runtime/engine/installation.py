@@ -24,9 +24,11 @@ def choose(asked: str | None = None) -> ModuleType:
         asked: name of a kind. None: the one that is installed; of both, TensorRT where there is a GPU.
 
     Raises:
-        DogeExportError: it is not installed, or too old.
+        DogeExportError: there is no such kind, or it is not installed, or too old.
     """
     if asked is not None:
+        if asked not in KINDS:
+            raise DogeExportError(f"unknown builder {asked!r}; choose {' or '.join(KINDS)}")
         return require_tensorrt(KINDS[asked])
     here = [kind for kind in (TENSORRT, RTX) if _module(kind) is not None]
     if not here:

@@ -38,8 +38,8 @@ class JustInTime:
         self._rtx, self._engine, self._file = rtx, engine, file
         self._cache = engine.create_runtime_config().create_runtime_cache()
         self._stored = b""
-        if file is not None and file.is_file():
-            with contextlib.suppress(OSError):
+        if file is not None:
+            with contextlib.suppress(OSError):  # there is none yet, or it may not be read
                 self._stored = file.read_bytes()
         if self._stored and not self._cache.deserialize(self._stored):
             detail(f"{file} is of another GPU, driver or version; compiled anew")
@@ -63,7 +63,11 @@ class JustInTime:
 
         if self._file is None:
             return
-        compiled = bytes(self._cache.serialize())
+        serialized = self._cache.serialize()
+        if serialized is None:
+            detail("what was compiled is not kept: TensorRT for RTX does not serialize it")
+            return
+        compiled = bytes(serialized)
         if compiled == self._stored:
             return
         try:
@@ -75,18 +79,21 @@ class JustInTime:
             detail(f"what was compiled is not kept: {error}")
 
 
-def cache_file(engine: str, version: str, gpu: str) -> Path:
-    """Return the file that keeps what is compiled of an engine.
+def cache_file(engine: str, version: str, gpu: str) -> Path | None:
+    """Return the file that keeps what is compiled of an engine; None if the user has no cache folder.
 
     Args:
         engine: sha256 of the engine.
         version: of TensorRT for RTX.
         gpu: name of the GPU.
     """
-    if os.environ.get("DOGE_EXPORT_CACHE"):
-        folder = Path(os.environ["DOGE_EXPORT_CACHE"]).expanduser().resolve()
-    else:
-        home = os.environ.get("XDG_CACHE_HOME")
-        folder = (Path(home) if home else Path.home() / ".cache") / "doge-export"
+    try:
+        if os.environ.get("DOGE_EXPORT_CACHE"):
+            folder = Path(os.environ["DOGE_EXPORT_CACHE"]).expanduser().resolve()
+        else:
+            home = os.environ.get("XDG_CACHE_HOME")
+            folder = (Path(home) if home else Path.home() / ".cache") / "doge-export"
+    except RuntimeError:  # a user without a home, as in some containers
+        return None
     name = "-".join(re.sub(r"[^\w.]+", "_", part) for part in (engine[:16], version, gpu))
     return folder / "compiled" / f"{name}.bin"

@@ -36,13 +36,16 @@ class Runner:
     """
 
     def __init__(self, opened: OpenedEngine) -> None:
+        # Freed first, if nobody calls `close`: contexts use the engine, what is compiled for it, and the memory.
+        self._contexts: dict[str, Any] = {}
         self._opened, self._device = opened, opened.device
         self.buffers = Buffers(opened.device, opened.sidecar)
         engine = opened.engine
         profiles = range(len(opened.sidecar.profiles))
         self.scratch_bytes = max(int(engine.get_device_memory_size_for_profile_v2(index)) for index in profiles)
         scratch = self._device.allocate(self.scratch_bytes) if self.scratch_bytes else 0
-        self._contexts = {name: self._context(index, scratch) for index, name in enumerate(opened.sidecar.profiles)}
+        for index, name in enumerate(opened.sidecar.profiles):
+            self._contexts[name] = self._context(index, scratch)
         self._bound: tuple[str, Sizes] | None = None
         self._shapes: dict[str, Sizes] = {}
         self._recorded: Recorded | None = None
