@@ -149,8 +149,9 @@ def _check_file(name: str) -> None:
 
 
 def _check_extra(words: list[str]) -> None:
-    (extra,) = [match[1] for word in words if (match := re.search(r"\[(\w+)\]", word))]
-    assert re.search(rf"^{extra} = \[", (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE), extra
+    (extras,) = [match[1] for word in words if (match := re.search(r"\[([\w,]+)\]", word))]
+    for extra in extras.split(","):
+        assert re.search(rf"^{extra} = \[", (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE), extra
 
 
 def _check_cmake(words: list[str]) -> None:
