@@ -139,7 +139,7 @@ def command(
     planned_for = options.pop("tensorrt")
     _check_places(model_or_folder, out, build, settings)
     if dry_run:
-        _dry_run(model_or_folder, planned_for, build, as_json, options)
+        _dry_run(model_or_folder, planned_for, settings, build, as_json, options)
         return
     if planned_for:
         raise click.UsageError("--tensorrt is what --dry-run plans for; a build uses the TensorRT that is installed.")
@@ -200,14 +200,23 @@ def _build(
         click.echo(line)
 
 
-def _dry_run(model: str, tensorrt: str | None, build: dict[str, Any], as_json: bool, options: dict[str, Any]) -> None:
+def _dry_run(
+    model: str,
+    tensorrt: str | None,
+    settings: dict[str, Any],
+    build: dict[str, Any],
+    as_json: bool,
+    options: dict[str, Any],
+) -> None:
+    from doge_export.trt.builder import BuilderSettings
     from doge_export.trt.describe import plan_facts
     from doge_export.trt.dry_run import dry_run
 
     builder, version = build["builder"], None if tensorrt is None else _version(tensorrt)
     if version is not None and builder == "rtx":
         raise click.UsageError("--tensorrt is a version of TensorRT, and --builder rtx is another; drop one of them.")
-    planned, checked_by = dry_run(model, builder, version, plugin=build["plugin"], **options)
+    checked = BuilderSettings(**settings)
+    planned, checked_by = dry_run(model, builder, version, plugin=build["plugin"], settings=checked, **options)
     facts = plan_facts(planned) | {"checked_by": checked_by}
     echo_json(facts) if as_json else click.echo(_plan_text(facts))
     click.get_current_context().exit(1 if planned.findings else 0)

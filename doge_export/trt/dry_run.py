@@ -9,7 +9,9 @@ from typing import Any
 from doge_export.plugin.tensorrt_versions import NEWEST, MajorMinor
 from doge_export.runtime.engine import installation
 from doge_export.runtime.engine.kinds import RTX, TENSORRT, kind_of
+from doge_export.trt.builder import BuilderSettings
 from doge_export.trt.engine_plan import EnginePlan, Finding
+from doge_export.trt.make import complete
 from doge_export.trt.plan_engine import plan_engine
 from doge_export.trt.real_parser import ask, parser_here, plugin_for
 
@@ -17,7 +19,13 @@ NO_PLUGIN = "the rules alone: no plugin is built here that {} could be given (`d
 
 
 def dry_run(
-    model: str | Path, builder: str | None, version: MajorMinor | None, plugin: Path | None = None, **options: Any
+    model: str | Path,
+    builder: str | None,
+    version: MajorMinor | None,
+    *,
+    plugin: Path | None = None,
+    settings: BuilderSettings | None = None,
+    **options: Any,
 ) -> tuple[EnginePlan, str]:
     """Plan an engine, and let the parser of an installed TensorRT read its graph.
 
@@ -27,12 +35,18 @@ def dry_run(
         version: of the TensorRT that the engine is for; only an installed one of that version is asked. None: the one
             that is installed, else the newest.
         plugin: the plugin's library, for the parser. None: one that is built here.
+        settings: for the builder, which the one that is installed must have.
         options: those of `plan_engine`.
 
     Returns:
         the plan with the findings of both, and what checked it.
+
+    Raises:
+        DogeExportError: an option is wrong, or the TensorRT that is installed lacks it.
     """
     trt, checked_by = parser_here(TENSORRT.name if version is not None and builder is None else builder)
+    if trt is not None and settings is not None:
+        complete(settings, trt).check_for(trt)
     kind = kind_of(trt) if trt is not None else (RTX if builder == RTX.name else TENSORRT)
     installed = installation.version(trt)[:2] if trt is not None and kind == TENSORRT else NEWEST
     planned = plan_engine(model, builder=kind.name, tensorrt_version=version or installed, **options)
