@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from plugin_tree import compiled_tree
 
 from doge_export.plugin.build import KERNELS, TENSORRT_PLUGIN
-from doge_export.plugin.compiling import CompileSettings, compile_plugin
 from doge_export.plugin.library import KernelLibrary
 from doge_export.plugin.sources import plugin_sources
 from doge_export.plugin.toolchain import Toolchain, find_toolchain
@@ -20,9 +18,6 @@ sys.path.insert(0, str(plugin_sources() / "tests"))  # modules that are shared w
 
 from emulated_library import EMULATED, EmulatedLibrary
 from gpu_correctness import Libraries
-
-BUILDS = Path(__file__).parents[2] / "build" / "plugins"
-"""Ignored by git. A build folder holds absolute paths, so each checkout has its own."""
 
 
 @pytest.fixture(scope="session")
@@ -40,27 +35,11 @@ def compiled(toolchain: Toolchain) -> Callable[..., Path]:
 
     `head_sizes` are those of attention's kernels; by default all.
     """
-    done: dict[object, Path] = {}
 
     def compile_once(*architectures: str, target: str = "all", head_sizes: tuple[int, ...] = ()) -> Path:
         if architectures and toolchain.nvcc.missing:
             pytest.skip(toolchain.nvcc.missing)
-        key = architectures, target, head_sizes
-        if key not in done:
-            headers = toolchain.headers
-            settings = CompileSettings(architectures, headers.path is not None, tests=True, head_sizes=head_sizes)
-            parts = ["cpu", *architectures, *(f"d{size}" for size in head_sizes)]
-            parts += [f"tensorrt{headers.version}"] if headers.path else []
-            tree = BUILDS / "-".join(parts)
-            tree.mkdir(parents=True, exist_ok=True)
-            with (tree / "lock").open("w") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                log = tree / f"{target}.log"
-                compile_plugin(
-                    plugin_sources(), tree, settings, toolchain, jobs=os.cpu_count(), log=log, targets=[target]
-                )
-            done[key] = tree
-        return done[key]
+        return compiled_tree(toolchain, *architectures, target=target, head_sizes=head_sizes)
 
     return compile_once
 

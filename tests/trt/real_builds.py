@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import importlib
@@ -13,11 +12,11 @@ from pathlib import Path
 import pytest
 from engine_on_cpu import plan_of, stored_traced
 from older_doge import make_checkpoint
+from plugin_tree import compiled_tree
 
 from doge_export.assets import bundled
-from doge_export.errors import DogeExportError
 from doge_export.package.onnx_file import write_onnx
-from doge_export.plugin.build import TENSORRT_PLUGIN, build
+from doge_export.plugin.build import TENSORRT_PLUGIN
 from doge_export.plugin.toolchain import find_toolchain
 from doge_export.runtime.engine import plugin_file
 from doge_export.runtime.engine.kinds import RTX
@@ -43,20 +42,12 @@ def rtx():
 
 @functools.cache
 def library() -> PluginFile | str:
-    """The plugin: of another test, of the cache, or built now without kernels; why there is none."""
-    builds = Path(__file__).parents[2] / "build" / "plugins"
-    here = sorted(builds.glob(f"*/lib/{TENSORRT_PLUGIN}"), key=lambda file: file.stat().st_mtime)
-    with contextlib.suppress(DogeExportError):
-        return read_plugin(here[-1]) if here and not plugin_file.is_named(None) else plugin_file.find_plugin()
-    headers = getattr(find_toolchain(), "tensorrt", None)
-    if headers is not None and headers.missing:
-        return str(headers.missing)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DOGE_EXPORT_CACHE", str(builds / "cache"))
-        try:
-            return read_plugin(build(cuda=False).libraries[TENSORRT_PLUGIN])
-        except DogeExportError as error:
-            return str(error)
+    """The plugin: the one that is named, or one without kernels, compiled here; why there is none."""
+    if plugin_file.is_named(None):
+        return plugin_file.find_plugin()
+    toolchain = find_toolchain()
+    missing = toolchain.cmake.missing or toolchain.cxx.missing
+    return missing or read_plugin(compiled_tree(toolchain, target="doge_trt_plugin") / "lib" / TENSORRT_PLUGIN)
 
 
 def require_plugin() -> PluginFile:
