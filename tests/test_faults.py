@@ -262,7 +262,8 @@ def _with_fault(
             options["memory_bytes"] = int(share**3 * 200 * 2**20)  # many sizes
         else:
             number = {"kill": signal.SIGKILL, "interrupt": signal.SIGINT, "terminate": signal.SIGTERM}[fault]
-            options |= {"number": number, "after": share * seconds}
+            # A fork takes a moment until it runs the command line, whose first act is to handle signals.
+            options |= {"number": number, "after": max(0.1, share * seconds)}
         code = server.run(subject.arguments, errors, **options)
         state = subject.state()
         assert state in ("old", "new"), f"{where}: {state}, exit code {code}: {errors.read_text()}"

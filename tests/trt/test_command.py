@@ -107,7 +107,8 @@ def test_no_driver_and_an_old_tensorrt_are_named(machine, tmp_path):
         (("doge-nano", "out", "--compute-capability", "89"), "builds for the GPU of this machine"),
     ],
 )
-def test_requests_that_make_no_sense(machine, arguments, message):
+def test_requests_that_make_no_sense(machine, arguments, message, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
     done = run(*arguments)
     assert done.exit_code == 2 and message in done.stderr
 
