@@ -13,9 +13,9 @@ import click
 
 from doge_export import console
 from doge_export.cli.options import check_settings, folder_argument, generation_options, log_notes, session_options
-from doge_export.cli.signals import dealt_with
 from doge_export.cli.text import show
 from doge_export.errors import DogeExportError, TooLong
+from doge_export.interruption import dealt_with
 
 if TYPE_CHECKING:
     from doge_export.runtime.chat import Chat, Overflow

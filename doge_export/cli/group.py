@@ -14,8 +14,9 @@ import click
 
 from doge_export import console
 from doge_export.cli import encoding
-from doge_export.cli.signals import pending, unwinding_signals
+from doge_export.cli.signals import unwinding_signals
 from doge_export.errors import DogeExportError, RunFailed
+from doge_export.interruption import dealt_with, pending
 from doge_export.memory import is_out_of_memory, out_of_memory
 
 
@@ -82,6 +83,7 @@ class CommandFolder(click.Group):
                 raise
             self._fail(ctx, mistake)
         finally:
+            dealt_with()
             encoding.tell_replaced()
 
     def _end_by_signal(self, ctx: click.Context, number: int) -> NoReturn:

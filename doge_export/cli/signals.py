@@ -1,6 +1,6 @@
 """Signals that end a run raise exceptions in it, so that it removes half-written folders on the way out.
 
-A library may turn such an exception into one of its own; `pending` remembers the signal until it is dealt with.
+A library may turn such an exception into one of its own; `interruption` remembers the signal until it is dealt with.
 """
 
 from __future__ import annotations
@@ -13,21 +13,10 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
+from doge_export.interruption import dealt_with, is_deferred, remember
+
 _AGAIN_AFTER = 0.05
 """Seconds until a signal is sent again whose exception was dropped."""
-
-
-_arrived: list[int] = []
-
-
-def pending() -> int | None:
-    """Return the signal that arrived last in `unwinding_signals`, unless it was dealt with; None for none."""
-    return _arrived[-1] if _arrived else None
-
-
-def dealt_with() -> None:
-    """Forget the signals that arrived: the run goes on."""
-    _arrived.clear()
 
 
 @contextlib.contextmanager
@@ -77,7 +66,9 @@ def _send_to_main_thread(number: int) -> None:
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
-    _arrived.append(number)
+    remember(number)
+    if is_deferred():
+        return
     if number == signal.SIGINT:
         raise KeyboardInterrupt
     sys.exit(128 + number)

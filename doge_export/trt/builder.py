@@ -26,6 +26,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from doge_export import interruption
 from doge_export.console import detail, log, progress
 from doge_export.errors import DogeExportError, RunFailed
 from doge_export.installing import install_command
@@ -163,8 +164,11 @@ def build_engine(
     plugin_layers = _check_plugin_layers(trt, network, plan.plugin_nodes)
     config = _configure(trt, builder, plan, plugin, settings)
     with _timing_cache(config, settings.timing_cache), progress("building the engine") as advance:
-        config.progress_monitor = make_monitor(trt, advance)
-        engine = builder.build_serialized_network(network, config)
+        monitor = config.progress_monitor = make_monitor(trt, advance)
+        with interruption.deferred():
+            engine = builder.build_serialized_network(network, config)
+        if monitor.ended_by is not None:
+            raise monitor.ended_by
         if engine is None:
             raise RunFailed(f"{title_of(trt)} did not build the engine: {last_error(logger)}")
     return Built(
@@ -334,14 +338,16 @@ def _content(file: Path) -> bytes:
 
 
 def make_monitor(trt: ModuleType, advance: Callable[..., None]) -> Any:
-    """Return a tensorrt.IProgressMonitor that calls `advance` for every step and ends the build on Ctrl-C.
+    """Return a tensorrt.IProgressMonitor that calls `advance` for every step and ends the build on a signal.
 
-    TensorRT calls it from C++, through which no exception may pass: KeyboardInterrupt becomes the answer False.
+    TensorRT calls it from C++, through which no exception may pass: one that ends the run becomes the answer False, and
+    `ended_by`. Commands defer theirs, since in a callback that has no answer the bindings would drop it.
     """
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[name-defined]
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
+            self.ended_by: BaseException | None = None
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
             if parent_phase is None:
@@ -350,9 +356,9 @@ def make_monitor(trt: ModuleType, advance: Callable[..., None]) -> Any:
         def step_complete(self, phase_name: str, step: int) -> bool:
             try:
                 advance()
-            except KeyboardInterrupt:
-                return False
-            return True
+            except (KeyboardInterrupt, SystemExit) as error:
+                self.ended_by = error
+            return self.ended_by is None and interruption.pending() is None
 
         def phase_finish(self, phase_name: str) -> None:
             pass

@@ -202,6 +202,30 @@ def test_signal_in_a_destructor_is_not_lost(name, code):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_a_signal_that_may_not_raise_at_once_ends_the_run_behind(name, code):
+    """As in callbacks of TensorRT's builder, where the exception would be dropped."""
+    program = """
+    import os, signal, sys
+    from doge_export import interruption
+    from doge_export.cli import main
+
+    @main.command("build")
+    def build():
+        with interruption.deferred():
+            os.kill(os.getpid(), getattr(signal, sys.argv[2]))
+            print(interruption.pending() == getattr(signal, sys.argv[2]), flush=True)
+        print("not reached")
+
+    main(["build"])
+    """
+    process = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program), "-", name], capture_output=True, text=True
+    )
+    assert (process.returncode, process.stdout) == (code, "True\n")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 def test_an_interruption_of_generated_code_exits_as_every_other(tmp_path):
     """Python would kill a module run by -m whose KeyboardInterrupt passed through exec() of a text."""
     program = """
