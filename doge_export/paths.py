@@ -50,6 +50,18 @@ def expanded(path: str | Path) -> Path:
         return Path(path)
 
 
+def user_cache() -> Path:
+    """Return the folder of what can be made again: $DOGE_EXPORT_CACHE, else doge-export in the user's cache folder.
+
+    Raises:
+        RuntimeError: the user has no home.
+    """
+    if os.environ.get("DOGE_EXPORT_CACHE"):
+        return Path(os.environ["DOGE_EXPORT_CACHE"]).expanduser().resolve()
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "doge-export"
+
+
 def protected_by(model: str | Path) -> list[Path]:
     """Return the paths that a run which reads `model` must not delete or replace; none for a hub id."""
     path = expanded(model)

@@ -220,7 +220,9 @@ def _engine(ports: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 def _engine_in_brief(engine: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """Describe who built an engine, which GPUs run it, what a run may hold, and its kernels in each profile."""
-    builder = "TensorRT for RTX" if engine["builder"] == "rtx" else "TensorRT"
+    from doge_export.runtime.engine.kinds import KINDS, TENSORRT
+
+    builder = KINDS.get(engine["builder"], TENSORRT).title
     gpus = ", ".join(".".join(map(str, capability)) for capability in engine["compute_capabilities"])
     plugin = engine["plugin"] or {}
     launches = engine["settings"].get("launches", {})

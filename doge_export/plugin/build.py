@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import platform
 import shutil
 import sys
@@ -21,6 +20,7 @@ from doge_export import console
 from doge_export.errors import DogeExportError
 from doge_export.package.atomic import staged_folder
 from doge_export.package.fingerprint import names_in
+from doge_export.paths import user_cache
 from doge_export.plugin import architectures as gpus
 from doge_export.plugin.compiling import CompileSettings, compile_plugin, install_libraries
 from doge_export.plugin.sources import plugin_sources, source_hash
@@ -131,10 +131,7 @@ def check_tools(architectures: Sequence[str]) -> None:
 
 def cache_folder() -> Path:
     """Return the folder of all builds: plugins in $DOGE_EXPORT_CACHE, else below the user's cache folder."""
-    if os.environ.get("DOGE_EXPORT_CACHE"):
-        return Path(os.environ["DOGE_EXPORT_CACHE"]).expanduser().resolve() / "plugins"
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "doge-export" / "plugins"
+    return user_cache() / "plugins"
 
 
 def cached_builds() -> list[dict[str, Any]]:

@@ -217,14 +217,19 @@ def parse(trt: ModuleType, builder: Any, logger: Any, onnx: Path, plugin: Plugin
     return network
 
 
+def count_plugin_layers(trt: ModuleType, network: Any) -> int:
+    """Return how many layers of a network call a plugin."""
+    types = (network.get_layer(index).type for index in range(network.num_layers))
+    return sum(kind == trt.LayerType.PLUGIN_V3 for kind in types)
+
+
 def _check_plugin_layers(trt: ModuleType, network: Any, expected: int) -> int:
     """Return the number of plugin layers, having checked that each of our nodes became one.
 
     Raises:
         RunFailed: the parser imported a node as something else, which would compute something else, or slowly.
     """
-    types = (network.get_layer(index).type for index in range(network.num_layers))
-    found = sum(kind == trt.LayerType.PLUGIN_V3 for kind in types)
+    found = count_plugin_layers(trt, network)
     if found != expected:
         raise RunFailed(
             f"{title_of(trt)} made {found} plugin layers of {expected} nodes of domain doge; "

@@ -14,7 +14,7 @@ from doge_export.package.onnx_file import write_onnx
 from doge_export.runtime.engine import installation, plugin_file
 from doge_export.runtime.engine.kinds import KINDS, RTX, kind_of, title_of
 from doge_export.runtime.engine.plugin_file import PluginFile
-from doge_export.trt.builder import parse
+from doge_export.trt.builder import count_plugin_layers, parse
 from doge_export.trt.engine_plan import Finding
 
 
@@ -64,9 +64,8 @@ def ask(trt: ModuleType, graph: ir.Model, plugin: PluginFile | None) -> Parsed:
             network = parse(trt, builder, logger, file, plugin)
         except RunFailed as error:
             return Parsed((Finding("parser", "graph", str(error)),), 0)
-    layers = (network.get_layer(index).type for index in range(network.num_layers))
-    count = sum(kind == trt.LayerType.PLUGIN_V3 for kind in layers)
-    return Parsed(tuple(Finding("parser-warning", "graph", line) for line in dict.fromkeys(logger.warnings)), count)
+    warnings = tuple(Finding("parser-warning", "graph", line) for line in dict.fromkeys(logger.warnings))
+    return Parsed(warnings, count_plugin_layers(trt, network))
 
 
 def plugin_for(trt: ModuleType, named: Path | None = None) -> PluginFile | None:

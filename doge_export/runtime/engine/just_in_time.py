@@ -8,13 +8,13 @@ files the manifest lists. TensorRT refuses what it did not write itself for this
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 from pathlib import Path
 from typing import Any
 
 from doge_export.console import detail, log
 from doge_export.errors import DogeExportError, RunFailed
+from doge_export.paths import user_cache
 
 PROFILE_STRATEGIES = {"prefill": "LAZY", "decode": "EAGER"}
 """How kernels for a new shape are made, by profile.
@@ -88,11 +88,7 @@ def cache_file(engine: str, version: str, gpu: str) -> Path | None:
         gpu: name of the GPU.
     """
     try:
-        if os.environ.get("DOGE_EXPORT_CACHE"):
-            folder = Path(os.environ["DOGE_EXPORT_CACHE"]).expanduser().resolve()
-        else:
-            home = os.environ.get("XDG_CACHE_HOME")
-            folder = (Path(home) if home else Path.home() / ".cache") / "doge-export"
+        folder = user_cache()
     except RuntimeError:  # a user without a home, as in some containers
         return None
     name = "-".join(re.sub(r"[^\w.]+", "_", part) for part in (engine[:16], version, gpu))
