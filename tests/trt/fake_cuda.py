@@ -46,7 +46,8 @@ class FakeCuda:
         self.calls: Counter[str] = Counter()
         self.device: dict[int, np.ndarray] = {}
         self.host: dict[int, np.ndarray] = {}
-        self.work: list[Callable[[], None]] = []
+        self.work: list[Any] = []  # callables, and events that mark a place between them
+        self.events: set[object] = set()
         self.captured: list[Callable[[], None]] | None = None
         self.graphs = 0
         self.downloaded: list[int] = []
@@ -106,7 +107,7 @@ class FakeCuda:
         assert self.captured is None, "a stream that is recorded cannot be waited for"
         work, self.work = self.work, []
         for item in work:
-            item()
+            self._do(item)
 
     def _memory(self, size: int) -> tuple[int, np.ndarray]:
         assert size > 0
@@ -143,6 +144,39 @@ class FakeCuda:
             self.downloaded += [size] * comes_back
 
         self.put(copy)
+
+    def _cudaMemcpy2DAsync(
+        self, to: int, to_pitch: int, source: int, pitch: int, width: int, height: int, kind: Any, stream: int
+    ) -> None:
+        assert kind.name == "cudaMemcpyDeviceToDevice" and width <= min(pitch, to_pitch)
+        rows = [(self.at(to + row * to_pitch, width), self.at(source + row * pitch, width)) for row in range(height)]
+
+        def copy() -> None:
+            for there, here in rows:
+                there[:] = here
+
+        self.put(copy)
+
+    def _cudaEventCreateWithFlags(self, flags: Any) -> object:
+        event = object()
+        self.events.add(event)
+        return event
+
+    def _cudaEventDestroy(self, event: object) -> None:
+        self.events.remove(event)
+
+    def _cudaEventRecord(self, event: object, stream: int) -> None:
+        assert event in self.events and self.captured is None
+        self.work = [item for item in self.work if item is not event]
+        self.work.append(event)
+
+    def _cudaEventSynchronize(self, event: object) -> None:
+        while event in self.work:
+            self._do(self.work.pop(0))
+
+    def _do(self, item: Any) -> None:
+        if item not in self.events:
+            item()
 
     def _cudaStreamBeginCapture(self, stream: int, mode: Any) -> None:
         self.captured = []

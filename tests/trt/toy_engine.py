@@ -56,7 +56,7 @@ def execute(feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
             end = length + int(token) + 1
             assert positions[row, token] == end - 1
             logits[row, k] = truth(present[row, 0, :end, 0].astype(int).tolist())
-    tokens = np.argsort(logits, axis=-1)[..., -CANDIDATES:]  # in no order that could be relied on
+    tokens = np.argsort(-logits, axis=-1)[..., :CANDIDATES]
     best = {"best_tokens": tokens.astype(np.int32), "best_logits": np.take_along_axis(logits, tokens, -1)}
     return {"logits": logits, **best, **dict(zip(CACHES.values(), (present, values), strict=True))}
 

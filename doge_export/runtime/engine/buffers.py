@@ -17,6 +17,9 @@ LOGITS = "logits"
 BEST = ("best_tokens", "best_logits")
 """Outputs that every run copies to the host, if the engine has them; logits are copied on demand."""
 
+COPIES = 2
+"""Host copies of inputs and best tokens: one for a step, one for the step that is looked ahead to meanwhile."""
+
 
 class Buffers:
     """Device memory of an engine's inputs and outputs, and host memory of those that are copied.
@@ -33,8 +36,8 @@ class Buffers:
         largest = {"batch": sidecar.max_batch, "sequence": self.longest, "num_logits": sidecar.max_logits}
         inputs = {name: tensor for name, tensor in sidecar.inputs.items() if name not in caches}
         best = {name: sidecar.outputs[name] for name in BEST if name in sidecar.outputs}
-        self._inputs = StagedTensors(device, inputs, largest)
-        self._best = StagedTensors(device, best, largest)
+        self._inputs = StagedTensors(device, inputs, largest, copies=COPIES)
+        self._best = StagedTensors(device, best, largest, copies=COPIES)
         self._logits = StagedTensors(device, {LOGITS: sidecar.outputs[LOGITS]}, largest)
         self._blocks = (self._inputs, self._best, self._logits)
         self.addresses = caches
@@ -60,9 +63,20 @@ class Buffers:
             assert view.shape == values[name].shape, f"{name} was laid out as {view.shape}"
             view[...] = values[name]
 
+    def use(self, copy: int) -> None:
+        """Let everything that follows read and write this host copy, 0 or 1."""
+        self._inputs.copy = self._best.copy = copy
+
     def upload(self) -> None:
         """Enqueue the copy of all inputs."""
         self._inputs.upload()
+
+    def follow(self) -> None:
+        """Enqueue the copy, on the device, of each row's best token of the run before into input_ids [B, 1]."""
+        tokens = self._best.views[BEST[0]]
+        rows, _, count = tokens.shape
+        addresses = self._best.addresses[BEST[0]], self._inputs.addresses["input_ids"]
+        self._device.copy_column(addresses[1], addresses[0], count * tokens.itemsize, tokens.itemsize, rows)
 
     def download(self) -> None:
         """Enqueue the copy of the best tokens, if the engine gives any."""

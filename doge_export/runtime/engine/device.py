@@ -29,7 +29,9 @@ class Device:
         self.stream = int(self._call("cudaStreamCreateWithFlags", runtime.cudaStreamNonBlocking))
         self._device_memory: list[int] = []
         self._host_memory: list[int] = []
-        self._release = weakref.finalize(self, _release, runtime, self.stream, self._device_memory, self._host_memory)
+        self._marks: list[Any] = []
+        owned = (self._device_memory, self._host_memory, self._marks)
+        self._release = weakref.finalize(self, _release, runtime, self.stream, *owned)
 
     @property
     def compute_capability(self) -> tuple[int, int]:
@@ -74,6 +76,17 @@ class Device:
         kind = self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost
         self._call("cudaMemcpyAsync", array.ctypes.data, address, array.nbytes, kind, self.stream)
 
+    def copy_column(self, to: int, source: int, pitch: int, size: int, rows: int) -> None:
+        """Enqueue the copy of the first `size` bytes of each row of `pitch` bytes, on the device, into dense rows."""
+        kind = self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToDevice
+        self._call("cudaMemcpy2DAsync", to, size, source, pitch, size, rows, kind, self.stream)
+
+    def mark(self) -> Mark:
+        """Return a mark that can be set on the stream, again and again, and waited for."""
+        mark = Mark(self, self._call("cudaEventCreateWithFlags", self._cuda.cudaEventDisableTiming))
+        self._marks.append(mark.event)
+        return mark
+
     def synchronize(self) -> None:
         """Wait until the stream has done everything."""
         self._call("cudaStreamSynchronize", self.stream)
@@ -114,14 +127,33 @@ class Device:
         return results[0] if results else None
 
 
-def _release(runtime: ModuleType, stream: int, device_memory: list[int], host_memory: list[int]) -> None:
+def _release(
+    runtime: ModuleType, stream: int, device_memory: list[int], host_memory: list[int], marks: list[Any]
+) -> None:
     """Free everything; errors are ignored, since nobody is left to handle them."""
     runtime.cudaStreamSynchronize(stream)
     for address in device_memory:
         runtime.cudaFree(address)
     for address in host_memory:
         runtime.cudaFreeHost(address)
+    for event in marks:
+        runtime.cudaEventDestroy(event)
     runtime.cudaStreamDestroy(stream)
+
+
+class Mark:
+    """A place on a device's stream; waiting for it waits for the work before it alone."""
+
+    def __init__(self, device: Device, event: Any) -> None:
+        self._device, self.event = device, event
+
+    def set(self) -> None:
+        """Put the mark behind the work that is on the stream by now."""
+        self._device._call("cudaEventRecord", self.event, self._device.stream)
+
+    def wait(self) -> None:
+        """Wait until the stream has passed the mark."""
+        self._device._call("cudaEventSynchronize", self.event)
 
 
 class Recorded:

@@ -2,6 +2,9 @@
 
 Rows come padded on the left and are passed on with their real tokens first: an engine's caches hold no padding, and
 each row has its own length. What a run writes behind a shorter row is overwritten by the row's next tokens.
+
+While its caller takes the best token every time, the decoder looks ahead: it starts the step of that token before the
+caller has asked for it. If the caller then gives another token, the step is forgotten, and its keys are overwritten.
 """
 
 from __future__ import annotations
@@ -22,6 +25,10 @@ from doge_export.runtime.prediction import Candidates, Prediction, check_finite,
 ROUNDING = 1e-6
 """Relative error of a logit that bounds the rounding of its division by a temperature."""
 
+PATIENCE = 4
+"""Best tokens that a caller must take in a row before the decoder looks ahead: one who samples takes another one soon,
+and then waits for a step that is of no use."""
+
 
 class EngineDecoder(Decoder):
     """Decoder over a `Runner`; see `Decoder`."""
@@ -32,6 +39,8 @@ class EngineDecoder(Decoder):
         self._runner = runner
         self._most_rows, self._max_logits = sidecar.max_batch, sidecar.max_logits
         self._layers = sum(cache.past.endswith(".key") for cache in sidecar.caches)
+        self._best_next: tuple[Array, Array] | None = None  # tokens [B] that the device deems best, lengths behind them
+        self._streak = 0
 
     @property
     def max_batch(self) -> int:
@@ -69,12 +78,16 @@ class EngineDecoder(Decoder):
 
     def predict(self, input_ids: Array, attention_mask: Array | None = None) -> list[Prediction]:
         """See `Decoder.predict`. Only the best logits are copied to the host, unless others are asked for."""
-        for rows, _ in self._pieces(input_ids, attention_mask):
-            self._run(rows, rows.places[:, -1:])
+        if input_ids.shape[1] == 1 and attention_mask is None:
+            rows = self._step(input_ids)
+        else:
+            for rows, _ in self._pieces(input_ids, attention_mask):
+                self._run(rows, rows.places[:, -1:])
         best = self._runner.buffers.best()
         if best is None:
             return predictions(self._runner.buffers.logits())
-        everything = _AllLogits(self._runner)
+        self._best_next = best[0][:, -1, 0].copy(), self._progress.tokens[:, 0].copy()
+        everything = _AllLogits(self._runner, functools.partial(self._again, rows))
         return [
             BestTokens(tokens[-1], logits[-1], functools.partial(everything.row, row))
             for row, (tokens, logits) in enumerate(zip(*best, strict=True))
@@ -95,15 +108,29 @@ class EngineDecoder(Decoder):
             mask, _ = self._progress.append(ids.shape[1], None if attention_mask is None else attention_mask[:, piece])
             yield _pack(ids, mask.astype(bool), past), start
 
+    def _step(self, input_ids: Array) -> _Packed:
+        """Run a step of decoding, and start the one that is likely to come next."""
+        ((rows, _),) = self._pieces(input_ids, None)
+        is_best = self._best_next is not None and all(map(np.array_equal, self._best_next, (rows.ids[:, 0], rows.past)))
+        self._streak = self._streak + 1 if is_best else 0
+        if is_best and self._runner.is_ahead:
+            self._runner.advance()
+        else:
+            self._runner.start((len(rows.ids), 1, 1), **_inputs(rows, rows.places))
+        if self._streak >= PATIENCE and self.length < self.max_length:
+            ahead = rows._replace(positions=rows.positions + 1, past=rows.past + 1)
+            self._runner.follow(**_inputs(ahead, rows.places))
+        self._runner.wait()
+        return rows
+
+    def _again(self, rows: _Packed) -> None:
+        """Run a step again whose logits a later one has overwritten; who asks for all logits needs no look ahead."""
+        if self._runner.is_ahead:
+            self._run(rows, rows.places[:, -1:])
+        self._streak = 0
+
     def _run(self, rows: _Packed, places: Array) -> None:
-        batch, new = rows.ids.shape
-        self._runner.run(
-            (batch, new, places.shape[1]),
-            input_ids=rows.ids,
-            past_lengths=rows.past,
-            position_ids=rows.positions,
-            logits_tokens=places,
-        )
+        self._runner.run((*rows.ids.shape, places.shape[1]), **_inputs(rows, places))
 
     def cache_snapshot(self) -> list[tuple[Array, Array]]:
         """Return a copy of every layer's (key, value) cache, each float32 [B, Hkv, length, D], padded on the left."""
@@ -132,10 +159,15 @@ class EngineDecoder(Decoder):
 
 
 class _AllLogits:
-    """All logits of a run's last tokens, copied to the host once, when the first row is asked for."""
+    """All logits of a run's last tokens, copied to the host once, when the first row is asked for.
 
-    def __init__(self, runner: Runner) -> None:
-        self._runner, self._run = runner, runner.runs
+    Args:
+        runner: that has run.
+        restore: called before the copy; makes the device hold the logits, if it holds later ones.
+    """
+
+    def __init__(self, runner: Runner, restore: Callable[[], None]) -> None:
+        self._runner, self._run, self._restore = runner, runner.runs, restore
         self._copied: Array | None = None
 
     def row(self, index: int) -> Array:
@@ -147,6 +179,7 @@ class _AllLogits:
         if self._copied is None:
             if self._runner.runs != self._run:
                 raise RuntimeError("the engine has run again, and its logits are those of another token")
+            self._restore()
             self._copied = self._runner.buffers.logits()[:, -1]
         return self._copied[index]
 
@@ -200,6 +233,16 @@ class _Packed(NamedTuple):
     positions: Array
     places: Array
     past: Array
+
+
+def _inputs(rows: _Packed, places: Array) -> dict[str, Array]:
+    """Return the engine's inputs by name; `places` are those of the tokens whose logits are wanted."""
+    return {
+        "input_ids": rows.ids,
+        "past_lengths": rows.past,
+        "position_ids": rows.positions,
+        "logits_tokens": places,
+    }
 
 
 def _pack(ids: Array, real: Array, past: Array) -> _Packed:

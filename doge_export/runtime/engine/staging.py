@@ -15,41 +15,58 @@ Sizes = Mapping[str, int]
 
 
 class StagedTensors:
-    """Tensors side by side in one block of device memory, and a copy of the block in pinned host memory.
+    """Tensors side by side in one block of device memory, and copies of the block in pinned host memory.
 
-    Both are allocated once, for the largest sizes; a run of smaller sizes uses, and copies, only the first bytes.
+    All are allocated once, for the largest sizes; a run of smaller sizes uses, and copies, only the first bytes.
+
+    Args:
+        device: that the tensors lie on.
+        tensors: by name.
+        largest: largest sizes of the dynamic axes.
+        copies: copies on the host; with two, one can be read or written while a transfer uses the other.
 
     Attributes:
         addresses: name -> address on the device, for the sizes of the last `lay_out`.
-        views: name -> numpy array on the host in `storage(dtype)`, for the sizes of the last `lay_out`.
+        copy: number of the host copy that is read, written and transferred.
     """
 
-    def __init__(self, device: Device, tensors: Mapping[str, EngineTensor], largest: Sizes) -> None:
+    def __init__(self, device: Device, tensors: Mapping[str, EngineTensor], largest: Sizes, copies: int = 1) -> None:
         self._device, self._tensors = device, tensors
         size = self._offsets(largest)[1]
         self._address = device.allocate(size) if tensors else 0
-        self._host = device.pinned(size) if tensors else np.empty(0, np.uint8)
+        self._hosts = [device.pinned(size) if tensors else np.empty(0, np.uint8) for _ in range(copies)]
+        self.copy = 0
         self.lay_out(largest)
+
+    @property
+    def views(self) -> dict[str, np.ndarray]:
+        """Name -> numpy array on the host in `storage(dtype)`, for the sizes of the last `lay_out`."""
+        return self._views[self.copy]
 
     def lay_out(self, sizes: Sizes) -> None:
         """Place every tensor for a run of these sizes."""
         offsets, self._used = self._offsets(sizes)
         self.addresses = {name: self._address + offset for name, offset in offsets.items()}
-        self.views: dict[str, np.ndarray] = {}
+        self._views = [self._views_of(host, offsets, sizes) for host in self._hosts]
+
+    def _views_of(self, host: np.ndarray, offsets: Mapping[str, int], sizes: Sizes) -> dict[str, np.ndarray]:
+        """Return the tensors in a host copy."""
+        views = {}
         for name, offset in offsets.items():
             tensor = self._tensors[name]
             end = offset + nbytes(tensor, sizes)
-            self.views[name] = self._host[offset:end].view(storage(tensor.dtype)).reshape(shape_of(tensor, sizes))
+            views[name] = host[offset:end].view(storage(tensor.dtype)).reshape(shape_of(tensor, sizes))
+        return views
 
     def upload(self) -> None:
         """Enqueue the copy to the device on its stream."""
         if self._used:
-            self._device.upload(self._address, self._host[: self._used])
+            self._device.upload(self._address, self._hosts[self.copy][: self._used])
 
     def download(self) -> None:
         """Enqueue the copy to the host on the device's stream."""
         if self._used:
-            self._device.download(self._host[: self._used], self._address)
+            self._device.download(self._hosts[self.copy][: self._used], self._address)
 
     def _offsets(self, sizes: Sizes) -> tuple[dict[str, int], int]:
         """Return the offset of each tensor, and the bytes of all."""
