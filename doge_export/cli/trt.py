@@ -229,7 +229,8 @@ def _plan_text(facts: dict[str, Any]) -> str:
         return not name.startswith(("past_key_values.", "present.")) or ".0." in name
 
     memory = {name: None if bytes_ is None else size(bytes_) for name, bytes_ in facts["memory"].items()}
-    shown = {name: value for name, value in facts.items() if name not in ("findings", "trtexec", "profiles", "typing")}
+    apart = ("findings", "trtexec", "profiles", "typing")
+    shown = {name: value for name, value in facts.items() if name not in apart and value is not None}
     ports = {side: {n: port for n, port in facts[side].items() if is_shown(n)} for side in ("inputs", "outputs")}
     profiles = {
         profile: {n: " ".join(map(str, three)) for n, three in shapes.items() if is_shown(n)}
@@ -241,7 +242,8 @@ def _plan_text(facts: dict[str, Any]) -> str:
         shown | {"memory": memory} | ports | {"profiles": profiles, "nodes": types, "largest_values": largest}
     )
     findings = [f"finding: {finding}" for finding in facts["findings"]] or ["no findings"]
-    return "\n".join([columns(rows, indent=0), "", facts["trtexec"], "", *findings])
+    command = [] if facts["trtexec"] is None else [facts["trtexec"], ""]
+    return "\n".join([columns(rows, indent=0), "", *command, *findings])
 
 
 def _magnitude(value: float | None) -> str:

@@ -19,7 +19,7 @@ from typing import Any
 from doge_export import console
 from doge_export.errors import DogeExportError
 from doge_export.package.atomic import staged_folder
-from doge_export.package.fingerprint import names_in
+from doge_export.package.fingerprint import fingerprint, names_in
 from doge_export.paths import user_cache
 from doge_export.plugin import architectures as gpus
 from doge_export.plugin.compiling import CompileSettings, compile_plugin, install_libraries
@@ -179,8 +179,10 @@ def _compile_into(
     with staged_folder(entry, force=True, recorded=names_in) as staging:
         tree = staging / "tree"
         compile_plugin(sources, tree, settings, toolchain, jobs=jobs, log=entry.with_suffix(".log"))
+        libraries = install_libraries(tree, staging, toolchain)
         facts = {
-            "libraries": [path.name for path in install_libraries(tree, staging, toolchain)],
+            "libraries": [path.name for path in libraries],
+            "sha256": {path.name: fingerprint(path).sha256 for path in libraries},
             "source_hash": source_hash(sources),
             "architectures": list(settings.architectures),
             "compilers": {tool.name: tool.version for tool in (toolchain.cxx, toolchain.nvcc) if tool.path},
@@ -204,14 +206,26 @@ def _announcement(settings: CompileSettings, toolchain: Toolchain, entry: Path) 
 
 def _recorded(folder: Path) -> set[str] | None:
     """Return the names of the files of a build that was copied to a folder; None if the folder is no build."""
-    facts = _facts(folder)
+    facts = _written(folder)
     return None if facts is None else {_FACTS, *facts["libraries"]}
 
 
 def _facts(entry: Path) -> dict[str, Any] | None:
-    """Return the facts of a finished build; None if there is none, or if one of its libraries is gone."""
+    """Return the facts of a finished build; None if there is none, or if one of its libraries is gone or damaged."""
+    facts = _written(entry)
+    if facts is None:
+        return None
     try:
-        facts: dict[str, Any] = json.loads((entry / _FACTS).read_text(encoding="utf-8"))
+        is_whole = all(fingerprint(entry / name).sha256 == facts["sha256"][name] for name in facts["libraries"])
+    except (OSError, KeyError):
+        return None
+    return facts if is_whole else None
+
+
+def _written(folder: Path) -> dict[str, Any] | None:
+    """Return the facts that a build wrote; None if there are none."""
+    try:
+        facts: dict[str, Any] = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return facts if all((entry / name).is_file() for name in facts.get("libraries", [])) else None
+    return facts if "libraries" in facts else None

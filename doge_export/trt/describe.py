@@ -7,6 +7,7 @@ from typing import Any
 
 from doge_export.package.manifest import Manifest
 from doge_export.plugin.tensorrt_versions import dotted
+from doge_export.runtime.engine.kinds import RTX
 from doge_export.runtime.engine.sidecar import ENGINE, ONNX, CachePair, EngineTensor, Sidecar
 from doge_export.trt.engine_plan import EnginePlan
 from doge_export.version import __version__
@@ -16,8 +17,8 @@ _TYPES = {"FLOAT": "float32", "FLOAT16": "float16", "BFLOAT16": "bfloat16", "INT
 
 
 def plan_facts(planned: EnginePlan) -> dict[str, Any]:
-    """Return a plan in plain JSON values, for `--dry-run`."""
-    memory = planned.memory
+    """Return a plan in plain JSON values, for `--dry-run`; TensorRT for RTX has no trtexec and one form of graph."""
+    memory, is_rtx = planned.memory, planned.builder == RTX.name
 
     def ports(bindings: Any) -> dict[str, str]:
         return {name: f"{port.dtype.name} [{', '.join(map(str, port.shape))}]" for name, port in bindings.items()}
@@ -27,7 +28,7 @@ def plan_facts(planned: EnginePlan) -> dict[str, Any]:
         "precision": planned.precision,
         "attention": planned.attention,
         "builder": planned.builder,
-        "tensorrt": dotted(planned.tensorrt_version),
+        "tensorrt": None if is_rtx else dotted(planned.tensorrt_version),
         "max_batch": planned.max_batch,
         "max_length": planned.max_length,
         "max_logits": planned.max_logits,
@@ -41,7 +42,7 @@ def plan_facts(planned: EnginePlan) -> dict[str, Any]:
         },
         "typing": planned.typing,
         "findings": [str(finding) for finding in planned.findings],
-        "trtexec": planned.trtexec(ONNX, ENGINE),
+        "trtexec": None if is_rtx else planned.trtexec(ONNX, ENGINE),
     }
 
 

@@ -102,11 +102,13 @@ def test_a_build_is_kept(kept):
     assert json.loads(run("build", "--no-cuda", "--json").stdout)["cached"] is True
 
 
-def test_a_damaged_build_is_made_again(built, cache, monkeypatch):
+@pytest.mark.parametrize("damage", [Path.unlink, lambda library: library.write_bytes(library.read_bytes()[:-1])])
+def test_a_damaged_build_is_made_again(built, cache, monkeypatch, damage):
     shutil.copytree(built[0] / "plugins", cache)
     library = next(cache.glob(f"*/{building.KERNELS}"))
     facts = json.loads((library.parent / "build.json").read_text())
-    library.unlink()
+    damage(library)
+    assert building.cached_builds() == []
     made = []
     monkeypatch.setattr(building, "_compile_into", lambda entry, *rest: made.append(entry) or facts)
     assert json.loads(run("build", "--no-cuda", "--json").stdout)["cached"] is False

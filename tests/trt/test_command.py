@@ -118,12 +118,18 @@ def test_settings_are_refused_before_anything_is_read(machine, tmp_path):
     assert done.exit_code == 2 and "--version-compatible" in done.stderr
 
 
-def test_a_plan_needs_nothing(tmp_path):
-    done = run(*NANO, "--dry-run", "--json")
+@pytest.mark.parametrize("builder", ["tensorrt", "rtx"])
+def test_a_plan_needs_nothing(builder):
+    """TensorRT for RTX has no trtexec, and no version to plan for."""
+    done = run(*NANO, "--dry-run", "--json", "--builder", builder)
     assert done.exit_code == 0, done.stderr
     facts = json.loads(done.stdout)
     assert facts["precision"] == "fp32" and facts["findings"] == [] and facts["plugin_nodes"] == 4
-    assert facts["trtexec"].startswith("trtexec ") and facts["memory"]["caches"] > 0
+    if builder == "tensorrt":
+        assert facts["trtexec"].startswith("trtexec ") and facts["tensorrt"] == "11.4"
+    else:
+        assert facts["trtexec"] is None and facts["tensorrt"] is None
+    assert facts["memory"]["caches"] > 0
     assert [*facts["profiles"]] == ["prefill", "decode"]
 
 

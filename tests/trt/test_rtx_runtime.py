@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import json
+import os
 import re
 import weakref
 from pathlib import Path
@@ -25,6 +26,7 @@ from doge_export.plugin.build import KERNELS, TENSORRT_PLUGIN, Build
 from doge_export.plugin.gpus import capability, capability_of
 from doge_export.plugin.toolchain import Tool, find_toolchain
 from doge_export.runtime.engine import installation, plugin_file
+from doge_export.runtime.engine.just_in_time import KEPT
 from doge_export.runtime.engine.plugin_file import AMPERE_ARCHITECTURES, PluginFile, check_architectures
 from doge_export.runtime.engine.sidecar import SIDECAR
 from doge_export.runtime.loading import open_decoder
@@ -93,6 +95,17 @@ def test_kernels_are_compiled_once_for_a_gpu(folder, cards, tmp_path, capsys):
     steps(folder).close()
     assert kept.read_bytes().startswith(b"compiled") and "compiling" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_what_was_compiled_long_ago_is_forgotten(folder, cards, tmp_path):
+    kept = tmp_path / "cache" / "compiled"
+    kept.mkdir(parents=True)
+    for age in range(20):
+        (kept / f"{age}.bin").write_bytes(b"old")
+        os.utime(kept / f"{age}.bin", (1e9 - age, 1e9 - age))
+    steps(folder).close()
+    names = {file.name for file in kept.iterdir()}
+    assert len(names) == KEPT and {f"{age}.bin" for age in range(KEPT - 1)} < names
 
 
 @pytest.mark.parametrize("name", ["file", "x" * 300])

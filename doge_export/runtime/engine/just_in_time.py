@@ -25,6 +25,10 @@ with: these are compiled first.
 """
 
 
+KEPT = 16
+"""Files of the cache; those that were used last stay."""
+
+
 class JustInTime:
     """Makes an engine's contexts, and keeps what is compiled for them.
 
@@ -44,6 +48,9 @@ class JustInTime:
         if self._stored and not self._cache.deserialize(self._stored):
             detail(f"{file} is of another GPU, driver or version; compiled anew")
             self._stored = b""
+        if file is not None and self._stored:
+            with contextlib.suppress(OSError):
+                file.touch()
         if not self._stored:
             log("compiling the engine for this GPU; the next start finds it done")
 
@@ -75,6 +82,7 @@ class JustInTime:
             with written_file("the compiled engine", self._file) as stream:
                 stream.write(compiled)
             self._stored = compiled
+            _forget_old(self._file.parent)
         except (OSError, DogeExportError, RunFailed) as error:
             detail(f"what was compiled is not kept: {error}")
 
@@ -93,3 +101,10 @@ def cache_file(engine: str, version: str, gpu: str) -> Path | None:
         return None
     name = "-".join(re.sub(r"[^\w.]+", "_", part) for part in (engine[:16], version, gpu))
     return folder / "compiled" / f"{name}.bin"
+
+
+def _forget_old(folder: Path) -> None:
+    """Delete what was compiled for engines, versions or GPUs that have not been used for longest."""
+    files = sorted(folder.glob("*.bin"), key=lambda file: file.stat().st_mtime)
+    for file in files[:-KEPT]:
+        file.unlink(missing_ok=True)
