@@ -105,6 +105,20 @@ def task_export(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
     return make
 
 
+@pytest.fixture
+def shared_references(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Make `validate` share its references between tests, by content of the checkpoint; gives the real `load_oracle`.
+
+    Computing them takes most of a validation's time.
+    """
+    import shared_references
+
+    from doge_export.validation import references
+
+    monkeypatch.setattr(references, "load_oracle", shared_references.load_shared)
+    return shared_references.load_oracle
+
+
 @pytest.fixture(scope="session")
 def bundled_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Export a bundled checkpoint once per target, for all workers: `bundled_folder(name, target)` is read only."""

@@ -34,12 +34,14 @@ class CompileSettings:
         nvidia_headers: compile the TensorRT plugin with NVIDIA's headers, not with our own declarations.
         tests: compile the tests.
         head_sizes: compile attention's kernels for these only; empty: for every size there is.
+        fp16_head_sizes: those of float16; empty: `head_sizes`.
     """
 
     architectures: tuple[str, ...]
     nvidia_headers: bool = False
     tests: bool = False
     head_sizes: tuple[int, ...] = ()
+    fp16_head_sizes: tuple[int, ...] = ()
 
 
 def compile_plugin(
@@ -104,6 +106,7 @@ def _configure_command(sources: Path, tree: Path, settings: CompileSettings, too
         "DOGE_TRT_INCLUDE_DIR": toolchain.headers.path if settings.nvidia_headers else "",
         "DOGE_BUILD_TESTS": "ON" if settings.tests else "OFF",
         "DOGE_HEAD_SIZES": ",".join(map(str, settings.head_sizes)),
+        "DOGE_FP16_HEAD_SIZES": ",".join(map(str, settings.fp16_head_sizes or settings.head_sizes)),
     }
     if settings.architectures:
         definitions["CMAKE_CUDA_COMPILER"] = toolchain.nvcc.path

@@ -8,6 +8,11 @@ from click.testing import CliRunner
 from doge_export.cli import main
 
 
+@pytest.fixture(autouse=True)
+def _shared_references(shared_references):
+    """Commands that validate are tested for what they say."""
+
+
 @pytest.fixture
 def run():
     """Runs a command line in this process. Bugs raise; `.stdout`, `.stderr` and `.exit_code` say the rest."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from plugin_tree import compiled_tree
+from plugin_tree import FP16_HEAD_SIZES, HEAD_SIZES, compiled_tree
 
 from doge_export.plugin.build import KERNELS, TENSORRT_PLUGIN
 from doge_export.plugin.library import KernelLibrary
@@ -31,15 +32,12 @@ def toolchain() -> Toolchain:
 
 @pytest.fixture(scope="session")
 def compiled(toolchain: Toolchain) -> Callable[..., Path]:
-    """Compiles all there is (or one target), tests included; the build folder. With `architectures`, kernels too.
+    """`plugin_tree.compiled_tree` with the tools that are here; skips where kernels are wanted and there is no nvcc."""
 
-    `head_sizes` are those of attention's kernels; by default all.
-    """
-
-    def compile_once(*architectures: str, target: str = "all", head_sizes: tuple[int, ...] = ()) -> Path:
+    def compile_once(*architectures: str, **options: Any) -> Path:
         if architectures and toolchain.nvcc.missing:
             pytest.skip(toolchain.nvcc.missing)
-        return compiled_tree(toolchain, *architectures, target=target, head_sizes=head_sizes)
+        return compiled_tree(toolchain, *architectures, **options)
 
     return compile_once
 
@@ -56,11 +54,12 @@ def gpu_architecture() -> str | None:
 def compiled_with_kernels(compiled: Callable[..., Path], gpu_architecture: str | None) -> Callable[[str], Path]:
     """Compiles one target with kernels for this machine's GPU; the build folder.
 
-    Without a GPU they are compiled for the RTX 4090 and the head sizes of published models: nvcc takes 20 seconds for
-    each size. `pytest -m slow` compiles the other sizes and GPUs.
+    Without a GPU they are compiled for the RTX 4090 and some head sizes: nvcc takes 10 seconds for each.
+    `pytest -m slow` compiles the other sizes and GPUs.
     """
     if gpu_architecture is None:
-        return lambda target: compiled("89", target=target, head_sizes=(64, 128))
+        sizes = {"head_sizes": HEAD_SIZES, "fp16_head_sizes": FP16_HEAD_SIZES}
+        return lambda target: compiled("89", target=target, **sizes)
     return lambda target: compiled(gpu_architecture, target=target)
 
 
@@ -80,6 +79,12 @@ def library(compiled: Callable[..., Path]) -> KernelLibrary:
 def emulated_libraries(compiled_with_kernels: Callable[[str], Path], library: KernelLibrary) -> Libraries:
     """The kernels as tests/emulated runs them on the CPU, and the reference."""
     return Libraries(EmulatedLibrary(compiled_with_kernels("doge_emulated_c") / "lib" / EMULATED), library)
+
+
+@pytest.fixture(scope="session")
+def emulated_libraries_of_every_size(compiled: Callable[..., Path], library: KernelLibrary) -> Libraries:
+    """The same with kernels for every head size: minutes of nvcc."""
+    return Libraries(EmulatedLibrary(compiled("89", target="doge_emulated_c") / "lib" / EMULATED), library)
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
+from plugin_tree import shared_objects
 
 from doge_export.cli import main
 from doge_export.errors import DogeExportError, RunFailed
@@ -38,9 +39,9 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def built(toolchain, tmp_path_factory):
-    """A cache with a build for the CPU."""
+    """A cache with a build for the CPU; what other tests have compiled of the same sources is not compiled again."""
     folder = tmp_path_factory.mktemp("built")
-    with pytest.MonkeyPatch.context() as patch:
+    with shared_objects(toolchain), pytest.MonkeyPatch.context() as patch:
         patch.setenv("DOGE_EXPORT_CACHE", str(folder))
         result = run("build", "--no-cuda", "--json")
     assert result.exit_code == 0, result.stderr

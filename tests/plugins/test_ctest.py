@@ -74,7 +74,9 @@ def test_ctest(name, tree, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["gpu_kernels", "resources"])
+@pytest.mark.parametrize(
+    "name", ["gpu_kernels", "resources", "emulated_attention_decode", "emulated_attention_prefill"]
+)
 def test_with_kernels_for_every_gpu_and_head_size(name, compiled, tmp_path):
     """Compiled with warnings as errors; the limits of resources hold on each."""
     run(name, compiled("80", "86", "89", "90", target=NEED_KERNELS[name]), tmp_path)

@@ -9,8 +9,9 @@ import gpu_correctness
 import pytest
 import torch
 from emulated_library import FORWARD, RANDOM
-from gpu_correctness import CHUNKS, HEAD_SIZES, Check
+from gpu_correctness import CHUNKS, Check
 from operator_cases import LIMITS, AttentionCase, CdmoeCase
+from plugin_tree import FP16_HEAD_SIZES, HEAD_SIZES
 
 DTYPES = list(LIMITS)
 
@@ -33,16 +34,43 @@ def in_every_type(cases):
     ]
 
 
-@pytest.mark.parametrize(("name", "case"), in_every_type(gpu_correctness.attention_cases()))
+def sizes_of(dtype):
+    """Head sizes that are compiled by default."""
+    return FP16_HEAD_SIZES if dtype == torch.float16 else HEAD_SIZES
+
+
+ATTENTION = in_every_type(gpu_correctness.attention_cases())
+BY_DEFAULT = [each for each in ATTENTION if each.values[1].size in sizes_of(each.values[1].dtype)]
+
+
+@pytest.mark.parametrize(("name", "case"), BY_DEFAULT)
 def test_attention(libraries, name, case):
     if case.dtype != torch.float16 and max(case.past) > 1000:  # one type shows as much
         case = dataclasses.replace(case, past=tuple(past // 10 for past in case.past))
     holds(gpu_correctness.check_attention(libraries, name, case, "cpu"))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "case"), [each for each in ATTENTION if each not in BY_DEFAULT])
+def test_attention_of_the_other_head_sizes(emulated_libraries_of_every_size, name, case):
+    holds(gpu_correctness.check_attention(emulated_libraries_of_every_size, name, case, "cpu"))
+
+
 @pytest.mark.parametrize("seed", range(36))
 def test_attention_of_random_sizes(libraries, seed):
+    random_sizes_hold(libraries, seed, sizes_of)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(36))
+def test_attention_of_random_sizes_and_every_head_size(emulated_libraries_of_every_size, seed):
+    random_sizes_hold(emulated_libraries_of_every_size, seed, lambda dtype: gpu_correctness.HEAD_SIZES)
+    emulated_libraries_of_every_size.kernels.schedule(FORWARD)
+
+
+def random_sizes_hold(libraries, seed, head_sizes):
     draw = random.Random(seed)
+    dtype = draw.choice(DTYPES)
     kv_heads = draw.choice([1, 2, 3])
     heads = kv_heads * draw.choice([1, 2, 5])
     case = AttentionCase(
@@ -51,11 +79,11 @@ def test_attention_of_random_sizes(libraries, seed):
         heads=heads,
         kv_heads=kv_heads,
         score_heads=draw.choice([1, kv_heads, heads]),
-        size=draw.choice(HEAD_SIZES),
+        size=draw.choice(head_sizes(dtype)),
         window=draw.choice([0, 1, draw.randrange(1, 160)]),
         spare=draw.choice([0, 40]),
         scores=draw.choice(["moderate", "lognormal", "signed", "equal", "levels", "huge", "padding"]),
-        dtype=draw.choice(DTYPES),
+        dtype=dtype,
         seed=seed,
     )
     libraries.kernels.schedule(RANDOM, seed)

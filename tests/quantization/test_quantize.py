@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 import json
 
 import numpy as np
@@ -20,14 +21,18 @@ from doge_export.runtime.tokenizer import Tokenizer
 TARGETS = ("onnxruntime", "portable")
 NAMES = ("doge-nano", "doge-nano-moe")
 FILES = {"int8": "onnx/model_int8.onnx", "int4": "onnx/model_q4.onnx"}
+QUICK = {("doge-nano", "onnxruntime"), ("doge-nano-moe", "portable")}
+"""Each model and each target once."""
+BUNDLED = [
+    each if each in QUICK else pytest.param(*each, marks=pytest.mark.slow) for each in itertools.product(NAMES, TARGETS)
+]
 
 
 def contents(folder):
     return {file.relative_to(folder): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("name", "target"), BUNDLED)
 class TestBundled:
     def test_quality_is_within_the_limits_and_recorded(self, quantised, name, target):
         result = quantised(name, target)
@@ -247,13 +252,13 @@ def test_load_knows_what_there_is(nano_folder):
 def test_load_takes_the_first_where_there_is_no_float32(quantised, tmp_path):
     import shutil
 
-    folder = shutil.copytree(quantised("doge-nano", "portable").folder, tmp_path / "copy")
+    folder = shutil.copytree(quantised("doge-nano", "onnxruntime").folder, tmp_path / "copy")
     (folder / "onnx/model.onnx").unlink()
     manifest = json.loads((folder / "doge_export.json").read_text())
     del manifest["graphs"]["onnx/model.onnx"]
     (folder / "doge_export.json").write_text(json.dumps(manifest))
     ids = [1, 5, 9]
-    expected = load(quantised("doge-nano", "portable").folder, precision="int8").logits(ids)
+    expected = load(quantised("doge-nano", "onnxruntime").folder, precision="int8").logits(ids)
     np.testing.assert_array_equal(load(folder).logits(ids), expected)
 
 

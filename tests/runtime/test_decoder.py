@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import shutil
 from pathlib import Path
 
@@ -50,14 +51,30 @@ def dense(exported, target):
     return open_folder(exported(target=target))
 
 
-@pytest.fixture(scope="module")
-def model():
-    return random_model(num_hidden_layers=2)
+@functools.cache
+def models(moe=False, routing="reference"):
+    """transformers' model and our module of what `exported` exports."""
+    model = random_model(num_hidden_layers=2, **(MOE if moe else {}))
+    return model, module_of(model, cdmoe_routing=routing, max_length=MAX_LENGTH)
 
 
-@pytest.fixture(scope="module")
-def module(model):
-    return module_of(model, max_length=MAX_LENGTH)
+@pytest.fixture
+def module():
+    return models()[1]
+
+
+@functools.cache
+def expected(of, batch, chunks, padding=None, **kind):
+    """Logits of "transformers" or of our "module", which are the same whatever the target."""
+    model, module = models(**kind)
+    ids = distinct_ids(batch, sum(chunks))
+    mask = None if padding is None else left_padded(sum(chunks), *padding)
+    if of == "transformers":
+        logits = transformers_logits(model, ids, mask, chunks)
+    else:
+        logits = module_logits(module, ids, mask, chunks)
+    logits.setflags(write=False)
+    return logits
 
 
 def feed(decoder, ids, mask=None, chunks=None):
@@ -76,57 +93,54 @@ def feed(decoder, ids, mask=None, chunks=None):
 
 @pytest.mark.parametrize("chunks", CHUNKS.values(), ids=CHUNKS)
 @pytest.mark.parametrize("batch", [1, 3])
-def test_dense(dense, model, module, batch, chunks):
+def test_dense(dense, batch, chunks):
     """Across the window and the trained length; behind a past a batch goes row by row where the target needs it."""
-    ids = distinct_ids(batch, sum(chunks))
-    found = feed(dense, ids, chunks=chunks)
-    assert_equal_to_rounding(found, module_logits(module, ids, chunks=chunks), ONNXRUNTIME)
-    assert_equal_to_rounding(found, transformers_logits(model, ids, chunks=chunks), ONNXRUNTIME)
+    found = feed(dense, distinct_ids(batch, sum(chunks)), chunks=chunks)
+    for of in ("module", "transformers"):
+        assert_equal_to_rounding(found, expected(of, batch, tuple(chunks)), ONNXRUNTIME)
 
 
 @pytest.mark.parametrize("chunks", PIECES.values(), ids=PIECES)
-def test_left_padded_batch(dense, module, chunks):
+def test_left_padded_batch(dense, chunks):
     length = sum(chunks)
     ids, mask = distinct_ids(3, length), left_padded(length, 0, 2, 8)
     found = feed(dense, ids, mask, chunks)
-    assert_equal_to_rounding(found[mask == 1], module_logits(module, ids, mask, chunks)[mask == 1], ONNXRUNTIME)
+    assert_equal_to_rounding(found[mask == 1], expected("module", 3, tuple(chunks), (0, 2, 8))[mask == 1], ONNXRUNTIME)
 
 
 @pytest.mark.parametrize("chunks", PIECES.values(), ids=PIECES)
 @pytest.mark.parametrize(("batch", "routing"), [(1, "reference"), (1, "per-token"), (3, "per-token")])
 def test_mixture_of_experts(exported, target, batch, routing, chunks):
     decoder = open_folder(exported(target=target, moe=True, cdmoe_routing=routing))
-    module = module_of(random_model(num_hidden_layers=2, **MOE), cdmoe_routing=routing, max_length=MAX_LENGTH)
-    length = sum(chunks)
-    ids, mask = distinct_ids(batch, length), left_padded(length, *range(0, 4 * batch, 4))
+    length, padding = sum(chunks), range(0, 4 * batch, 4)
+    ids, mask = distinct_ids(batch, length), left_padded(length, *padding)
     found = feed(decoder, ids, mask, chunks)
-    assert_equal_to_rounding(found[mask == 1], module_logits(module, ids, mask, chunks)[mask == 1], ONNXRUNTIME)
+    right = expected("module", batch, tuple(chunks), padding, moe=True, routing=routing)
+    assert_equal_to_rounding(found[mask == 1], right[mask == 1], ONNXRUNTIME)
 
 
 def test_reference_routing_of_a_batch(exported, target):
     """Read whole, then token by token, rows route one another as in transformers."""
-    model = random_model(num_hidden_layers=2, **MOE)
     decoder = open_folder(exported(target=target, moe=True))
-    ids, mask, chunks = distinct_ids(3, 40), left_padded(40, 0, 3, 7), [25, *[1] * 15]
+    ids, mask, chunks = distinct_ids(3, 40), left_padded(40, 0, 3, 7), (25, *[1] * 15)
     found = feed(decoder, ids, mask, chunks)
-    assert_equal_to_rounding(found[mask == 1], transformers_logits(model, ids, mask, chunks)[mask == 1], ONNXRUNTIME)
+    right = expected("transformers", 3, chunks, (0, 3, 7), moe=True)
+    assert_equal_to_rounding(found[mask == 1], right[mask == 1], ONNXRUNTIME)
 
 
 def test_reference_routing_of_a_batch_in_pieces(exported, target):
     """Rows that mix cannot be run one by one: the in-place target refuses, the others have no need to."""
-    model = random_model(num_hidden_layers=2, **MOE)
     decoder = open_folder(exported(target=target, moe=True))
-    ids, chunks = distinct_ids(2, 20), [12, 8]
+    ids, chunks = distinct_ids(2, 20), (12, 8)
     if target != "onnxruntime":
-        assert_equal_to_rounding(
-            feed(decoder, ids, chunks=chunks), transformers_logits(model, ids, chunks=chunks), ONNXRUNTIME
-        )
+        right = expected("transformers", 2, chunks, moe=True)
+        assert_equal_to_rounding(feed(decoder, ids, chunks=chunks), right, ONNXRUNTIME)
         return
     with pytest.raises(DogeExportError, match="per-token"):
         feed(decoder, ids, chunks=chunks)
     assert decoder.length == 12
     whole = feed(decoder, ids)  # and is as good as before
-    assert_equal_to_rounding(whole, transformers_logits(model, ids), ONNXRUNTIME)
+    assert_equal_to_rounding(whole, expected("transformers", 2, (20,), moe=True), ONNXRUNTIME)
 
 
 def test_rows_of_different_lengths_in_pieces_beyond_the_trained_length(dense, module, target):

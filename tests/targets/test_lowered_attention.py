@@ -21,6 +21,14 @@ LOWERINGS = {
     "in-place": functools.partial(GroupQueryAttention, Traits()),
     "in-place-fully-masked-rows": functools.partial(GroupQueryAttention, Traits(fully_masked_rows=True)),
 }
+WINDOWS, SCORE_HEADS = (0, 1, 5, 100), ("1", "Hkv", "Hq")
+SHAPES = [
+    # By default every pair of settings together, in a third of all combinations.
+    pytest.param(name, scores, window, marks=() if (i + j + k) % 3 == 0 else pytest.mark.slow)
+    for i, name in enumerate(HEADS)
+    for j, scores in enumerate(SCORE_HEADS)
+    for k, window in enumerate(WINDOWS)
+]
 EXTENTS = [(1, 0), (2, 0), (9, 0), (1, 1), (1, 2), (1, 13), (2, 2), (5, 7)]
 """New tokens and past."""
 
@@ -58,9 +66,7 @@ def run(lowering, graph, model, inputs):
 
 
 @pytest.mark.parametrize("lowering", LOWERINGS)
-@pytest.mark.parametrize("window", [0, 1, 5, 100])
-@pytest.mark.parametrize("score_heads", ["1", "Hkv", "Hq"])
-@pytest.mark.parametrize("heads", HEADS)
+@pytest.mark.parametrize(("heads", "score_heads", "window"), SHAPES)
 def test_lowered_attention(lowering, heads, score_heads, window):
     """No past, one, two, odd, long; alone, in a batch, and with padding among new and cached tokens."""
     graph, model = lowered(lowering, heads, score_heads, window)

@@ -27,6 +27,11 @@ class Machine:
     plugin: PluginFile
 
 
+@pytest.fixture(autouse=True)
+def _shared_references(shared_references: Callable[..., object]) -> None:
+    """Many engines of one model are validated."""
+
+
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
     cuda = FakeCuda()

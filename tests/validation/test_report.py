@@ -167,11 +167,18 @@ def test_no_text_of_a_plot_is_cut_off_or_overlaps_another(drawn, name):
     assert wanted <= {said for texts in drawn_texts.values() for said, _ in texts.values()}
 
 
+COMPARED = [(0.0, 64), (0.0, 1), (1e-13, 2), (1e-6, 64), (1e-6, 2100), (3e-2, 96), (1e4, 1), (1e4, 64)]
+
+
 @pytest.mark.parametrize(
-    ("noise", "length"), [(0.0, 64), (0.0, 1), (1e-13, 2), (1e-6, 64), (1e-6, 2100), (3e-2, 96), (1e4, 1), (1e4, 64)]
+    ("noise", "length", "ranked"),
+    [
+        *((noise, length, True) for noise, length in COMPARED),
+        # The same panels but one.
+        *(pytest.param(*each, False, marks=() if each in COMPARED[5:7] else pytest.mark.slow) for each in COMPARED),
+    ],
 )
-@pytest.mark.parametrize("ranked", [True, False])
-def test_plots_are_readable_whatever_is_compared(drawn_texts, noise, ranked, length):
+def test_plots_are_readable_whatever_is_compared(drawn_texts, noise, length, ranked):
     random = np.random.default_rng(0)
     ids = np.arange(length)[None]
 

@@ -19,7 +19,17 @@
 #include "memory.h"
 #include "testing.h"
 
+// What attention is compiled for; a build for tests may have fewer.
+#ifndef DOGE_HEAD_SIZES
+#define DOGE_HEAD_SIZES 64, 80, 96, 128, 256
+#define DOGE_FP16_HEAD_SIZES DOGE_HEAD_SIZES
+#endif
+
 namespace doge::emulation {
+
+inline std::vector<int> head_sizes(doge_dtype dtype) {
+    return dtype == DOGE_FLOAT16 ? std::vector<int>{DOGE_FP16_HEAD_SIZES} : std::vector<int>{DOGE_HEAD_SIZES};
+}
 
 struct AttentionCase {
     std::string name;

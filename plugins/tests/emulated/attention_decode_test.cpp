@@ -12,7 +12,7 @@ const char* name_of(doge_dtype dtype) {
 
 void every_type_and_head_size() {
     for (doge_dtype dtype : kTypes) {
-        for (int size : {64, 80, 96, 128, 256}) {
+        for (int size : head_sizes(dtype)) {
             AttentionCase c;
             c.name = std::string("decode ") + name_of(dtype) + " D=" + std::to_string(size);
             c.dtype = dtype;

@@ -29,7 +29,7 @@ AttentionCase prompt(const std::string& name) {
 
 void every_type_and_head_size() {
     for (doge_dtype dtype : kTypes) {
-        for (int size : {64, 80, 96, 128, 256}) {
+        for (int size : head_sizes(dtype)) {
             AttentionCase c = prompt(std::string(name_of(dtype)) + " D=" + std::to_string(size));
             c.dtype = dtype;
             c.head_size = size;

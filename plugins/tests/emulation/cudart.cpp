@@ -35,7 +35,7 @@ Registry& registry() {  // used by constructors of objects, so made when it is f
 
 std::string last_error, answer;
 
-// A fat binary as nvcc registers it. With --no-compress the PTX in it is plain text.
+// A fat binary as nvcc registers it. With --no-compress the PTX in it is plain text; that of other GPUs may be there too.
 struct FatBinary {
     int magic, version;
     const char* data;
@@ -50,9 +50,14 @@ struct FatHeader {
 std::string ptx_of(const FatBinary& binary) {
     FatHeader header;
     std::memcpy(&header, binary.data, sizeof header);
-    constexpr char kStart[] = ".version ";
-    const void* begin = memmem(binary.data, header.bytes + header.following, kStart, sizeof kStart - 1);
-    return begin ? static_cast<const char*>(begin) : "";
+    const char *end = binary.data + header.bytes + header.following, *begin = binary.data;
+    constexpr char kStart[] = ".version ", kTarget[] = ".target sm_89";
+    while ((begin = static_cast<const char*>(memmem(begin, end - begin, kStart, sizeof kStart - 1)))) {
+        const char* line = static_cast<const char*>(std::memchr(begin, '\n', end - begin));
+        if (line && end - line > int{sizeof kTarget} && !std::memcmp(line + 1, kTarget, sizeof kTarget - 1)) return begin;
+        begin += sizeof kStart - 1;
+    }
+    return "";
 }
 
 }  // namespace
