@@ -16,9 +16,17 @@ HEADS = ("MatMul", "FusedMatMul")
 class NumLogitsToKeep(GraphPass):
     """Add an int64 scalar input that cuts the hidden states before the head.
 
-    Its default 0 keeps every token: hidden[:, -n:], and -0 is the beginning. An initializer of the same name makes
+    0 keeps every token: hidden[:, -n:], and -0 is the beginning. An initializer of the same name, the default, makes
     feeding it optional. Needs an output `logits` [B, S, V] that a MatMul or FusedMatMul computes.
+
+    Args:
+        default: the number where nothing is fed. JavaScript cannot feed an input that has a default, and no tool knows
+            this one: 1, which is what generation needs, spares it the logits of a whole prompt.
     """
+
+    def __init__(self, default: int = 0) -> None:
+        super().__init__()
+        self._default = default
 
     def requires(self, model: ir.Model) -> None:
         """Require logits that come from the product of the head."""
@@ -35,7 +43,7 @@ class NumLogitsToKeep(GraphPass):
         hidden = node_input(head, 0)
 
         count = ir.val(NAME, dtype=ir.DataType.INT64, shape=[])
-        count.const_value = ir.tensor(np.array(0, dtype=np.int64), name=NAME)
+        count.const_value = ir.tensor(np.array(self._default, dtype=np.int64), name=NAME)
         graph.inputs.append(count)
         graph.register_initializer(count)
 
