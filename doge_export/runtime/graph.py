@@ -49,8 +49,8 @@ def graph_file(folder: Path, manifest: Manifest, precision: str | None = None) -
         DogeExportError: the folder has no graph in that precision.
     """
     if precision is None:
-        found = (manifest.graph_of(name) for name in MOST_EXACT_FIRST)
-        return next(filter(None, found), None) or next(iter(manifest.graphs))
+        names = (manifest.graph_of(name) for name in MOST_EXACT_FIRST)
+        return next((name for name in names if name is not None), None) or next(iter(manifest.graphs))
     if precision in RENAMED:
         raise DogeExportError(f"precision {precision} is called {RENAMED[precision]}; write that")
     found = manifest.graph_of(precision)
