@@ -82,7 +82,7 @@ def test_portable_names_and_axes(portable):
         "num_logits_to_keep": ("INT64", []),
     }
     assert axes(portable.graph.output) == {
-        "logits": ("FLOAT", ["batch_size", "num_logits", VOCAB]),
+        "logits": ("FLOAT", ["batch_size", 1, VOCAB]),
         **caches("present", total),
     }
 

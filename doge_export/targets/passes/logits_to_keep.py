@@ -21,7 +21,8 @@ class NumLogitsToKeep(GraphPass):
 
     Args:
         default: the number where nothing is fed. JavaScript cannot feed an input that has a default, and no tool knows
-            this one: 1, which is what generation needs, spares it the logits of a whole prompt.
+            this one: 1, which is what generation needs, spares it the logits of a whole prompt. The output then says so
+            in its shape [B, 1, V], by which onnxruntime-genai knows such graphs; who feeds another number gets as many.
     """
 
     def __init__(self, default: int = 0) -> None:
@@ -55,5 +56,5 @@ class NumLogitsToKeep(GraphPass):
         graph.insert_before(head, tape.nodes)
         head.replace_input_with(0, last)
         batch, _, vocabulary = shape_of(logits, 3)
-        logits.shape = ir.Shape([batch, "num_logits", vocabulary])
+        logits.shape = ir.Shape([batch, self._default or "num_logits", vocabulary])
         return ir.passes.PassResult(model, modified=True)
