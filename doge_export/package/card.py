@@ -39,6 +39,29 @@ _CALLS = {
 print(vectors @ vectors.T)""",
     "text-classification": 'print(session.classify("Hey how are you doing?", top_k=3))',
 }
+OTHER_TOOLS = """## In other tools
+
+The folder as it is, as `out`; none of them knows the model type `doge` yet, so transformers.js is told another one.
+
+```js
+// transformers.js
+const config = { ...(await (await fetch("out/config.json")).json()), model_type: "llama" };
+const pipe = await pipeline("text-generation", "out", { config });
+const answer = await pipe("Once upon a time", { max_new_tokens: 100 });
+```
+
+```python
+# onnxruntime-genai; without the overlay it takes onnx/model.onnx
+config = onnxruntime_genai.Config("out")
+config.overlay('{"model": {"decoder": {"filename": "onnx/model_q4.onnx"}}}')
+model = onnxruntime_genai.Model(config)
+```
+
+```python
+# Optimum
+model = ORTModelForCausalLM.from_pretrained("out", subfolder="onnx", file_name="model.onnx")
+model.num_key_value_heads = model.config.num_key_value_heads
+```"""
 _ROUTING = {
     "reference": (
         "`reference`: the experts of a token are chosen as the model's published code chooses them, by a reshape that "
@@ -55,6 +78,8 @@ _ROUTING = {
 def write_card(folder: Path, manifest: Manifest) -> None:
     """Write README.md into a folder; `manifest.files` may still be empty."""
     sections = [_header(manifest), _about(manifest), _usage(manifest), _parity(manifest), _limits(manifest)]
+    if manifest.target == "portable" and manifest.task == "text-generation":
+        sections.insert(-2, OTHER_TOOLS)
     if any(graph.quality for graph in manifest.graphs.values()):
         sections.insert(-1, _quality(manifest))
     (folder / "README.md").write_text("\n\n".join(sections) + "\n", encoding="utf-8")
@@ -102,7 +127,8 @@ def _about(manifest: Manifest) -> str:
         moe = architecture["moe"]
         shape += f", {moe['num_experts']} experts of which {moe['num_experts_per_tok']} a token"
     graphs = [
-        f"| `{name}` | {graph.precision} | {_opset(graph)} | {graph.ir_version} | {graph.nodes} |"
+        f"| `{name}` | {graph.precision} | {_opset(graph)} | {graph.ir_version} | {graph.onnxruntime or ''} "
+        f"| {graph.nodes} |"
         for name, graph in manifest.graphs.items()
     ]
     return "\n".join(
@@ -116,8 +142,8 @@ def _about(manifest: Manifest) -> str:
             f"- by doge-export {manifest.doge_export}" + (f" ({made})" if made else ""),
             *_identity(manifest),
             "",
-            "| file | precision | opset | IR | nodes |",
-            "|---|---|---|---|---|",
+            "| file | precision | opset | IR | onnxruntime from | nodes |",
+            "|---|---|---|---|---|---|",
             *graphs,
         ]
     )
@@ -241,7 +267,7 @@ def _quality(manifest: Manifest) -> str:
     if manifest.target == "portable" and any(graph.quantization for graph, _ in graphs.values()):
         lines += [
             "",
-            "Beside standard operators the quantised ones have MatMulNBits and GatherBlockQuantized of com.microsoft.",
+            "Beside standard operators the quantised ones have MatMulNBits of com.microsoft.",
         ]
     precisions = " or ".join(f"`{graph.precision}`" for graph, _ in graphs.values())
     return "\n".join([*lines, "", f"`--precision` of the commands and `precision` of `load` choose {precisions}."])

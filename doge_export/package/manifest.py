@@ -95,6 +95,7 @@ class GraphEntry:
         opset: version of each operator domain.
         ir_version: version of the ONNX file format.
         nodes: number of nodes of the main graph.
+        onnxruntime: oldest version of onnxruntime that is known to run it; None for an engine.
         operators: number of nodes by operator.
         quality: losses against the fp32 graph, see `quantization.quality.Quality`.
         quantization: storage of its weights in fewer bits.
@@ -108,6 +109,7 @@ class GraphEntry:
     ir_version: int
     nodes: int
     operators: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    onnxruntime: str | None = None
     quality: Mapping[str, Any] | None = None
     quantization: Mapping[str, Any] | None = None
     typing: Mapping[str, Any] | None = None
@@ -351,6 +353,7 @@ def _is_graph(value: Any) -> bool:
         and _is_count(value.get("ir_version"), 0)
         and _is_count(value.get("nodes"), 0)
         and _is_counts(value.get("operators", {}))
+        and isinstance(value.get("onnxruntime"), str | None)
         and (value.get("seconds") is None or _is_number(value["seconds"]))
         and all(isinstance(value.get(part), dict | None) for part in ("quality", "quantization", "typing"))
     )

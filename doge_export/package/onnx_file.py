@@ -27,6 +27,9 @@ LARGEST_FILE = 2**31 - 2**20
 
 _GRAPH, _INITIALIZER, _RAW_DATA = 7, 5, 9
 
+_NEWER = {"GroupQueryAttention", "GatherBlockQuantized"}
+"""Operators of com.microsoft that graphs of opset 21 and below have for doge-export's own runtime alone."""
+
 
 def write_onnx(model: ir.Model, file: Path) -> None:
     """Write `model` to `file`, with `{name}_data` beside it if the weights do not fit into one message."""
@@ -91,7 +94,20 @@ def describe_graph(model: ir.Model, precision: str, interface: Interface) -> Gra
         ir_version=model.ir_version,
         nodes=operators.total(),
         operators=dict(sorted(operators.items())),
+        onnxruntime=None if interface == "engine" else oldest_onnxruntime(model),
     )
+
+
+def oldest_onnxruntime(model: ir.Model) -> str:
+    """Return the oldest onnxruntime that runs a graph, as tests/interop/test_onnxruntime_versions.py tried them.
+
+    Opset 21 came with 1.18, MatMulNBits of 8 bits with 1.22. What needs more is for doge-export's own runtime, whose
+    requirement it is.
+    """
+    if model.opset_imports.get("", 0) > 21 or any(node.op_type in _NEWER for node in model.graph):
+        return "1.30"
+    products = [node for node in model.graph if node.op_type == "MatMulNBits"]
+    return "1.22" if any(node.attributes["bits"].as_int() == 8 for node in products) else "1.18"
 
 
 def _tag(field: int, length: int) -> bytes:

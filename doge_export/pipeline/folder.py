@@ -15,6 +15,7 @@ from doge_export.memory import peak_resident_bytes
 from doge_export.package import Manifest, refuse_output, staged_folder, write_card, write_manifest
 from doge_export.package.provenance import copy_companions
 from doge_export.package.refusals import Recorded, recorded_by_manifest
+from doge_export.package.tool_files import write_tool_files
 from doge_export.paths import check_path_text, expanded, protected_by
 
 if TYPE_CHECKING:
@@ -135,7 +136,8 @@ class Draft:
         self._manifest = dataclasses.replace(self.manifest, seconds=seconds, peak_memory_bytes=peak_resident_bytes())
 
     def finish(self, card: Callable[[Path, Manifest], None] = write_card) -> Manifest:
-        """Write the model card, hash every file, and return the final manifest."""
+        """Write the model card and what other tools read, hash every file, and return the final manifest."""
+        write_tool_files(self.folder, self.manifest)
         card(self.folder, self.manifest)
         self.describe(self.manifest)
         return self.manifest

@@ -45,7 +45,7 @@ def add_graphs(folder: Path, manifest: Manifest, request: QuantizationRequest) -
         if precision is FP16:
             entry = _write_half(folder, interface, evaluation[-1])
         else:
-            entry = _write_quantised(folder, interface, precision, calibration, ranges)
+            entry = _write_quantised(folder, manifest, precision, calibration, ranges)
         limits = Limits.of(precision, request.max_kl, manifest)
         began = time.monotonic()
         quality = _measured(folder, precision, evaluation, limits)
@@ -57,7 +57,7 @@ def add_graphs(folder: Path, manifest: Manifest, request: QuantizationRequest) -
         if not quality.passed:
             unrounded = None
             if ranges is not None and precision is not FP16:
-                _write_quantised(folder, interface, precision, calibration, None)
+                _write_quantised(folder, manifest, precision, calibration, None)
                 unrounded = _measured(folder, precision, evaluation[-1:], limits)
             raise RunFailed(
                 f"{precision.name} loses too much: KL of "
@@ -125,7 +125,7 @@ def _write_half(folder: Path, interface: Interface, texts: Texts) -> GraphEntry:
 
 def _write_quantised(
     folder: Path,
-    interface: Interface,
+    manifest: Manifest,
     precision: ReducedPrecision,
     calibration: Texts | None,
     ranges: Ranges | None,
@@ -143,7 +143,7 @@ def _write_quantised(
     model = ir.load(folder / MODEL)
     weights = quantizable_weights(model.graph)
     stored = store(weights, precision, folder / MODEL, calibration)
-    QuantizeWeights(weights, stored)(model)
+    QuantizeWeights(weights, stored, standard_lookups=manifest.target == "portable")(model)
     if ranges is not None:
         QuantizeCaches(ranges)(model)
     write_onnx(model, folder / precision.file)
@@ -158,4 +158,5 @@ def _write_quantised(
         quantization["cache"] = "fp32" if ranges is None else "int8"
     if calibration is not None and (precision.bits < 8 or ranges is not None):
         quantization["calibration"] = {"text": calibration.origin, "tokens": calibration.tokens}
-    return dataclasses.replace(describe_graph(model, precision.name, interface), quantization=quantization)
+    entry = describe_graph(model, precision.name, manifest.graphs[MODEL].interface)
+    return dataclasses.replace(entry, quantization=quantization)

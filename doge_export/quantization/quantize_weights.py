@@ -1,5 +1,8 @@
 """Weights in blocks of few bits: MatMul becomes MatMulNBits, Gather becomes GatherBlockQuantized (com.microsoft).
 
+GatherBlockQuantized needs onnxruntime 1.23, and the default WebAssembly build of onnxruntime-web has no kernel for it:
+for graphs that are to run anywhere, standard operators read the same codes.
+
 Requirements of onnxruntime's CPU kernels, beyond the documentation of the operators (onnxruntime 1.31):
 
 - MatMulNBits must find codes, scales and zero points in initializers. Behind a node (a Cast of float16 scales, say)
@@ -38,11 +41,14 @@ class QuantizeWeights(GraphPass):
     Args:
         weights: as `quantizable_weights` returns them for the graph.
         storage: decides how each is stored.
+        standard_lookups: read tables with standard operators.
     """
 
-    def __init__(self, weights: Iterable[QuantizableWeight], storage: Storage) -> None:
+    def __init__(
+        self, weights: Iterable[QuantizableWeight], storage: Storage, *, standard_lookups: bool = False
+    ) -> None:
         super().__init__()
-        self._weights, self._storage = list(weights), storage
+        self._weights, self._storage, self._standard_lookups = list(weights), storage, standard_lookups
 
     def requires(self, model: ir.Model) -> None:
         """Require initializers of this graph."""
@@ -76,7 +82,11 @@ class QuantizeWeights(GraphPass):
                 raise ContractError(node, f"expected the blocks of {weight.name} in one piece, found {len(pieces)}")
             blocks, values = pieces[0][1], stored[0]
             tape = Tape()
-            replace(node, tape, [self._lookup(tape, node, blocks, values, shared=bool(weight.products))])
+            if self._standard_lookups:
+                rows = self._standard_lookup(tape, node, blocks, values)
+            else:
+                rows = self._lookup(tape, node, blocks, values, shared=bool(weight.products))
+            replace(node, tape, [rows])
         for user, _ in weight.value.uses():  # the Transpose of a tied head
             self._graph.remove(user, safe=True)
         del self._graph.initializers[weight.name]
@@ -130,8 +140,35 @@ class QuantizeWeights(GraphPass):
             return rows(scales, zeros, 1)
         deeper = constant(self._graph, np.array([*blocks.scales.shape, 1]))
         scales, *zeros = (tape.op("Reshape", [value, deeper]) for value in (scales, *zeros))
+        return tape.op("Reshape", [rows(scales, zeros, 2), self._behind_ids(tape, node, -1)])
+
+    def _standard_lookup(self, tape: Tape, node: ir.Node, blocks: Blocks, stored: Sequence[ir.Value]) -> ir.Value:
+        """Return scale * (code - middle) of the rows that the ids name, float32 [..., K]."""
+        codes, scales, *zeros = stored
+        if zeros:
+            raise ContractError(node, "expected symmetric blocks, found zero points")
         ids = node_input(node, 1)
-        if ids.shape is None:
-            raise ContractError(ids, "expected a known rank")
-        flat = constant(self._graph, np.array([*[0] * len(ids.shape), -1]))
-        return tape.op("Reshape", [rows(scales, zeros, 2), flat])
+
+        def number(value: float) -> ir.Value:
+            return constant(self._graph, np.array(value, np.float32))
+
+        last = constant(self._graph, np.array([-1]))
+        bytes_ = tape.op("Cast", [tape.op("Gather", [codes, ids], {"axis": 0})], {"to": ir.DataType.FLOAT})
+        if blocks.bits == 4:
+            high = tape.op("Floor", [tape.op("Mul", [bytes_, number(1 / 16)])])
+            low = tape.op("Sub", [bytes_, tape.op("Mul", [high, number(16)])])
+            halves = [tape.op("Unsqueeze", [half, last]) for half in (low, high)]
+            bytes_ = tape.op("Concat", halves, {"axis": -1})
+        width = blocks.codes.shape[1]
+        by_block = tape.op("Reshape", [bytes_, self._behind_ids(tape, node, width, blocks.block)])
+        centred = tape.op("Sub", [by_block, number(2 ** (blocks.bits - 1))])
+        factors = tape.op("Unsqueeze", [tape.op("Gather", [scales, ids], {"axis": 0}), last])
+        return tape.op("Reshape", [tape.op("Mul", [centred, factors]), self._behind_ids(tape, node, -1)])
+
+    def _behind_ids(self, tape: Tape, node: ir.Node, *sizes: int) -> ir.Value:
+        """Return the shape of a lookup's ids, followed by these sizes."""
+        ids = node_input(node, 1)
+        if ids.shape is not None:
+            return constant(self._graph, np.array([*[0] * len(ids.shape), *sizes]))  # 0: as it is
+        behind = constant(self._graph, np.array(sizes))
+        return tape.op("Concat", [tape.op("Shape", [ids]), behind], {"axis": 0})

@@ -27,7 +27,7 @@ class ReducedPrecision:
     max_kl_selecting: float
 
 
-INT8 = ReducedPrecision("int8", 8, 128, "onnx/model_int8.onnx", 0.01, 0.03)
+INT8 = ReducedPrecision("int8", 8, 128, "onnx/model_quantized.onnx", 0.01, 0.03)
 INT4 = ReducedPrecision("int4", 4, 128, "onnx/model_q4.onnx", 0.15, 0.15)
 FP16 = ReducedPrecision("fp16", 16, 0, "onnx/model_fp16.onnx", 0.001, 0.001)
 REDUCED = {precision.name: precision for precision in (INT8, INT4, FP16)}

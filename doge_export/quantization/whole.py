@@ -58,7 +58,12 @@ class WholeTexts:
             **others,
         }
         extents = {"batch_size": 1, "sequence_length": length, "capacity": length, "past_sequence_length": 0}
-        feeds = {}
+        feeds: dict[str, np.ndarray] = {}
+        feeds |= {  # of a portable graph the default is the last token alone
+            value.name: np.array(0, np.int64)
+            for value in self._session.get_overridable_initializers()
+            if value.name == "num_logits_to_keep"
+        }
         for value in self._session.get_inputs():
             if value.name in given:
                 feeds[value.name] = given[value.name]

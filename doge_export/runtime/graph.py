@@ -32,6 +32,8 @@ DAMAGED = (
 )
 """Errors that onnxruntime raises for a file that is not a graph, or was damaged since it was written."""
 
+MOST_EXACT_FIRST = ("fp32", "fp16", "int8", "int4")
+
 CACHE_TYPES: dict[str, type[np.generic]] = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
@@ -41,13 +43,14 @@ CACHE_TYPES: dict[str, type[np.generic]] = {
 
 
 def graph_file(folder: Path, manifest: Manifest, precision: str | None = None) -> str:
-    """Return the name of the graph in `precision`; by default the fp32 one, else the first.
+    """Return the name of the graph in `precision`; by default the most exact one.
 
     Raises:
         DogeExportError: the folder has no graph in that precision.
     """
     if precision is None:
-        return manifest.graph_of("fp32") or next(iter(manifest.graphs))
+        names = (manifest.graph_of(name) for name in MOST_EXACT_FIRST)
+        return next((name for name in names if name is not None), None) or next(iter(manifest.graphs))
     if precision in RENAMED:
         raise DogeExportError(f"precision {precision} is called {RENAMED[precision]}; write that")
     found = manifest.graph_of(precision)

@@ -57,7 +57,7 @@ def check_interface(
     _check_names(fail, "input", inputs, needed, {*needed, *allowed})
     if "num_logits_to_keep" in needed | allowed and "num_logits_to_keep" not in inputs | optional:
         raise fail("it lacks the input num_logits_to_keep")
-    given = _expected_outputs(interface, manifest, inputs)
+    given = _expected_outputs(interface, manifest, inputs | outputs)
     _check_names(fail, "output", outputs, given, {*given})
     for side, found, expected in (("input", inputs | optional, needed | allowed), ("output", outputs, given)):
         for name, (dtype, shape) in expected.items():
@@ -86,18 +86,20 @@ def _expected_inputs(interface: str, manifest: Manifest, found: Mapping[str, Por
     return tokens | lengths, keep | {"position_ids": _IDS, "past_scores": scores}
 
 
-def _expected_outputs(interface: str, manifest: Manifest, inputs: Mapping[str, Port]) -> dict[str, Port]:
+def _expected_outputs(interface: str, manifest: Manifest, found: Mapping[str, Port]) -> dict[str, Port]:
+    """Return the outputs that a graph gives; one with a default of num_logits_to_keep says that number of logits."""
     a = manifest.architecture
     if interface == "one-call":
         if manifest.task == "text-classification":
             return {"logits": ("float", (None, len(a.get("labels", ()))))}
         return {"last_hidden_state": ("float", (None, None, a.get("hidden_size", -1)))}
-    outputs: dict[str, Port] = {"logits": ("float", (None, None, a.get("vocab_size", -1)))}
+    tokens = 1 if interface == "growing" and _size(found, "logits", 1, 3) == 1 else None
+    outputs: dict[str, Port] = {"logits": ("float", (None, tokens, a.get("vocab_size", -1)))}
     outputs |= {
-        name.replace("past_key_values", "present"): port for name, port in _caches(manifest, interface, inputs).items()
+        name.replace("past_key_values", "present"): port for name, port in _caches(manifest, interface, found).items()
     }
-    if "past_scores" in inputs:
-        outputs["new_scores"] = "float", (None, _size(inputs, "past_scores", 1, 4), 1, None)
+    if "past_scores" in found:
+        outputs["new_scores"] = "float", (None, _size(found, "past_scores", 1, 4), 1, None)
     return outputs
 
 

@@ -53,8 +53,8 @@ def load(
 
     Args:
         folder: an exported folder, or the hub id of one.
-        precision: precision of the graph to run: "fp32", "fp16", "int8" or "int4"; by default fp32, or the first graph
-            of a folder without fp32.
+        precision: precision of the graph to run: "fp32", "fp16", "int8" or "int4"; by default the most exact
+            one of the folder, which is fp32 as a rule.
         threads: CPU threads of onnxruntime; by default as many as suit the graph's size.
         providers: execution providers of onnxruntime in order of preference, or the name of one.
         wait: most seconds that a call waits for another one's answer on the same session to end, before it raises

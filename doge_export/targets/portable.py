@@ -21,7 +21,7 @@ PORTABLE = Target(
         PrimitiveRMSNorm(),
         PrimitiveRotaryEmbedding(),
         TransposeWeights(),
-        *([NumLogitsToKeep()] if traits.cached else []),
+        *([NumLogitsToKeep(default=1)] if traits.cached else []),
     ),
     interface="growing",
 )

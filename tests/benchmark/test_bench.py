@@ -73,10 +73,10 @@ def two_precisions(nano_folder, tmp_path):
     """A folder with a second graph: the same one under another name, since what is asked is which file runs."""
     folder = tmp_path / "two"
     shutil.copytree(nano_folder, folder)
-    shutil.copy(folder / "onnx/model.onnx", folder / "onnx/model_int8.onnx")
+    shutil.copy(folder / "onnx/model.onnx", folder / "onnx/model_quantized.onnx")
     manifest = read_manifest(folder)
     other = dataclasses.replace(manifest.graphs["onnx/model.onnx"], precision="int8")
-    write_manifest(folder, manifest.with_graph("onnx/model_int8.onnx", other))
+    write_manifest(folder, manifest.with_graph("onnx/model_quantized.onnx", other))
     return folder
 
 

@@ -31,13 +31,13 @@ def test_quantize_adds_a_graph_and_says_what_it_lost(run, copy, text):
     result = run("quantize", copy, "--precision", "int8", "--eval-text", text, "--max-kl", 0.1)
     assert result.exit_code == 0, result.stderr
     (line,) = result.stdout.splitlines()
-    assert line.startswith("onnx/model_int8.onnx  2.")
+    assert line.startswith("onnx/model_quantized.onnx  2.")
     assert "KL 0.0" in line
     assert "perplexity" in line
     assert line.endswith("text.txt")
     assert run("verify", copy).exit_code == 0
     shown = run("inspect", copy).stdout
-    assert "onnx/model_int8.onnx" in shown
+    assert "onnx/model_quantized.onnx" in shown
     assert "com.microsoft.MatMulNBits" in shown
     assert "quality.kl_mean" in shown
     first = run("generate", copy, "Once upon a time", "--precision", "int8", "--max-new-tokens", 5)
@@ -49,8 +49,8 @@ def test_quantize_json(run, copy, text):
     result = run("quantize", copy, "--precision", "int8", "--eval-text", text, "--max-kl", 0.1, "--json", "-q")
     assert result.stderr == ""
     facts = json.loads(result.stdout)
-    assert facts["graphs"]["onnx/model_int8.onnx"]["quality"]["text"] == "text.txt"
-    assert {*facts["manifest"]["graphs"]} == {"onnx/model.onnx", "onnx/model_int8.onnx"}
+    assert facts["graphs"]["onnx/model_quantized.onnx"]["quality"]["text"] == "text.txt"
+    assert {*facts["manifest"]["graphs"]} == {"onnx/model.onnx", "onnx/model_quantized.onnx"}
 
 
 def test_a_limit_that_is_exceeded_fails_the_command(run, copy, text):
@@ -58,7 +58,7 @@ def test_a_limit_that_is_exceeded_fails_the_command(run, copy, text):
     assert result.exit_code == 1
     assert result.stdout == ""
     assert "int8 loses too much" in result.stderr
-    assert not (copy / "onnx" / "model_int8.onnx").exists()
+    assert not (copy / "onnx" / "model_quantized.onnx").exists()
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ MANIFEST = {
             "opset": {"": 21, "com.microsoft": 1},
             "ir_version": 10,
             "nodes": 345,
+            "onnxruntime": "1.30",
         }
     },
     "chunkable_length": 2048,
@@ -100,7 +101,7 @@ def test_hub_model_is_named_with_its_full_revision(card):
     assert "# SmallDoge/Doge-20M-Instruct as ONNX\n" in text
     assert f"- exported from `SmallDoge/Doge-20M-Instruct`, revision `{'a' * 40}`" in text
     assert "- by doge-export 0.1.0 (python 3.12.1, torch 2.13.0)" in text
-    assert "| `onnx/model.onnx` | fp32 | ai.onnx 21, com.microsoft 1 | 10 | 345 |" in text
+    assert "| `onnx/model.onnx` | fp32 | ai.onnx 21, com.microsoft 1 | 10 | 1.30 | 345 |" in text
 
 
 def test_local_folder_keeps_its_path_to_itself(card):

@@ -33,8 +33,8 @@ def random_weight(seed=0, rows=ROWS, width=WIDTH):
     return weight.astype(np.float32)
 
 
-def quantise(model, storage):
-    QuantizeWeights(quantizable_weights(model.graph), storage)(model)
+def quantise(model, storage, **options):
+    QuantizeWeights(quantizable_weights(model.graph), storage, **options)(model)
     return model
 
 
@@ -92,6 +92,23 @@ def test_onnxruntime_reads_what_numpy_reads(bits, block, symmetric, product, mon
         expected.append(read[feeds["ids"]])
     for found, wanted in zip(run(model, **feeds), expected, strict=True):
         np.testing.assert_allclose(found, wanted, atol=1e-4 * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("has_rank", [True, False])
+@pytest.mark.parametrize(("bits", "block"), [(8, 128), (8, 32), (4, 128), (4, 16)])
+@pytest.mark.parametrize("product", [None, "FusedMatMul"])
+def test_standard_operators_read_what_numpy_reads(monkeypatch, product, bits, block, has_rank):
+    """For runtimes without GatherBlockQuantized, from the same stored codes, bit for bit."""
+    monkeypatch.setattr(quantize_weights, "ACCURACY_LEVEL", 1)
+    blocks = nearest(random_weight(), bits, block)
+    model = model_of(random_weight(), product=product, lookup=True)
+    if not has_rank:
+        next(value for value in model.graph.inputs if value.name == "ids").shape = None
+    quantise(model, whole(blocks), standard_lookups=True)
+    assert "GatherBlockQuantized" not in {node.op_type for node in model.graph}
+    ids = np.random.default_rng(2).integers(0, ROWS, (2, 3))
+    feeds = {} if product is None else {"x": np.zeros((2, 3, WIDTH), np.float32)}
+    np.testing.assert_array_equal(run(model, ids=ids, **feeds)[-1], blocks.dequantized()[ids])
 
 
 @pytest.mark.parametrize("product", TIED)

@@ -64,7 +64,7 @@ def test_caches_are_stored_in_eight_bits(quantised, ids):
         subject = decoder(quantised("doge-nano", "onnxruntime"), precision)
         subject.forward(ids)
         assert {cache.dtype for layer in subject.cache_snapshot() for cache in layer} == {np.dtype(np.int8)}
-    described = quantised("doge-nano", "onnxruntime").manifest.graphs["onnx/model_int8.onnx"].quantization
+    described = quantised("doge-nano", "onnxruntime").manifest.graphs["onnx/model_quantized.onnx"].quantization
     assert described["cache"] == "int8"
     assert described["calibration"]["tokens"] > 500
 
@@ -74,13 +74,13 @@ def test_other_tools_cache_in_float32(quantised, ids):
     subject = decoder(result)
     subject.forward(ids)
     assert subject.cache_snapshot()[0][0].dtype == np.float32
-    assert result.manifest.graphs["onnx/model_int8.onnx"].quantization["cache"] == "fp32"
+    assert result.manifest.graphs["onnx/model_quantized.onnx"].quantization["cache"] == "fp32"
 
 
 def test_float_cache(copy, texts):
     result = quantize(copy, ["int8"], float_cache=True, **texts)
-    assert result.manifest.graphs["onnx/model_int8.onnx"].quantization["cache"] == "fp32"
-    model = ir.load(copy / "onnx/model_int8.onnx")
+    assert result.manifest.graphs["onnx/model_quantized.onnx"].quantization["cache"] == "fp32"
+    model = ir.load(copy / "onnx/model_quantized.onnx")
     assert all(
         value.dtype == ir.DataType.FLOAT for value in model.graph.inputs if value.name.endswith((".key", ".value"))
     )
@@ -124,7 +124,7 @@ def test_what_is_stored_is_the_nearest_code(quantised, ids):
     """The first layer, where nothing that was rounded before has a part in it."""
     result = quantised("doge-nano", "onnxruntime")
     exact, rounded = decoder(result, "fp32"), decoder(result)
-    model = ir.load(result.folder / "onnx/model_int8.onnx")
+    model = ir.load(result.folder / "onnx/model_quantized.onnx")
     exact.forward(ids)
     rounded.forward(ids)
     for part, name in enumerate(("key", "value")):

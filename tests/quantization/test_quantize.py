@@ -20,7 +20,7 @@ from doge_export.runtime.tokenizer import Tokenizer
 
 TARGETS = ("onnxruntime", "portable")
 NAMES = ("doge-nano", "doge-nano-moe")
-FILES = {"int8": "onnx/model_int8.onnx", "int4": "onnx/model_q4.onnx"}
+FILES = {"int8": "onnx/model_quantized.onnx", "int4": "onnx/model_q4.onnx"}
 QUICK = {("doge-nano", "onnxruntime"), ("doge-nano-moe", "portable")}
 """Each model and each target once."""
 BUNDLED = [

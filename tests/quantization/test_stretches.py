@@ -144,7 +144,7 @@ def test_a_graph_of_random_ids_is_judged_over_its_whole_length(exported, tmp_pat
     monkeypatch.setattr(texts_module, "TOKENS", {"calibration": 400, "evaluation": 400})
     monkeypatch.setattr(texts_module, "LENGTH", 20)
     folder = shutil.copytree(exported(), tmp_path / "copy")
-    quality = quantize(folder, ["int8"], max_kl=1.0).qualities["onnx/model_int8.onnx"]
+    quality = quantize(folder, ["int8"], max_kl=1.0).qualities["onnx/model_quantized.onnx"]
     assert {part.length for part in quality.stretches} == {20, 48, MAX_LENGTH}
     assert max(part.end for part in quality.stretches) == MAX_LENGTH
     with pytest.raises(RunFailed, match=r"KL of tokens \d+-\d+ of .*a float32 cache does not.*nothing was written"):

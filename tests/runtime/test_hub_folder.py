@@ -104,6 +104,6 @@ def test_links_of_a_folder_that_is_no_snapshot_stay_refused(snapshot):
 def test_quantising_a_snapshot_leaves_the_blobs_alone(snapshot):
     blobs = {blob: blob.read_bytes() for blob in (snapshot.parent.parent / "blobs").iterdir()}
     doge_export.quantize(snapshot, ["int8"], max_kl=9.0)
-    assert verify(snapshot).graphs.keys() == {"onnx/model.onnx", "onnx/model_int8.onnx"}
+    assert verify(snapshot).graphs.keys() == {"onnx/model.onnx", "onnx/model_quantized.onnx"}
     assert not any(path.is_symlink() for path in snapshot.rglob("*"))
     assert all(blob.read_bytes() == content for blob, content in blobs.items())

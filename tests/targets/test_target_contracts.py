@@ -82,7 +82,7 @@ def test_portable_names_and_axes(portable):
         "num_logits_to_keep": ("INT64", []),
     }
     assert axes(portable.graph.output) == {
-        "logits": ("FLOAT", ["batch_size", "num_logits", VOCAB]),
+        "logits": ("FLOAT", ["batch_size", 1, VOCAB]),
         **caches("present", total),
     }
 
@@ -144,19 +144,19 @@ def test_selection_and_scaling_are_there_when_the_length_can_reach_them(exported
         assert found["", "ReduceMax"] == (1 if reaches else 0)
 
 
-@pytest.mark.parametrize("keep", [None, 0, 1, 3, 5, 9])
+@pytest.mark.parametrize("keep", [None, 1, 3, 5, 9])
 def test_num_logits_to_keep(exported, keep):
-    """Its default is every token, and it need not be fed; more than there are is all there are."""
+    """It need not be fed, and is the last token then; more than there are is all there are."""
     session = open_session(exported(target="portable", **VARIANTS["dense"]))
     ids = np.arange(10, dtype=np.int64).reshape(2, 5)
     feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids), "position_ids": np.tile(np.arange(5), (2, 1))}
     for name in caches("past_key_values", 0):
         feeds[name] = np.zeros((2, KV_HEADS, 0, SIZE), np.float32)
-    every = session.run(["logits"], feeds)[0]
+    every = session.run(["logits"], feeds | {"num_logits_to_keep": np.array(0)})[0]
     assert every.shape == (2, 5, VOCAB)
-    if keep is not None:
-        kept = session.run(["logits"], feeds | {"num_logits_to_keep": np.array(keep)})[0]
-        np.testing.assert_allclose(kept, every[:, -keep:], rtol=0, atol=1e-5)
+    fed = {} if keep is None else {"num_logits_to_keep": np.array(keep)}
+    kept = session.run(["logits"], feeds | fed)[0]
+    np.testing.assert_allclose(kept, every[:, -(keep or 1) :], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -16,9 +16,18 @@ HEADS = ("MatMul", "FusedMatMul")
 class NumLogitsToKeep(GraphPass):
     """Add an int64 scalar input that cuts the hidden states before the head.
 
-    Its default 0 keeps every token: hidden[:, -n:], and -0 is the beginning. An initializer of the same name makes
+    0 keeps every token: hidden[:, -n:], and -0 is the beginning. An initializer of the same name, the default, makes
     feeding it optional. Needs an output `logits` [B, S, V] that a MatMul or FusedMatMul computes.
+
+    Args:
+        default: the number where nothing is fed. JavaScript cannot feed an input that has a default, and no tool knows
+            this one: 1, which is what generation needs, spares it the logits of a whole prompt. The output then says so
+            in its shape [B, 1, V], by which onnxruntime-genai knows such graphs; who feeds another number gets as many.
     """
+
+    def __init__(self, default: int = 0) -> None:
+        super().__init__()
+        self._default = default
 
     def requires(self, model: ir.Model) -> None:
         """Require logits that come from the product of the head."""
@@ -35,7 +44,7 @@ class NumLogitsToKeep(GraphPass):
         hidden = node_input(head, 0)
 
         count = ir.val(NAME, dtype=ir.DataType.INT64, shape=[])
-        count.const_value = ir.tensor(np.array(0, dtype=np.int64), name=NAME)
+        count.const_value = ir.tensor(np.array(self._default, dtype=np.int64), name=NAME)
         graph.inputs.append(count)
         graph.register_initializer(count)
 
@@ -47,5 +56,5 @@ class NumLogitsToKeep(GraphPass):
         graph.insert_before(head, tape.nodes)
         head.replace_input_with(0, last)
         batch, _, vocabulary = shape_of(logits, 3)
-        logits.shape = ir.Shape([batch, "num_logits", vocabulary])
+        logits.shape = ir.Shape([batch, self._default or "num_logits", vocabulary])
         return ir.passes.PassResult(model, modified=True)

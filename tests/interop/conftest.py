@@ -1,0 +1,63 @@
+"""A portable folder, and environments of other tools that run it."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from doge_export.pipeline.onnx import export
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    """doge-nano in every precision that a portable folder may have."""
+    folder = tmp_path_factory.mktemp("portable") / "nano"
+    export("doge-nano", folder, target="portable", precisions=("int8", "int4", "fp16"), validate=False)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def python(tmp_path_factory):
+    """The interpreter of an environment of its own, with these requirements."""
+    made = {}
+
+    def of(*requirements):
+        if requirements not in made:
+            environment = tmp_path_factory.mktemp("environment")
+            subprocess.run([sys.executable, "-m", "venv", environment], check=True)
+            made[requirements] = environment / "bin" / "python"
+            command = [made[requirements], "-m", "pip", "install", "-q", "--disable-pip-version-check", *requirements]
+            if subprocess.run(command, check=False).returncode != 0:
+                pytest.skip(f"{' '.join(requirements)} cannot be installed here")
+        return made[requirements]
+
+    return of
+
+
+@pytest.fixture(scope="session")
+def node(tmp_path_factory):
+    """A folder with npm packages in which node runs."""
+    if shutil.which("npm") is None:
+        pytest.skip("npm is not installed")
+    made = {}
+
+    def of(*packages):
+        if packages not in made:
+            made[packages] = folder = tmp_path_factory.mktemp("node")
+            (folder / "package.json").write_text('{"private": true, "type": "module"}')
+            command = ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", *packages]
+            if subprocess.run(command, cwd=folder, check=False, capture_output=True).returncode != 0:
+                pytest.skip(f"{' '.join(packages)} cannot be installed here")
+        return made[packages]
+
+    return of
+
+
+@pytest.fixture(scope="session")
+def script():
+    """The path of a script in this folder."""
+    return lambda name: Path(__file__).with_name(name)

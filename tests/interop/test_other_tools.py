@@ -1,0 +1,60 @@
+"""A portable folder, unchanged, in tools of others: their greedy answers are ours, in every precision.
+
+    pytest -m slow tests/interop/test_other_tools.py
+
+Each tool gets an environment of its own, installed by pip or npm.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+
+import pytest
+
+from doge_export.package import read_manifest
+from doge_export.runtime import load
+
+pytestmark = pytest.mark.slow
+
+TEXT, TOKENS = "Once upon a time", 16
+PRECISIONS = ("fp32", "fp16", "int8", "int4")
+OPTIONS = {"do_sample": False, "max_new_tokens": TOKENS}
+
+
+def said(command, **options):
+    """The JSON that a script prints last."""
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False, **options)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_onnxruntime_genai(folder, python, script, precision):
+    session = load(folder, precision=precision)
+    expected = session.generate(TEXT, **OPTIONS)
+    file = read_manifest(folder).graph_of(precision)
+    found = said([python("onnxruntime-genai==0.18.*"), script("genai_greedy.py"), folder, file, TOKENS, TEXT])
+    assert found["prompt"] == expected.prompt_token_ids
+    assert found["answer"] == expected.token_ids and found["text"] == expected.text
+
+
+@pytest.fixture(scope="module")
+def transformers_js(folder, node, script):
+    """Its answers by precision, to a text and to a message of a conversation."""
+    where = node("@huggingface/transformers@^4.3.2")
+    shutil.copy(script("transformers_js.mjs"), where)
+    names = {"fp32": "fp32", "fp16": "fp16", "int8": "q8", "int4": "q4"}
+    command = ["node", "transformers_js.mjs", folder.parent, folder.name, TOKENS, TEXT, *names.values()]
+    answers = said(command, cwd=where)
+    return {precision: answers[name] for precision, name in names.items()}
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_transformers_js(folder, transformers_js, precision):
+    session = load(folder, precision=precision)
+    assert transformers_js[precision]["plain"] == session.generate(TEXT, **OPTIONS).text
+    chat = session.tokenizer.apply_chat_template([{"role": "user", "content": TEXT}], add_generation_prompt=True)
+    ids = session.tokenizer.encode(chat, add_special_tokens=False)
+    assert transformers_js[precision]["chat"] == session.generate(ids, **OPTIONS).text
