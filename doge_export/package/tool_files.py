@@ -22,8 +22,12 @@ TOKENIZER_CONFIG = "tokenizer_config.json"
 TRANSFORMERS_JS = {"fp32": "fp32", "fp16": "fp16", "int8": "q8", "int4": "q4"}
 """Names of precisions in transformers.js."""
 
-DEVICES = {"wasm": ("int8", "fp32"), "webgpu": ("fp16", "fp32")}
-"""Precisions for each device of transformers.js, best first: a small download for WebAssembly, 16 bits for a GPU."""
+DEVICES = {"wasm": ("fp16", "fp32"), "webgpu": ("fp16", "fp32")}
+"""Precisions for each device of transformers.js, best first.
+
+WebAssembly computes fp16 graphs in float32: half the download of fp32 at its speed. Of a 20M, in tokens a second of one
+thread: fp32 116, fp16 175, int8 37, int4 24.
+"""
 
 
 def write_tool_files(folder: Path, manifest: Manifest) -> None:

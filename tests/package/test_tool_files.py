@@ -82,7 +82,7 @@ def test_precisions_and_large_files_for_transformers_js(portable, tmp_path):
     (tmp_path / "onnx/model.onnx_data").touch()
     manifest = dataclasses.replace(read_manifest(portable), graphs=graphs)
     assert transformers_js_config(tmp_path, manifest) == {
-        "device_config": {"wasm": {"dtype": "q8"}, "webgpu": {"dtype": "fp16"}},
+        "device_config": {"wasm": {"dtype": "fp16"}, "webgpu": {"dtype": "fp16"}},
         "kv_cache_dtype": {"fp16": "float16"},
         "use_external_data_format": {"model.onnx": 1},
     }

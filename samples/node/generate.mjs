@@ -1,0 +1,57 @@
+// node generate.mjs FOLDER PROMPT [--precision fp32|fp16|int8|int4] [--chat] [--max-new-tokens N] [--temperature T]
+import { readFileSync } from "node:fs";
+import path from "node:path";
+import { parseArgs } from "node:util";
+import { Template } from "@huggingface/jinja";
+import { Tokenizer } from "@huggingface/tokenizers";
+import * as ort from "onnxruntime-node";
+import { Doge } from "../javascript/doge.mjs";
+import { Texts } from "../javascript/text.mjs";
+
+const { values, positionals } = parseArgs({
+  allowPositionals: true,
+  options: {
+    precision: { type: "string", default: "fp32" },
+    chat: { type: "boolean", default: false },
+    "max-new-tokens": { type: "string", default: "100" },
+    temperature: { type: "string", default: "0" },
+  },
+});
+const [folder, prompt] = positionals;
+const fail = (message) => {
+  process.stderr.write(`error: ${message}\n`);
+  process.exit(2);
+};
+if (prompt === undefined) fail("give a folder and a prompt: node generate.mjs FOLDER PROMPT");
+const read = (name) => JSON.parse(readFileSync(path.join(folder, name), "utf8"));
+
+let manifest;
+try {
+  manifest = read("doge_export.json");
+} catch (error) {
+  fail(`${folder} is no exported folder (${error.code ?? error.message}): doge-export onnx MODEL FOLDER --target portable`);
+}
+const found = Object.entries(manifest.graphs).find(([, graph]) => graph.precision === values.precision);
+if (manifest.target !== "portable") fail(`${folder} is for ${manifest.target}: export it with --target portable`);
+if (!found) fail(`${folder} has no ${values.precision} graph: export it with --precision ${values.precision}`);
+
+const session = await ort.InferenceSession.create(path.join(folder, found[0]), { logSeverityLevel: 3 });
+const doge = new Doge(ort, session, manifest);
+const texts = new Texts(
+  { Tokenizer, Template },
+  {
+    tokenizer: read("tokenizer.json"),
+    config: read("tokenizer_config.json"),
+    generation: read("generation_config.json"),
+  },
+);
+const ids = values.chat ? texts.encodeChat([{ role: "user", content: prompt }]) : texts.encode(prompt);
+const stream = texts.stream();
+try {
+  const options = { maxNewTokens: Number(values["max-new-tokens"]), temperature: Number(values.temperature) };
+  for await (const id of doge.generate(ids, { ...options, eos: texts.eos })) process.stdout.write(stream.push(id));
+} catch (error) {
+  if (error instanceof RangeError) fail(error.message);
+  throw error;
+}
+process.stdout.write("\n");

@@ -1,0 +1,94 @@
+"""The page of samples/browser, visited in headless Chromium.
+
+pytest -m slow tests/interop/test_page.py
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from doge_export.runtime import load
+
+pytestmark = pytest.mark.slow
+
+SAMPLES = Path(__file__).parents[2] / "samples"
+TEXT = "Tell me a story about a dog."
+
+
+@pytest.fixture(scope="module")
+def visited(folder, node, script, tmp_path_factory):
+    """Makes visits and returns what each saw, see page.mjs."""
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("chromium is not installed")
+    samples = tmp_path_factory.mktemp("samples")
+    for name in ("browser", "javascript"):
+        shutil.copytree(SAMPLES / name, samples / name, ignore=shutil.ignore_patterns("node_modules"))
+    packages = ("onnxruntime-web@^1.24.0", "@huggingface/tokenizers@^0.2.0", "@huggingface/jinja@^0.5.0")
+    where = node(*packages, "playwright-core")
+    (samples / "browser" / "node_modules").symlink_to(where / "node_modules")
+    shutil.copy(script("page.mjs"), where)
+
+    def visit(*visits):
+        command = ["node", "page.mjs", chromium, samples / "browser", folder, *map(json.dumps, visits)]
+        done = subprocess.run([*map(str, command)], cwd=where, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        seen = json.loads(done.stdout.splitlines()[-1])
+        assert all(one["errors"] == [] for one in seen)
+        return seen
+
+    return visit
+
+
+@pytest.fixture(scope="module")
+def expected(folder):
+    """The greedy answer in a precision."""
+
+    def of(precision, tokens=256):
+        session = load(folder, precision=precision)
+        ids = session.tokenizer.encode_chat([{"role": "user", "content": TEXT}])
+        return session.generate(ids, do_sample=False, max_new_tokens=tokens).text
+
+    return of
+
+
+def test_answers_of_every_precision(visited, expected):
+    """In fp32 and fp16 to the last token; of few bits, whose kernels round otherwise in a browser, the beginning."""
+    precisions = ("fp32", "fp16", "int8", "int4")
+    seen = visited(*({"query": f"precision={precision}", "messages": [TEXT]} for precision in precisions))
+    for precision, visit in zip(precisions, seen, strict=True):
+        assert visit["said"][0].startswith(f"Ready: {precision} on the CPU")
+        (answer,) = visit["answers"]
+        if precision in ("fp32", "fp16"):
+            assert answer == expected(precision)
+        else:
+            assert answer.startswith(expected(precision, tokens=16))
+
+
+def test_a_visit_without_threads_and_one_without_network(visited, expected):
+    alone, offline = visited({"isolation": False, "messages": [TEXT]}, {"messages": [TEXT], "again": "offline"})
+    assert alone["answers"] == [expected("fp16")] and "1 thread" in alone["said"][0]
+    assert offline["answers"] == [expected("fp16")] and len(offline["said"]) == 5
+
+
+def test_an_answer_can_be_stopped(visited, expected):
+    (visit,) = visited({"stop": TEXT})
+    (answer,) = visit["answers"]
+    assert 4 < len(answer) < len(expected("fp16")) and expected("fp16").startswith(answer)
+
+
+def test_troubles_are_a_line(visited):
+    visits = [
+        ({"cut": "**/*.onnx"}, "is damaged or was cut off (7 bytes"),
+        ({"broken": "**/doge_export.json"}, "cannot be reached: connect to the network"),
+        ({"query": "precision=int7"}, "The folder has no int7 graph"),
+        ({"messages": ["word " * 300]}, "Too long: the prompt has "),
+    ]
+    for visit, (_, said) in zip(visited(*(visit for visit, _ in visits)), visits, strict=True):
+        assert said in visit["said"][-1]
+        assert visit["answers"] == []
