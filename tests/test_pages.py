@@ -177,6 +177,8 @@ CHECKS = {
     "doge-export": _check_command,
     "python": lambda words: _check_file(words[-1] if words[1:3] == ["-m", "pytest"] else words[1]),
     "pip": _check_extra,
+    "node": lambda words: _check_file(words[1]),  # run by tests/interop
+    "npm": lambda words: _check_file(f"{words[words.index('--prefix') + 1]}/package.json"),
     "cmake": _check_cmake,
     "polygraphy": lambda words: None,  # run by tests/trt/test_command.py
     "trtexec": lambda words: None,  # its options were looked up in its source; TensorRT is not here
