@@ -6,9 +6,15 @@ from collections.abc import Iterable
 
 import onnx_ir as ir
 
-from doge_export.graph.schemas import CDMOE, DOMAIN, DYNAMIC_MASK_ATTENTION, RATIO_MASK_ATTENTION
+from doge_export.graph.schemas import (
+    CDMOE,
+    DOMAIN,
+    DYNAMIC_MASK_ATTENTION,
+    FUSED_DYNAMIC_MASK_ATTENTION,
+    RATIO_MASK_ATTENTION,
+)
 
-_SCHEMAS = {schema.name: schema for schema in (DYNAMIC_MASK_ATTENTION, RATIO_MASK_ATTENTION, CDMOE)}
+_SCHEMAS = {schema.name: schema for schema in (DYNAMIC_MASK_ATTENTION, RATIO_MASK_ATTENTION, FUSED_DYNAMIC_MASK_ATTENTION, CDMOE)}
 
 
 class ContractError(ir.passes.PreconditionError):
