@@ -8,7 +8,8 @@
 DOGE_EXPORT nvinfer1::IPluginCreatorInterface* const* getCreators(int32_t& count) noexcept {
     static doge::trt::Creator attention(doge::trt::make_dynamic_mask_attention);
     static doge::trt::Creator cdmoe(doge::trt::make_cdmoe);
-    static nvinfer1::IPluginCreatorInterface* const creators[] = {&attention, &cdmoe};
+    static doge::trt::Creator fused(doge::trt::make_fused_dynamic_mask_attention);
+    static nvinfer1::IPluginCreatorInterface* const creators[] = {&attention, &cdmoe, &fused};
     count = sizeof creators / sizeof *creators;
     return creators;
 }
