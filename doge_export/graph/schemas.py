@@ -56,6 +56,16 @@ RATIO_MASK_ATTENTION = _schema(
     of_excess=OpSchema.AttrType.INT,
     adds_causality=OpSchema.AttrType.INT,
 )
+FUSED_CDMOE = _schema(
+    "FusedCDMoE",
+    "hidden scores down_embed up_embed",
+    "output",
+    num_experts_per_tok=OpSchema.AttrType.INT,
+    weights_inside=OpSchema.AttrType.INT,
+    num_routing_heads=OpSchema.AttrType.INT,
+    mixes_tokens=OpSchema.AttrType.INT,
+)
+"""Not in canonical graphs: `targets.passes.fuse_routing` makes it, for TensorRT's plugin."""
 FUSED_DYNAMIC_MASK_ATTENTION = _schema(
     "FusedDynamicMaskAttention",
     "projected score_source score_weight score_rate cos sin past_key past_value past_score past_lengths",

@@ -231,7 +231,7 @@ class KernelLibrary:
             _expect(name, scores, (*leading, heads, keys), torch.float32, hidden.device)
         tokens, experts = hidden.numel() // size, down_embed.shape[0]
         inside = int(weights_inside)
-        params = CdmoeParams(tokens, size, experts, keys, heads, num_experts_per_tok, inside, _DTYPES[hidden.dtype])
+        params = CdmoeParams(tokens, size, experts, keys, heads, num_experts_per_tok, inside, 0, _DTYPES[hidden.dtype])
         tables = {"down_embed": down_embed, "up_embed": up_embed}
         _point(params, hidden=hidden, scores_x=scores_x, scores_y=scores_y, output=output, **tables)
         self._call(params, hidden.device, workspace)

@@ -15,6 +15,7 @@ from onnxscript import opset18 as op
 from doge_export.graph.functions import DOGE, CDMoE, CDMoEWeightsInside
 from doge_export.graph.schemas import DOMAIN
 from doge_export.targets.passes.fuse_attention import UnfuseAttention
+from doge_export.targets.passes.fuse_routing import UnfuseRouting
 
 _OF_TENSORRT = "TRT_"
 """Prefix of the attributes of standard operators that only TensorRT knows."""
@@ -105,6 +106,7 @@ def runnable(model: ir.Model) -> ir.Model:
         for name in [name for name in node.attributes if name.startswith(_OF_TENSORRT)]:
             del node.attributes[name]
     UnfuseAttention()(copy)
+    UnfuseRouting()(copy)
     used = {node.op_type: node for node in copy.graph if node.domain == DOMAIN}
     bodies = {"DynamicMaskAttention": DynamicMaskAttention}
     if "CDMoE" in used:

@@ -8,6 +8,7 @@ from doge_export.graph.schemas import (
     CDMOE,
     DOMAIN,
     DYNAMIC_MASK_ATTENTION,
+    FUSED_CDMOE,
     FUSED_DYNAMIC_MASK_ATTENTION,
     RATIO_MASK_ATTENTION,
 )
@@ -64,6 +65,7 @@ KERNELS = {
     # All but the projection and the two caches of 16 bits; the weights of norms are the last.
     (DOMAIN, FUSED_DYNAMIC_MASK_ATTENTION.name): Kernel(float32_inputs=(1, 2, 3, 4, 5, 8, 10, 11), float32_outputs=(3,)),
     (DOMAIN, CDMOE.name): Kernel(float32_inputs=(1, 2)),
+    (DOMAIN, FUSED_CDMOE.name): Kernel(float32_inputs=(1,)),
     ("com.microsoft", "GroupQueryAttention"): Kernel(),
     ("com.microsoft", "SkipSimplifiedLayerNormalization"): Kernel(float32_outputs=(1, 2), float32_for_sensitive=True),
     ("com.microsoft", "SimplifiedLayerNormalization"): Kernel(float32_for_sensitive=True),

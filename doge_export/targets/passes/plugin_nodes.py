@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from doge_export.graph.schemas import CDMOE, DOMAIN, DYNAMIC_MASK_ATTENTION, FUSED_DYNAMIC_MASK_ATTENTION, VERSION
+from doge_export.graph.schemas import (
+    CDMOE,
+    DOMAIN,
+    DYNAMIC_MASK_ATTENTION,
+    FUSED_CDMOE,
+    FUSED_DYNAMIC_MASK_ATTENTION,
+    VERSION,
+)
 from doge_export.targets.contract import ContractError, GraphPass, check_signature
 
-OPERATORS = (DYNAMIC_MASK_ATTENTION.name, FUSED_DYNAMIC_MASK_ATTENTION.name, CDMOE.name)
+OPERATORS = (DYNAMIC_MASK_ATTENTION.name, FUSED_DYNAMIC_MASK_ATTENTION.name, CDMOE.name, FUSED_CDMOE.name)
 """Operators that the plugin has."""
 
 DEFAULTS = {

@@ -118,6 +118,7 @@ typedef struct {
     int32_t num_routing_heads;   /* R */
     int32_t num_experts_per_tok; /* k <= K * K */
     int32_t weights_inside;      /* 1: silu(product * weight), the first generation; 0: silu(product) * weight */
+    int32_t score_stride;        /* numbers from the scores of a token to those of the next; 0: R * K */
     doge_dtype dtype;            /* of hidden, the tables and the output */
     const void* hidden;          /* [tokens, H] */
     const float* scores_x;       /* [tokens, R, K] */

@@ -75,8 +75,9 @@ using MakeOperator = std::unique_ptr<Operator> (*)();
 std::unique_ptr<Operator> make_dynamic_mask_attention();
 std::unique_ptr<Operator> make_fused_dynamic_mask_attention();
 std::unique_ptr<Operator> make_cdmoe();
+std::unique_ptr<Operator> make_fused_cdmoe();
 
-inline constexpr std::array<MakeOperator, 3> kOperators = {make_dynamic_mask_attention, make_cdmoe,
-                                                           make_fused_dynamic_mask_attention};
+inline constexpr std::array<MakeOperator, 4> kOperators = {make_dynamic_mask_attention, make_cdmoe,
+                                                           make_fused_dynamic_mask_attention, make_fused_cdmoe};
 
 }  // namespace doge::trt

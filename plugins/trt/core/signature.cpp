@@ -23,6 +23,7 @@ const char* axis_name(Axis axis) {
         case Axis::hidden_size: return "H";
         case Axis::num_routing_heads: return "R";
         case Axis::num_keys: return "K";
+        case Axis::routing_width: return "2*R*K";
         case Axis::num_experts: return "E";
     }
     return "?";

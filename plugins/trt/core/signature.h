@@ -25,6 +25,7 @@ enum class Axis {
     hidden_size,        // H
     num_routing_heads,  // R
     num_keys,           // K
+    routing_width,      // 2 R * K
     num_experts,        // E
 };
 inline constexpr size_t kNumAxes = static_cast<size_t>(Axis::num_experts) + 1;
