@@ -1,9 +1,9 @@
 // Fused attention: from the packed projection of the new tokens to the output, the caches written.
 //
-//   one new token (a step of decoding): one launch of fused_decode_kernel. A block makes the queries of its heads, the
-//     new key and the new scores for itself, in memory that is its own, and then goes on as decode_kernel does
-//     (attention_decode.cuh). Blocks that share a head do the same work, and none waits for another: D + X numbers are
-//     read where the block's share of the cache has thousands. Values are attended to where the projection has them.
+//   one new token (a step of decoding): one launch of fused_decode_kernel. A block makes the queries of its heads, in
+//     shared memory, and the new key and scores, in scratch memory that is its own, and then goes on as decode_kernel
+//     does (attention_decode.cuh). Blocks that share a head do the same work, and none waits for another: D + X numbers
+//     are read where the block's share of the cache has thousands. Values are read where the projection has them.
 //   several: fused_prepare_kernel makes all of that, once, and attention as it is follows.
 #ifndef DOGE_KERNELS_FUSED_ATTENTION_CUH
 #define DOGE_KERNELS_FUSED_ATTENTION_CUH
@@ -23,7 +23,6 @@ __device__ __forceinline__ doge_attention_params params_of_block(const doge_fuse
     doge_attention_params p = fused.attention;
     const std::size_t split = blockIdx.x, rows = split * p.batch;
     const int kv_head = static_cast<int>(blockIdx.y);
-    p.query = static_cast<T*>(workspace.query) + rows * p.num_heads * p.head_size;
     p.key = static_cast<T*>(workspace.key) + rows * p.num_kv_heads * p.head_size;
     // Of one score head for all key/value heads each has a copy, which no other block writes.
     p.score = workspace.score + (rows * p.num_kv_heads + static_cast<std::size_t>(kv_head) * p.batch) * p.num_score_heads;
@@ -33,16 +32,20 @@ __device__ __forceinline__ doge_attention_params params_of_block(const doge_fuse
     return p;
 }
 
-// The new token's queries and scores of a block's heads, and its key: one a warp.
+// The new token's queries and scores of a block's heads, and its key: one a warp. Rows of the tile of queries that are
+// nobody's keep what they hold: they see no key.
 template <class T, int D>
 __device__ __forceinline__ void prepare_token(const doge_fused_attention_params& fused, const DecodeBlock<T, D>& block) {
     const auto& p = block.p;
     const FusedToken<T> token{fused, static_cast<std::size_t>(block.batch)};
+    using Rows = typename DecodeBlock<T, D>::Rows;
     const int heads = block.group + 1 + block.score_heads;
     for (int n = block.warp; n < heads; n += DecodeBlock<T, D>::kWarps) {
         if (n < block.group) {
-            T* query = static_cast<T*>(const_cast<void*>(p.query)) + block.place_of(n);
-            token.prepare_query(query, block.kv_head * block.group + n, block.lane);
+            const auto place = [&](int d) {
+                return block.queries() + Rows::at(n, d / Rows::kChunk) + d % Rows::kChunk;
+            };
+            token.prepare_query(place, block.kv_head * block.group + n, block.lane);
         } else if (n == block.group) {
             const std::size_t row = static_cast<std::size_t>(block.batch) * p.num_kv_heads + block.kv_head;
             token.prepare_key(static_cast<T*>(const_cast<void*>(p.key)) + row * D, block.kv_head, block.lane);
@@ -78,7 +81,8 @@ __global__ void __launch_bounds__(kPrepareThreads)
     const int keys = p.num_heads, values = keys + p.num_kv_heads, scores = values + p.num_kv_heads;
     for (int n = static_cast<int>(threadIdx.x) / 32; n < scores + p.num_score_heads; n += kPrepareThreads / 32) {
         if (n < keys) {
-            token.prepare_query(static_cast<T*>(workspace.query) + (place * p.num_heads + n) * size, n, lane);
+            T* query = static_cast<T*>(workspace.query) + (place * p.num_heads + n) * size;
+            token.prepare_query([&](int d) { return query + d; }, n, lane);
         } else if (n < values) {
             const int head = n - keys;
             token.prepare_key(static_cast<T*>(workspace.key) + (place * p.num_kv_heads + head) * size, head, lane);

@@ -9,9 +9,10 @@
 
 namespace doge {
 
-// Normalises, where there is a norm, and rotates a head of `size` numbers by the angles of cos and sin [size / 2].
-template <class T>
-__device__ __forceinline__ void prepare_head(T* to, const T* from, const float* norm, float epsilon, const float* cos,
+// Normalises, where there is a norm, and rotates a head of `size` numbers by the angles of cos and sin [size / 2];
+// to(n) is where number n goes.
+template <class T, class To>
+__device__ __forceinline__ void prepare_head(To to, const T* from, const float* norm, float epsilon, const float* cos,
                                              const float* sin, int size, int lane) {
     const int half = size / 2;
     float scale = 1.0f;
@@ -29,8 +30,8 @@ __device__ __forceinline__ void prepare_head(T* to, const T* from, const float* 
             first = first * scale * norm[n];
             second = second * scale * norm[half + n];
         }
-        to[n] = from_float<T>(first * cos[n] - second * sin[n]);
-        to[half + n] = from_float<T>(second * cos[n] + first * sin[n]);
+        *to(n) = from_float<T>(first * cos[n] - second * sin[n]);
+        *to(half + n) = from_float<T>(second * cos[n] + first * sin[n]);
     }
 }
 
@@ -47,11 +48,13 @@ struct FusedToken {
     __device__ const T* value(int kv_head) const {
         return projected(fused.attention.num_heads + fused.attention.num_kv_heads + kv_head);
     }
-    __device__ __forceinline__ void prepare_query(T* to, int head, int lane) const {
+    template <class To>
+    __device__ __forceinline__ void prepare_query(To to, int head, int lane) const {
         prepare(to, projected(head), fused.query_norm, lane);
     }
     __device__ __forceinline__ void prepare_key(T* to, int kv_head, int lane) const {
-        prepare(to, projected(fused.attention.num_heads + kv_head), fused.key_norm, lane);
+        const T* from = projected(fused.attention.num_heads + kv_head);
+        prepare([&](int n) { return to + n; }, from, fused.key_norm, lane);
     }
     // rate * softplus(<weight, source>), or its exponential: the same in all lanes.
     __device__ __forceinline__ float score(int score_head, int lane) const {
@@ -71,7 +74,8 @@ struct FusedToken {
     }
 
 private:
-    __device__ __forceinline__ void prepare(T* to, const T* from, const float* norm, int lane) const {
+    template <class To>
+    __device__ __forceinline__ void prepare(To to, const T* from, const float* norm, int lane) const {
         const int size = fused.attention.head_size;
         prepare_head(to, from, norm, fused.epsilon, fused.cos + token * (size / 2), fused.sin + token * (size / 2),
                      size, lane);

@@ -8,8 +8,8 @@
 
 namespace doge {
 
-// With one new token: query [splits, B, Hq, D], key [splits, B, Hkv, D], score [splits, Hkv, B, Hs]: every block of a
-// launch has its own. With several: query [B, S, Hq, D], key and value [B, S, Hkv, D], score [B, S, Hs].
+// With one new token: key [splits, B, Hkv, D], score [splits, Hkv, B, Hs]: every block of a launch has its own. With
+// several: query [B, S, Hq, D], key and value [B, S, Hkv, D], score [B, S, Hs].
 struct FusedWorkspace {
     AttentionWorkspace attention;
     void* query;
@@ -26,9 +26,9 @@ struct FusedWorkspacePlan {
     explicit FusedWorkspacePlan(const doge_fused_attention_params& fused) : attention(fused.attention) {
         const doge_attention_params& p = fused.attention;
         const std::size_t tokens = static_cast<std::size_t>(p.batch) * p.new_tokens, parts = decode_parts(p);
-        const std::size_t head = p.head_size * number_bytes(p.dtype), group = p.num_heads / p.num_kv_heads;
+        const std::size_t head = p.head_size * number_bytes(p.dtype);
         total = attention.total;
-        query = take_bytes(total, std::max(parts * group, tokens * p.num_heads) * head);
+        query = take_bytes(total, tokens * p.num_heads * head);
         key = take_bytes(total, std::max(parts, tokens * p.num_kv_heads) * head);
         value = take_bytes(total, tokens * p.num_kv_heads * head);
         score = take_bytes(total, std::max(parts, tokens) * p.num_score_heads * sizeof(float));

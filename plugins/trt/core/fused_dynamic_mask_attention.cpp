@@ -73,7 +73,11 @@ public:
     void check(const Sizes& sizes, Type type) const override {
         const int64_t heads = int64_t{num_heads_} + 2 * int64_t{kv_num_heads_}, size = sizes[Axis::head_size];
         check_width("projected", sizes[Axis::projected_width], "num_heads + 2 * kv_num_heads", heads, size);
-        check_width("past_key", size, "2 halves of cos", 2, sizes[Axis::half_head_size]);
+        const int64_t half = sizes[Axis::half_head_size];
+        if (size != Shape::kUnknown && half != Shape::kUnknown && size != 2 * half) {
+            throw Problem("cos is " + std::to_string(half) + " wide; half of head size " + std::to_string(size) +
+                          " expected");
+        }
         check_kv_heads(sizes, kv_num_heads_);
         if (complete(sizes)) {
             const doge_fused_attention_params p = params(sizes, type);
