@@ -244,7 +244,18 @@ class KernelLibrary:
         for name, cache in (("past", past), ("present", present)):
             _expect_cache(name, cache, (batch, kv_heads, capacity, size), score_heads, x)
         attention = AttentionParams(
-            *(batch, tokens, capacity, num_heads, kv_heads, score_heads, size, keep_window_size, scale, _DTYPES[x.dtype])
+            *(
+                batch,
+                tokens,
+                capacity,
+                num_heads,
+                kv_heads,
+                score_heads,
+                size,
+                keep_window_size,
+                scale,
+                _DTYPES[x.dtype],
+            )
         )
         _point_at_cache(attention, past, present, past_lengths=past_lengths, new_lengths=new_lengths, output=output)
         params = FusedAttentionParams(attention, inputs, int(new.exponential_score), new.epsilon)
@@ -390,9 +401,7 @@ def _words(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> 
     return f"{list(shape)} {str(dtype).removeprefix('torch.')} on {device}"
 
 
-def _point_at_cache(
-    params: AttentionParams, past: KernelCache, present: KernelCache, **others: Tensor | None
-) -> None:
+def _point_at_cache(params: AttentionParams, past: KernelCache, present: KernelCache, **others: Tensor | None) -> None:
     _point(
         params,
         past_key=past.key,

@@ -110,7 +110,10 @@ def call_unfused(library: KernelLibrary, case: FusedCase, new: Projected, past: 
 
 
 def differs(found: KernelCache, expected: KernelCache, case: FusedCase) -> str:
-    """What is wrong with a cache: values must be the same, keys and scores as near as rounding allows."""
+    """What is wrong with a cache: values must be the same, keys and scores as near as rounding allows.
+
+    Of keys in 16 bits nearly all are the same: what float32 and float64 round to other numbers is one in hundreds.
+    """
     past = torch.tensor(case.attention.past)[:, None, None]
     is_new = torch.arange(case.attention.capacity) >= past
     if not torch.equal(found.value.cpu(), expected.value):
@@ -122,6 +125,12 @@ def differs(found: KernelCache, expected: KernelCache, case: FusedCase) -> str:
             return f"a cached {name} has changed"
         if not error(one * new, other * new) <= limit:
             return f"the new {name}s differ"
+        if (
+            name == "key"
+            and case.dtype != torch.float32
+            and ((one != other) & new).sum() > 0.05 * new.expand_as(one).sum()
+        ):
+            return "the new keys are rounded another way"
     return ""
 
 

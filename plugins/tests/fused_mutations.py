@@ -1,6 +1,6 @@
 """Fused attention broken on purpose: would the comparisons of fused_cases.py notice?
 
-    python -m pytest -m slow tests/plugins/test_fused_mutations.py
+python -m pytest -m slow tests/plugins/test_fused_mutations.py
 """
 
 from __future__ import annotations
@@ -49,12 +49,6 @@ SOURCE = (
         "no barrier before the new key is read",
         "    __syncthreads();\n}\n\n// Grid: (splits",
         "}\n\n// Grid: (splits",
-        "fused_attention.cuh",
-    ),
-    _mutation(
-        "one score for all key heads is written once",
-        "static_cast<std::size_t>(kv_head) * p.batch)",
-        "static_cast<std::size_t>(kv_head) * 0)",
         "fused_attention.cuh",
     ),
     _mutation(

@@ -67,7 +67,10 @@ def quick(name: str) -> bool:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(
     ("name", "case"),
-    [pytest.param(*each, id=each[0], marks=() if quick(each[0]) else pytest.mark.slow) for each in fused_cases.fused_cases()],
+    [
+        pytest.param(*each, id=each[0], marks=() if quick(each[0]) else pytest.mark.slow)
+        for each in fused_cases.fused_cases()
+    ],
 )
 def test_kernels(libraries, name, case, dtype):
     holds(fused_cases.check_fused(libraries, name, case.of_type(dtype), "cpu"))
@@ -111,7 +114,10 @@ def test_a_step_is_one_launch(libraries):
 
     (name,) = launched(1)
     assert "fused_decode_kernel" in name and launched(1)[name] == 1
-    assert sorted(name[name.index("kernel") - 8 :][:14] for name in launched(40)) == ["prefill_kernel", "prepare_kernel"]
+    assert sorted(name[name.index("kernel") - 8 :][:14] for name in launched(40)) == [
+        "prefill_kernel",
+        "prepare_kernel",
+    ]
 
 
 @pytest.mark.parametrize(

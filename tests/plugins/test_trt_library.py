@@ -36,7 +36,12 @@ def tool():
 def test_fields_are_json_of_both_operators(fields):
     assert fields["namespace"] == "doge"
     assert fields["version"] == "1"
-    assert [operator["name"] for operator in fields["operators"]] == ["DynamicMaskAttention", "CDMoE", "FusedDynamicMaskAttention", "FusedCDMoE"]
+    assert [operator["name"] for operator in fields["operators"]] == [
+        "DynamicMaskAttention",
+        "CDMoE",
+        "FusedDynamicMaskAttention",
+        "FusedCDMoE",
+    ]
 
 
 @pytest.mark.parametrize(("index", "schema"), [(0, DYNAMIC_MASK_ATTENTION), (1, CDMOE)], ids=["attention", "cdmoe"])

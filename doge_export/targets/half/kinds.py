@@ -63,7 +63,9 @@ KERNELS = {
     (DOMAIN, DYNAMIC_MASK_ATTENTION.name): _ATTENTION,
     (DOMAIN, RATIO_MASK_ATTENTION.name): _ATTENTION,
     # All but the projection and the two caches of 16 bits; the weights of norms are the last.
-    (DOMAIN, FUSED_DYNAMIC_MASK_ATTENTION.name): Kernel(float32_inputs=(1, 2, 3, 4, 5, 8, 10, 11), float32_outputs=(3,)),
+    (DOMAIN, FUSED_DYNAMIC_MASK_ATTENTION.name): Kernel(
+        float32_inputs=(1, 2, 3, 4, 5, 8, 10, 11), float32_outputs=(3,)
+    ),
     (DOMAIN, CDMOE.name): Kernel(float32_inputs=(1, 2)),
     (DOMAIN, FUSED_CDMOE.name): Kernel(float32_inputs=(1,)),
     ("com.microsoft", "GroupQueryAttention"): Kernel(),

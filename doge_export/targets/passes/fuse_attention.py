@@ -145,9 +145,7 @@ def _fuse(graph: ir.Graph, node: ir.Node, parts: _Parts) -> None:
         graph, "+".join(names), tensors[0], (tensors[0].shape.numpy()[1], sum(widths)),
         lambda: np.concatenate([tensor.numpy() for tensor in tensors]).T,
     )  # fmt: skip
-    rows = weight(
-        graph, f"{columns[0]}.rows", columns[1], columns[1].shape.numpy()[::-1], lambda: columns[1].numpy().T
-    )
+    rows = weight(graph, f"{columns[0]}.rows", columns[1], columns[1].shape.numpy()[::-1], lambda: columns[1].numpy().T)
     tape = Tape()
     projected = tape.op("MatMul", [parts.source, packed])
     projected.dtype, projected.shape = FLOAT, ir.Shape([*shape_of(node_input(node, 2), 3)[:2], sum(widths)])
