@@ -1,8 +1,8 @@
 """Print the tokens per second that memory bandwidth allows for the published sizes: `python roofline.py`.
 
 A decoded token reads every weight once (of a table of experts only the picked rows), and the keys, values and scores of
-its context. The numbers are computed, not measured; no engine can be faster at batch 1, unless all that tokens read stays
-in the GPU's L2 cache: then DRAM is no bound, and the column says so.
+its context. The numbers are computed, not measured; no engine can be faster at batch 1, unless all that tokens read
+stays in the GPU's L2 cache: then DRAM is no bound, and the column says so.
 """
 
 from __future__ import annotations

@@ -17,7 +17,6 @@ from doge_export.graph.schemas import DOMAIN, DYNAMIC_MASK_ATTENTION, FUSED_DYNA
 from doge_export.targets.contract import GraphPass, check_signature, extent, initializer, node_input, shape_of
 from doge_export.targets.lowering import Lowering, constant, weight
 from doge_export.targets.passes.patterns import Heads, computed_by, heads, linear
-from doge_export.targets.passes.primitives import PrimitiveRMSNorm, PrimitiveRotaryEmbedding
 
 FLOAT = ir.DataType.FLOAT
 STEP = 4
@@ -186,7 +185,7 @@ class UnfuseAttention(Lowering):
         score = tape.op("Mul", [rate, tape.op("Softplus", [step])])
         if node.attributes["exponential_score"].as_int():
             score = tape.op("Exp", [score])
-        query, key, value = tape.op_multi_out(
+        parts = query, key, value = tape.op_multi_out(
             "Split", [projected, self.ints(*(size * count for count in (heads, kv_heads, kv_heads)))], {"axis": -1},
             num_outputs=3,
         )  # fmt: skip
@@ -207,11 +206,11 @@ class UnfuseAttention(Lowering):
             ]
             return tape.op("Reshape", [tape.op("Concat", turned, {"axis": -1}), self.ints(0, 0, count * size)])
 
-        query, key = rotated(query, heads, norms[0]), rotated(key, kv_heads, norms[1])
+        turned = rotated(query, heads, norms[0]), rotated(key, kv_heads, norms[1])
         for made in [value for recorded in tape.nodes for value in recorded.outputs]:
             made.dtype = FLOAT
-        rounded = [tape.op("Cast", [x], {"to": real or FLOAT}) for x in (query, key)]
-        for x in (*rounded, *(value.producer().outputs)):
+        rounded = [tape.op("Cast", [x], {"to": real or FLOAT}) for x in turned]
+        for x in (*rounded, *parts):
             x.dtype = real
         results = tape.op_multi_out(
             DYNAMIC_MASK_ATTENTION.name, [*rounded, value, score, *caches],

@@ -20,7 +20,7 @@ FLOAT = ir.DataType.FLOAT
 
 @dataclasses.dataclass(frozen=True)
 class _Router:
-    """A router's projection [B, S, 2 * heads * K]; mixed, its halves are those of the whole tensor, not of each token."""
+    """A router's projection [B, S, 2 * heads * K]; mixed, it has two halves as a whole, and not for each token."""
 
     projection: ir.Value
     heads: int
