@@ -7,7 +7,6 @@ import random
 
 import fused_cases
 import pytest
-import torch
 from emulated_library import FORWARD, RANDOM
 from fused_cases import BASE, FusedCase, attention_inputs, call, call_unfused, differs, projected
 from gpu_correctness import HEAD_SIZES, Check
@@ -60,18 +59,8 @@ def libraries(emulated_libraries):
     emulated_libraries.kernels.schedule(FORWARD)
 
 
-def quick(name: str) -> bool:
-    return "splits" not in name
-
-
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(
-    ("name", "case"),
-    [
-        pytest.param(*each, id=each[0], marks=() if quick(each[0]) else pytest.mark.slow)
-        for each in fused_cases.fused_cases()
-    ],
-)
+@pytest.mark.parametrize(("name", "case"), fused_cases.fused_cases(MEASURED))
 def test_kernels(libraries, name, case, dtype):
     holds(fused_cases.check_fused(libraries, name, case.of_type(dtype), "cpu"))
 
@@ -114,10 +103,8 @@ def test_a_step_is_one_launch(libraries):
 
     (name,) = launched(1)
     assert "fused_decode_kernel" in name and launched(1)[name] == 1
-    assert sorted(name[name.index("kernel") - 8 :][:14] for name in launched(40)) == [
-        "prefill_kernel",
-        "prepare_kernel",
-    ]
+    several = [*launched(40)]
+    assert len(several) == 2 and any("prepare_kernel" in name for name in several)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,9 @@ from tensorrt_on_cpu import in_a_process, require_lean_runtime, tensorrt_major
 ATTENTION = {"num_heads": 8, "kv_num_heads": 4, "scale": 0.125, "keep_window_size": 2048}
 BOUNDED = {**ATTENTION, "bounded": 1, "alias_kv_cache": 1}
 CDMOE = {"num_experts_per_tok": 4, "weights_inside": 0}
-NAMES = {"DynamicMaskAttention", "CDMoE"}
+FUSED = {**ATTENTION, "exponential_score": 1, "qk_norm": 1, "epsilon": 1e-6}
+FUSED_CDMOE = {**CDMOE, "num_routing_heads": 1, "mixes_tokens": 1}
+NAMES = {"DynamicMaskAttention", "CDMoE", "FusedDynamicMaskAttention", "FusedCDMoE"}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -93,6 +95,8 @@ CREATED = {
     "attention": ("DynamicMaskAttention", ATTENTION, 4),
     "bounded": ("DynamicMaskAttention", BOUNDED, 5),
     "cdmoe": ("CDMoE", CDMOE, 1),
+    "fused attention": ("FusedDynamicMaskAttention", FUSED, 4),
+    "fused cdmoe": ("FusedCDMoE", FUSED_CDMOE, 1),
 }
 REFUSED = {
     "none": ("DynamicMaskAttention", {}, "num_heads is missing; 1 or more expected"),
