@@ -179,7 +179,7 @@ class UnfuseAttention(Lowering):
         """Record the operators."""
         projected, source, rows, rate, cos, sin, *caches = (node_input(node, place) for place in range(10))
         heads, kv_heads = (node.attributes[name].as_int() for name in ("num_heads", "kv_num_heads"))
-        size, real = extent(caches[0], 3), projected.dtype
+        size, real = extent(caches[0], 3), projected.dtype or FLOAT
         norms = [node_input(node, place) for place in (10, 11)] if node.attributes["qk_norm"].as_int() else [None] * 2
         step = tape.op("MatMul", [source, tape.op("Transpose", [rows], {"perm": [1, 0]})])
         score = tape.op("Mul", [rate, tape.op("Softplus", [step])])
@@ -209,7 +209,7 @@ class UnfuseAttention(Lowering):
         turned = rotated(query, heads, norms[0]), rotated(key, kv_heads, norms[1])
         for made in [value for recorded in tape.nodes for value in recorded.outputs]:
             made.dtype = FLOAT
-        rounded = [tape.op("Cast", [x], {"to": real or FLOAT}) for x in turned]
+        rounded = [tape.op("Cast", [x], {"to": real}) for x in turned]
         for x in (*rounded, *parts):
             x.dtype = real
         results = tape.op_multi_out(
