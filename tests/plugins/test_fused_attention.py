@@ -16,7 +16,8 @@ from doge_export.errors import DogeExportError
 
 DTYPES = list(LIMITS)
 MEASURED = 64, 128
-"""Head sizes of the published models; the others are slow."""
+OTHERS = tuple(size for size in HEAD_SIZES if size not in MEASURED)
+"""Head sizes of the published models, and the others, which are slow."""
 
 
 def holds(check: Check) -> None:
@@ -60,14 +61,14 @@ def libraries(emulated_libraries):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(("name", "case"), fused_cases.fused_cases(MEASURED))
+@pytest.mark.parametrize(("name", "case"), [*fused_cases.fused_cases(MEASURED)])
 def test_kernels(libraries, name, case, dtype):
     holds(fused_cases.check_fused(libraries, name, case.of_type(dtype), "cpu"))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(("name", "case"), fused_cases.fused_cases(tuple(set(HEAD_SIZES) - set(MEASURED))))
+@pytest.mark.parametrize(("name", "case"), [*fused_cases.fused_cases(OTHERS)])
 def test_other_head_sizes(libraries, name, case, dtype):
     holds(fused_cases.check_fused(libraries, name, case.of_type(dtype), "cpu"))
 

@@ -12,8 +12,12 @@ from tensorrt_on_cpu import in_a_process, require_lean_runtime, tensorrt_major
 ATTENTION = {"num_heads": 8, "kv_num_heads": 4, "scale": 0.125, "keep_window_size": 2048}
 BOUNDED = {**ATTENTION, "bounded": 1, "alias_kv_cache": 1}
 CDMOE = {"num_experts_per_tok": 4, "weights_inside": 0}
-FUSED = {**ATTENTION, "exponential_score": 1, "qk_norm": 1, "epsilon": 1e-6}
+FUSED = {**ATTENTION, "exponential_score": 1, "qk_norm": 1, "epsilon": 0.125}
 FUSED_CDMOE = {**CDMOE, "num_routing_heads": 1, "mixes_tokens": 1}
+DEFAULTS = {
+    "DynamicMaskAttention": {"bounded": "0", "alias_kv_cache": "0"},
+    "FusedDynamicMaskAttention": {"alias_kv_cache": "0"},
+}
 NAMES = {"DynamicMaskAttention", "CDMoE", "FusedDynamicMaskAttention", "FusedCDMoE"}
 
 
@@ -143,7 +147,7 @@ def test_plugins_are_created(seen, case):
     assert made["outputs"] == outputs
     assert made["timing_cache_id"] == made["metadata"]
     assert dict(part.split("=") for part in made["metadata"].split()) == {
-        **({} if name == "CDMoE" else {"bounded": "0", "alias_kv_cache": "0"}),
+        **DEFAULTS.get(name, {}),
         **{key: f"{value:g}" for key, value in values.items()},
     }
     assert lines == []
