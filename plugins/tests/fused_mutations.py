@@ -57,7 +57,11 @@ SOURCE = (
         "",
         "attention_store.cuh",
     ),
-    _mutation("rounded toward zero", "__float2half_rn(x)", "__float2half_rz(x)", "types.cuh"),
+    _mutation(
+        "rounded before the rotation, too",
+        "first = first * scale * norm[n];",
+        "first = to_float(from_float<T>(first * scale * norm[n]));",
+    ),
 )
 
 
