@@ -18,7 +18,7 @@ from doge_export.plugin.toolchain import Toolchain
 BUILDS = Path(__file__).parents[1] / "build" / "plugins"
 """Ignored by git. A build folder holds absolute paths, so each checkout has its own."""
 
-HEAD_SIZES, FP16_HEAD_SIZES = (64, 128), (64, 80, 128)
+HEAD_SIZES, FP16_HEAD_SIZES = (64,), (64, 80, 128)
 """Attention's kernels that are compiled by default: those of published models and, of one type, a size that is no power
 of two. `pytest -m slow` compiles all."""
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from doge_export.errors import DogeExportError
 from doge_export.plugin.architectures import held_by
 from doge_export.plugin.build import KERNELS, build
-from doge_export.plugin.params import AttentionParams, CdmoeParams, DogeDtype, Params
+from doge_export.plugin.params import AttentionParams, CdmoeParams, DogeDtype, FusedAttentionParams, Params
 
 _DTYPES = {
     torch.float32: DogeDtype.FLOAT32,
@@ -30,10 +30,36 @@ _BAD_SHAPE, _NO_KERNELS = -1, -3
 
 _READ_BY_16_BYTES = frozenset(
     ("query", "key", "value", "past_key", "past_value", "output", "present_key", "present_value")
-    + ("hidden", "down_embed", "up_embed")
+    + ("projected", "score_source", "score_weight", "hidden", "down_embed", "up_embed")
 )
 
-_OPERATORS = {AttentionParams: "attention", CdmoeParams: "cdmoe"}
+_OPERATORS = {AttentionParams: "attention", FusedAttentionParams: "fused_attention", CdmoeParams: "cdmoe"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Projected:
+    """New tokens as `KernelLibrary.fused_attention` takes them; all but `projection` float32.
+
+    Attributes:
+        projection: [B, S, (Hq + 2 Hkv) * D].
+        score_source: [B, S, X].
+        score_weight: [Hs, X].
+        score_rate: [Hs].
+        cos, sin: [B, S, D / 2].
+        norms: weights [D] for queries and for keys; None: they are not normalised.
+        epsilon: of the norms.
+        exponential_score: scores are exponentials.
+    """
+
+    projection: Tensor
+    score_source: Tensor
+    score_weight: Tensor
+    score_rate: Tensor
+    cos: Tensor
+    sin: Tensor
+    norms: tuple[Tensor, Tensor] | None = None
+    epsilon: float = 1e-6
+    exponential_score: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +88,7 @@ class KernelCache:
 
 
 class KernelLibrary:
-    """The two operators of a built library.
+    """The operators of a built library.
 
     Raises:
         DogeExportError: `path` is no such library.
@@ -155,37 +181,96 @@ class KernelLibrary:
         for name, (tensor, heads) in (wide | {"value": (value, kv_heads)}).items():
             _expect(name, tensor, (batch, new, heads * size), query.dtype, query.device)
         _expect("score", score, (batch, new, score_heads), torch.float32, query.device)
-        for name, lengths in (("past_lengths", past_lengths), ("new_lengths", new_lengths)):
-            if lengths is not None:
-                _expect(name, lengths, (batch,), torch.int32, query.device)
+        _expect_lengths(batch, query.device, past_lengths=past_lengths, new_lengths=new_lengths)
         for name, cache in (("past", past), ("present", present)):
-            for part, tensor in (("key", cache.key), ("value", cache.value)):
-                _expect(f"{name}.{part}", tensor, (batch, kv_heads, capacity, size), query.dtype, query.device)
-            _expect(f"{name}.score", cache.score, (batch, score_heads, capacity), torch.float32, query.device)
-            if cache.slots is not None:
-                _expect(f"{name}.slots", cache.slots, (batch, kv_heads, capacity), torch.int32, query.device)
+            _expect_cache(name, cache, (batch, kv_heads, capacity, size), score_heads, query)
         params = AttentionParams(
             batch, new, capacity, num_heads, kv_heads, score_heads, size, keep_window_size, scale, _DTYPES[query.dtype]
         )
+        _point(params, query=query, key=key, value=value, score=score)
+        _point_at_cache(params, past, present, past_lengths=past_lengths, new_lengths=new_lengths, output=output)
+        self._call(params, query.device, workspace)
+        return output
+
+    def fused_attention(
+        self,
+        new: Projected,
+        past: KernelCache,
+        past_lengths: Tensor,
+        *,
+        num_heads: int,
+        scale: float,
+        keep_window_size: int,
+        present: KernelCache | None = None,
+        new_lengths: Tensor | None = None,
+        output: Tensor | None = None,
+        workspace: Tensor | None = None,
+    ) -> Tensor:
+        """Run what makes queries, keys, values and scores of a projection, and DynamicMaskAttention of them.
+
+        Args:
+            new: the new tokens.
+            past, past_lengths, num_heads, scale, keep_window_size: as in `attention`; the cache has no slots.
+            present, new_lengths, output, workspace: as in `attention`.
+
+        Returns:
+            output: [B, S, Hq * D].
+
+        Raises:
+            DogeExportError: tensors or sizes do not fit together.
+            RuntimeError: the launch failed.
+        """
+        x, device = new.projection, new.projection.device
+        batch, tokens, _ = x.shape
+        _, kv_heads, capacity, size = past.key.shape
+        score_heads, inputs = new.score_weight.shape
+        present = past if present is None else present
+        output = x.new_empty(batch, tokens, num_heads * size) if output is None else output
+        _expect("projection", x, (batch, tokens, (num_heads + 2 * kv_heads) * size), x.dtype, device)
+        _expect("output", output, (batch, tokens, num_heads * size), x.dtype, device)
+        query_norm, key_norm = new.norms or (None, None)
+        for name, tensor, shape in (
+            ("score_source", new.score_source, (batch, tokens, inputs)),
+            ("score_weight", new.score_weight, (score_heads, inputs)),
+            ("score_rate", new.score_rate, (score_heads,)),
+            ("cos", new.cos, (batch, tokens, size // 2)),
+            ("sin", new.sin, (batch, tokens, size // 2)),
+            ("query_norm", query_norm, (size,)),
+            ("key_norm", key_norm, (size,)),
+        ):
+            if tensor is not None:
+                _expect(name, tensor, shape, torch.float32, device)
+        _expect_lengths(batch, device, past_lengths=past_lengths, new_lengths=new_lengths)
+        for name, cache in (("past", past), ("present", present)):
+            _expect_cache(name, cache, (batch, kv_heads, capacity, size), score_heads, x)
+        attention = AttentionParams(
+            *(
+                batch,
+                tokens,
+                capacity,
+                num_heads,
+                kv_heads,
+                score_heads,
+                size,
+                keep_window_size,
+                scale,
+                _DTYPES[x.dtype],
+            )
+        )
+        _point_at_cache(attention, past, present, past_lengths=past_lengths, new_lengths=new_lengths, output=output)
+        params = FusedAttentionParams(attention, inputs, int(new.exponential_score), new.epsilon)
         _point(
             params,
-            query=query,
-            key=key,
-            value=value,
-            score=score,
-            past_key=past.key,
-            past_value=past.value,
-            past_score=past.score,
-            past_slots=past.slots,
-            past_lengths=past_lengths,
-            new_lengths=new_lengths,
-            output=output,
-            present_key=present.key,
-            present_value=present.value,
-            present_score=present.score,
-            present_slots=present.slots,
+            projected=x,
+            score_source=new.score_source,
+            score_weight=new.score_weight,
+            score_rate=new.score_rate,
+            cos=new.cos,
+            sin=new.sin,
+            query_norm=query_norm,
+            key_norm=key_norm,
         )
-        self._call(params, query.device, workspace)
+        self._call(params, device, workspace)
         return output
 
     def cdmoe(
@@ -231,7 +316,7 @@ class KernelLibrary:
             _expect(name, scores, (*leading, heads, keys), torch.float32, hidden.device)
         tokens, experts = hidden.numel() // size, down_embed.shape[0]
         inside = int(weights_inside)
-        params = CdmoeParams(tokens, size, experts, keys, heads, num_experts_per_tok, inside, _DTYPES[hidden.dtype])
+        params = CdmoeParams(tokens, size, experts, keys, heads, num_experts_per_tok, inside, 0, _DTYPES[hidden.dtype])
         tables = {"down_embed": down_embed, "up_embed": up_embed}
         _point(params, hidden=hidden, scores_x=scores_x, scores_y=scores_y, output=output, **tables)
         self._call(params, hidden.device, workspace)
@@ -248,9 +333,10 @@ class KernelLibrary:
 
     def _launch(self, params: Params, device: torch.device, workspace: Tensor | None, stream: int | None) -> None:
         self._check(params, _BAD_SHAPE if self.problem(params) else 0)
-        for name, *_ in params._fields_:
-            if name in _READ_BY_16_BYTES and (getattr(params, name) or 0) % 16:
-                raise DogeExportError(f"{name} begins at an address that is no multiple of 16; pass {name}.clone()")
+        for part in (params, params.attention) if isinstance(params, FusedAttentionParams) else (params,):
+            for name, *_ in part._fields_:
+                if name in _READ_BY_16_BYTES and (getattr(part, name) or 0) % 16:
+                    raise DogeExportError(f"{name} begins at an address that is no multiple of 16; pass {name}.clone()")
         if workspace is None:
             needed = self._function_of(params, "_workspace_bytes")(params)
             workspace = torch.empty(needed, dtype=torch.uint8, device=device)
@@ -293,8 +379,41 @@ def _expect(name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtyp
         raise DogeExportError(f"{name} is not contiguous; pass {name}.contiguous()")
 
 
+def _expect_lengths(batch: int, device: torch.device, **given: Tensor | None) -> None:
+    for name, lengths in given.items():
+        if lengths is not None:
+            _expect(name, lengths, (batch,), torch.int32, device)
+
+
+def _expect_cache(
+    name: str, cache: KernelCache, shape: tuple[int, int, int, int], score_heads: int, like: Tensor
+) -> None:
+    """Check a cache whose keys and values are to have a shape [B, Hkv, C, D], and dtype and device of `like`."""
+    batch, kv_heads, capacity, _ = shape
+    for part, tensor in (("key", cache.key), ("value", cache.value)):
+        _expect(f"{name}.{part}", tensor, shape, like.dtype, like.device)
+    _expect(f"{name}.score", cache.score, (batch, score_heads, capacity), torch.float32, like.device)
+    if cache.slots is not None:
+        _expect(f"{name}.slots", cache.slots, (batch, kv_heads, capacity), torch.int32, like.device)
+
+
 def _words(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> str:
     return f"{list(shape)} {str(dtype).removeprefix('torch.')} on {device}"
+
+
+def _point_at_cache(params: AttentionParams, past: KernelCache, present: KernelCache, **others: Tensor | None) -> None:
+    _point(
+        params,
+        past_key=past.key,
+        past_value=past.value,
+        past_score=past.score,
+        past_slots=past.slots,
+        present_key=present.key,
+        present_value=present.value,
+        present_score=present.score,
+        present_slots=present.slots,
+        **others,
+    )
 
 
 def _point(params: Params, **tensors: Tensor | None) -> None:

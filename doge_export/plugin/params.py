@@ -30,15 +30,27 @@ class AttentionParams(ctypes.Structure):
     )
 
 
+class FusedAttentionParams(ctypes.Structure):
+    """doge_fused_attention_params."""
+
+    _fields_ = (
+        ("attention", AttentionParams),
+        *((name, c_int32) for name in ("num_score_inputs", "exponential_score")),
+        ("epsilon", c_float),
+        *((name, c_void_p) for name in ("projected", "score_source", "score_weight", "score_rate", "cos", "sin")),
+        *((name, c_void_p) for name in ("query_norm", "key_norm")),
+    )
+
+
 class CdmoeParams(ctypes.Structure):
     """doge_cdmoe_params."""
 
     _fields_ = (
         *((name, c_int32) for name in ("tokens", "hidden_size", "num_experts", "num_keys")),
-        *((name, c_int32) for name in ("num_routing_heads", "num_experts_per_tok", "weights_inside")),
+        *((name, c_int32) for name in ("num_routing_heads", "num_experts_per_tok", "weights_inside", "score_stride")),
         ("dtype", c_int),
         *((name, c_void_p) for name in ("hidden", "scores_x", "scores_y", "down_embed", "up_embed", "output")),
     )
 
 
-Params = AttentionParams | CdmoeParams
+Params = AttentionParams | FusedAttentionParams | CdmoeParams

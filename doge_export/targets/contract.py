@@ -6,9 +6,19 @@ from collections.abc import Iterable
 
 import onnx_ir as ir
 
-from doge_export.graph.schemas import CDMOE, DOMAIN, DYNAMIC_MASK_ATTENTION, RATIO_MASK_ATTENTION
+from doge_export.graph.schemas import (
+    CDMOE,
+    DOMAIN,
+    DYNAMIC_MASK_ATTENTION,
+    FUSED_CDMOE,
+    FUSED_DYNAMIC_MASK_ATTENTION,
+    RATIO_MASK_ATTENTION,
+)
 
-_SCHEMAS = {schema.name: schema for schema in (DYNAMIC_MASK_ATTENTION, RATIO_MASK_ATTENTION, CDMOE)}
+_SCHEMAS = {
+    schema.name: schema
+    for schema in (DYNAMIC_MASK_ATTENTION, RATIO_MASK_ATTENTION, FUSED_DYNAMIC_MASK_ATTENTION, CDMOE, FUSED_CDMOE)
+}
 
 
 class ContractError(ir.passes.PreconditionError):

@@ -18,6 +18,8 @@ from doge_export.targets.passes.fixed_capacity import FixedCapacity
 from doge_export.targets.passes.float32_norm import Float32RMSNorm
 from doge_export.targets.passes.float32_residuals import Float32Residuals
 from doge_export.targets.passes.fold_scores import FoldScores
+from doge_export.targets.passes.fuse_attention import FuseAttention
+from doge_export.targets.passes.fuse_routing import FuseRouting
 from doge_export.targets.passes.inline_functions import InlineFunctions
 from doge_export.targets.passes.native_attention import NativeAttention
 from doge_export.targets.passes.plugin_nodes import PluginNodes
@@ -98,6 +100,8 @@ def lower_in_float32(model: ir.Model, form: Form) -> None:
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     passes: Sequence[ir.passes.InPlacePass] = (
         FixedCapacity(form.capacity),
+        FuseAttention(),
+        FuseRouting(),
         PrimitiveRMSNorm(),
         PrimitiveRotaryEmbedding(),
     )

@@ -1,4 +1,4 @@
-"""The creators of the plugin: attributes, inputs and outputs of its two operators, as `doge_plugin_fields` prints them.
+"""The creators of the plugin: attributes, inputs and outputs of its operators, as `doge_plugin_fields` prints them.
 
 The package holds a copy, so that a graph can be checked without a built plugin; a test compares it with the plugin.
 """
@@ -28,13 +28,13 @@ class PluginTensor:
         name: in the plugin's interface.
         type: float32, int32 or T, which is one of float32, float16 and bfloat16 for the whole node.
         axes: names of the axes.
-        bounded_only: True if only nodes with bounded caches have it.
+        only_with: the attribute that is 1 on nodes that have it; None if all have.
     """
 
     name: str
     type: str
     axes: tuple[str, ...]
-    bounded_only: bool
+    only_with: str | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +59,7 @@ def read_creators(printed: dict[str, Any]) -> tuple[Creator, ...]:
     """Return the creators that a plugin printed."""
 
     def tensors(listed: list[dict[str, Any]]) -> tuple[PluginTensor, ...]:
-        return tuple(PluginTensor(x["name"], x["type"], tuple(x["axes"]), x["bounded_only"]) for x in listed)
+        return tuple(PluginTensor(x["name"], x["type"], tuple(x["axes"]), x.get("only_with")) for x in listed)
 
     return tuple(
         Creator(

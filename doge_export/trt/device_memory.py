@@ -8,9 +8,9 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from doge_export.graph.schemas import DOMAIN
+from doge_export.graph.schemas import CDMOE, DOMAIN, FUSED_CDMOE, FUSED_DYNAMIC_MASK_ATTENTION
 from doge_export.plugin.build import KERNELS, cached_builds
-from doge_export.plugin.params import AttentionParams, CdmoeParams, DogeDtype, Params
+from doge_export.plugin.params import AttentionParams, CdmoeParams, DogeDtype, FusedAttentionParams, Params
 from doge_export.targets.contract import extent
 from doge_export.trt.engine_plan import Binding, DeviceMemory, PlannedCache
 from doge_export.trt.limits import MAX_ELEMENTS
@@ -84,16 +84,21 @@ def _kernels(library: Path | None) -> ctypes.CDLL | None:
 def _asked(kernels: ctypes.CDLL, node: ir.Node, batch: int, new_tokens: int) -> int:
     """Return the bytes of workspace for `batch` rows of `new_tokens` tokens."""
     params: Params
-    if node.op_type == "CDMoE":
-        function, params = kernels.doge_cdmoe_workspace_bytes, _cdmoe(node, batch * new_tokens)
-    else:
-        function, params = kernels.doge_attention_workspace_bytes, _attention(node, batch, new_tokens)
+    match node.op_type:
+        case CDMOE.name | FUSED_CDMOE.name:
+            function, params = kernels.doge_cdmoe_workspace_bytes, _cdmoe(node, batch * new_tokens)
+        case FUSED_DYNAMIC_MASK_ATTENTION.name:
+            function = kernels.doge_fused_attention_workspace_bytes
+            params = FusedAttentionParams(attention=_attention(node, batch, new_tokens))
+        case _:
+            function, params = kernels.doge_attention_workspace_bytes, _attention(node, batch, new_tokens)
     function.restype = ctypes.c_size_t
     return int(function(ctypes.byref(params)))
 
 
 def _attention(node: ir.Node, batch: int, new_tokens: int) -> AttentionParams:
-    past_key, past_score = node.inputs[4], node.inputs[6]
+    first = 6 if node.op_type == FUSED_DYNAMIC_MASK_ATTENTION.name else 4
+    past_key, past_score = node.inputs[first], node.inputs[first + 2]
     assert past_key is not None and past_key.dtype is not None
     return AttentionParams(
         batch=batch,
@@ -110,15 +115,20 @@ def _attention(node: ir.Node, batch: int, new_tokens: int) -> AttentionParams:
 
 
 def _cdmoe(node: ir.Node, tokens: int) -> CdmoeParams:
-    scores, table = node.inputs[1], node.inputs[3]
+    *_, scores, table, _ = node.inputs
     assert table is not None and table.const_value is not None
     num_experts, hidden_size = table.const_value.shape.numpy()
+    if node.op_type == FUSED_CDMOE.name:
+        heads = node.attributes["num_routing_heads"].as_int()
+        keys = extent(scores, 2) // 2 // heads
+    else:
+        heads, keys = extent(scores, 2), extent(scores, 3)
     return CdmoeParams(
         tokens=tokens,
         hidden_size=hidden_size,
         num_experts=num_experts,
-        num_keys=extent(scores, 3),
-        num_routing_heads=extent(scores, 2),
+        num_keys=keys,
+        num_routing_heads=heads,
         num_experts_per_tok=node.attributes["num_experts_per_tok"].as_int(),
         weights_inside=node.attributes["weights_inside"].as_int(),
         dtype=_DTYPES[table.const_value.dtype],

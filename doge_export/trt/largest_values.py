@@ -17,7 +17,7 @@ from doge_export.targets.half import prepare
 from doge_export.targets.half.extremes import Extreme, watch, worst
 from doge_export.targets.tensorrt import Form, lower_in_float32
 from doge_export.trt.engine_plan import Finding
-from doge_export.trt.on_cpu import runnable
+from doge_export.trt.on_cpu import runnable, unfuse
 from doge_export.trt.traced import Traced
 
 ROW = 192
@@ -44,6 +44,7 @@ def largest_values(traced: Traced, form: Form, texts: Texts) -> tuple[Extreme, .
     """
     model = ir.serde.deserialize_model(ir.serde.serialize_model(traced.graph))
     lower_in_float32(model, form)
+    unfuse(model)  # what a fused node rounds inside counts, too
     prepare(model)
     watched = watch(model)
     options = onnxruntime.SessionOptions()

@@ -14,6 +14,9 @@ from onnxscript import opset18 as op
 
 from doge_export.graph.functions import DOGE, CDMoE, CDMoEWeightsInside
 from doge_export.graph.schemas import DOMAIN
+from doge_export.targets.contract import run_passes
+from doge_export.targets.passes.fuse_attention import UnfuseAttention
+from doge_export.targets.passes.fuse_routing import UnfuseRouting
 
 _OF_TENSORRT = "TRT_"
 """Prefix of the attributes of standard operators that only TensorRT knows."""
@@ -97,12 +100,18 @@ def DynamicMaskAttention(
     return op.CastLike(output, query), present_key, present_value, present_score
 
 
+def unfuse(model: ir.Model) -> None:
+    """Replace fused nodes by what they mean, in place, down to the operators of the contract."""
+    run_passes(model, (UnfuseAttention(), UnfuseRouting()))
+
+
 def runnable(model: ir.Model) -> ir.Model:
     """Return a copy of an `EnginePlan.graph` that onnxruntime runs; it shares the weights."""
     copy = model.clone()
     for node in copy.graph:
         for name in [name for name in node.attributes if name.startswith(_OF_TENSORRT)]:
             del node.attributes[name]
+    unfuse(copy)
     used = {node.op_type: node for node in copy.graph if node.domain == DOMAIN}
     bodies = {"DynamicMaskAttention": DynamicMaskAttention}
     if "CDMoE" in used:

@@ -15,10 +15,6 @@
 namespace doge {
 namespace {
 
-constexpr std::size_t kAlignment = 256;
-
-std::size_t number_bytes(doge_dtype dtype) { return dtype == DOGE_FLOAT32 ? 4 : 2; }
-
 int group_of(const doge_attention_params& p) { return p.num_heads / p.num_kv_heads; }
 
 // Whether any token can see more keys than it keeps.
@@ -31,11 +27,6 @@ bool is_decode(const doge_attention_params& p) {
 }
 
 std::size_t blocks_of_64(std::size_t count) { return (count + 63) / 64; }
-
-bool in_place(const doge_attention_params& p) {
-    return p.present_key == p.past_key && p.present_value == p.past_value && p.present_score == p.past_score &&
-           p.present_slots == p.past_slots;
-}
 
 template <class T>
 int run(const doge_attention_params& p, const AttentionWorkspace& workspace, cudaStream_t stream) {
@@ -53,21 +44,36 @@ int run(const doge_attention_params& p, const AttentionWorkspace& workspace, cud
 
 }  // namespace
 
+bool in_place(const doge_attention_params& p) {
+    return p.present_key == p.past_key && p.present_value == p.past_value && p.present_score == p.past_score &&
+           p.present_slots == p.past_slots;
+}
+
+int run_attention(const doge_attention_params& p, const AttentionWorkspace& workspace, cudaStream_t stream) {
+    switch (p.dtype) {
+        case DOGE_FLOAT32:
+            return run<float>(p, workspace, stream);
+        case DOGE_FLOAT16:
+            return run<__half>(p, workspace, stream);
+        default:
+            return run<__nv_bfloat16>(p, workspace, stream);
+    }
+}
+
 int decode_tiles(const doge_attention_params& p) {
     const int rows = std::min(std::min(p.new_tokens, kMaxDecodeRows) * group_of(p), kMaxDecodeRows);
     return (rows + kTileRows - 1) / kTileRows;
 }
 
+std::size_t decode_parts(const doge_attention_params& p) {
+    const std::size_t tiles = static_cast<std::size_t>(p.batch) * p.num_kv_heads * decode_tiles(p);
+    return std::min(std::max<std::size_t>(tiles, kMaxDecodeBlocks), tiles * blocks_of_64(p.capacity));
+}
+
 AttentionWorkspacePlan::AttentionWorkspacePlan(const doge_attention_params& p) {
-    const auto take = [this](std::size_t bytes) {
-        const std::size_t begin = total;
-        total += (bytes + kAlignment - 1) / kAlignment * kAlignment;
-        return begin;
-    };
+    const auto take = [this](std::size_t bytes) { return take_bytes(total, bytes); };
     const std::size_t batch = p.batch, tokens = p.new_tokens;
-    const std::size_t tiles = batch * p.num_kv_heads * decode_tiles(p);
-    const std::size_t parts =
-        std::min(std::max<std::size_t>(tiles, kMaxDecodeBlocks), tiles * blocks_of_64(p.capacity));
+    const std::size_t tiles = batch * p.num_kv_heads * decode_tiles(p), parts = decode_parts(p);
     const bool chosen_before = p.keep_window_size > 0 && p.new_tokens > 1;
     tickets = take(tiles * sizeof(Ticket));
     sums = take(parts * kTileRows * sizeof(float2));
@@ -142,14 +148,5 @@ int doge_attention(const doge_attention_params* params, void* workspace, size_t 
     if (workspace_bytes < plan.total || reinterpret_cast<std::uintptr_t>(workspace) % doge::kAlignment != 0) {
         return DOGE_BAD_WORKSPACE;
     }
-    const doge::AttentionWorkspace scratch = plan.at(workspace);
-    const auto cuda_stream = static_cast<cudaStream_t>(stream);
-    switch (params->dtype) {
-        case DOGE_FLOAT32:
-            return doge::run<float>(*params, scratch, cuda_stream);
-        case DOGE_FLOAT16:
-            return doge::run<__half>(*params, scratch, cuda_stream);
-        default:
-            return doge::run<__nv_bfloat16>(*params, scratch, cuda_stream);
-    }
+    return doge::run_attention(*params, plan.at(workspace), static_cast<cudaStream_t>(stream));
 }

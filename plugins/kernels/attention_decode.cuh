@@ -62,10 +62,10 @@ __device__ __forceinline__ void store_tokens(const DecodeBlock<T, D>& block) {
     }
 }
 
-template <class T, int D>
-__global__ void __launch_bounds__(DecodeBlock<T, D>::kThreads, DecodeBlock<T, D>::kBlocks)
-    decode_kernel(const __grid_constant__ doge_attention_params p,
-                  const __grid_constant__ AttentionWorkspace workspace) {
+// `load(block)` is called by all threads of a block that has work to do, before it reads new tokens; it begins to fill
+// the tile of queries.
+template <class T, int D, class Load>
+__device__ __forceinline__ void decode(const doge_attention_params& p, const AttentionWorkspace& workspace, Load load) {
     using Block = DecodeBlock<T, D>;
     const Block block(p, workspace);
     auto& notes = block.notes();
@@ -78,7 +78,7 @@ __global__ void __launch_bounds__(DecodeBlock<T, D>::kThreads, DecodeBlock<T, D>
     const int split = static_cast<int>(blockIdx.x);
     if (split >= splits) return;
 
-    load_queries(block);
+    load(block);
     if (threadIdx.x == 0) notes.dropped = -1;
     if (threadIdx.x < kTileRows) {
         const int r = static_cast<int>(threadIdx.x), token = block.token_of(r);
@@ -103,6 +103,13 @@ __global__ void __launch_bounds__(DecodeBlock<T, D>::kThreads, DecodeBlock<T, D>
         merge_splits(block, splits);
     }
     store_tokens(block);
+}
+
+template <class T, int D>
+__global__ void __launch_bounds__(DecodeBlock<T, D>::kThreads, DecodeBlock<T, D>::kBlocks)
+    decode_kernel(const __grid_constant__ doge_attention_params p,
+                  const __grid_constant__ AttentionWorkspace workspace) {
+    decode<T, D>(p, workspace, [](const DecodeBlock<T, D>& block) { load_queries(block); });
 }
 
 }  // namespace doge

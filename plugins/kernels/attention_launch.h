@@ -20,6 +20,12 @@ int launch_thresholds(const doge_attention_params& params, const AttentionWorksp
 int launch_copy_cache(const doge_attention_params& params, cudaStream_t stream);
 int launch_replace(const doge_attention_params& params, const AttentionWorkspace& workspace, cudaStream_t stream);
 
+// Attention of any type and length, over a workspace of its own plan (attention.cu).
+int run_attention(const doge_attention_params& params, const AttentionWorkspace& workspace, cudaStream_t stream);
+
+// Whether past and present caches are the same memory.
+bool in_place(const doge_attention_params& params);
+
 // Of the current device.
 int multiprocessors();
 

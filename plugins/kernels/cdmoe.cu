@@ -22,7 +22,7 @@ doge_cdmoe_params chunk_of(doge_cdmoe_params p, int first, int count) {
     const auto advance = [first](const void* tensor, std::size_t per_token) {
         return static_cast<const void*>(static_cast<const T*>(tensor) + first * per_token);
     };
-    const auto scores = static_cast<std::size_t>(p.num_routing_heads) * p.num_keys;
+    const auto scores = static_cast<std::size_t>(p.score_stride);
     p.tokens = count;
     p.hidden = advance(p.hidden, p.hidden_size);
     p.scores_x += first * scores;
@@ -66,12 +66,14 @@ int doge_cdmoe(const doge_cdmoe_params* params, void* workspace, size_t workspac
         reinterpret_cast<std::uintptr_t>(workspace) % 256 != 0) {
         return DOGE_BAD_WORKSPACE;
     }
+    doge_cdmoe_params p = *params;
+    if (p.score_stride == 0) p.score_stride = p.num_routing_heads * p.num_keys;
     auto* scratch = static_cast<char*>(workspace);
     auto* cuda_stream = static_cast<cudaStream_t>(stream);
     switch (params->dtype) {
-        case DOGE_FLOAT32: return doge::cdmoe::run<float>(*params, scratch, cuda_stream);
-        case DOGE_FLOAT16: return doge::cdmoe::run<__half>(*params, scratch, cuda_stream);
-        case DOGE_BFLOAT16: return doge::cdmoe::run<__nv_bfloat16>(*params, scratch, cuda_stream);
+        case DOGE_FLOAT32: return doge::cdmoe::run<float>(p, scratch, cuda_stream);
+        case DOGE_FLOAT16: return doge::cdmoe::run<__half>(p, scratch, cuda_stream);
+        case DOGE_BFLOAT16: return doge::cdmoe::run<__nv_bfloat16>(p, scratch, cuda_stream);
     }
     return DOGE_BAD_SHAPE;
 }

@@ -151,7 +151,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     const uint4* hidden_row = row(p.hidden, token, vectors);
     for (int v = threadIdx.x; v < vectors; v += kThreads) async_copy_16(hidden + v, hidden_row + v, true);
     async_commit();
-    const std::size_t scores = (static_cast<std::size_t>(token) * p.num_routing_heads + head) * p.num_keys;
+    const std::size_t scores = static_cast<std::size_t>(token) * p.score_stride + head * p.num_keys;
     route(shared.routing, p.scores_x + scores, p.scores_y + scores, p.num_keys, p.num_experts_per_tok);
     async_wait<0>();
     __syncthreads();

@@ -38,7 +38,8 @@ struct Picks {
 static __global__ void __launch_bounds__(kThreads) cdmoe_route(const doge_cdmoe_params p, Picks picks) {
     auto& routing = *dynamic_shared<Routing>();
     const std::size_t at = static_cast<std::size_t>(blockIdx.x);  // token * R + head
-    route(routing, p.scores_x + at * p.num_keys, p.scores_y + at * p.num_keys, p.num_keys, p.num_experts_per_tok);
+    const std::size_t scores = at / p.num_routing_heads * p.score_stride + at % p.num_routing_heads * p.num_keys;
+    route(routing, p.scores_x + scores, p.scores_y + scores, p.num_keys, p.num_experts_per_tok);
     __syncthreads();
     const int n = threadIdx.x;
     if (n < p.num_experts_per_tok) {

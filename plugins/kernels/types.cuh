@@ -8,12 +8,24 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 namespace doge {
 
 __device__ __forceinline__ float to_float(float x) { return x; }
 __device__ __forceinline__ float to_float(__half x) { return __half2float(x); }
 __device__ __forceinline__ float to_float(__nv_bfloat16 x) { return __bfloat162float(x); }
+
+template <class T>
+__device__ __forceinline__ T from_float(float x) {  // rounded to nearest even
+    if constexpr (sizeof(T) == 4) {
+        return x;
+    } else if constexpr (std::is_same_v<T, __half>) {
+        return __float2half_rn(x);
+    } else {
+        return __float2bfloat16_rn(x);
+    }
+}
 
 // Two numbers side by side in memory, as one word of 32 or 64 bits; each is rounded once, to nearest even.
 template <class T>

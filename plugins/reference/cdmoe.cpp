@@ -17,7 +17,8 @@ struct Routing {
 
 // The k best of x[a] + y[b]. The sums are float32, as PyTorch's are: which pair is best depends on their rounding.
 Routing route(const doge_cdmoe_params& p, int token, int routing_head) {
-    const size_t place = (size_t(token) * p.num_routing_heads + routing_head) * p.num_keys;
+    const int stride = p.score_stride != 0 ? p.score_stride : p.num_routing_heads * p.num_keys;
+    const size_t place = size_t(token) * stride + size_t(routing_head) * p.num_keys;
     const float *x = p.scores_x + place, *y = p.scores_y + place;
     std::vector<float> sums;
     for (int a = 0; a < p.num_keys; ++a) {

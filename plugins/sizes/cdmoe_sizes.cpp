@@ -20,6 +20,10 @@ const char* cdmoe_malformed(const doge_cdmoe_params& p) {
         return message("num_experts_per_tok is %d, not 1 to num_keys * num_keys (%lld)", p.num_experts_per_tok,
                        static_cast<long long>(pairs));
     }
+    if (p.score_stride != 0 && p.score_stride < int64_t{p.num_routing_heads} * p.num_keys) {
+        return message("score_stride is %d, not 0 or at least num_routing_heads * num_keys (%lld)", p.score_stride,
+                       static_cast<long long>(int64_t{p.num_routing_heads} * p.num_keys));
+    }
     if (p.weights_inside != 0 && p.weights_inside != 1) {
         return message("weights_inside is %d, not 0 or 1", p.weights_inside);
     }

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import shutil
@@ -39,6 +40,7 @@ if not torch.cuda.is_available():
 
 import gpu_correctness
 import gpu_timing
+from fused_cases import all_fused_checks
 from gpu_correctness import Libraries
 from gpu_timing import Timing
 from kernel_names import kernels_of, short_name
@@ -152,8 +154,9 @@ def compile_here(tree: Path, architecture: str, arguments: argparse.Namespace) -
 
 
 def check_all(report: Report, library: KernelLibrary) -> None:
-    """Every comparison of gpu_correctness."""
-    for check in gpu_correctness.all_checks(Libraries(library, library)):
+    """Every comparison of fused_cases and gpu_correctness, those of what engines call first."""
+    libraries = Libraries(library, library)
+    for check in itertools.chain(all_fused_checks(libraries, "cuda"), gpu_correctness.all_checks(libraries)):
         detail = f"error {check.error:.2e}, at most {check.limit:.1e} {check.note}".rstrip()
         report.add(check.name, "ok" if check.passed else "failed", detail)
         if report.left() < 200:

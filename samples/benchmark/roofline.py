@@ -1,7 +1,8 @@
 """Print the tokens per second that memory bandwidth allows for the published sizes: `python roofline.py`.
 
 A decoded token reads every weight once (of a table of experts only the picked rows), and the keys, values and scores of
-its context. The numbers are computed, not measured; no engine can be faster at batch 1.
+its context. The numbers are computed, not measured; no engine can be faster at batch 1, unless all that tokens read
+stays in the GPU's L2 cache: then DRAM is no bound, and the column says so.
 """
 
 from __future__ import annotations
@@ -28,6 +29,16 @@ def weight_bytes(model: Model, number_bytes: int) -> int:
     return total * number_bytes
 
 
+def resident_bytes(model: Model, number_bytes: int) -> int:
+    """Count the bytes of weights that tokens read in the long run: every token picks other experts."""
+    config = model.config
+    shapes = (
+        (1, *shape[1:]) if "embed_tokens" in name and not config["tie_word_embeddings"] else shape
+        for name, shape in tensors(GENERATION, model.cdmoe, config).items()
+    )
+    return sum(map(math.prod, shapes)) * number_bytes
+
+
 def cache_bytes(model: Model, context: int, number_bytes: int) -> int:
     """Count the bytes of keys, values and float32 scores that a token reads after `context` tokens, none masked."""
     _, kv_heads, size = heads(model.config)
@@ -40,14 +51,19 @@ def main() -> None:
     parser.add_argument("--bandwidth", type=float, default=1008, help="GB/s; an RTX 4090 has 1008 [default: 1008]")
     parser.add_argument("--context", type=int, default=1024, help="tokens in the cache [default: 1024]")
     parser.add_argument("--bytes", type=int, choices=[2, 4], default=2, help="of a number [default: 2]")
+    parser.add_argument("--l2", type=float, default=72, help="MB of L2; an RTX 4090 has 72 [default: 72]")
     arguments = parser.parse_args()
-    print(f"| | MB of weights a token | MB of cache at {arguments.context} | at most tokens/s | measured |")
-    print("|---|---|---|---|---|")
+    fits = f"stays in {arguments.l2:.0f} MB of L2"
+    print(f"| | MB of weights a token | MB of cache at {arguments.context} | at most tokens/s | {fits} | measured |")
+    print("|---|---|---|---|---|---|")
     for size in SIZES:
         model = PUBLISHED[size][GENERATION]
         weights = weight_bytes(model, arguments.bytes) / 1e6
         cache = cache_bytes(model, arguments.context, arguments.bytes) / 1e6
-        print(f"| {size} | {weights:.1f} | {cache:.1f} | {arguments.bandwidth * 1e3 / (weights + cache):.0f} | |")
+        resident = resident_bytes(model, arguments.bytes) / 1e6 + cache
+        note = f"yes, {resident:.1f}: DRAM is no bound" if resident <= arguments.l2 else f"no, {resident:.1f}"
+        bound = arguments.bandwidth * 1e3 / (weights + cache)
+        print(f"| {size} | {weights:.1f} | {cache:.1f} | {bound:.0f} | {note} | |")
 
 
 if __name__ == "__main__":

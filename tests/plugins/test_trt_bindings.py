@@ -84,4 +84,5 @@ def test_polygraphy_needs_autoload(trt_library, name):
     if importlib.util.find_spec("polygraphy") is None:
         pytest.skip("no polygraphy: pip install polygraphy")
     seen, _ = in_a_process(loaded_by_polygraphy, trt_library.with_name(name))
-    assert seen == (["CDMoE", "DynamicMaskAttention"] if "autoload" in name else [])
+    names = ["CDMoE", "DynamicMaskAttention", "FusedCDMoE", "FusedDynamicMaskAttention"]
+    assert seen == (names if "autoload" in name else [])

@@ -12,7 +12,13 @@ from tensorrt_on_cpu import in_a_process, require_lean_runtime, tensorrt_major
 ATTENTION = {"num_heads": 8, "kv_num_heads": 4, "scale": 0.125, "keep_window_size": 2048}
 BOUNDED = {**ATTENTION, "bounded": 1, "alias_kv_cache": 1}
 CDMOE = {"num_experts_per_tok": 4, "weights_inside": 0}
-NAMES = {"DynamicMaskAttention", "CDMoE"}
+FUSED = {**ATTENTION, "exponential_score": 1, "qk_norm": 1, "epsilon": 0.125}
+FUSED_CDMOE = {**CDMOE, "num_routing_heads": 1, "mixes_tokens": 1}
+DEFAULTS = {
+    "DynamicMaskAttention": {"bounded": "0", "alias_kv_cache": "0"},
+    "FusedDynamicMaskAttention": {"alias_kv_cache": "0"},
+}
+NAMES = {"DynamicMaskAttention", "CDMoE", "FusedDynamicMaskAttention", "FusedCDMoE"}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -93,6 +99,8 @@ CREATED = {
     "attention": ("DynamicMaskAttention", ATTENTION, 4),
     "bounded": ("DynamicMaskAttention", BOUNDED, 5),
     "cdmoe": ("CDMoE", CDMOE, 1),
+    "fused attention": ("FusedDynamicMaskAttention", FUSED, 4),
+    "fused cdmoe": ("FusedCDMoE", FUSED_CDMOE, 1),
 }
 REFUSED = {
     "none": ("DynamicMaskAttention", {}, "num_heads is missing; 1 or more expected"),
@@ -139,7 +147,7 @@ def test_plugins_are_created(seen, case):
     assert made["outputs"] == outputs
     assert made["timing_cache_id"] == made["metadata"]
     assert dict(part.split("=") for part in made["metadata"].split()) == {
-        **({} if name == "CDMoE" else {"bounded": "0", "alias_kv_cache": "0"}),
+        **DEFAULTS.get(name, {}),
         **{key: f"{value:g}" for key, value in values.items()},
     }
     assert lines == []

@@ -11,8 +11,16 @@ import subprocess
 
 import pytest
 
-from doge_export.graph.schemas import CDMOE, DYNAMIC_MASK_ATTENTION
+from doge_export.graph.schemas import (
+    CDMOE,
+    DYNAMIC_MASK_ATTENTION,
+    FUSED_CDMOE,
+    FUSED_DYNAMIC_MASK_ATTENTION,
+)
 from doge_export.plugin.architectures import held_by
+
+SCHEMAS = (DYNAMIC_MASK_ATTENTION, CDMOE, FUSED_DYNAMIC_MASK_ATTENTION, FUSED_CDMOE)
+"""Of the plugin's operators, in the order in which it lists them."""
 
 
 @pytest.fixture(scope="session")
@@ -33,13 +41,18 @@ def tool():
     return found
 
 
-def test_fields_are_json_of_both_operators(fields):
+def test_fields_are_json_of_all_operators(fields):
     assert fields["namespace"] == "doge"
     assert fields["version"] == "1"
-    assert [operator["name"] for operator in fields["operators"]] == ["DynamicMaskAttention", "CDMoE"]
+    assert [operator["name"] for operator in fields["operators"]] == [
+        "DynamicMaskAttention",
+        "CDMoE",
+        "FusedDynamicMaskAttention",
+        "FusedCDMoE",
+    ]
 
 
-@pytest.mark.parametrize(("index", "schema"), [(0, DYNAMIC_MASK_ATTENTION), (1, CDMOE)], ids=["attention", "cdmoe"])
+@pytest.mark.parametrize(("index", "schema"), enumerate(SCHEMAS), ids=[schema.name for schema in SCHEMAS])
 def test_the_plugin_reads_the_attributes_of_the_onnx_schema(fields, index, schema):
     """Each with the same type and required; what the plugin has beyond them has a default."""
     ours = {attribute["name"]: attribute for attribute in fields["operators"][index]["attributes"]}
@@ -51,15 +64,16 @@ def test_the_plugin_reads_the_attributes_of_the_onnx_schema(fields, index, schem
         assert ours[name]["default"] == 0
 
 
-@pytest.mark.parametrize(("index", "schema"), [(0, DYNAMIC_MASK_ATTENTION), (1, CDMOE)], ids=["attention", "cdmoe"])
+@pytest.mark.parametrize(("index", "schema"), enumerate(SCHEMAS), ids=[schema.name for schema in SCHEMAS])
 def test_the_plugin_begins_with_the_tensors_of_the_onnx_schema(fields, index, schema):
-    """In the same order and of the same types; lengths and slots come after them."""
-    operator, schema_type = fields["operators"][index], {"T": "T", "float32": "tensor(float)"}
+    """In the same order and of the same types; lengths, slots and weights of norms come after them."""
+    operator, schema_type = fields["operators"][index], {"T": "T", "float32": "tensor(float)", "int32": "tensor(int32)"}
     for side in ("inputs", "outputs"):
         expected = getattr(schema, side)
         for ours, theirs in zip(operator[side], expected, strict=False):
             assert (ours["name"], schema_type[ours["type"]]) == (theirs.name, theirs.type_str)
-        assert all(tensor["type"] == "int32" for tensor in operator[side][len(expected) :])
+        beyond = {"int32"} if index < 2 else {"float32"}
+        assert {tensor["type"] for tensor in operator[side][len(expected) :]} <= beyond
 
 
 def test_a_cache_that_comes_out_has_the_axes_of_one_that_went_in(fields):
@@ -69,8 +83,8 @@ def test_a_cache_that_comes_out_has_the_axes_of_one_that_went_in(fields):
     assert len(caches) == 4
     for cache in caches:
         past = inputs[cache["past"]]
-        assert {key: cache[key] for key in ("type", "axes", "bounded_only")} == {
-            key: past[key] for key in ("type", "axes", "bounded_only")
+        assert {key: cache.get(key) for key in ("type", "axes", "only_with")} == {
+            key: past.get(key) for key in ("type", "axes", "only_with")
         }
 
 

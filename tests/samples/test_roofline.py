@@ -35,6 +35,14 @@ def test_the_cache(roofline):
     assert roofline.cache_bytes(roofline.PUBLISHED["20M"]["G7"], 10, 2) == 8 * 10 * (2 * 128 * 2 + 4)
 
 
+def test_all_experts_are_read_in_the_long_run(roofline):
+    """Of 1024 rows a table, 16 a token."""
+    model = roofline.PUBLISHED["20M-MoE"]["G7"]
+    assert roofline.resident_bytes(model, 1) - roofline.weight_bytes(model, 1) == 8 * 2 * 256 * (1024 - 16)
+    dense = roofline.PUBLISHED["20M"]["G7"]
+    assert roofline.resident_bytes(dense, 2) == roofline.weight_bytes(dense, 2)
+
+
 def test_the_page_says_what_it_prints():
     command = [sys.executable, SAMPLE / "roofline.py"]
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()

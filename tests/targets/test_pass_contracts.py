@@ -14,7 +14,9 @@ from doge_export.targets.passes.fixed_capacity import FixedCapacity
 from doge_export.targets.passes.float32_norm import Float32RMSNorm
 from doge_export.targets.passes.float32_residuals import Float32Residuals
 from doge_export.targets.passes.fold_scores import FoldScores
+from doge_export.targets.passes.fuse_attention import FuseAttention
 from doge_export.targets.passes.fuse_projections import FuseProjections
+from doge_export.targets.passes.fuse_routing import FuseRouting
 from doge_export.targets.passes.group_query_attention import GroupQueryAttention
 from doge_export.targets.passes.inline_functions import InlineFunctions
 from doge_export.targets.passes.logits_to_keep import NumLogitsToKeep
@@ -76,6 +78,18 @@ CASES = {
     ),
     "Float32Residuals": (Float32Residuals(), TEXT, "y = Neg (input_ids)", "value input_ids"),
     "FoldScores": (FoldScores(), WHOLE, attention(score="s"), "doge.DynamicMaskAttention node"),
+    "FuseAttention": (
+        FuseAttention(),
+        WHOLE,
+        attention(score="s"),
+        "doge.DynamicMaskAttention node .*: expected an input at place 7",
+    ),
+    "FuseRouting": (
+        FuseRouting(),
+        EXPERTS,
+        "y = doge.CDMoE <num_experts_per_tok = 1, weights_inside = 0> (h, sx, sy, d)",
+        "doge.CDMoE node .*: expected an input at place 4",
+    ),
     "GroupQueryAttention, input": (GroupQueryAttention(Traits()), WHOLE, f"{PADDED} {attention()}", "input input_ids"),
     "GroupQueryAttention, padding": (
         GroupQueryAttention(Traits()),

@@ -216,10 +216,11 @@ def test_another_export_stands_for_its_checkpoint(nano_folder):
     assert plan.findings == ()
 
 
-def test_the_package_knows_both_operators():
+def test_the_package_knows_all_operators():
     """That it is the plugin's own list is checked beside the plugin: tests/plugins/test_trt_library.py."""
     assert [(creator.name, creator.namespace, creator.version) for creator in packaged()] == [
         ("DynamicMaskAttention", "doge", "1"), ("CDMoE", "doge", "1"),
+        ("FusedDynamicMaskAttention", "doge", "1"), ("FusedCDMoE", "doge", "1"),
     ]  # fmt: skip
     assert (schemas.DOMAIN, str(schemas.VERSION)) == (plugin_file.NAMESPACE, plugin_file.VERSION) == ("doge", "1")
 

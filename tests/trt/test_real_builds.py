@@ -52,8 +52,11 @@ def check(model, precision, attention, max_length=64):
 
 def bound_of(model, precision, attention, num_layers):
     """Of the engine; of those that `launches.json` does not list, so many a layer."""
-    layer = BOUNDS["a layer"]["MoE" if "moe" in model.lower() else "dense"]
-    each = {profile: count * num_layers for profile, count in layer.items()}
+    layer = BOUNDS[f"a layer, {attention}"]["MoE" if "moe" in model.lower() else "dense"]
+    if attention == "plugin":
+        each = dict.fromkeys(("prefill", "decode"), layer * num_layers + BOUNDS["besides the layers, plugin"])
+    else:
+        each = {profile: count * num_layers for profile, count in layer.items()}
     return BOUNDS.get(f"{model} {precision} {attention}", each)
 
 

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 
-from doge_export.graph.schemas import CDMOE, DOMAIN, DYNAMIC_MASK_ATTENTION, RATIO_MASK_ATTENTION
+from doge_export.graph.schemas import (
+    CDMOE,
+    DOMAIN,
+    DYNAMIC_MASK_ATTENTION,
+    FUSED_CDMOE,
+    FUSED_DYNAMIC_MASK_ATTENTION,
+    RATIO_MASK_ATTENTION,
+)
 
 PRODUCTS = {("", "MatMul"), ("", "Gemm"), ("com.microsoft", "FusedMatMul")}
 """Products: stored and multiplied in 16 bits, summed in the type that the processor has; GPUs sum in float32."""
@@ -55,7 +62,12 @@ _ATTENTION = Kernel(float32_inputs=(3, 6), float32_outputs=(3,))
 KERNELS = {
     (DOMAIN, DYNAMIC_MASK_ATTENTION.name): _ATTENTION,
     (DOMAIN, RATIO_MASK_ATTENTION.name): _ATTENTION,
+    # All but the projection and the two caches of 16 bits; the weights of norms are the last.
+    (DOMAIN, FUSED_DYNAMIC_MASK_ATTENTION.name): Kernel(
+        float32_inputs=(1, 2, 3, 4, 5, 8, 10, 11), float32_outputs=(3,)
+    ),
     (DOMAIN, CDMOE.name): Kernel(float32_inputs=(1, 2)),
+    (DOMAIN, FUSED_CDMOE.name): Kernel(float32_inputs=(1,)),
     ("com.microsoft", "GroupQueryAttention"): Kernel(),
     ("com.microsoft", "SkipSimplifiedLayerNormalization"): Kernel(float32_outputs=(1, 2), float32_for_sensitive=True),
     ("com.microsoft", "SimplifiedLayerNormalization"): Kernel(float32_for_sensitive=True),

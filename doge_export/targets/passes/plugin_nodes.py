@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from doge_export.graph.schemas import CDMOE, DOMAIN, DYNAMIC_MASK_ATTENTION, VERSION
+from doge_export.graph.schemas import (
+    CDMOE,
+    DOMAIN,
+    DYNAMIC_MASK_ATTENTION,
+    FUSED_CDMOE,
+    FUSED_DYNAMIC_MASK_ATTENTION,
+    VERSION,
+)
 from doge_export.targets.contract import ContractError, GraphPass, check_signature
 
-OPERATORS = (DYNAMIC_MASK_ATTENTION.name, CDMOE.name)
+OPERATORS = (DYNAMIC_MASK_ATTENTION.name, FUSED_DYNAMIC_MASK_ATTENTION.name, CDMOE.name, FUSED_CDMOE.name)
 """Operators that the plugin has."""
 
-DEFAULTS = {DYNAMIC_MASK_ATTENTION.name: {"bounded": 0, "alias_kv_cache": 0}}
+DEFAULTS = {
+    DYNAMIC_MASK_ATTENTION.name: {"bounded": 0, "alias_kv_cache": 0},
+    FUSED_DYNAMIC_MASK_ATTENTION.name: {"alias_kv_cache": 0},
+}
 """The plugin's values of attributes that nodes may leave out; a test compares them with the plugin's own list."""
 
 
@@ -21,8 +31,7 @@ class PluginNodes(GraphPass):
        not ask for.
     2. Attributes that the node leaves at the plugin's defaults: the parser warns of each that is missing.
 
-    Needs operators
-    that the plugin has; a graph without nodes of domain `doge` only loses its functions.
+    Needs operators that the plugin has; a graph without nodes of domain `doge` only loses its functions.
     """
 
     def requires(self, model: ir.Model) -> None:

@@ -46,10 +46,13 @@ def attribute_unread(subject: LintSubject) -> Iterator[Message]:
 
 
 def _used(node: ir.Node, tensors: tuple[PluginTensor, ...]) -> list[PluginTensor]:
-    """Return those of the plugin's tensors that this node has, with bounded caches or without."""
-    bounded = node.attributes.get("bounded")
-    is_bounded = bounded is not None and bounded.type == ir.AttributeType.INT and bounded.as_int() == 1
-    return [tensor for tensor in tensors if is_bounded or not tensor.bounded_only]
+    """Return those of the plugin's tensors that this node has."""
+
+    def is_on(name: str) -> bool:
+        flag = node.attributes.get(name)
+        return flag is not None and flag.type == ir.AttributeType.INT and flag.as_int() == 1
+
+    return [tensor for tensor in tensors if tensor.only_with is None or is_on(tensor.only_with)]
 
 
 def input_count(subject: LintSubject) -> Iterator[Message]:

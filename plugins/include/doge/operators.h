@@ -1,4 +1,4 @@
-/* The two operators of domain `doge`, as plain C: no TensorRT, no torch, no C++.
+/* The operators of domain `doge`, as plain C: no TensorRT, no torch, no C++.
  *
  * Symbols: B batch, S new tokens, P tokens cached, T = P + S, C capacity of a cache row, Hq query heads, Hkv key/value
  * heads, Hs score heads (1, Hkv or Hq), D head size, H hidden size, w keep_window_size, R routing heads, K keys of a
@@ -83,6 +83,29 @@ typedef struct {
     int32_t* present_slots;      /* [B, Hkv, C], or NULL: unbounded */
 } doge_attention_params;
 
+/* DynamicMaskAttention and what stands between the projections and it, over an unbounded cache.
+ *
+ * `projected` holds, of every new token, its queries, then its keys, then its values. Of a query and a key each head is
+ * normalised, x / sqrt(mean(x^2) + epsilon) * norm, where norms are given, then rotated: the pair (x[n], x[D/2 + n]) by
+ * the angle of cos[n] and sin[n]; both in float32, and then rounded to the type once. The score of a key is
+ * rate * softplus(<weight, source>), or its exponential, in float32. These are what `attention` takes as query, key,
+ * value and score.
+ */
+typedef struct {
+    doge_attention_params attention; /* query, key, value and score are not read; no slots */
+    int32_t num_score_inputs;        /* X */
+    int32_t exponential_score;       /* 1: exp(rate * softplus(...)); 0: rate * softplus(...) */
+    float epsilon;                   /* of the norms */
+    const void* projected;           /* [B, S, (Hq + 2 Hkv) * D] */
+    const float* score_source;       /* [B, S, X] */
+    const float* score_weight;       /* [Hs, X] */
+    const float* score_rate;         /* [Hs] */
+    const float* cos;                /* [B, S, D / 2] */
+    const float* sin;                /* [B, S, D / 2] */
+    const float* query_norm;         /* [D], or NULL: queries and keys are not normalised */
+    const float* key_norm;           /* [D], or NULL */
+} doge_fused_attention_params;
+
 /* CDMoE: the routed part, sum over routing heads and picks of silu(<down[e], hidden>) * weight * up[e].
  * The k best of x[a] + y[b], added in float32, over all pairs, lower a * K + b first among equals; weights are their
  * softmax in float32.
@@ -95,6 +118,7 @@ typedef struct {
     int32_t num_routing_heads;   /* R */
     int32_t num_experts_per_tok; /* k <= K * K */
     int32_t weights_inside;      /* 1: silu(product * weight), the first generation; 0: silu(product) * weight */
+    int32_t score_stride;        /* numbers from the scores of a token to those of the next; 0: R * K */
     doge_dtype dtype;            /* of hidden, the tables and the output */
     const void* hidden;          /* [tokens, H] */
     const float* scores_x;       /* [tokens, R, K] */
@@ -108,18 +132,23 @@ typedef struct {
  * are not followed; whether slots are given tells bounded from unbounded. The line is the thread's until it asks again.
  */
 const char* doge_attention_problem(const doge_attention_params* params);
+const char* doge_fused_attention_problem(const doge_fused_attention_params* params);
 const char* doge_cdmoe_problem(const doge_cdmoe_params* params);
 
 /* Scratch memory the kernels need: depends on sizes alone and never shrinks when one of them grows. */
 size_t doge_attention_workspace_bytes(const doge_attention_params* params);
+size_t doge_fused_attention_workspace_bytes(const doge_fused_attention_params* params);
 size_t doge_cdmoe_workspace_bytes(const doge_cdmoe_params* params);
 
 /* On the GPU: device pointers, a cudaStream_t. Neither allocates nor waits. */
 int doge_attention(const doge_attention_params* params, void* workspace, size_t workspace_bytes, void* stream);
+int doge_fused_attention(const doge_fused_attention_params* params, void* workspace, size_t workspace_bytes,
+                         void* stream);
 int doge_cdmoe(const doge_cdmoe_params* params, void* workspace, size_t workspace_bytes, void* stream);
 
 /* On the CPU: host pointers, sums in double. The definition the kernels are tested against. */
 int doge_attention_reference(const doge_attention_params* params);
+int doge_fused_attention_reference(const doge_fused_attention_params* params);
 int doge_cdmoe_reference(const doge_cdmoe_params* params);
 
 const char* doge_status_message(int status);

@@ -75,6 +75,7 @@ std::vector<Routed> route(const std::vector<Scores>& tokens, int num_keys, int k
     p.tokens = static_cast<int>(tokens.size());
     p.num_routing_heads = 1;
     p.num_keys = num_keys;
+    p.score_stride = num_keys;
     p.num_experts_per_tok = k;
     p.scores_x = x.data();
     p.scores_y = y.data();

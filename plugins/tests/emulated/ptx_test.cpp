@@ -70,6 +70,11 @@ void one_lane() {
         {"mov.f32 %f1, 0f3F800001; fma.rm.f32 %f2, %f1, %f1, 0f00000000; mov.b32 %r0, %f2;", 0x3F800002},
         {"mov.f32 %f1, 0fBF800001; mov.f32 %f3, 0f3F800001; fma.rm.f32 %f2, %f1, %f3, 0f00000000; mov.b32 %r0, %f2;",
          0xBF800003},
+        // 1 + 2^-24 + 2^-30, and the same below zero: to nearest it would be the next number.
+        {"mov.f32 %f1, 0f3F800000; mov.f32 %f2, 0f33820000; add.rz.f32 %f3, %f1, %f2; mov.b32 %r0, %f3;", 0x3F800000},
+        {"mov.f32 %f1, 0fBF800000; mov.f32 %f2, 0fB3820000; add.rz.f32 %f3, %f1, %f2; mov.b32 %r0, %f3;", 0xBF800000},
+        // 1 - 2^-60 is not 1 then, though a double cannot tell.
+        {"mov.f32 %f1, 0f3F800000; mov.f32 %f2, 0fA1800000; add.rz.f32 %f3, %f1, %f2; mov.b32 %r0, %f3;", 0x3F7FFFFF},
         {"mov.f32 %f1, 0f3F800000; mov.f32 %f2, 0f40000000; cvt.rn.f16x2.f32 %r0, %f2, %f1;", 0x40003C00},
         {"mov.f32 %f1, 0f3F800000; mov.f32 %f2, 0f40000000; cvt.rn.bf16x2.f32 %r0, %f2, %f1;", 0x40003F80},
         {"mov.u16 %rs1, 0x4000; cvt.f32.f16 %f1, %rs1; mov.b32 %r0, %f1;", 0x40000000},

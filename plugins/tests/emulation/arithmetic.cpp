@@ -88,6 +88,16 @@ float rounded_down(float x, float y, float z) {         // x * y + z
     return result;
 }
 
+float rounded_to_zero(float x, float y) {  // x + y
+    const double sum = static_cast<double>(x) + y;
+    const float result = static_cast<float>(sum);
+    // What the sum's own rounding lost: two-sum.
+    const double of_y = sum - x, lost = (x - (sum - of_y)) + (y - of_y);
+    const double beyond = (static_cast<double>(result) - sum) - lost;  // its sign is that of the difference
+    const bool is_larger = result > 0 ? beyond > 0 : beyond < 0;
+    return is_larger && std::isfinite(sum) ? std::nextafterf(result, 0.0f) : result;
+}
+
 template <class T>
 void add_comparisons(Operations& all, const std::string& type) {
     const auto add = [&](const std::string& name, const Operation& operation) {
@@ -179,6 +189,7 @@ void add_floats(Operations& all) {
     }
     all["fma.rm.f32"] =
         lanewise<float, float, float, float>([](float a, float b, float c) { return rounded_down(a, b, c); });
+    all["add.rz.f32"] = lanewise<float, float, float>([](float a, float b) { return rounded_to_zero(a, b); });
     all["cvt.sat.f32.f32"] = lanewise<float, float>([](float a) { return a > 0.0f ? std::min(a, 1.0f) : 0.0f; });
     const auto compare = [&](const char* name, const char* or_unordered, auto holds, auto holds_not) {
         all[std::string("setp.") + name + ".f32"] = lanewise<bool, float, float>(holds);

@@ -22,7 +22,8 @@ enum class Order {
     Forward,   // one block after the other; warp 0 gets as far as it can before warp 1 starts
     Reversed,  // the last block and the last warp first
     // Up to four blocks at the same time, in any order. Any warp, any part of its lanes, goes on for a while; others go
-    // first at atomics and fences. Other blocks see a store only after a fence: see store_buffer.h.
+    // first at atomics and fences. Other blocks see a store only after a fence: see store_buffer.h. Asynchronous copies of
+    // odd lanes read their source at once, others when they are waited for.
     Random
 };
 

@@ -188,7 +188,8 @@ struct MakeAtomic {
     }
 };
 
-// cp.async: the bytes arrive only when the thread waits for their group, so that a forgotten wait is seen.
+// cp.async: the bytes arrive only when the thread waits for their group, so that a forgotten wait is seen. In random order
+// odd lanes read them at once, so that a source is seen which is written too late.
 void async_copy(Frame& frame, const Instruction& i) {
     const u32 bytes = i.elements;
     for (u32 rest = frame.lanes; rest != 0; rest &= rest - 1) {
@@ -196,7 +197,11 @@ void async_copy(Frame& frame, const Instruction& i) {
         const u32 source_bytes = std::min(frame.values<u32>(i.operand[2])[lane], bytes);
         char* shared = frame.shared(i, frame.values<u32>(i.operand[0])[lane], bytes);
         const char* global = frame.global(i, frame.values<u64>(i.operand[1])[lane], bytes);
-        frame.warp.async_groups[lane].back().push_back({shared, global, bytes, source_bytes});
+        AsyncCopy copy{shared, global, bytes, source_bytes, frame.warp.block->keeps_stores && lane % 2 == 1, {}};
+        if (copy.is_early && source_bytes > 0) {
+            frame.warp.block->stores.load(reinterpret_cast<u64>(global), copy.early, source_bytes);
+        }
+        frame.warp.async_groups[lane].back().push_back(copy);
     }
 }
 
@@ -210,7 +215,9 @@ void async_wait(Frame& frame, const Instruction& i) {
         auto& groups = frame.warp.async_groups[__builtin_ctz(rest)];
         while (groups.size() > static_cast<std::size_t>(i.offset) + 1) {
             for (const AsyncCopy& copy : groups.front()) {
-                if (copy.source_bytes > 0) {
+                if (copy.is_early) {
+                    std::memcpy(copy.shared, copy.early, copy.source_bytes);
+                } else if (copy.source_bytes > 0) {
                     frame.warp.block->stores.load(reinterpret_cast<u64>(copy.global), copy.shared, copy.source_bytes);
                 }
                 std::memset(copy.shared + copy.source_bytes, 0, copy.bytes - copy.source_bytes);

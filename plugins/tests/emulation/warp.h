@@ -16,6 +16,8 @@ struct AsyncCopy {
     char* shared;
     const char* global;
     u32 bytes, source_bytes;
+    bool is_early;  // the source is read already: `early`
+    char early[16];
 };
 
 struct Block;

@@ -167,6 +167,74 @@ void test_attention(const Sizes& sizes, doge_dtype dtype) {
     }
 }
 
+// The fused operator, in place; X is 96, and scores are linear in the standard normal ones.
+void test_fused(const Sizes& sizes, bool norm, doge_dtype dtype) {
+    constexpr int kInputs = 96;
+    doge_fused_attention_params fused{};
+    doge_attention_params& p = fused.attention;
+    p.batch = static_cast<int32_t>(sizes.past.size());
+    p.new_tokens = sizes.new_tokens;
+    p.capacity = *std::max_element(sizes.past.begin(), sizes.past.end()) + sizes.new_tokens + 5;
+    p.num_heads = sizes.heads;
+    p.num_kv_heads = sizes.kv_heads;
+    p.num_score_heads = sizes.score_heads;
+    p.head_size = sizes.size;
+    p.keep_window_size = sizes.window;
+    p.scale = 1 / std::sqrt(static_cast<float>(sizes.size));
+    p.dtype = dtype;
+    fused.num_score_inputs = kInputs;
+    fused.epsilon = 1e-6F;
+    const size_t tokens = size_t(p.batch) * p.new_tokens, cached = size_t(p.batch) * p.num_kv_heads * p.capacity;
+    const Bytes projected = normal(dtype, tokens * (p.num_heads + 2 * p.num_kv_heads) * p.head_size);
+    const Bytes source = normal(DOGE_FLOAT32, tokens * kInputs), rate = normal(DOGE_FLOAT32, p.num_score_heads);
+    const Bytes weight = normal(DOGE_FLOAT32, size_t(p.num_score_heads) * kInputs);
+    const Bytes cos = normal(DOGE_FLOAT32, tokens * p.head_size / 2), sin = normal(DOGE_FLOAT32, cos.size() / 4);
+    const Bytes norms = normal(DOGE_FLOAT32, p.head_size), lengths = integers(sizes.past);
+    Bytes key = normal(dtype, cached * p.head_size), value = normal(dtype, cached * p.head_size);
+    Bytes score = normal(DOGE_FLOAT32, size_t(p.batch) * p.num_score_heads * p.capacity);
+    Bytes output(tokens * p.num_heads * p.head_size * doge::size_of(dtype), 0xFF);
+
+    const auto point = [&](auto at) {
+        const auto floats = [&](const Bytes& bytes) { return static_cast<float*>(at(bytes)); };
+        fused.projected = at(projected);
+        fused.score_source = floats(source);
+        fused.score_weight = floats(weight);
+        fused.score_rate = floats(rate);
+        fused.cos = floats(cos);
+        fused.sin = floats(sin);
+        fused.query_norm = fused.key_norm = norm ? floats(norms) : nullptr;
+        p.past_key = p.present_key = at(key);
+        p.past_value = p.present_value = at(value);
+        p.present_score = floats(score);
+        p.past_score = p.present_score;
+        p.past_lengths = static_cast<const int32_t*>(at(lengths));
+        p.output = at(output);
+    };
+    std::vector<std::pair<const Bytes*, std::unique_ptr<DeviceBytes>>> places;
+    point([&](const Bytes& bytes) -> void* {  // before the reference writes
+        places.emplace_back(&bytes, std::make_unique<DeviceBytes>(bytes));
+        return places.back().second->as<void>();
+    });
+    const doge_fused_attention_params on_device = fused;
+    point([](const Bytes& bytes) -> void* { return const_cast<uint8_t*>(bytes.data()); });
+    const std::string name = "fused " + name_of(sizes, dtype);
+    if (doge_fused_attention_reference(&fused) != DOGE_SUCCESS) return report(false, name + ": refused", 0);
+    const size_t bytes_needed = doge_fused_attention_workspace_bytes(&on_device);
+    DeviceBytes workspace(Bytes(bytes_needed, 0xFF));
+    const int status = doge_fused_attention(&on_device, workspace.as<void>(), bytes_needed, nullptr);
+    SUCCEED(cudaDeviceSynchronize());
+    if (status != DOGE_SUCCESS) return report(false, name + ": " + doge_status_message(status), 0);
+    workspace.host();
+    for (auto& [bytes, device] : places) {
+        const Bytes found = device->host();
+        const bool is_score = bytes == &score;
+        if (bytes == &value && found != value) report(false, name + ": the value cache differs", 1);
+        if (bytes != &output && bytes != &key && !is_score) continue;
+        const double error = error_of(is_score ? DOGE_FLOAT32 : dtype, found, *bytes);
+        report(error <= kLimits[is_score ? DOGE_FLOAT32 : dtype], name, error);
+    }
+}
+
 void test_cdmoe(int tokens, int hidden, int keys, int heads, int picks, bool inside, doge_dtype dtype) {
     doge_cdmoe_params p{};
     p.tokens = tokens;
@@ -216,6 +284,11 @@ void test_all(doge_dtype dtype) {
     for (int size : {64, 80, 96, 128, 256}) {
         test_attention({{70, 3, 0}, 1, 8, 2, 2, size, 0}, dtype);
         test_attention({{0, 9}, 37, 4, 2, 4, size, 0}, dtype);
+    }
+    for (int size : {64, 128}) {
+        test_fused({{290, 40, 0}, 1, 8, 2, 2, size, 33}, true, dtype);
+        test_fused({{290, 40, 0}, 1, 8, 2, 8, size, 0}, false, dtype);
+        test_fused({{20, 0}, 30, 6, 3, 1, size, 33}, true, dtype);
     }
     test_attention({{290, 40}, 1, 8, 2, 2, 64, 33}, dtype);
     test_attention({{290, 40}, 1, 16, 1, 1, 64, 33}, dtype);

@@ -50,6 +50,15 @@ inline Values bounded_values() {
 
 inline Values cdmoe_values() { return {{"num_experts_per_tok", 4}, {"weights_inside", 0}}; }
 
+inline Values fused_attention_values() {
+    return {{"num_heads", 8},         {"kv_num_heads", 4}, {"scale", 0.125F},  {"keep_window_size", 2048},
+            {"exponential_score", 1}, {"qk_norm", 1},      {"epsilon", 1e-6F}};
+}
+
+inline Values fused_cdmoe_values() {
+    return {{"num_experts_per_tok", 4}, {"weights_inside", 0}, {"num_routing_heads", 1}, {"mixes_tokens", 1}};
+}
+
 // `values` with one of them changed or added.
 inline Values with(Values values, const char* name, Value value) {
     for (auto& each : values) {

@@ -59,6 +59,29 @@ inline std::vector<trt::Tensor> attention_outputs(const AttentionSizes& s, trt::
     return outputs;
 }
 
+inline std::vector<trt::Tensor> fused_attention_inputs(const AttentionSizes& s, int64_t score_inputs, trt::Type type,
+                                                       bool norm) {
+    const int64_t half = s.head_size < 0 ? trt::Shape::kUnknown : s.head_size / 2;
+    const trt::Shape angles = shape({s.batch, s.new_tokens, half});
+    const trt::Type f32 = trt::Type::float32;
+    std::vector<trt::Tensor> inputs = attention_inputs(s, type);
+    inputs.erase(inputs.begin(), inputs.begin() + 4);
+    const int64_t width = times(s.num_heads + 2 * s.num_kv_heads, s.head_size);
+    const std::vector<trt::Tensor> first = {
+        {type, true, shape({s.batch, s.new_tokens, width})},
+        {f32, true, shape({s.batch, s.new_tokens, score_inputs})},
+        {f32, true, shape({s.num_score_heads, score_inputs})},
+        {f32, true, shape({s.num_score_heads})},
+        {f32, true, angles},
+        {f32, true, angles},
+    };
+    inputs.insert(inputs.begin(), first.begin(), first.end());
+    for (int n = 0; n < 2 && norm; ++n) {
+        inputs.push_back({f32, true, shape({s.head_size})});
+    }
+    return inputs;
+}
+
 inline std::vector<trt::Tensor> cdmoe_inputs(const CdmoeSizes& s, trt::Type type) {
     const trt::Shape routing = shape({s.batch, s.new_tokens, s.num_routing_heads, s.num_keys});
     const trt::Shape table = shape({s.num_experts, s.hidden_size});
@@ -69,6 +92,13 @@ inline std::vector<trt::Tensor> cdmoe_inputs(const CdmoeSizes& s, trt::Type type
         {type, true, table},
         {type, true, table},
     };
+}
+
+inline std::vector<trt::Tensor> fused_cdmoe_inputs(const CdmoeSizes& s, trt::Type type) {
+    std::vector<trt::Tensor> inputs = cdmoe_inputs(s, type);
+    inputs.erase(inputs.begin() + 2);
+    inputs[1].shape = shape({s.batch, s.new_tokens, 2 * s.num_routing_heads * s.num_keys});
+    return inputs;
 }
 
 }  // namespace doge::testing

@@ -15,31 +15,40 @@ size_t workspace_seen;
 bool workspace_aligned;
 void* stream_seen;
 
+void note(void* workspace, size_t workspace_bytes, void* stream) {
+    workspace_aligned = reinterpret_cast<uintptr_t>(workspace) % 256 == 0;
+    workspace_seen = workspace_bytes;
+    stream_seen = stream;
+}
+
 }  // namespace
 
 size_t doge_attention_workspace_bytes(const doge_attention_params*) { return kWorkspace; }
+size_t doge_fused_attention_workspace_bytes(const doge_fused_attention_params*) { return kWorkspace; }
 size_t doge_cdmoe_workspace_bytes(const doge_cdmoe_params*) { return kWorkspace; }
 
 int doge_attention(const doge_attention_params* params, void* workspace, size_t workspace_bytes, void* stream) {
-    workspace_aligned = reinterpret_cast<uintptr_t>(workspace) % 256 == 0;
-    workspace_seen = workspace_bytes;
-    stream_seen = stream;
+    note(workspace, workspace_bytes, stream);
     return doge_attention_reference(params);
 }
 
+int doge_fused_attention(const doge_fused_attention_params* params, void* workspace, size_t workspace_bytes,
+                         void* stream) {
+    note(workspace, workspace_bytes, stream);
+    return doge_fused_attention_reference(params);
+}
+
 int doge_cdmoe(const doge_cdmoe_params* params, void* workspace, size_t workspace_bytes, void* stream) {
-    workspace_aligned = reinterpret_cast<uintptr_t>(workspace) % 256 == 0;
-    workspace_seen = workspace_bytes;
-    stream_seen = stream;
+    note(workspace, workspace_bytes, stream);
     return doge_cdmoe_reference(params);
 }
 
 namespace {
 
 void check_run(const Example& example, bool in_place) {
-    static Creator attention(make_dynamic_mask_attention), cdmoe(make_cdmoe);
+    Creator creator(operator_of(example));
     Host host;
-    NodeRun run(example.is_attention() ? attention : cdmoe, example, host, in_place);
+    NodeRun run(creator, example, host, in_place);
     CHECK_EQUAL(run.shape_change(), 0);
     CHECK_EQUAL(run.enqueue(), 0);
     CHECK_EQUAL(workspace_seen, kWorkspace);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <map>
 #include <numeric>
 #include <random>
 
@@ -30,21 +31,6 @@ int64_t volume(const Tensor& tensor) {
 
 doge_dtype dtype_of(const Tensor& tensor) {
     return trt::dtype_of(tensor.type == Type::int32 ? Type::float32 : tensor.type);
-}
-
-Memory random_numbers(const Tensor& tensor, double deviation, std::mt19937_64& random) {
-    Memory memory(bytes_of(tensor));
-    std::normal_distribution<double> normal(0, deviation);
-    for (int64_t place = 0; place < volume(tensor); ++place) {
-        write(dtype_of(tensor), memory.data(), static_cast<size_t>(place), normal(random));
-    }
-    return memory;
-}
-
-Memory integers(const std::vector<int32_t>& values) {
-    Memory memory(values.size() * sizeof(int32_t));
-    std::memcpy(memory.data(), values.data(), memory.size());
-    return memory;
 }
 
 template <class Number>
@@ -134,13 +120,13 @@ void run_cdmoe_reference(Example& e) {
 // How many of a row's new tokens are no padding.
 int64_t real_tokens(const Example& e, int64_t row) {
     return e.is_bounded() ? integer(e.input_data[new_lengths], static_cast<size_t>(row))
-                          : e.inputs[query].shape.axes[1];
+                          : e.inputs[0].shape.axes[1];
 }
 
 // The slots in use of one row and head, by the place in the text of their keys.
 std::vector<int64_t> used_slots(const Example& e, const std::vector<Memory>& outputs, int64_t row, int64_t head,
                                 int64_t capacity) {
-    const int64_t past = integer(e.input_data[past_lengths], static_cast<size_t>(row));
+    const int64_t past = integer(e.input_data[static_cast<size_t>(e.lengths_input())], static_cast<size_t>(row));
     std::vector<int64_t> slots(static_cast<size_t>(std::min(capacity, past + real_tokens(e, row))));
     std::iota(slots.begin(), slots.end(), 0);
     if (e.is_bounded()) {
@@ -190,6 +176,21 @@ std::vector<double> specified(const Example& e, const std::vector<Memory>& outpu
 
 }  // namespace
 
+Memory random_numbers(const Tensor& tensor, double deviation, std::mt19937_64& random, double mean) {
+    Memory memory(bytes_of(tensor));
+    std::normal_distribution<double> normal(mean, deviation);
+    for (int64_t place = 0; place < volume(tensor); ++place) {
+        write(dtype_of(tensor), memory.data(), static_cast<size_t>(place), normal(random));
+    }
+    return memory;
+}
+
+Memory integers(const std::vector<int32_t>& values) {
+    Memory memory(values.size() * sizeof(int32_t));
+    std::memcpy(memory.data(), values.data(), memory.size());
+    return memory;
+}
+
 size_t bytes_of(const Tensor& tensor) {
     const size_t each = tensor.type == Type::int32 ? sizeof(int32_t) : size_of(dtype_of(tensor));
     return static_cast<size_t>(volume(tensor)) * each;
@@ -200,11 +201,17 @@ void run_reference(Example& example) {
     for (const Tensor& tensor : example.outputs) {
         example.expected.emplace_back(bytes_of(tensor), '\0');
     }
-    example.is_attention() ? run_attention_reference(example) : run_cdmoe_reference(example);
+    const std::map<std::string, void (*)(Example&)> references = {
+        {"DynamicMaskAttention", run_attention_reference},
+        {"FusedDynamicMaskAttention", run_fused_attention_reference},
+        {"CDMoE", run_cdmoe_reference},
+        {"FusedCDMoE", run_fused_cdmoe_reference},
+    };
+    references.at(example.node)(example);
 }
 
 void set_past_lengths(Example& example, const std::vector<int32_t>& lengths) {
-    example.input_data[past_lengths] = integers(lengths);
+    example.input_data[static_cast<size_t>(example.lengths_input())] = integers(lengths);
     run_reference(example);
 }
 
@@ -267,8 +274,21 @@ std::vector<Example> all_examples() {
         examples.push_back(attention_example("bounded prefill", type, {11, true, {0, 20, 500}, {11, 7, 3}}, ++seed));
         examples.push_back(cdmoe_example("experts decode", type, {1, 1, 256, 1, 16, 256}, 2 * ++seed));
         examples.push_back(cdmoe_example("experts prefill", type, {2, 5, 256, 2, 16, 300}, 2 * ++seed + 1));
+        examples.push_back(fused_attention_example("fused decode", type, {}, ++seed));
+        examples.push_back(fused_attention_example("fused prefill", type, {11, false, {0, 40, 85}, {}}, ++seed, false));
+        examples.push_back(fused_cdmoe_example("mixed experts", type, {2, 5, 256, 2, 16, 300}, true, ++seed));
+        examples.push_back(fused_cdmoe_example("experts by token", type, {2, 5, 256, 2, 16, 300}, false, ++seed));
     }
     return examples;
+}
+
+trt::MakeOperator operator_of(const Example& example) {
+    for (const trt::MakeOperator make : trt::kOperators) {
+        if (make()->name() == example.node) {
+            return make;
+        }
+    }
+    throw std::logic_error(example.node + " is no operator");
 }
 
 double error_of(const Example& example, const std::vector<Memory>& seen, size_t index) {

@@ -2,10 +2,12 @@
 #pragma once
 
 #include <memory>
+#include <random>
 #include <string>
 #include <vector>
 
 #include "fields.h"
+#include "operator.h"
 #include "tensors.h"
 
 namespace doge::testing {
@@ -14,15 +16,19 @@ using Memory = std::vector<char>;
 
 struct Example {
     std::string name;
-    std::string node;  // "DynamicMaskAttention" or "CDMoE"
+    std::string node;
     Values attributes;
     trt::Type type;
     std::vector<trt::Tensor> inputs, outputs;
     std::vector<Memory> input_data, expected;
     std::vector<int> past;  // by output: the input whose memory it may have, or -1
 
-    bool is_attention() const { return node == "DynamicMaskAttention"; }
-    bool is_bounded() const { return inputs.size() == 10; }
+    bool is_attention() const { return lengths_input() >= 0; }
+    bool is_bounded() const { return node == "DynamicMaskAttention" && inputs.size() == 10; }
+    // The number of past_lengths, or -1.
+    int lengths_input() const {
+        return node == "DynamicMaskAttention" ? 7 : node == "FusedDynamicMaskAttention" ? 9 : -1;
+    }
 };
 
 struct AttentionOptions {
@@ -35,7 +41,16 @@ struct AttentionOptions {
 Example attention_example(const std::string& name, trt::Type type, const AttentionOptions& options, uint64_t seed);
 Example cdmoe_example(const std::string& name, trt::Type type, const CdmoeSizes& sizes, uint64_t seed);
 
-// Attention in every mode and CDMoE in both generations, in all three types.
+// Of the same sizes; with `norm`, queries and keys are normalised.
+Example fused_attention_example(const std::string& name, trt::Type type, const AttentionOptions& options,
+                                uint64_t seed, bool norm = true);
+Example fused_cdmoe_example(const std::string& name, trt::Type type, const CdmoeSizes& sizes, bool mixes_tokens,
+                            uint64_t seed);
+
+// Of the example's node.
+trt::MakeOperator operator_of(const Example& example);
+
+// Attention in every mode and CDMoE in both generations, fused and not, in all three types.
 std::vector<Example> all_examples();
 
 // Computes `expected` anew from the inputs.
@@ -45,6 +60,12 @@ void run_reference(Example& example);
 void set_past_lengths(Example& example, const std::vector<int32_t>& lengths);
 
 size_t bytes_of(const trt::Tensor& tensor);
+
+// What makes examples: numbers of a deviation around a mean, and integers.
+Memory random_numbers(const trt::Tensor& tensor, double deviation, std::mt19937_64& random, double mean = 0);
+Memory integers(const std::vector<int32_t>& values);
+void run_fused_attention_reference(Example& example);
+void run_fused_cdmoe_reference(Example& example);
 
 // ||seen - expected|| / ||expected|| of an output, over what the operator specifies: not the slots of a cache that no
 // token has, not padding; a bounded cache may have its keys in any order. Infinite where a place differs or a number is

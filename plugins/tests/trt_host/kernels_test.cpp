@@ -6,11 +6,11 @@ using namespace doge::testing;
 using namespace doge::trt;
 
 int main() {
-    Creator attention(make_dynamic_mask_attention), cdmoe(make_cdmoe);
     for (const Example& example : all_examples()) {
+        Creator creator(operator_of(example));
         for (const bool in_place : {false, true}) {
             Host host;
-            NodeRun run(example.is_attention() ? attention : cdmoe, example, host, in_place);
+            NodeRun run(creator, example, host, in_place);
             CHECK_EQUAL(run.shape_change(), 0);
             CHECK_EQUAL(run.enqueue(), 0);
             check_outputs(example, run.outputs(), in_place ? "in place" : "apart");

@@ -15,7 +15,7 @@ Logger logger;
 void exports(const PluginLibrary& library) {
     int32_t count = 0;
     CHECK(library.get<nvinfer1::IPluginCreatorInterface* const*(int32_t&)>("getCreators")(count) != nullptr);
-    CHECK_EQUAL(count, 2);
+    CHECK_EQUAL(count, 4);
     CHECK_EQUAL(library.get<int32_t()>("doge_plugin_abi_version")(), kSchemaNumber);
 #ifdef DOGE_NVIDIA_HEADERS
     CHECK_EQUAL(library.get<int32_t()>("doge_plugin_tensorrt_version")(), static_cast<int32_t>(NV_TENSORRT_VERSION));
@@ -40,7 +40,8 @@ void runs_without_gpu(const PluginLibrary& library) {
         return;
     }
     for (const Example& example : {attention_example("decode", Type::float16, {}, 1),
-                                   cdmoe_example("experts", Type::float16, {1, 1, 256, 1, 16, 256}, 2)}) {
+                                   cdmoe_example("experts", Type::float16, {1, 1, 256, 1, 16, 256}, 2),
+                                   fused_attention_example("fused decode", Type::float16, {}, 3)}) {
         Host host;
         NodeRun run(library.creator(example.node), example, host, false);
         CHECK_EQUAL(run.shape_change(), 0);

@@ -62,12 +62,8 @@ public:
 
 private:
     doge_cdmoe_params params(const Sizes& sizes, Type type) const {
-        const int64_t tokens = int64_t{sizes.known(Axis::batch)} * sizes.known(Axis::new_tokens);
-        if (tokens > INT32_MAX) {
-            throw Problem("B * S is " + std::to_string(tokens) + "; up to 2147483647 expected");
-        }
         doge_cdmoe_params p = {};
-        p.tokens = static_cast<int32_t>(tokens);
+        p.tokens = tokens_of(sizes);
         p.hidden_size = sizes.known(Axis::hidden_size);
         p.num_experts = sizes.known(Axis::num_experts);
         p.num_keys = sizes.known(Axis::num_keys);

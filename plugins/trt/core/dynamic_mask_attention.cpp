@@ -1,4 +1,5 @@
 // DynamicMaskAttention over caches of fixed capacity; include/doge/operators.h says what it computes.
+#include "attention_sizes.h"
 #include "doge/operators.h"
 #include "operator.h"
 #include "params.h"
@@ -25,25 +26,17 @@ const Signature kTensors = {
         {"past_value", Element::real, kCache},
         {"past_score", Element::float32, kScores},
         {"past_lengths", Element::int32, {Axis::batch}},
-        {"new_lengths", Element::int32, {Axis::batch}, true},
-        {"past_slots", Element::int32, kSlots, true},
+        {"new_lengths", Element::int32, {Axis::batch}, "bounded"},
+        {"past_slots", Element::int32, kSlots, "bounded"},
     },
     {
         {"output", Element::real, {Axis::batch, Axis::new_tokens, Axis::query_width}},
-        {"present_key", Element::real, kCache, false, "past_key"},
-        {"present_value", Element::real, kCache, false, "past_value"},
-        {"present_score", Element::float32, kScores, false, "past_score"},
-        {"present_slots", Element::int32, kSlots, true, "past_slots"},
+        {"present_key", Element::real, kCache, nullptr, "past_key"},
+        {"present_value", Element::real, kCache, nullptr, "past_value"},
+        {"present_score", Element::float32, kScores, nullptr, "past_score"},
+        {"present_slots", Element::int32, kSlots, "bounded", "past_slots"},
     },
 };
-
-// heads * head_size == width, as far as they are known.
-void check_width(const char* tensor, int64_t width, const char* attribute, int64_t heads, int64_t head_size) {
-    if (width != Shape::kUnknown && head_size != Shape::kUnknown && width != heads * head_size) {
-        throw Problem(std::string(tensor) + " is " + std::to_string(width) + " wide; " + attribute + " " +
-                      std::to_string(heads) + " times head size " + std::to_string(head_size) + " expected");
-    }
-}
 
 class DynamicMaskAttention final : public Operator {
 public:
@@ -64,11 +57,7 @@ public:
     void check(const Sizes& sizes, Type type) const override {
         check_width("query", sizes[Axis::query_width], "num_heads", num_heads_, sizes[Axis::head_size]);
         check_width("key", sizes[Axis::key_width], "kv_num_heads", kv_num_heads_, sizes[Axis::head_size]);
-        const int64_t heads = sizes[Axis::num_kv_heads];
-        if (heads != Shape::kUnknown && heads != kv_num_heads_) {
-            throw Problem("past_key has " + std::to_string(heads) + " heads; kv_num_heads " +
-                          std::to_string(kv_num_heads_) + " expected");
-        }
+        check_kv_heads(sizes, kv_num_heads_);
         if (complete(sizes)) {
             const doge_attention_params p = params(sizes, type);
             throw_if(doge_attention_problem(&p));
@@ -108,19 +97,16 @@ public:
     }
 
 protected:
-    bool bounded() const override { return bounded_ != 0; }
-
     void check_attributes() const override {
-        if (num_heads_ % kv_num_heads_ != 0) {
-            throw Problem("num_heads is " + std::to_string(num_heads_) + "; a multiple of kv_num_heads " +
-                          std::to_string(kv_num_heads_) + " expected");
-        }
+        check_heads(num_heads_, kv_num_heads_);
         if (bounded() && keep_window_size_ == 0) {
             throw Problem("keep_window_size is 0, which keeps every key; 1 or more expected with bounded 1");
         }
     }
 
 private:
+    bool bounded() const { return bounded_ != 0; }
+
     doge_attention_params params(const Sizes& sizes, Type type) const {
         // Only whether there are slots decides about sizes; `run` puts the real ones in.
         static int32_t some_slots[1] = {};

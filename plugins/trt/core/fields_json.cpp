@@ -32,7 +32,7 @@ std::string tensor_json(const TensorRule& rule) {
     return "{\"name\": " + quoted(rule.name) +
            ", \"type\": " + quoted(element_names[static_cast<size_t>(rule.element)]) +
            ", \"axes\": " + list(rule.axes, [](Axis axis) { return quoted(axis_name(axis)); }) +
-           ", \"bounded_only\": " + truth(rule.bounded_only) +
+           (rule.only_with == nullptr ? "" : ", \"only_with\": " + quoted(rule.only_with)) +
            (rule.past == nullptr ? "" : ", \"past\": " + quoted(rule.past)) + "}";
 }
 

@@ -1,6 +1,7 @@
 #include "operator.h"
 
 #include <algorithm>
+#include <cstring>
 #include <iterator>
 
 namespace doge::trt {
@@ -9,7 +10,12 @@ void Operator::read(const std::vector<Field>& fields, Phase phase) {
     const Attributes table = attributes();
     read_attributes(table, fields, phase);
     check_attributes();
-    const auto present = [this](const TensorRule& rule) { return bounded() || !rule.bounded_only; };
+    const auto is_on = [&](const char* flag) {
+        return std::any_of(table.begin(), table.end(), [&](const Attribute& attribute) {
+            return std::strcmp(attribute.name, flag) == 0 && *std::get<int32_t*>(attribute.value) != 0;
+        });
+    };
+    const auto present = [&](const TensorRule& rule) { return rule.only_with == nullptr || is_on(rule.only_with); };
     const Signature& all = tensors();
     std::copy_if(all.inputs.begin(), all.inputs.end(), std::back_inserter(signature_.inputs), present);
     std::copy_if(all.outputs.begin(), all.outputs.end(), std::back_inserter(signature_.outputs), present);

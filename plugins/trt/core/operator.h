@@ -51,13 +51,15 @@ public:
     virtual int run(const Sizes& sizes, Type type, const void* const* inputs, void* const* outputs, void* workspace,
                     void* stream) const = 0;
 
+    // The size of an output's axis that no input has, or Shape::kUnknown.
+    virtual int64_t told(Axis, const Sizes&) const { return Shape::kUnknown; }
+
     // The input whose memory TensorRT is told that the output has, or -1. The caller may share memory without that.
     virtual int32_t aliased_input(int32_t) const { return -1; }
 
 protected:
     // Throws Problem where attributes that are right one by one contradict each other.
     virtual void check_attributes() const {}
-    virtual bool bounded() const { return false; }
 
     // Whether the shapes told the size of every axis there is.
     bool complete(const Sizes& sizes) const;
@@ -71,8 +73,11 @@ private:
 using MakeOperator = std::unique_ptr<Operator> (*)();
 
 std::unique_ptr<Operator> make_dynamic_mask_attention();
+std::unique_ptr<Operator> make_fused_dynamic_mask_attention();
 std::unique_ptr<Operator> make_cdmoe();
+std::unique_ptr<Operator> make_fused_cdmoe();
 
-inline constexpr std::array<MakeOperator, 2> kOperators = {make_dynamic_mask_attention, make_cdmoe};
+inline constexpr std::array<MakeOperator, 4> kOperators = {make_dynamic_mask_attention, make_cdmoe,
+                                                           make_fused_dynamic_mask_attention, make_fused_cdmoe};
 
 }  // namespace doge::trt

@@ -1,6 +1,8 @@
 // From a node's sizes to the parameters of the kernels.
 #pragma once
 
+#include <string>
+
 #include "doge/operators.h"
 #include "problem.h"
 #include "signature.h"
@@ -16,6 +18,15 @@ inline doge_dtype dtype_of(Type type) {
             throw Problem(std::string("the first input is ") + type_name(type) +
                           "; float32, float16 or bfloat16 expected");
     }
+}
+
+// B * S
+inline int32_t tokens_of(const Sizes& sizes) {
+    const int64_t tokens = int64_t{sizes.known(Axis::batch)} * sizes.known(Axis::new_tokens);
+    if (tokens > INT32_MAX) {
+        throw Problem("B * S is " + std::to_string(tokens) + "; up to 2147483647 expected");
+    }
+    return static_cast<int32_t>(tokens);
 }
 
 inline void throw_if(const char* problem) {

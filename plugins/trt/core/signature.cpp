@@ -13,13 +13,17 @@ const char* axis_name(Axis axis) {
         case Axis::new_tokens: return "S";
         case Axis::query_width: return "Hq*D";
         case Axis::key_width: return "Hkv*D";
+        case Axis::projected_width: return "(Hq+2*Hkv)*D";
         case Axis::num_kv_heads: return "Hkv";
         case Axis::num_score_heads: return "Hs";
         case Axis::capacity: return "C";
         case Axis::head_size: return "D";
+        case Axis::half_head_size: return "D/2";
+        case Axis::num_score_inputs: return "X";
         case Axis::hidden_size: return "H";
         case Axis::num_routing_heads: return "R";
         case Axis::num_keys: return "K";
+        case Axis::routing_width: return "2*R*K";
         case Axis::num_experts: return "E";
     }
     return "?";

@@ -1,4 +1,4 @@
-// The inputs and outputs of an operator as a table: types and shapes follow from it, for both operators alike.
+// The inputs and outputs of an operator as a table: types and shapes follow from it, for all operators alike.
 #pragma once
 
 #include <array>
@@ -15,13 +15,17 @@ enum class Axis {
     new_tokens,         // S
     query_width,        // Hq * D
     key_width,          // Hkv * D
+    projected_width,    // (Hq + 2 Hkv) * D
     num_kv_heads,       // Hkv
     num_score_heads,    // Hs
     capacity,           // C
     head_size,          // D
+    half_head_size,     // D / 2
+    num_score_inputs,   // X
     hidden_size,        // H
     num_routing_heads,  // R
     num_keys,           // K
+    routing_width,      // 2 R * K
     num_experts,        // E
 };
 inline constexpr size_t kNumAxes = static_cast<size_t>(Axis::num_experts) + 1;
@@ -39,8 +43,8 @@ struct TensorRule {
     const char* name;
     Element element;
     std::vector<Axis> axes;
-    bool bounded_only = false;   // there in bounded mode alone
-    const char* past = nullptr;  // of an output that is a cache: the input it may share memory with
+    const char* only_with = nullptr;  // the attribute that must be 1 for it to be there; else it always is
+    const char* past = nullptr;       // of an output that is a cache: the input it may share memory with
 };
 
 struct Signature {

@@ -8,7 +8,9 @@
 DOGE_EXPORT nvinfer1::IPluginCreatorInterface* const* getCreators(int32_t& count) noexcept {
     static doge::trt::Creator attention(doge::trt::make_dynamic_mask_attention);
     static doge::trt::Creator cdmoe(doge::trt::make_cdmoe);
-    static nvinfer1::IPluginCreatorInterface* const creators[] = {&attention, &cdmoe};
+    static doge::trt::Creator fused_attention(doge::trt::make_fused_dynamic_mask_attention);
+    static doge::trt::Creator fused_cdmoe(doge::trt::make_fused_cdmoe);
+    static nvinfer1::IPluginCreatorInterface* const creators[] = {&attention, &cdmoe, &fused_attention, &fused_cdmoe};
     count = sizeof creators / sizeof *creators;
     return creators;
 }

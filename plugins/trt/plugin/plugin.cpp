@@ -109,17 +109,23 @@ int32_t Plugin::getOutputDataTypes(nvinfer1::DataType* output_types, int32_t num
 
 int32_t Plugin::getOutputShapes(const nvinfer1::DimsExprs* inputs, int32_t num_inputs, const nvinfer1::DimsExprs*,
                                 int32_t, nvinfer1::DimsExprs* outputs, int32_t num_outputs,
-                                nvinfer1::IExprBuilder&) noexcept {
+                                nvinfer1::IExprBuilder& expressions) noexcept {
     return guarded(where_.c_str(), kFailure, [&] {
         const Signature& signature = node_->signature();
         // Types are not told here, and no size depends on them.
         const auto tensor_at = [&](int32_t input) { return Tensor{Type::float32, true, shape_of(inputs[input])}; };
-        node_->check(read_inputs(signature, num_inputs, tensor_at).sizes, Type::float32);
+        const Sizes sizes = read_inputs(signature, num_inputs, tensor_at).sizes;
+        node_->check(sizes, Type::float32);
         check_outputs(signature, num_outputs);
         for (int32_t output = 0; output < num_outputs; ++output) {
             const std::vector<Axis>& axes = signature.outputs[static_cast<size_t>(output)].axes;
             outputs[output].nbDims = static_cast<int32_t>(axes.size());
             for (size_t axis = 0; axis < axes.size(); ++axis) {
+                const int64_t told = node_->told(axes[axis], sizes);
+                if (told != Shape::kUnknown) {
+                    outputs[output].d[axis] = expressions.constant(told);
+                    continue;
+                }
                 const Source source = source_of(signature, axes[axis]);
                 outputs[output].d[axis] = inputs[source.input].d[source.axis];
             }
