@@ -4,28 +4,43 @@ from __future__ import annotations
 
 import dataclasses
 import random
+from collections.abc import Callable
 
 import fused_cases
+import gpu_correctness
 import pytest
+import torch
 from emulated_library import FORWARD, RANDOM
 from fused_cases import BASE, FusedCase, attention_inputs, call, call_unfused, differs, projected
-from gpu_correctness import HEAD_SIZES, Check
+from gpu_correctness import Check
 from operator_cases import LIMITS, AttentionCase, error
+from plugin_tree import FP16_HEAD_SIZES, HEAD_SIZES
 
 from doge_export.errors import DogeExportError
 
 DTYPES = list(LIMITS)
-MEASURED = 64, 128
-OTHERS = tuple(size for size in HEAD_SIZES if size not in MEASURED)
-"""Head sizes of the published models, and the others, which are slow."""
+
+
+def compiled(dtype: torch.dtype) -> tuple[int, ...]:
+    """Head sizes of the kernels that are compiled by default."""
+    return FP16_HEAD_SIZES if dtype == torch.float16 else HEAD_SIZES
+
+
+CASES = [(name, case.of_type(dtype)) for dtype in DTYPES for name, case in fused_cases.fused_cases(compiled(dtype))]
+OTHERS = [
+    (name, case.of_type(dtype))
+    for dtype in DTYPES
+    for name, case in fused_cases.fused_cases(tuple(set(gpu_correctness.HEAD_SIZES) - set(compiled(dtype))))
+]
 
 
 def holds(check: Check) -> None:
     assert check.passed, f"{check.name}: error {check.error:.2e}, at most {check.limit:.1e} {check.note}"
 
 
-def random_case(seed: int, sizes: tuple[int, ...], longest: int) -> FusedCase:
+def random_case(seed: int, sizes: Callable[[torch.dtype], tuple[int, ...]], longest: int) -> FusedCase:
     draw = random.Random(seed)
+    dtype = draw.choice(DTYPES)
     kv_heads = draw.choice([1, 2, 3])
     heads = kv_heads * draw.choice([1, 2, 5])
     attention = AttentionCase(
@@ -34,10 +49,10 @@ def random_case(seed: int, sizes: tuple[int, ...], longest: int) -> FusedCase:
         heads=heads,
         kv_heads=kv_heads,
         score_heads=draw.choice([1, kv_heads, heads]),
-        size=draw.choice(sizes),
+        size=draw.choice(sizes(dtype)),
         window=draw.choice([0, 1, draw.randrange(1, longest + 10)]),
         spare=draw.choice([0, 40]),
-        dtype=draw.choice(DTYPES),
+        dtype=dtype,
         seed=seed,
     )
     return FusedCase(attention, 4 * draw.randrange(1, 80), draw.random() < 0.7, draw.random() < 0.8)
@@ -45,7 +60,7 @@ def random_case(seed: int, sizes: tuple[int, ...], longest: int) -> FusedCase:
 
 @pytest.mark.parametrize("seed", range(12))
 def test_the_reference_computes_what_pytorch_does(library, seed):
-    case = random_case(seed, (2, 16, 64), 20)
+    case = random_case(seed, lambda dtype: (2, 16, 64), 20)
     inputs, new = attention_inputs(case.attention), projected(case)
     expected_cache, cache = inputs.past.clone(), inputs.past.clone()
     expected = call_unfused(library, case, new, expected_cache, inputs.past_lengths)
@@ -60,23 +75,21 @@ def libraries(emulated_libraries):
     emulated_libraries.kernels.schedule(FORWARD)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(("name", "case"), [*fused_cases.fused_cases(MEASURED)])
-def test_kernels(libraries, name, case, dtype):
-    holds(fused_cases.check_fused(libraries, name, case.of_type(dtype), "cpu"))
+@pytest.mark.parametrize(("name", "case"), CASES)
+def test_kernels(libraries, name, case):
+    holds(fused_cases.check_fused(libraries, name, case, "cpu"))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(("name", "case"), [*fused_cases.fused_cases(OTHERS)])
-def test_other_head_sizes(libraries, name, case, dtype):
-    holds(fused_cases.check_fused(libraries, name, case.of_type(dtype), "cpu"))
+@pytest.mark.parametrize(("name", "case"), OTHERS)
+def test_other_head_sizes(emulated_libraries_of_every_size, name, case):
+    holds(fused_cases.check_fused(emulated_libraries_of_every_size, name, case, "cpu"))
 
 
 @pytest.mark.parametrize("seed", [*range(8), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(8, 60))])
 def test_kernels_at_random_sizes(libraries, seed):
     libraries.kernels.schedule(RANDOM, seed)
-    holds(fused_cases.check_fused(libraries, "random", random_case(seed, MEASURED, 150), "cpu"))
+    holds(fused_cases.check_fused(libraries, "random", random_case(seed, compiled, 150), "cpu"))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
