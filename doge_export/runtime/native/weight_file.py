@@ -177,7 +177,8 @@ class WeightFile:
         self._library, self._config, self._source = library, config, source
         self._parts: list[Part] = []
         pieces: list[Piece] = []
-        for weight in weights_of(graph, architecture, config):
+        # In the order of the table of pieces: by layer, then role.
+        for weight in sorted(weights_of(graph, architecture, config), key=lambda each: (each.layer, each.role)):
             first = 0
             for part in weight.matrix:
                 pieces.append(
