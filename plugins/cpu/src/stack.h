@@ -61,6 +61,7 @@ class Stack {
     void select(int id, int l);
     void attend(int id, int l);
     void attend_item(int id, int l, int row, int head, int first, int count);
+    void attend_evenly(int l, int row, int head, float* to) const;
     int attend_pages(int l, int row, int head, Query* queries, int n, size_t at, int first_page, int end) const;
     void output(int id, const Layer& layer) const;
     void feed_forward(int id, const Layer& layer) const;

@@ -2,6 +2,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "snapshot.h"
 #include "stack.h"
 
 namespace doge::cpu {
@@ -26,6 +27,18 @@ int Stack::attend_pages(int l, int row, int head, Query* queries, int n, size_t 
         kernels_.attend(keys, queries, n, x, codes, width_);
     }
     return n;
+}
+
+// Padding before a row's first token sees no key. Where tokens route one another its states matter, and as in transformers
+// it attends evenly to all keys of the call, later ones too.
+void Stack::attend_evenly(int l, int row, int head, float* to) const {
+    const int keys = state_.length + piece_.call->tokens;
+    float key[MAX_HEAD], value[MAX_HEAD];
+    for (int k = 0; k < config_.head_dim; k++) to[k] = 0.0f;
+    for (int place = 0; place < keys; place++) {
+        read_cache(state_.caches[size_t(row)], place, l, head, config_.head_dim, key, value);
+        for (int k = 0; k < config_.head_dim; k++) to[k] += value[k] / float(keys);
+    }
 }
 
 // Queries of `count` tokens of one row from `first` on, for one key/value head.
@@ -65,6 +78,7 @@ void Stack::attend_item(int id, int l, int row, int head, int first, int count) 
             const float inverse = queries[i].total > 0.0f ? 1.0f / queries[i].total : 0.0f;
             float* to = inputs(id).heads.x(token) + size_t(h) * size_t(d);
             for (int k = 0; k < d; k++) to[k] = queries[i].out[k] * inverse;
+            if (config_.moe == DOGE_CPU_MOE_REFERENCE && !(queries[i].total > 0.0f)) attend_evenly(l, row, head, to);
         }
     }
 }
