@@ -180,7 +180,9 @@ def _open(
 ) -> list[Subject]:
     """Open every graph to time, by every backend."""
     opened: list[Subject] = []
-    for folder, precision, by in itertools.product(folders, [*precisions] or [None], [*backends] or [None]):
+    precisions_or_none: list[str | None] = [*precisions] or [None]
+    backends_or_none: list[Backend | None] = [*backends] or [None]
+    for folder, precision, by in itertools.product(folders, precisions_or_none, backends_or_none):
         session = load_as(Session, folder, purpose="bench", precision=precision, backend=by, **opening)
         named = (str(folder) if len(folders) > 1 else None, precision, by if len(backends) > 1 else None)
         opened.append((" ".join(filter(None, named)) or "doge-export", session, precision, by))

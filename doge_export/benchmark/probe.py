@@ -1,8 +1,8 @@
 """Time and memory of a fresh process: `python -m doge_export.benchmark.probe FOLDER THREADS NEW_TOKENS ...`.
 
-Three arguments more are the precision of the graph, what computes it, and "host-code", as `probe` passes them. The program prints one JSON
-object. It runs in a process of its own because a process can measure its imports, its loading and its peak memory only
-once.
+Three arguments more are the precision of the graph, what computes it, and "host-code", as `probe` passes them. The
+program prints one JSON object. It runs in a process of its own because a process can measure its imports, its loading
+and its peak memory only once.
 """
 
 from __future__ import annotations

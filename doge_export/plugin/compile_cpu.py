@@ -73,15 +73,15 @@ def _compile(
     command = [*compiler.command, *(["-target", triple] if triple else [])]
     is_windows = triple is not None and "windows" in triple
     common = [f"-std={recipe['standard']}", *(f"-I{sources / folder}" for folder in recipe["include"])]
-    common += recipe["flags"] + recipe.get("processors", {}).get(processor, [])
+    common += recipe["flags"]
     if is_windows:  # code is always movable there, and the option unknown
         common.remove("-fPIC")
 
     def compiled(entry: tuple[int, dict[str, Any]]) -> Path:
         number, file = entry
         item = tree / f"{number}.o"
-        own = _own_flags(file, processor)
-        line = [*command, *common, "-c", str(sources / file["path"]), "-o", str(item)]
+        line = [*command, *common, *file.get("flags", []), "-c", str(sources / file["path"]), "-o", str(item)]
+        own = file.get(processor, [])
         done = _run([*line, *own])
         if done.returncode and own:  # the compiler may be older than the instructions
             done = _run(line)
@@ -97,11 +97,6 @@ def _compile(
     if done.returncode:
         raise RunFailed(f"the native decoder does not link by {compiler.version}: {_first_error(done.stdout)}")
     return library
-
-
-def _own_flags(file: dict[str, Any], processor: str) -> list[str]:
-    flags = file.get("flags", [])
-    return list(flags.get(processor, []) if isinstance(flags, dict) else flags)
 
 
 def _static(compiler: CppCompiler, triple: str | None) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import shutil
 import time
 from pathlib import Path
@@ -22,6 +23,7 @@ from doge_export.plugin.sources import plugin_sources, source_hash
 from doge_export.version import __version__
 
 FACTS = "build.json"
+LIBRARY_VARIABLE = "DOGE_EXPORT_CPU_LIBRARY"
 INSTALLED = Path(__file__).resolve().parents[1] / "_native"
 """Where an install puts the library that its build hook compiled."""
 
@@ -65,11 +67,19 @@ def cache_folder() -> Path:
 
 
 def find_cpu_library() -> CpuLibrary:
-    """Return the library that is to be used: the one that was built from the present sources, else the installed one.
+    """Return the library that is to be used.
+
+    It is the one that $DOGE_EXPORT_CPU_LIBRARY names, else one that was built from the present sources, else the
+    installed one.
 
     Raises:
         DogeExportError: there is none; the message says how to get one.
     """
+    if named := os.environ.get(LIBRARY_VARIABLE):
+        path = Path(named).expanduser().resolve()
+        if not path.is_file():
+            raise DogeExportError(f"the environment variable {LIBRARY_VARIABLE} is {named}: there is no such file")
+        return CpuLibrary(path, {"version": "unknown", "compiler": f"named by {LIBRARY_VARIABLE}"})
     present = _present_hash()
     for folder in _built():
         facts = read_facts(folder)

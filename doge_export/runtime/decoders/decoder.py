@@ -11,7 +11,6 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from doge_export.errors import DogeExportError
 from doge_export.package.manifest import Manifest
 from doge_export.runtime.decoders.progress import Progress
 from doge_export.runtime.prediction import Prediction, predictions
@@ -108,39 +107,6 @@ class Decoder(abc.ABC):
     def predict(self, input_ids: Array, attention_mask: Array | None = None) -> list[Prediction]:
         """Append tokens as `forward` does, and return the prediction of the next token of each row."""
         return predictions(self.forward(input_ids, attention_mask, 1))
-
-    def _append(self, input_ids: Array, attention_mask: Array | None) -> Array:
-        """Record new tokens, and return their positions, int64 [B, S].
-
-        Raises:
-            DogeExportError: they do not fit, or would be computed otherwise than in one piece.
-        """
-        self._progress.check(input_ids)
-        past, new = self.length, input_ids.shape[1]
-        in_pieces = bool(past) and new > 1 and self.batch_size > 1
-        if self._limits.mixes_rows and in_pieces:
-            raise DogeExportError(
-                "a batch of an export with reference CDMoE routing must be read whole, then token by token, since its "
-                "rows route one another; read it in one piece, or export with --cdmoe-routing per-token"
-            )
-        _, positions = self._progress.append(new, attention_mask)
-        last = positions[:, -1]
-        if in_pieces and last.max() >= self.chunkable_length and (last != last[0]).any():
-            self._progress.rewind(past)
-            raise DogeExportError(
-                f"rows of different lengths cannot be read in pieces {self._why_whole}; "
-                "read them in one piece, then token by token, or each for itself"
-            )
-        return positions
-
-    @property
-    def _why_whole(self) -> str:
-        if self.chunkable_length == 0:
-            return "in this generation, where a token may see no key and attends to whatever is read with it"
-        return (
-            f"beyond the trained length of {self.chunkable_length} tokens, since scaled RoPE turns all of them by the "
-            "longest"
-        )
 
     @abc.abstractmethod
     def cache_snapshot(self) -> list[tuple[Array, Array]]:

@@ -67,14 +67,36 @@ class InPlaceDecoder(GraphDecoder):
 
     def _run(self, input_ids: Array, attention_mask: Array | None, num_logits_to_keep: int) -> Array:
         """Run as `forward` does; the logits of a step lie in memory that the next step overwrites."""
+        self._progress.check(input_ids)
         past, new = self.length, input_ids.shape[1]
-        positions = self._append(input_ids, attention_mask)
+        if self._limits.mixes_rows and past and new > 1 and self.batch_size > 1:
+            raise DogeExportError(
+                "a batch of an export with reference CDMoE routing must be read whole, then token by token, since its "
+                "rows route one another; read it in one piece, or export with --cdmoe-routing per-token"
+            )
+        _, positions = self._progress.append(new, attention_mask)
         if new == 1:
             return self._step(past, input_ids, positions)
         ids = np.ascontiguousarray(input_ids, dtype=np.int64)
         rows = [slice(None)] if past == 0 or self.batch_size == 1 else [slice(r, r + 1) for r in range(self.batch_size)]
+        last = positions[:, -1]
+        if len(rows) > 1 and last.max() >= self.chunkable_length and (last != last[0]).any():
+            self._progress.rewind(past)
+            raise DogeExportError(
+                f"rows of different lengths cannot be read in pieces {self._why_whole}; "
+                "read them in one piece, then token by token, or each for itself"
+            )
         logits = [self._chunk(row, past, ids[row], positions[row], num_logits_to_keep) for row in rows]
         return np.concatenate(logits) if len(logits) > 1 else logits[0]
+
+    @property
+    def _why_whole(self) -> str:
+        if self.chunkable_length == 0:
+            return "in this generation, where a token may see no key and attends to whatever is read with it"
+        return (
+            f"beyond the trained length of {self.chunkable_length} tokens, since scaled RoPE turns all of them by the "
+            "longest"
+        )
 
     def cache_snapshot(self) -> list[tuple[Array, Array]]:
         """Copy the (key, value) cache of every layer, each [B, Hkv, length, D]."""

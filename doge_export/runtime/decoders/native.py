@@ -90,8 +90,9 @@ class NativeDecoder(Decoder):
         return [_Best(self, last, row, *pair) for row, pair in enumerate(zip(tokens, best, strict=True))]
 
     def _append_and_run(self, input_ids: Array, attention_mask: Array | None, call: Call) -> None:
+        self._progress.check(input_ids)
         past = self.length
-        self._append(input_ids, attention_mask)
+        self._progress.append(input_ids.shape[1], attention_mask)
         try:
             self._run(past, input_ids, attention_mask, call)
         except BaseException:

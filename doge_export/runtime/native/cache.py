@@ -135,9 +135,8 @@ def open_weights(
             raise
         content = _in_memory(library, source, digest)
         return Opened(opened(content), None, True, f"native weights are not kept: {_why(error)}")
-    content = _kept(file)
-    if content is None:
-        content = _in_memory(library, source, digest)
+    written = _kept(file)
+    content = written if written is not None else _in_memory(library, source, digest)
     return Opened(opened(content), file, True)
 
 

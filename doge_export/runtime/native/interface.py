@@ -226,6 +226,7 @@ class NativeLibrary:
             "state_length": (c_int32, (c_void_p,)),
             "state_bytes": (c_uint64, (c_void_p,)),
             "state_rewind": (c_int32, (c_void_p, c_int32, *told)),
+            "state_copy": (c_int32, (c_void_p, c_int32, c_void_p, c_void_p, *told)),
             "run": (c_int32, (c_void_p, POINTER(Call), *told)),
         }  # fmt: skip
         for name, (result, arguments) in signatures.items():
@@ -331,6 +332,15 @@ class NativeState:
     def rewind(self, length: int) -> None:
         """Forget all but the first tokens."""
         self.model.library._call("state_rewind", self._handle, length)
+
+    def cache(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Return a copy of the keys and values of every layer, each float32 [B, Hkv, P, D]."""
+        config = self.model.config
+        shape = (self.batch, config.num_key_value_heads, self.length, config.head_dim)
+        copied = [(np.empty(shape, np.float32), np.empty(shape, np.float32)) for _ in range(config.num_hidden_layers)]
+        for layer, (keys, values) in enumerate(copied):
+            self.model.library._call("state_copy", self._handle, layer, keys.ctypes.data, values.ctypes.data)
+        return copied
 
     def run(self, call: Call) -> None:
         """Read new tokens."""
