@@ -41,7 +41,8 @@ class NativeDecoder(Decoder):
     @property
     def computes_by(self) -> str:
         """See `Decoder.computes_by`."""
-        return f"native decoder, {self._model.instruction_set}, {self._model.threads} threads"
+        threads = f"{self._model.threads} thread" + "s" * (self._model.threads > 1)
+        return f"native decoder, {self._model.instruction_set}, {threads}"
 
     def fork(self) -> Self:
         """See `Decoder.fork`; runs of one model wait for each other."""
