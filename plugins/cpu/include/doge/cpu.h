@@ -240,6 +240,9 @@ int32_t doge_cpu_state_length(const doge_cpu_state* state); /* P, padding includ
 uint64_t doge_cpu_state_bytes(const doge_cpu_state* state); /* memory of its caches now */
 /* Forgets all but the first `length` tokens. */
 doge_cpu_status doge_cpu_state_rewind(doge_cpu_state* state, int32_t length, char* message, size_t message_bytes);
+/* Copies the cache of one layer: keys (normalised and rotated) and values, each [B, kv heads, P, D]. */
+doge_cpu_status doge_cpu_state_copy(const doge_cpu_state* state, int32_t layer, float* keys, float* values,
+                                    char* message, size_t message_bytes);
 
 typedef struct {
     int32_t tokens;            /* S, at least 1 */
