@@ -2,7 +2,6 @@
 #include <cmath>
 #include <cstring>
 
-#include "snapshot.h"
 #include "stack.h"
 
 namespace doge::cpu {
@@ -42,18 +41,6 @@ void Stack::attend_evenly(int l, int row, int head, float* out) const {
         kernels_.attend(keys, &query, 1, ZEROS, reinterpret_cast<const int8_t*>(ZEROS), width_);
     }
     for (size_t d = 0; d < width_; d++) out[d] /= query.total;
-}
-
-// Padding before a row's first token sees no key. Where tokens route one another its states matter, and as in transformers
-// it attends evenly to all keys of the call, later ones too.
-void Stack::attend_evenly(int l, int row, int head, float* to) const {
-    const int keys = state_.length + piece_.call->tokens;
-    float key[MAX_HEAD], value[MAX_HEAD];
-    for (int k = 0; k < config_.head_dim; k++) to[k] = 0.0f;
-    for (int place = 0; place < keys; place++) {
-        read_cache(state_.caches[size_t(row)], place, l, head, config_.head_dim, key, value);
-        for (int k = 0; k < config_.head_dim; k++) to[k] += value[k] / float(keys);
-    }
 }
 
 // Queries of `count` tokens of one row from `first` on, for one key/value head.
@@ -97,7 +84,6 @@ void Stack::attend_item(int id, int l, int row, int head, int first, int count) 
             }
             float* to = inputs(id).heads.x(token) + size_t(h) * size_t(d);
             for (int k = 0; k < d; k++) to[k] = queries[i].out[k] * inverse;
-            if (config_.moe == DOGE_CPU_MOE_REFERENCE && !(queries[i].total > 0.0f)) attend_evenly(l, row, head, to);
         }
     }
 }
