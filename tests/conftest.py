@@ -127,6 +127,24 @@ def bundled_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.Temp
 
 
 @pytest.fixture(scope="session")
+def native_file() -> Path:
+    """The library of the native decoder: the installed or built one, else compiled once for all tests."""
+    from native_library import native_file
+
+    return native_file()
+
+
+@pytest.fixture
+def native_library(
+    native_file: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """Let the native decoder be found, and keep its forms of weights in a folder of the tests."""
+    monkeypatch.setenv("DOGE_EXPORT_CPU_LIBRARY", str(native_file))
+    monkeypatch.setenv("DOGE_EXPORT_CACHE", str(tmp_path_factory.getbasetemp() / "native-cache"))
+    return native_file
+
+
+@pytest.fixture(scope="session")
 def nano_folder(bundled_folder: Callable[..., Path]) -> Path:
     """The bundled dense checkpoint, exported; read only."""
     return bundled_folder("doge-nano")

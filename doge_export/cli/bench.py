@@ -60,6 +60,12 @@ if TYPE_CHECKING:
     metavar="FILE",
     help="Draw speed and latency against context, as .svg or .png. [contexts by default: 64, 128, 256...]",
 )
+@click.option(
+    "--backend",
+    type=click.Choice(("native", "graph")),
+    multiple=True,
+    help="What computes on a CPU: the native decoder, or onnxruntime. May be given twice. [default: graph]",
+)
 @threads_option
 @verify_option
 @host_code_option

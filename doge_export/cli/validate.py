@@ -8,7 +8,15 @@ from typing import Any
 import click
 
 from doge_export import console
-from doge_export.cli.options import PATH, folder_argument, host_code_option, json_option, source_options, verify_option
+from doge_export.cli.options import (
+    PATH,
+    backend_option,
+    folder_argument,
+    host_code_option,
+    json_option,
+    source_options,
+    verify_option,
+)
 from doge_export.cli.render import echo_json
 from doge_export.installing import need
 from doge_export.package import read_manifest
@@ -19,6 +27,7 @@ from doge_export.package import read_manifest
 @click.option("--model", metavar="MODEL", help="The checkpoint. [default: the one that FOLDER was exported from]")
 @source_options
 @click.option("--report", type=PATH, metavar="FILE.html", help="Write the comparison as a page.")
+@backend_option
 @verify_option
 @host_code_option
 @json_option
@@ -31,6 +40,7 @@ def command(ctx: click.Context, folder: Path, report: Path | None, as_json: bool
     does not have.
     """
     need("export", "torch", "safetensors")
+    options["backend"] = options["backend"] or "graph"
     from doge_export.package import verify as verify_folder
     from doge_export.paths import check_apart, report_path
     from doge_export.validation import validate

@@ -9,7 +9,8 @@ from pathlib import Path
 from doge_export.errors import DogeExportError
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-_NOT_BUILT = {"tests", "README.md", "__pycache__"}
+_NOT_BUILT = {"tests", "README.md", "__pycache__", "cpu", "ort"}
+"""Names of files and folders that the libraries are not made from; `cpu` and `ort` make one of their own."""
 
 
 def plugin_sources() -> Path:

@@ -27,6 +27,7 @@ from doge_export.validation.verdict import CheckResult, Verdict
 if TYPE_CHECKING:
     from doge_export.checkpoint import Checkpoint
     from doge_export.runtime import ClassificationSession, FeatureSession, Session
+    from doge_export.runtime.native.support import Backend
     from doge_export.validation.oracle import Oracle
 
 
@@ -38,6 +39,7 @@ def validate(
     token: str | None = None,
     cache_dir: str | Path | None = None,
     offline: bool = False,
+    backend: Backend = "graph",
     allow_host_code: bool = False,
     adapter: str | Path | None = None,
     session: Session | FeatureSession | ClassificationSession | None = None,
@@ -55,6 +57,8 @@ def validate(
         token: access token for private and gated repositories.
         cache_dir: folder of downloads; by default the cache of huggingface_hub.
         offline: use cached files only.
+        backend: what computes the folder's answers on a CPU, see `load`: its graph, which is what the folder holds, or
+            the native decoder.
         allow_host_code: see `load`.
         adapter: LoRA adapter to merge into the checkpoint's weights; by default the one that the manifest names.
         session: a session already open on the folder.
@@ -73,7 +77,7 @@ def validate(
 
     started = time.perf_counter()
     if session is None:
-        session = load(folder, allow_host_code=allow_host_code)
+        session = load(folder, backend=backend, allow_host_code=allow_host_code)
     manifest = session.manifest
     if checkpoint is None:
         checkpoint = open_recorded(

@@ -94,6 +94,8 @@ def test_precisions_side_by_side(two_precisions, nano_folder):
 class Recorder:
     """A subject that takes as long as it is told, and notes when it was asked."""
 
+    spins = False
+
     def __init__(self, name, log, seconds):
         self.name, self._log, self._seconds = name, log, iter(seconds)
 

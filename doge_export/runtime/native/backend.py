@@ -1,0 +1,50 @@
+"""Opening a folder's graph by the native decoder, or telling in one line why not."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+from doge_export.errors import DogeExportError
+from doge_export.package.manifest import Manifest
+from doge_export.plugin.cpu_library import find_cpu_library
+from doge_export.runtime.native.cache import Opened, Source, open_weights
+from doge_export.runtime.native.interface import SCREEN, NativeLibrary
+from doge_export.runtime.native.support import NotNative
+from doge_export.runtime.threads import native_threads
+
+
+@functools.cache
+def _loaded(path: Path) -> NativeLibrary:
+    return NativeLibrary(path)
+
+
+def native_library() -> NativeLibrary:
+    """Return the library that is there.
+
+    Raises:
+        NotNative: there is none of this version.
+    """
+    try:
+        return _loaded(find_cpu_library().path)
+    except DogeExportError as error:
+        raise NotNative(str(error)) from error
+
+
+def open_native(folder: Path, manifest: Manifest, name: str, threads: int | None) -> Opened:
+    """Open the native form of a graph's weights.
+
+    Args:
+        folder: an exported folder.
+        manifest: its manifest.
+        name: of the graph.
+        threads: of the model; None: as many as suit its size.
+
+    Raises:
+        NotNative: the graph has no native form, or there is no library.
+        DogeExportError: the graph cannot be read.
+        RunFailed: there is not enough memory.
+    """
+    library = native_library()
+    source = Source(folder, manifest, name)
+    return open_weights(library, source, threads or native_threads(folder / name), flags=SCREEN)
