@@ -37,14 +37,14 @@ void Cache::append(const Kernels& kernels, int place, int layer, int head, const
     alignas(64) float padded_value[MAX_HEAD];
     float scale;
     int32_t sum;
-    kernels.quantise(key, width_, width_, codes, &scale, &sum);
+    kernels.quantise(key, width_, width_, 1, codes, &scale, &sum);
     uint8_t* to = keys + size_t(group) * (width + sizeof(float)) * LANES;
     for (int d = 0; d < width_; d++) to[size_t(d / 4) * ALIGN + size_t(lane) * 4 + size_t(d % 4)] = uint8_t(codes[d] + 128);
     std::memcpy(to + width * LANES + size_t(lane) * sizeof(float), &scale, sizeof scale);
 
     std::memcpy(padded_value, value, size_t(head_dim_) * sizeof(float));
     for (int d = head_dim_; d < width_; d++) padded_value[d] = 0.0f;
-    kernels.quantise(padded_value, width_, width_, codes, &scale, &sum);
+    kernels.quantise(padded_value, width_, width_, 1, codes, &scale, &sum);
     to = values + size_t(slot / KEY_BLOCK) * width * KEY_BLOCK + size_t(slot % KEY_BLOCK / 4) * ALIGN + size_t(slot % 4);
     for (int d = 0; d < width_; d++)
         to[size_t(d / LANES) * KEY_BLOCK * LANES + size_t(d % LANES) * 4] = uint8_t(codes[d]);

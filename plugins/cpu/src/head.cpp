@@ -20,7 +20,7 @@ Head::Head(doge_cpu_state& state, const Piece& piece, const Stack& stack)
     const int wanted = call.logits == nullptr ? 0 : call.logits_to_keep == 0 ? call.tokens : call.logits_to_keep;
     kept_ = std::clamp(wanted - (call.tokens - end), 0, piece.tokens);
     if (kept_ == 0 && last_ && call.num_candidates > 0) kept_ = 1;
-    if (kept_ > 0) inputs_->need(state.batch * kept_, config_.hidden_size);
+    if (kept_ > 0) inputs_->need(*model_.kernels, state.batch * kept_, config_.hidden_size);
     if (call.logits == nullptr && kept_ > 0)
         scratch_ = model_.work.logits.need(size_t(state.batch) * size_t(config_.vocab_size));
 }

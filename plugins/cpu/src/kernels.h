@@ -17,13 +17,14 @@ struct Matrix {
 };
 
 // Vectors to multiply with, one a token: float32, and int8 codes in blocks of `block`, the largest of 128, 64, 32, 16 that
-// divides the columns (so a matrix's block divides it).
+// divides the columns (so a matrix's block divides it). Codes, scales and sums of one block of all tokens lie together.
 struct Activations {
     float* x;        // [n, stride]
-    int8_t* codes;   // [n, stride], -127 to 127
-    float* scales;   // [n, scale_stride]
-    int32_t* sums;   // [n, scale_stride], of a block's codes
-    size_t stride, scale_stride;
+    int8_t* codes;   // [blocks, step, block], -127 to 127
+    int16_t* wide;   // the same in 16 bits where Kernels::widen makes them, for MANY tokens and more; else null
+    float* scales;   // [blocks, step]
+    int32_t* sums;   // [blocks, step], of a block's codes
+    size_t stride, step;
     int block;       // 0 where there are no codes
 };
 
@@ -63,10 +64,14 @@ struct Query {
 
 constexpr int MOST_QUERIES = 16;  // of one call of attend
 
+constexpr int MANY = 12;  // tokens for which it pays to widen an int8 matrix too
+
 struct Kernels {
     const char* name;
-    // codes, scales and sums of `columns` numbers (a multiple of `block`)
-    void (*quantise)(const float* x, int columns, int block, int8_t* codes, float* scales, int32_t* sums);
+    // codes in 16 bits; null where `multiply` does not want them
+    void (*widen)(const int8_t* codes, int n, int16_t* wide);
+    // codes, scales and sums of `columns` numbers (a multiple of `block`) of one of `step` tokens
+    void (*quantise)(const float* x, int columns, int block, size_t step, int8_t* codes, float* scales, int32_t* sums);
     // y = x / rms(x) * weight over n numbers; all three are padded
     void (*rms_norm)(const float* x, const float* weight, int n, float eps, float* y);
     // groups [first, last) of 16 rows times n tokens

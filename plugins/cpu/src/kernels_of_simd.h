@@ -9,8 +9,16 @@
 namespace doge::cpu {
 namespace {
 
+#ifdef DOGE_WIDENS
+void widen_all(const int8_t* codes, int n, int16_t* wide) {
+    for (int i = 0; i < n; i++) wide[i] = codes[i];
+}
+#else
+constexpr void (*widen_all)(const int8_t*, int, int16_t*) = nullptr;
+#endif
+
 constexpr Kernels table(const char* name) {
-    return {name, quantise, rms_norm, multiply, gated, rotate, attend, row_dot, row_add};
+    return {name, widen_all, quantise, rms_norm, multiply, gated, rotate, attend, row_dot, row_add};
 }
 
 }  // namespace

@@ -42,32 +42,38 @@ inline int32_t sum_of_codes(const int8_t* q, int n) {
     return s;
 }
 
-template <int KIND, int M>
-inline void code_tile(const Matrix& m, const uint8_t* p, const Activations& a, int token, F* r) {
+// `block` of activations, of which `part` columns make a block of the matrix. Both are 128 as a rule, and known then.
+template <int KIND, int M, class Number>
+inline void code_tile(const Matrix& m, const uint8_t* p, const Activations& a, int token, F* r, Number block, Number part) {
     constexpr int WIDTH = KIND == DOGE_CPU_INT8 ? 4 : 8;  // columns of 64 bytes
-    const int blocks = m.columns / m.block, chunks = m.block / WIDTH, ratio = a.block / m.block;
-    const int8_t* q = a.codes + size_t(token) * a.stride;
-    const size_t row = size_t(token) * a.scale_stride;
+    const int blocks = m.columns / part, chunks = part / WIDTH, ratio = block / part;
     for (int t = 0; t < M; t++) r[t] = splat(0.0f);
     for (int b = 0; b < blocks; b++) {
+        const size_t at = size_t(b / ratio) * a.step + size_t(token);
+        const int8_t* q = a.codes + at * size_t(block) + size_t(b % ratio * part);
         I acc[M];
         int32_t sums[M];
         for (int t = 0; t < M; t++) {
             acc[t] = splat_int(0);
-            sums[t] = ratio == 1 ? a.sums[row + size_t(t) * a.scale_stride + size_t(b)]
-                                 : sum_of_codes(q + size_t(t) * a.stride + size_t(b) * size_t(m.block), m.block);
+            sums[t] = ratio == 1 ? a.sums[at + size_t(t)] : sum_of_codes(q + t * block, part);
         }
-        if constexpr (KIND == DOGE_CPU_INT8)
-            dots8<M>(p, chunks, q + size_t(b) * size_t(m.block), a.stride, sums, acc);
-        else
-            dots4<M>(p, chunks, q + size_t(b) * size_t(m.block), a.stride, sums, acc);
+        if constexpr (KIND == DOGE_CPU_INT8) dots8<M>(p, chunks, q, size_t(block), sums, acc);
+        else dots4<M>(p, chunks, q, size_t(block), sums, acc);
         p += size_t(chunks) * 64;
         const F scales = load(reinterpret_cast<const float*>(p));
         p += 64;
-        const size_t place = row + size_t(b / ratio);
-        for (int t = 0; t < M; t++)
-            r[t] = fma(to_float(acc[t]), mul(scales, splat(a.scales[place + size_t(t) * a.scale_stride])), r[t]);
+        for (int t = 0; t < M; t++) r[t] = fma(to_float(acc[t]), mul(scales, splat(a.scales[at + size_t(t)])), r[t]);
     }
+}
+
+struct Usual {
+    constexpr operator int() const { return 128; }
+};
+
+template <int KIND, int M>
+inline void code_tile(const Matrix& m, const uint8_t* p, const Activations& a, int token, F* r) {
+    if (m.block == 128) code_tile<KIND, M>(m, p, a, token, r, Usual(), Usual());
+    else code_tile<KIND, M>(m, p, a, token, r, a.block, m.block);
 }
 
 template <int M>
@@ -81,6 +87,59 @@ inline void tile(const Matrix& m, int group, const Activations& a, int token, F*
         case DOGE_CPU_BFLOAT16: float_tile<DOGE_CPU_BFLOAT16, M>(p, m.columns, x, a.stride, r); break;
         default: float_tile<DOGE_CPU_FLOAT32, M>(p, m.columns, x, a.stride, r); break;
     }
+}
+
+// Calls f(Tokens<M>, token) for tiles of T tokens, then of fewer, until there are none left.
+template <int M>
+struct Tokens {
+    static constexpr int value = M;
+};
+template <int T, class Function>
+inline int each_tile(int token, int n, Function f) {
+    for (; token + T <= n; token += T) f(Tokens<T>(), token);
+    if constexpr (T > 1) token = each_tile<(T > 4 ? 4 : T / 2)>(token, n, f);
+    return token;
+}
+
+constexpr int BATCH = 96;  // tokens at once: their products with 16 rows, 6 KB, stay in the first cache
+
+#ifdef DOGE_WIDENS
+
+inline void wide_products(const Matrix& m, const uint8_t* p, const Activations& a, int token, int n, F* out) {
+    alignas(64) int16_t weights[128 * 16];
+    const int blocks = m.columns / m.block, ratio = a.block / m.block;
+    for (int t = 0; t < n; t++) out[t] = splat(0.0f);
+    for (int b = 0; b < blocks; b++, p += size_t(m.block) * 16 + 64) {
+        widen(p, m.block / 4, weights);
+        const size_t at = size_t(b / ratio) * a.step + size_t(token);
+        const int16_t* codes = a.wide + at * size_t(a.block) + size_t(b % ratio * m.block);
+        const F scales = load(reinterpret_cast<const float*>(p + size_t(m.block) * 16));
+        each_tile<CODE_TILE>(0, n, [&](auto size, int first) {
+            constexpr int M = decltype(size)::value;
+            I acc[M];
+            for (int t = 0; t < M; t++) acc[t] = splat_int(0);
+            dots_wide<M>(weights, m.block / 2, codes + size_t(first) * size_t(a.block), size_t(a.block), acc);
+            for (int t = 0; t < M; t++) {
+                const F scale = mul(scales, splat(a.scales[at + size_t(first + t)]));
+                out[first + t] = fma(to_float(acc[t]), scale, out[first + t]);
+            }
+        });
+    }
+}
+
+#endif
+
+// Products of 16 rows with n tokens, at most BATCH.
+inline void products(const Matrix& m, int group, const Activations& a, int token, int n, F* out) {
+#ifdef DOGE_WIDENS
+    if (m.kind == DOGE_CPU_INT8 && a.wide != nullptr) {
+        wide_products(m, m.bytes + size_t(group) * m.group, a, token, n, out);
+        return;
+    }
+#endif
+    const auto some = [&](auto size, int first) { tile<decltype(size)::value>(m, group, a, token + first, out + first); };
+    if (m.kind == DOGE_CPU_INT8 || m.kind == DOGE_CPU_INT4) each_tile<CODE_TILE>(0, n, some);
+    else each_tile<FLOAT_TILE>(0, n, some);
 }
 
 inline void deliver(const Sink& sink, int group, int token, F value) {
@@ -97,49 +156,31 @@ inline void deliver(const Sink& sink, int group, int token, F value) {
     }
 }
 
-// Calls f(std::integral_constant-like M{}, token) for tiles of T, T / 2 ... tokens until there are none left.
-template <int M>
-struct Tokens {
-    static constexpr int value = M;
-};
-template <int T, class Function>
-inline int each_tile(int token, int n, Function f) {
-    for (; token + T <= n; token += T) f(Tokens<T>(), token);
-    if constexpr (T > 1) token = each_tile<(T > 4 ? 4 : T / 2)>(token, n, f);
-    return token;
-}
-
-template <int T>
-void multiply_tiles(const Matrix& m, int first, int last, const Activations& a, int n, const Sink& sink) {
-    for (int g = first; g < last; g++) {
-        each_tile<T>(0, n, [&](auto size, int token) {
-            constexpr int M = decltype(size)::value;
-            F r[M];
-            tile<M>(m, g, a, token, r);
-            for (int t = 0; t < M; t++) deliver(sink, g, token + t, r[t]);
-        });
-    }
-}
-
 void multiply(const Matrix& m, int first, int last, const Activations& a, int n, const Sink& sink) {
-    if (m.kind == DOGE_CPU_INT8 || m.kind == DOGE_CPU_INT4) multiply_tiles<CODE_TILE>(m, first, last, a, n, sink);
-    else multiply_tiles<FLOAT_TILE>(m, first, last, a, n, sink);
+    F out[BATCH];
+    for (int token = 0; token < n; token += BATCH) {
+        const int count = n - token < BATCH ? n - token : BATCH;
+        for (int g = first; g < last; g++) {
+            products(m, g, a, token, count, out);
+            for (int t = 0; t < count; t++) deliver(sink, g, token + t, out[t]);
+        }
+    }
 }
 
 void gated(const Matrix& gate, int gate_first, const Matrix& up, int up_first, int groups, const Activations& a, int n,
            const float* gate_bias, const Sink& sink) {
-    for (int g = 0; g < groups; g++) {
-        each_tile<CODE_TILE>(0, n, [&](auto size, int token) {
-            constexpr int M = decltype(size)::value;
-            F r[M], s[M];
-            tile<M>(gate, gate_first + g, a, token, r);
-            tile<M>(up, up_first + g, a, token, s);
-            for (int t = 0; t < M; t++) {
+    F r[BATCH], s[BATCH];
+    for (int token = 0; token < n; token += BATCH) {
+        const int count = n - token < BATCH ? n - token : BATCH;
+        for (int g = 0; g < groups; g++) {
+            products(gate, gate_first + g, a, token, count, r);
+            products(up, up_first + g, a, token, count, s);
+            for (int t = 0; t < count; t++) {
                 if (gate_bias != nullptr) r[t] = add(r[t], load(gate_bias + g * 16));
                 if (sink.bias != nullptr) s[t] = add(s[t], load(sink.bias + g * 16));
                 store(sink.out + size_t(token + t) * sink.stride + g * 16, mul(silu(r[t]), s[t]));
             }
-        });
+        }
     }
 }
 

@@ -151,44 +151,64 @@ inline void dots_values(const uint8_t* v, int chunks, const uint8_t* p, size_t s
 //   dots8        |code - 128| <= 128 times +-127, twice: 32512. The sign of the weight moves to the activation.
 //   dots4        15 * 127, twice: 3810; eight of these are added in 16 bits: 30480
 //   dots_values  127 * 127, twice: 32258
+inline __m256i add_pairs(__m256i a, __m256i words) {
+    return _mm256_add_epi32(a, _mm256_madd_epi16(words, _mm256_set1_epi16(1)));
+}
+
+// One token reads memory in order; for several the sums of 8 rows fill the registers.
 template <int M>
 inline void dots8(const uint8_t* w, int chunks, const int8_t* q, size_t stride, const int32_t*, I* acc) {
-    const __m256i zero = _mm256_set1_epi8(-128), ones = _mm256_set1_epi16(1);
-    for (int half = 0; half < 2; half++) {
-        __m256i a[M];
-        for (int t = 0; t < M; t++) a[t] = acc[t].v[half];
+    constexpr int HALVES = M == 1 ? 2 : 1;
+    const __m256i zero = _mm256_set1_epi8(-128);
+    for (int from = 0; from < 2; from += HALVES) {
+        __m256i a[M][HALVES];
+        for (int t = 0; t < M; t++)
+            for (int h = 0; h < HALVES; h++) a[t][h] = acc[t].v[from + h];
         for (int c = 0; c < chunks; c++) {
-            const __m256i weights = _mm256_xor_si256(bytes32(w + c * 64 + half * 32), zero);
-            const __m256i sizes = _mm256_abs_epi8(weights);
-            for (int t = 0; t < M; t++) {
-                const __m256i x = _mm256_sign_epi8(four(q + size_t(t) * stride + size_t(c) * 4), weights);
-                a[t] = _mm256_add_epi32(a[t], _mm256_madd_epi16(_mm256_maddubs_epi16(sizes, x), ones));
+            for (int h = 0; h < HALVES; h++) {
+                const __m256i weights = _mm256_xor_si256(bytes32(w + c * 64 + (from + h) * 32), zero);
+                const __m256i sizes = _mm256_abs_epi8(weights);
+                for (int t = 0; t < M; t++) {
+                    const __m256i x = _mm256_sign_epi8(four(q + size_t(t) * stride + size_t(c) * 4), weights);
+                    a[t][h] = add_pairs(a[t][h], _mm256_maddubs_epi16(sizes, x));
+                }
             }
         }
-        for (int t = 0; t < M; t++) acc[t].v[half] = a[t];
+        for (int t = 0; t < M; t++)
+            for (int h = 0; h < HALVES; h++) acc[t].v[from + h] = a[t][h];
+    }
+}
+
+// CHUNKS chunks, at most 4, of 8 rows: sums in 16 bits.
+template <int M, int CHUNKS>
+inline void words4(const uint8_t* w, const int8_t* q, size_t stride, __m256i* words) {
+    const __m256i low = _mm256_set1_epi8(15);
+    for (int c = 0; c < CHUNKS; c++) {
+        const __m256i both = bytes32(w + c * 64), first = _mm256_and_si256(both, low);
+        const __m256i second = _mm256_and_si256(_mm256_srli_epi16(both, 4), low);
+        for (int t = 0; t < M; t++) {
+            const int8_t* x = q + size_t(t) * stride + size_t(c) * 8;
+            const __m256i a = _mm256_maddubs_epi16(first, four(x)), b = _mm256_maddubs_epi16(second, four(x + 4));
+            words[t] = c == 0 ? a : _mm256_add_epi16(words[t], a);
+            words[t] = _mm256_add_epi16(words[t], b);
+            asm("" : "+x"(words[t]));  // else GCC does all the products first and spills them
+        }
     }
 }
 
 template <int M>
 inline void dots4(const uint8_t* w, int chunks, const int8_t* q, size_t stride, const int32_t* sums, I* acc) {
-    const __m256i low = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1);
     for (int half = 0; half < 2; half++) {
-        __m256i a[M];
+        __m256i a[M], words[M];
         for (int t = 0; t < M; t++) a[t] = _mm256_sub_epi32(acc[t].v[half], _mm256_set1_epi32(8 * sums[t]));
-        for (int c = 0; c < chunks; c += 4) {
-            const int end = c + 4 < chunks ? c + 4 : chunks;
-            __m256i words[M];
-            for (int t = 0; t < M; t++) words[t] = _mm256_setzero_si256();
-            for (int e = c; e < end; e++) {
-                const __m256i both = bytes32(w + e * 64 + half * 32), first = _mm256_and_si256(both, low);
-                const __m256i second = _mm256_and_si256(_mm256_srli_epi16(both, 4), low);
-                for (int t = 0; t < M; t++) {
-                    const int8_t* x = q + size_t(t) * stride + size_t(e) * 8;
-                    words[t] = _mm256_add_epi16(words[t], _mm256_maddubs_epi16(first, four(x)));
-                    words[t] = _mm256_add_epi16(words[t], _mm256_maddubs_epi16(second, four(x + 4)));
-                }
-            }
-            for (int t = 0; t < M; t++) a[t] = _mm256_add_epi32(a[t], _mm256_madd_epi16(words[t], ones));
+        int c = 0;
+        for (; c + 4 <= chunks; c += 4) {
+            words4<M, 4>(w + c * 64 + half * 32, q + size_t(c) * 8, stride, words);
+            for (int t = 0; t < M; t++) a[t] = add_pairs(a[t], words[t]);
+        }
+        for (; c < chunks; c += 2) {  // blocks of 16 columns have 2 chunks
+            words4<M, 2>(w + c * 64 + half * 32, q + size_t(c) * 8, stride, words);
+            for (int t = 0; t < M; t++) a[t] = add_pairs(a[t], words[t]);
         }
         for (int t = 0; t < M; t++) acc[t].v[half] = a[t];
     }
@@ -196,19 +216,49 @@ inline void dots4(const uint8_t* w, int chunks, const int8_t* q, size_t stride, 
 
 template <int M>
 inline void dots_values(const uint8_t* v, int chunks, const uint8_t* p, size_t stride, I* acc) {
-    const __m256i ones = _mm256_set1_epi16(1);
     for (int half = 0; half < 2; half++) {
         __m256i a[M];
         for (int t = 0; t < M; t++) a[t] = acc[t].v[half];
         for (int c = 0; c < chunks; c++) {
             const __m256i values = bytes32(v + c * 64 + half * 32);
-            for (int t = 0; t < M; t++) {
-                const __m256i words = _mm256_maddubs_epi16(four(p + size_t(t) * stride + size_t(c) * 4), values);
-                a[t] = _mm256_add_epi32(a[t], _mm256_madd_epi16(words, ones));
-            }
+            for (int t = 0; t < M; t++)
+                a[t] = add_pairs(a[t], _mm256_maddubs_epi16(four(p + size_t(t) * stride + size_t(c) * 4), values));
         }
         for (int t = 0; t < M; t++) acc[t].v[half] = a[t];
     }
+}
+
+// Many tokens: int8 weights are widened to 16 bits once, which leaves one multiplication where dots8 has three such.
+#define DOGE_WIDENS 1
+// `chunks` chunks as pairs of columns of 16 rows: [chunks * 2][16 rows][2 columns]
+inline void widen(const uint8_t* w, int chunks, int16_t* out) {
+    const __m256i zero = _mm256_set1_epi8(-128);
+    for (int c = 0; c < chunks; c++) {
+        for (int half = 0; half < 2; half++) {
+            // Rows 0 1, 4 5, 2 3, 6 7, so that the shuffles below, within 128 bits, leave them in order.
+            const __m256i rows = _mm256_permute4x64_epi64(_mm256_xor_si256(bytes32(w + c * 64 + half * 32), zero), 0xd8);
+            const __m256 a = _mm256_castsi256_ps(_mm256_cvtepi8_epi16(_mm256_castsi256_si128(rows)));
+            const __m256 b = _mm256_castsi256_ps(_mm256_cvtepi8_epi16(_mm256_extracti128_si256(rows, 1)));
+            float* to = reinterpret_cast<float*>(out + c * 64 + half * 16);
+            _mm256_storeu_ps(to, _mm256_shuffle_ps(a, b, 0x88));
+            _mm256_storeu_ps(to + 16, _mm256_shuffle_ps(a, b, 0xdd));
+        }
+    }
+}
+
+template <int M>
+inline void dots_wide(const int16_t* w, int pairs, const int16_t* q, size_t stride, I* acc) {
+    __m256i a[M], b[M];
+    for (int t = 0; t < M; t++) a[t] = acc[t].v[0], b[t] = acc[t].v[1];
+    for (int p = 0; p < pairs; p++) {
+        const __m256i first = bytes32((const uint8_t*)(w + p * 32)), second = bytes32((const uint8_t*)(w + p * 32 + 16));
+        for (int t = 0; t < M; t++) {
+            const __m256i x = four(q + size_t(t) * stride + size_t(p) * 2);
+            a[t] = _mm256_add_epi32(a[t], _mm256_madd_epi16(first, x));
+            b[t] = _mm256_add_epi32(b[t], _mm256_madd_epi16(second, x));
+        }
+    }
+    for (int t = 0; t < M; t++) acc[t].v[0] = a[t], acc[t].v[1] = b[t];
 }
 
 #endif

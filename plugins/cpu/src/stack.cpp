@@ -49,10 +49,10 @@ Stack::Stack(doge_cpu_state& state, const Piece& piece)
         work_.routes.need(n * size_t(padded(2 * keys_of_half_)));
         work_.experts.need(size_t(c.num_experts_per_tok));
     }
-    work_.inputs.need(c, n_);
+    work_.inputs.need(kernels_, c, n_);
     work_.threads.resize(size_t(threads_));
     for (ThreadWork& w : work_.threads) {
-        if (single()) w.inputs.need(c, 1);
+        if (single()) w.inputs.need(kernels_, c, 1);
         w.outs.need(MOST_QUERIES * width_);
         w.partial.need(size_t(c.num_attention_heads) * width_);
         w.largest.resize(size_t(c.num_attention_heads));
@@ -180,7 +180,7 @@ void Stack::remember(int id, int l) const {
         kernels_.rotate(work_.qkv.data() + size_t(t) * qkv_stride_ + size_t(h) * size_t(d), y.query_norm, d,
                         config_.rms_norm_eps, state_.rope.cos(t), state_.rope.sin(t), scale, to);
         if (state_.caches[0].int8())
-            kernels_.quantise(to, int(width_), int(width_), work_.query_codes.data() + at * width_,
+            kernels_.quantise(to, int(width_), int(width_), 1, work_.query_codes.data() + at * width_,
                               work_.query_scales.data() + at, work_.query_sums.data() + at);
     };
     const auto key = [&](int t, int h) {
@@ -240,6 +240,13 @@ void Stack::feed_forward(int id, const Layer& y) const {
         multiply(id, &router, 1, inputs(id).normed);
     }
     wait();
+    // A single token's experts are shared out, so that each thread adds them to the rows that it computes below.
+    if (routed && single()) {
+        choose_experts(id, 0);
+        for (int i = id; i < config_.num_experts_per_tok; i += threads_)
+            work_.experts.data()[i] = expert_weight(id, y, 0, i);
+        wait();
+    }
     const Inputs& in = inputs(id).gated;
     tokens(id, [&](int t) {
         if (single()) std::memcpy(in.x(0), shared.x(0), shared.all().stride * sizeof(float));
@@ -248,35 +255,51 @@ void Stack::feed_forward(int id, const Layer& y) const {
     wait_if_many();
     const Product down{&y.down, x_, hidden_, y.post_residual};
     multiply(id, &down, 1, in);
+    if (routed && single()) add_experts(id, y);
     wait();
-    if (!routed) return;
-    // The token's own thread adds the experts. TODO single token
-    const Share mine(n_, id, threads_);
-    for (int t = mine.first; t < mine.last; t++) experts_of(id, y, t);
-    wait_if_many();
-    if (single()) wait();
+    if (!routed || single()) return;
+    tokens(id, [&](int t) {  // whose next norm is this thread's, too
+        choose_experts(id, t);
+        for (int i = 0; i < config_.num_experts_per_tok; i++) {
+            const Table::Part* part;
+            const uint8_t* row = y.expert_up.row(work_.threads[size_t(id)].picks[size_t(i)].expert, part);
+            kernels_.row_add(row, part->kind, part->block, 0, config_.hidden_size, config_.hidden_size,
+                             expert_weight(id, y, t, i), x(t));
+        }
+    });
 }
 
-void Stack::experts_of(int id, const Layer& y, int token) const {
-    const int n = keys_of_half_, k = config_.num_experts_per_tok;
+void Stack::choose_experts(int id, int token) const {
+    const int n = keys_of_half_;
     const size_t stride = size_t(padded(2 * n));
     const float* routes = work_.routes.data();
     const auto half = [&](int which) {
         if (config_.moe == DOGE_CPU_MOE_PER_TOKEN) return routes + size_t(token) * stride + size_t(which * n);
-        // [n_, 2 n] looked at as [2, n_, n]
-        const int block = which * n_ + token;
-        return routes + size_t(block / 2) * stride + size_t(block % 2 * n);
+        // The published code looks at [n_, 2, n] as [2, n_, n].
+        const int place = which * n_ + token;
+        return routes + size_t(place / 2) * stride + size_t(place % 2 * n);
     };
     ThreadWork& w = work_.threads[size_t(id)];
-    w.router.choose(half(0), half(1), n, k, w.picks.data());
-    const float* normed = inputs(id).normed.x(token);
-    for (int i = 0; i < k; i++) {
+    w.router.choose(half(0), half(1), n, config_.num_experts_per_tok, w.picks.data());
+}
+
+// What the i-th of the token's experts, just chosen, is multiplied with.
+float Stack::expert_weight(int id, const Layer& y, int token, int i) const {
+    const Pick& pick = work_.threads[size_t(id)].picks[size_t(i)];
+    const Table::Part* part;
+    const uint8_t* row = y.expert_down.row(pick.expert, part);
+    const float dot = kernels_.row_dot(row, part->kind, part->block, config_.hidden_size, inputs(id).normed.x(token));
+    return dot / (1.0f + std::exp(-dot)) * pick.weight;
+}
+
+// Adds a single token's experts to this thread's share of rows.
+void Stack::add_experts(int id, const Layer& y) const {
+    const Share mine(y.down.groups(), id, threads_);
+    const int first = mine.first * LANES, last = std::min(mine.last * LANES, config_.hidden_size);
+    for (int i = 0; i < config_.num_experts_per_tok; i++) {
         const Table::Part* part;
-        const uint8_t* row = y.expert_down.row(w.picks[size_t(i)].expert, part);
-        const float dot = kernels_.row_dot(row, part->kind, part->block, config_.hidden_size, normed);
-        const float weight = dot / (1.0f + std::exp(-dot)) * w.picks[size_t(i)].weight;
-        row = y.expert_up.row(w.picks[size_t(i)].expert, part);
-        kernels_.row_add(row, part->kind, part->block, 0, config_.hidden_size, config_.hidden_size, weight, x(token));
+        const uint8_t* row = y.expert_up.row(work_.threads[size_t(id)].picks[size_t(i)].expert, part);
+        kernels_.row_add(row, part->kind, part->block, first, last, config_.hidden_size, work_.experts.data()[i], x(0));
     }
 }
 

@@ -61,11 +61,13 @@ class Stack {
     void select(int id, int l);
     void attend(int id, int l);
     void attend_item(int id, int l, int row, int head, int first, int count);
-    void attend_evenly(int l, int row, int head, float* to) const;
-    int attend_pages(int l, int row, int head, Query* queries, int n, size_t at, int first_page, int end) const;
+    void attend_pages(int l, int row, int head, Query* queries, int n, size_t at, int first_page, int end) const;
+    void attend_evenly(int l, int row, int head, float* out) const;
     void output(int id, const Layer& layer) const;
     void feed_forward(int id, const Layer& layer) const;
-    void experts_of(int id, const Layer& layer, int token) const;
+    void add_experts(int id, const Layer& layer) const;
+    void choose_experts(int id, int token) const;
+    float expert_weight(int id, const Layer& layer, int token, int i) const;
 
     doge_cpu_state& state_;
     const doge_cpu_model& model_;

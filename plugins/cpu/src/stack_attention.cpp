@@ -2,19 +2,19 @@
 #include <cmath>
 #include <cstring>
 
-#include "snapshot.h"
 #include "stack.h"
 
 namespace doge::cpu {
 namespace {
 
-constexpr int ALONE = 128;  // keys; up to so many every thread attends for itself instead of waiting for others
+alignas(64) constexpr float ZEROS[PAGE] = {};  // as many as a head is wide, at least
+static_assert(PAGE >= MAX_HEAD);
 
 }  // namespace
 
 // Pages [first_page, ...) up to key `end`, for n queries of one row and key/value head; `at` is the place of the first in
 // work.queries.
-int Stack::attend_pages(int l, int row, int head, Query* queries, int n, size_t at, int first_page, int end) const {
+void Stack::attend_pages(int l, int row, int head, Query* queries, int n, size_t at, int first_page, int end) const {
     const Cache& cache = state_.caches[size_t(row)];
     for (int page = first_page; page * PAGE < end; page++) {
         const Keys keys = cache.keys(page, l, head, std::min(end - page * PAGE, PAGE));
@@ -26,19 +26,21 @@ int Stack::attend_pages(int l, int row, int head, Query* queries, int n, size_t 
         const int8_t* codes = cache.int8() ? work_.query_codes.data() + at * width_ : nullptr;
         kernels_.attend(keys, queries, n, x, codes, width_);
     }
-    return n;
 }
 
-// Padding before a row's first token sees no key. Where tokens route one another its states matter, and as in transformers
-// it attends evenly to all keys of the call, later ones too.
-void Stack::attend_evenly(int l, int row, int head, float* to) const {
-    const int keys = state_.length + piece_.call->tokens;
-    float key[MAX_HEAD], value[MAX_HEAD];
-    for (int k = 0; k < config_.head_dim; k++) to[k] = 0.0f;
-    for (int place = 0; place < keys; place++) {
-        read_cache(state_.caches[size_t(row)], place, l, head, config_.head_dim, key, value);
-        for (int k = 0; k < config_.head_dim; k++) to[k] += value[k] / float(keys);
+// What a token that sees only padding gives: nothing anyone should read. But the published router mixes a call's tokens, and
+// then it matters that PyTorch's softmax of equal numbers attends evenly to every key of the call, later ones too.
+void Stack::attend_evenly(int l, int row, int head, float* out) const {
+    const Cache& cache = state_.caches[size_t(row)];
+    const int end = piece_.past + piece_.tokens;
+    Query query{};
+    query.limit = end, query.scores = ZEROS, query.largest = MASKED, query.out = out;
+    std::memset(out, 0, width_ * sizeof(float));
+    for (int page = 0; page * PAGE < end; page++) {
+        const Keys keys = cache.keys(page, l, head, std::min(end - page * PAGE, PAGE));
+        kernels_.attend(keys, &query, 1, ZEROS, reinterpret_cast<const int8_t*>(ZEROS), width_);
     }
+    for (size_t d = 0; d < width_; d++) out[d] /= query.total;
 }
 
 // Queries of `count` tokens of one row from `first` on, for one key/value head.
@@ -75,10 +77,13 @@ void Stack::attend_item(int id, int l, int row, int head, int first, int count) 
         attend_pages(l, row, head, queries, n, at, 0, end);
         for (int i = 0; i < n; i++) {
             const int token = token0 + (q0 + i) / per_, h = head * per_ + (q0 + i) % per_;
-            const float inverse = queries[i].total > 0.0f ? 1.0f / queries[i].total : 0.0f;
+            float inverse = queries[i].total > 0.0f ? 1.0f / queries[i].total : 0.0f;
+            if (inverse == 0.0f && config_.moe == DOGE_CPU_MOE_REFERENCE) {
+                attend_evenly(l, row, head, queries[i].out);
+                inverse = 1.0f;
+            }
             float* to = inputs(id).heads.x(token) + size_t(h) * size_t(d);
             for (int k = 0; k < d; k++) to[k] = queries[i].out[k] * inverse;
-            if (config_.moe == DOGE_CPU_MOE_REFERENCE && !(queries[i].total > 0.0f)) attend_evenly(l, row, head, to);
         }
     }
 }

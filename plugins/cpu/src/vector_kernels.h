@@ -5,8 +5,8 @@ namespace doge::cpu {
 namespace {
 
 // The largest of each block goes to +-127.
-void quantise(const float* x, int columns, int block, int8_t* codes, float* scales, int32_t* sums) {
-    for (int b = 0; b < columns / block; b++, x += block, codes += block) {
+void quantise(const float* x, int columns, int block, size_t step, int8_t* codes, float* scales, int32_t* sums) {
+    for (int b = 0; b < columns / block; b++, x += block, codes += step * size_t(block), scales += step, sums += step) {
         F most = splat(0.0f);
         for (int k = 0; k < block; k += 16) most = max(most, abs(load(x + k)));
         const float top = largest(most);
@@ -17,8 +17,8 @@ void quantise(const float* x, int columns, int block, int8_t* codes, float* scal
             total = add(total, code);
             store_codes(codes + k, code);
         }
-        scales[b] = top / 127.0f;
-        sums[b] = sum(total);
+        *scales = top / 127.0f;
+        *sums = sum(total);
     }
 }
 

@@ -20,29 +20,35 @@ constexpr int activation_block(int columns) {
 // Inputs of linear layers, of n tokens, with room for their codes.
 class Inputs {
    public:
-    void need(int tokens, int columns) {
+    void need(const Kernels& kernels, int tokens, int columns) {
         columns_ = columns;
         a_.block = activation_block(columns);
         a_.stride = size_t(padded(columns));
-        a_.scale_stride = size_t(a_.block == 0 ? 1 : columns / a_.block);
-        const size_t n = size_t(tokens);
+        a_.step = size_t(tokens);
+        const size_t n = size_t(tokens), blocks = size_t(a_.block == 0 ? 0 : columns / a_.block);
         a_.x = x_.need(n * a_.stride);
         a_.codes = codes_.need(n * a_.stride);
-        a_.scales = scales_.need(n * a_.scale_stride);
-        a_.sums = sums_.need(n * a_.scale_stride);
+        a_.wide = kernels.widen != nullptr && tokens >= MANY ? wide_.need(n * a_.stride) : nullptr;
+        a_.scales = scales_.need(n * blocks);
+        a_.sums = sums_.need(n * blocks);
     }
     float* x(int token) const { return a_.x + size_t(token) * a_.stride; }
     void quantise(const Kernels& kernels, int token) const {
-        kernels.quantise(x(token), columns_, a_.block, a_.codes + size_t(token) * a_.stride,
-                         a_.scales + size_t(token) * a_.scale_stride, a_.sums + size_t(token) * a_.scale_stride);
+        const Activations a = from(token);
+        kernels.quantise(a.x, columns_, a.block, a.step, a.codes, a.scales, a.sums);
+        if (a.wide == nullptr) return;
+        for (size_t at = 0; at < size_t(columns_) * a.step; at += size_t(a.block) * a.step)
+            kernels.widen(a.codes + at, a.block, a.wide + at);
     }
     const Activations& all() const { return a_; }
     Activations from(int token) const {
         Activations a = a_;
-        a.x += size_t(token) * a.stride;
-        a.codes += size_t(token) * a.stride;
-        a.scales += size_t(token) * a.scale_stride;
-        a.sums += size_t(token) * a.scale_stride;
+        const size_t t = size_t(token);
+        a.x += t * a.stride;
+        a.codes += t * size_t(a.block);
+        if (a.wide != nullptr) a.wide += t * size_t(a.block);
+        a.scales += t;
+        a.sums += t;
         return a;
     }
 
@@ -51,6 +57,7 @@ class Inputs {
     int columns_ = 0;
     Buffer<float> x_, scales_;
     Buffer<int8_t> codes_;
+    Buffer<int16_t> wide_;
     Buffer<int32_t> sums_;
 };
 
@@ -61,11 +68,11 @@ struct LayerInputs {
     Inputs heads;   // [heads * D]: of output
     Inputs gated;   // [I]: of down
 
-    void need(const doge_cpu_config& c, int tokens) {
-        normed.need(tokens, c.hidden_size);
-        values.need(tokens, c.num_key_value_heads * c.head_dim);
-        heads.need(tokens, c.num_attention_heads * c.head_dim);
-        gated.need(tokens, c.intermediate_size);
+    void need(const Kernels& kernels, const doge_cpu_config& c, int tokens) {
+        normed.need(kernels, tokens, c.hidden_size);
+        values.need(kernels, tokens, c.num_key_value_heads * c.head_dim);
+        heads.need(kernels, tokens, c.num_attention_heads * c.head_dim);
+        gated.need(kernels, tokens, c.intermediate_size);
     }
 };
 
