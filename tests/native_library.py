@@ -13,7 +13,7 @@ from doge_export.plugin.compile_cpu import compile_cpu
 from doge_export.plugin.cpp_compiler import find_cpp_compiler
 from doge_export.plugin.cpu_library import cpu_sources, find_cpu_library
 from doge_export.plugin.cpu_targets import library_name
-from doge_export.plugin.sources import source_hash
+from doge_export.plugin.sources import native_hash
 
 BUILDS = Path(__file__).parents[1] / "build" / "cpu"
 """Ignored by git; only the newest build is kept."""
@@ -27,7 +27,7 @@ def native_file() -> Path:
     except DogeExportError:
         pass
     sources = cpu_sources()
-    library = BUILDS / source_hash(sources)[:16] / library_name()
+    library = BUILDS / native_hash(sources)[:16] / library_name()
     BUILDS.mkdir(parents=True, exist_ok=True)
     with (BUILDS / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

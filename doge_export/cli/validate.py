@@ -40,7 +40,6 @@ def command(ctx: click.Context, folder: Path, report: Path | None, as_json: bool
     does not have.
     """
     need("export", "torch", "safetensors")
-    options["backend"] = options["backend"] or "graph"
     from doge_export.package import verify as verify_folder
     from doge_export.paths import check_apart, report_path
     from doge_export.validation import validate

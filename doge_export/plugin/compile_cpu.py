@@ -16,6 +16,7 @@ from typing import Any
 from doge_export.errors import RunFailed
 from doge_export.plugin.cpp_compiler import CppCompiler
 from doge_export.plugin.cpu_targets import CPU_TARGETS, CpuTarget, machine, universal
+from doge_export.plugin.sources import NATIVE
 from doge_export.processors import allowed_processors
 from doge_export.version import __version__
 
@@ -28,7 +29,7 @@ def compile_cpu(
     """Compile the native decoder.
 
     Args:
-        sources: the folder plugins/cpu.
+        sources: the folder plugins, whose folders cpu and ort have a sources.json each.
         library: file to write; its folder exists.
         compiler: zig for another system.
         target: a name of `CPU_TARGETS`. None: this system.
@@ -37,7 +38,7 @@ def compile_cpu(
     Raises:
         RunFailed: the compiler fails; the first of its errors is in the message.
     """
-    recipe = json.loads((sources / SOURCES).read_text(encoding="utf-8"))
+    recipe = _recipe(sources)
     where: CpuTarget | None = CPU_TARGETS[target] if target else None
     triples: Iterable[tuple[str, str | None]] = where.triples if where else [(machine(), None)]
     binaries: dict[str, bytes] = {}
@@ -45,10 +46,19 @@ def compile_cpu(
         for processor, triple in triples:
             tree = Path(scratch) / processor
             tree.mkdir()
-            built = _compile(recipe, sources, tree, compiler, processor, triple, jobs or allowed_processors())
+            built = _compile(recipe, tree, compiler, processor, triple, jobs or allowed_processors())
             binaries[processor] = built.read_bytes()
     library.write_bytes(universal(binaries) if len(binaries) > 1 else next(iter(binaries.values())))
     library.chmod(0o755)
+
+
+def _recipe(sources: Path) -> dict[str, Any]:
+    """Return the recipe of both parts as one, with whole paths; flags are those of the first."""
+    parts = [(sources / name, json.loads((sources / name / SOURCES).read_text(encoding="utf-8"))) for name in NATIVE]
+    return parts[0][1] | {
+        "include": [folder / name for folder, part in parts for name in part["include"]],
+        "files": [file | {"path": folder / file["path"]} for folder, part in parts for file in part["files"]],
+    }
 
 
 def describe_build(present: str, target: str | None, compiler: str) -> dict[str, Any]:
@@ -63,7 +73,6 @@ def describe_build(present: str, target: str | None, compiler: str) -> dict[str,
 
 def _compile(
     recipe: dict[str, Any],
-    sources: Path,
     tree: Path,
     compiler: CppCompiler,
     processor: str,
@@ -72,7 +81,7 @@ def _compile(
 ) -> Path:
     command = [*compiler.command, *(["-target", triple] if triple else [])]
     is_windows = triple is not None and "windows" in triple
-    common = [f"-std={recipe['standard']}", *(f"-I{sources / folder}" for folder in recipe["include"])]
+    common = [f"-std={recipe['standard']}", *(f"-I{folder}" for folder in recipe["include"])]
     common += recipe["flags"]
     if is_windows:  # code is always movable there, and the option unknown
         common.remove("-fPIC")
@@ -80,13 +89,13 @@ def _compile(
     def compiled(entry: tuple[int, dict[str, Any]]) -> Path:
         number, file = entry
         item = tree / f"{number}.o"
-        line = [*command, *common, *file.get("flags", []), "-c", str(sources / file["path"]), "-o", str(item)]
+        line = [*command, *common, *file.get("flags", []), "-c", str(file["path"]), "-o", str(item)]
         own = file.get(processor, [])
         done = _run([*line, *own])
         if done.returncode and own:  # the compiler may be older than the instructions
             done = _run(line)
         if done.returncode:
-            raise RunFailed(f"{file['path']} does not compile by {compiler.version}: {_first_error(done.stdout)}")
+            raise RunFailed(f"{file['path'].name} does not compile by {compiler.version}: {_first_error(done.stdout)}")
         return item
 
     with ThreadPoolExecutor(jobs) as pool:

@@ -19,7 +19,7 @@ from doge_export.paths import user_cache
 from doge_export.plugin.compile_cpu import compile_cpu, describe_build
 from doge_export.plugin.cpp_compiler import find_cpp_compiler
 from doge_export.plugin.cpu_targets import CPU_TARGETS, library_name, machine
-from doge_export.plugin.sources import plugin_sources, source_hash
+from doge_export.plugin.sources import NATIVE, native_hash, plugin_sources
 from doge_export.version import __version__
 
 FACTS = "build.json"
@@ -55,9 +55,9 @@ def cpu_sources() -> Path:
     Raises:
         DogeExportError: there is none.
     """
-    folder = plugin_sources() / "cpu"
-    if not (folder / "sources.json").is_file():
-        raise DogeExportError(f"there are no sources in {folder}; install doge-export again from its wheel")
+    folder = plugin_sources()
+    if not all((folder / part / "sources.json").is_file() for part in NATIVE):
+        raise DogeExportError(f"{folder} has not all sources; install doge-export again from its wheel")
     return folder
 
 
@@ -99,7 +99,7 @@ def find_cpu_library() -> CpuLibrary:
 def _present_hash() -> str:
     """Return the hash of the sources that are there; nothing if there are none."""
     try:
-        return source_hash(cpu_sources())
+        return native_hash(cpu_sources())
     except DogeExportError:
         return ""
 
@@ -138,7 +138,7 @@ def build_cpu(
     sources = cpu_sources()
     compiler = find_cpp_compiler(cxx, zig=target is not None)
     name = CPU_TARGETS[target].file if target else library_name()
-    present = source_hash(sources)
+    present = native_hash(sources)
     parts = [present, target, compiler.command, compiler.version, machine()]
     key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
     entry = cache_folder() / (f"{target}-{key}" if target else key)

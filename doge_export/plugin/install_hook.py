@@ -47,10 +47,10 @@ class NativeDecoderHook(BuildHookInterface):
         from doge_export.plugin.compile_cpu import compile_cpu, describe_build
         from doge_export.plugin.cpp_compiler import find_cpp_compiler
         from doge_export.plugin.cpu_targets import CPU_TARGETS, library_name, wheel_tag
-        from doge_export.plugin.sources import source_hash
+        from doge_export.plugin.sources import native_hash
 
         root = Path(self.root)
-        sources = root / "plugins" / "cpu"
+        sources = root / "plugins"
         if target is not None and target not in CPU_TARGETS:
             raise ValueError(f"DOGE_EXPORT_CPU_TARGET is {target}, expected one of {', '.join(CPU_TARGETS)}")
         compiler = find_cpp_compiler(zig=target is not None)
@@ -59,7 +59,7 @@ class NativeDecoderHook(BuildHookInterface):
         folder = root / "doge_export" / "_native" if is_editable else Path(tempfile.mkdtemp(prefix="doge-native-"))
         folder.mkdir(exist_ok=True)
         library, facts = folder / name, folder / "build.json"
-        present = source_hash(sources)
+        present = native_hash(sources)
         staged = library.with_name(f"{name}.new")
         compile_cpu(sources, staged, compiler, target)
         staged.replace(library)

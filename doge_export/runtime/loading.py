@@ -23,7 +23,7 @@ from doge_export.runtime.generation_config import GenerationConfig
 from doge_export.runtime.graph import graph_file, open_graph
 from doge_export.runtime.hub_folder import local_folder
 from doge_export.runtime.interface import check_interface
-from doge_export.runtime.native.backend import open_native
+from doge_export.runtime.native.backend import open_native, open_weight_file
 from doge_export.runtime.native.support import Backend, NotNative, cache_kind
 from doge_export.runtime.session import Session
 from doge_export.runtime.task_session import TaskSession, WrongTask
@@ -171,10 +171,12 @@ def open_decoder(
         from doge_export.runtime.engine.engine_decoder import open_engine_decoder
 
         return open_engine_decoder(folder, limits, allow_host_code)
+    if interface == "native":
+        return _native_folder_decoder(folder, manifest, name, threads, is_graph=backend == "graph" or bool(providers))
     if interface not in _DECODERS:
         raise DogeExportError(
-            f"{folder} has a graph of interface {interface!r}; this version runs {', '.join(_DECODERS)}, engine: "
-            "install a newer doge-export"
+            f"{folder} has a graph of interface {interface!r}; this version runs "
+            f"{', '.join(_DECODERS)}, engine, native: install a newer doge-export"
         )
     if backend == "native" or (backend is None and providers is None and NATIVE_BY_DEFAULT):
         try:
@@ -201,6 +203,19 @@ def _native_decoder(folder: Path, manifest: Manifest, name: str, threads: int | 
     graph = manifest.graphs[name]
     finds_best = graph.precision == "fp32"
     return NativeDecoder(opened.model, SequenceLimits.of(manifest), cache_kind(graph), finds_best=finds_best)
+
+
+def _native_folder_decoder(
+    folder: Path, manifest: Manifest, name: str, threads: int | None, *, is_graph: bool
+) -> Decoder:
+    if is_graph:
+        raise DogeExportError(f"{folder} has the native form of the weights alone; leave backend and providers out")
+    try:
+        model = open_weight_file(folder / f"{name}_data", manifest, threads and min(threads, FEW))
+    except NotNative as why:
+        raise DogeExportError(f"{folder} needs the native decoder: {why}") from why
+    graph = manifest.graphs[name]
+    return NativeDecoder(model, SequenceLimits.of(manifest), cache_kind(graph), finds_best=graph.precision == "fp32")
 
 
 def _check_backend(backend: str | None, providers: Any) -> None:

@@ -8,9 +8,10 @@ from pathlib import Path
 from doge_export.errors import DogeExportError
 from doge_export.package.manifest import Manifest
 from doge_export.plugin.cpu_library import find_cpu_library
-from doge_export.runtime.native.cache import Opened, Source, open_weights
-from doge_export.runtime.native.interface import SCREEN, NativeLibrary
-from doge_export.runtime.native.support import NotNative
+from doge_export.regular_file import is_there
+from doge_export.runtime.native.cache import Opened, Source, mapped, open_weights
+from doge_export.runtime.native.interface import SCREEN, NativeError, NativeLibrary, NativeModel
+from doge_export.runtime.native.support import NotNative, check_manifest, config_of
 from doge_export.runtime.threads import native_threads
 
 
@@ -29,6 +30,31 @@ def native_library() -> NativeLibrary:
         return _loaded(find_cpu_library().path)
     except DogeExportError as error:
         raise NotNative(str(error)) from error
+
+
+def open_weight_file(file: Path, manifest: Manifest, threads: int | None) -> NativeModel:
+    """Open a weight file that a folder of target native holds.
+
+    Raises:
+        NotNative: there is no library, or it is of another layout.
+        DogeExportError: the file is not there, damaged, or of another model than the manifest says.
+        RunFailed: there is not enough memory.
+    """
+    library = native_library()
+    if not is_there(file):
+        raise DogeExportError(f"{file.parent} has no {file.name}; export it again")
+    try:
+        model = library.open(mapped(file), threads or native_threads(file), flags=SCREEN)
+    except (OSError, ValueError) as error:
+        raise DogeExportError(f"{file} cannot be read ({error}); export it again") from error
+    except NativeError as error:
+        raise DogeExportError(
+            f"{file} is damaged, or of another version ({error}); `doge-export verify` tells more, or export it again"
+        ) from error
+    expected = config_of(check_manifest(manifest), manifest)
+    if bytes(model.config) != bytes(expected):
+        raise DogeExportError(f"{file} is of another model than the manifest says; `doge-export verify` tells more")
+    return model
 
 
 def open_native(folder: Path, manifest: Manifest, name: str, threads: int | None) -> Opened:

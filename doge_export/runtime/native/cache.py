@@ -211,11 +211,19 @@ def _kept(file: Path) -> np.ndarray | None:
             _write_record(_record(file), {**record, **_looks(status)})
         elif time.time() - _record(file).stat().st_mtime > _DAY:
             os.utime(_record(file))  # the time of the last use, by which old ones are told
-        with file.open("rb") as stream:
-            mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+        return mapped(file)
     except (OSError, ValueError, DogeExportError):
         return None
-    return np.frombuffer(mapped, np.uint8)
+
+
+def mapped(file: Path) -> np.ndarray:
+    """Map a file, read-only, uint8 [bytes].
+
+    Raises:
+        OSError, ValueError: it cannot be read, or is empty.
+    """
+    with file.open("rb") as stream:
+        return np.frombuffer(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
 
 
 def _hashes(parts: list[Path], folder: Path | None) -> list[str]:

@@ -34,11 +34,29 @@ def check_graph(manifest: Manifest, graph: GraphEntry) -> Architecture:
         raise NotNative(f"only graphs of target onnxruntime have a native form, and this one is for {manifest.target}")
     if graph.precision not in PRECISIONS:
         raise NotNative(f"{graph.precision} is not among its precisions ({', '.join(PRECISIONS)})")
+    return check_manifest(manifest)
+
+
+def check_manifest(manifest: Manifest) -> Architecture:
+    """Return the architecture of a folder, as far as its length needs it.
+
+    Raises:
+        NotNative: the native decoder does not compute it.
+    """
     architecture = read_architecture(manifest.architecture).within(manifest.max_length)
+    check_architecture(architecture)
+    return architecture
+
+
+def check_architecture(architecture: Architecture) -> None:
+    """Check that the native decoder computes an architecture.
+
+    Raises:
+        NotNative: it does not.
+    """
     why = _unsupported(architecture)
     if why is not None:
         raise NotNative(f"it does not compute {why}")
-    return architecture
 
 
 def _unsupported(a: Architecture) -> str | None:
