@@ -19,7 +19,7 @@ from doge_export.plugin.cpu_targets import CPU_TARGETS
 
 @click.group()
 def command() -> None:
-    """Build CUDA kernels, a TensorRT plugin, the native decoder."""
+    """Build kernels, plugins and the native decoder."""
 
 
 @command.command()

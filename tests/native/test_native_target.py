@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -145,3 +147,36 @@ def test_models_without_a_native_form_are_refused_before_the_work(native_library
     with pytest.raises(DogeExportError, match="cannot be exported for target native: it does not compute"):
         export(golden, tmp_path / "out", target="native", max_length=32)
     assert not (tmp_path / "out").exists()
+
+
+PLAIN = """
+import sys, numpy, onnxruntime
+options = onnxruntime.SessionOptions()
+options.register_custom_ops_library(sys.argv[1])
+session = onnxruntime.InferenceSession(sys.argv[2], options, providers=["CPUExecutionProvider"])
+ids, past, answer = numpy.array([[1, 5, 9, 13]], numpy.int64), 0, []
+for _ in range(12):
+    feeds = {"input_ids": ids, "attention_mask": numpy.ones_like(ids), "past_length": numpy.array([past])}
+    (logits,) = session.run(None, feeds)
+    past += ids.shape[1]
+    answer.append(int(logits[0, -1].argmax()))
+    ids = numpy.array([answer[-1:]], numpy.int64)
+print(onnxruntime.__version__, answer)
+"""
+
+
+@pytest.mark.slow
+def test_an_older_onnxruntime_runs_it_too(folder, native_file, tmp_path):
+    """One binary: nothing of onnxruntime is linked."""
+    python = tmp_path / "environment" / "bin" / "python"
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "environment"], check=True)
+    install = [python, "-m", "pip", "install", "--quiet", "onnxruntime==1.23.2", "numpy"]
+    if subprocess.run(install, check=False, capture_output=True).returncode:
+        pytest.skip("onnxruntime 1.23.2 cannot be installed here")
+    answers = []
+    for program in (python, sys.executable):
+        command = [program, "-c", PLAIN, native_file, folder / MODEL]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        version, _, answer = done.stdout.partition(" ")
+        answers.append((version, answer))
+    assert answers[0][0] == "1.23.2" and answers[0][1] == answers[1][1]

@@ -34,6 +34,8 @@ def weights_of(graph: GraphWeights, a: Architecture, config: Config) -> Iterator
         Unexpected: the graph lacks one, or has it in another form.
     """
     hidden = a.hidden_size
+    if f"model.layers.{a.num_hidden_layers}.input_layernorm.weight" in graph:
+        raise Unexpected(f"it has more than {a.num_hidden_layers} layers")
 
     def vector(role: Role, layer: int, values: np.ndarray) -> Weight:
         return Weight(role, layer, [Part(32, values.size, values=values[None])])
