@@ -92,6 +92,7 @@ def bench(
     context: Sequence[int] = (),
     rounds: int = 5,
     backend: Sequence[Backend] = (),
+    others: Sequence[TimedModel] = (),
     verify: bool = False,
     allow_host_code: bool = False,
 ) -> Benchmark:
@@ -110,6 +111,7 @@ def bench(
         context: numbers of tokens after which to measure the first token and decoding.
         rounds: number of rounds, after one that is not counted.
         backend: what computes each graph, see `load`; several are timed side by side. By default what `load` takes.
+        others: models of other libraries that take their turns too; the first is what ratios refer to.
         verify, allow_host_code: see `load`.
 
     Raises:
@@ -144,6 +146,10 @@ def bench(
     described: dict[str, dict[str, Any]] = {name: _described(session, asked) for name, session, asked, _ in sessions}
     timed: list[TimedModel] = [TimedSession(name, session) for name, session, _, _ in sessions]
     baseline = timed[0].name if len(timed) > 1 else None
+    if others:
+        baseline = others[0].name
+        described |= {other.name: {"description": type(other).__name__} for other in others}
+        timed += others
     if compare is not None:
         from doge_export.benchmark.reference import load_reference
         from doge_export.checkpoint import open_checkpoint

@@ -64,7 +64,7 @@ if TYPE_CHECKING:
     "--backend",
     type=click.Choice(("native", "graph")),
     multiple=True,
-    help="What computes on a CPU: the native decoder, or onnxruntime. May be given twice. [default: graph]",
+    help="What computes on a CPU: the native decoder, or onnxruntime. May be given twice. [default: as load]",
 )
 @threads_option
 @verify_option

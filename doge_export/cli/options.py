@@ -107,7 +107,7 @@ def cdmoe_routing_option(help: str, default: CdmoeRouting | None = None) -> Call
 backend_option = click.option(
     "--backend",
     type=click.Choice(("native", "graph")),
-    help="What computes on a CPU: the native decoder, or onnxruntime. [default: graph]",
+    help="What computes on a CPU: the native decoder, or onnxruntime. [default: native where it is there]",
 )
 verify_option = click.option(
     "--verify", is_flag=True, help="Compare every file of FOLDER with its manifest before anything is opened."

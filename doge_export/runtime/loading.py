@@ -23,15 +23,18 @@ from doge_export.runtime.generation_config import GenerationConfig
 from doge_export.runtime.graph import graph_file, open_graph
 from doge_export.runtime.hub_folder import local_folder
 from doge_export.runtime.interface import check_interface
-from doge_export.runtime.native.backend import open_native, open_weight_file
+from doge_export.runtime.native.backend import native_library, open_native, open_weight_file
 from doge_export.runtime.native.support import Backend, NotNative, cache_kind
 from doge_export.runtime.session import Session
 from doge_export.runtime.task_session import TaskSession, WrongTask
 from doge_export.runtime.threads import FEW, check_threads
 from doge_export.runtime.tokenizer import Tokenizer
 
-NATIVE_BY_DEFAULT = False
-"""Whether a folder that the native decoder runs is run by it where no backend is asked for."""
+NATIVE_BY_DEFAULT = True
+"""Whether a folder that the native decoder runs is run by it where no backend and no execution provider is asked for.
+
+Not where it has plain C++ alone for the processor, which onnxruntime's kernels outrun.
+"""
 
 MAX_WAIT = 10**6
 """Most seconds that `wait` may be, eleven days; a number beyond is a slip."""
@@ -65,8 +68,8 @@ def load(
             of a folder without fp32.
         threads: CPU threads of onnxruntime; by default as many as suit the graph's size.
         providers: execution providers of onnxruntime in order of preference, or the name of one.
-        backend: "native" for the native decoder, "graph" for onnxruntime over the folder's graph. None: see
-            `NATIVE_BY_DEFAULT`.
+        backend: "native" for the native decoder, "graph" for onnxruntime over the folder's graph. None: the native
+            decoder where it is there and computes this model, else the graph; the graph where `providers` are given.
         wait: most seconds that a call waits for another one's answer on the same session to end, before it raises
             SessionBusy; None without end, 0 not at all. Features and classes are computed without waiting.
         verify: compare every file with the manifest before anything of the folder is opened.
@@ -180,7 +183,7 @@ def open_decoder(
         )
     if backend == "native" or (backend is None and providers is None and NATIVE_BY_DEFAULT):
         try:
-            return _native_decoder(folder, manifest, name, threads)
+            return _native_decoder(folder, manifest, name, threads, asked=backend == "native")
         except NotNative as why:
             if backend == "native":
                 raise DogeExportError(f"{folder} cannot be run by the native decoder: {why}") from why
@@ -194,7 +197,9 @@ def open_decoder(
     return _DECODERS[interface](session, limits)
 
 
-def _native_decoder(folder: Path, manifest: Manifest, name: str, threads: int | None) -> Decoder:
+def _native_decoder(folder: Path, manifest: Manifest, name: str, threads: int | None, *, asked: bool) -> Decoder:
+    if not asked and native_library().usable_instruction_sets[-1] == "plain":
+        raise NotNative("it has no kernels for this processor")
     if not is_there(folder / name):
         raise DogeExportError(f"{folder} has no {name}; export it again")
     opened = open_native(folder, manifest, name, threads and min(threads, FEW))
