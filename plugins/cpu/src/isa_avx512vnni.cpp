@@ -1,6 +1,6 @@
 #include "kernels.h"
 
-#if 0 && defined(__AVX512VNNI__)
+#if defined(DOGE_AVX512_EMULATED) || (defined(__AVX512VNNI__) && defined(__AVX512BW__) && defined(__F16C__))
 #include "simd_avx512.h"
 
 #include "kernels_of_simd.h"

@@ -1,6 +1,6 @@
 #include "kernels.h"
 
-#if 0 && defined(__ARM_FEATURE_DOTPROD)
+#if defined(__ARM_FEATURE_DOTPROD)
 #include "simd_neon.h"
 
 #include "kernels_of_simd.h"

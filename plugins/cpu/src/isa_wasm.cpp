@@ -1,6 +1,6 @@
 #include "kernels.h"
 
-#if 0 && defined(__wasm_simd128__)
+#if defined(__wasm_simd128__)
 #include "simd_wasm.h"
 
 #include "kernels_of_simd.h"

@@ -1,6 +1,6 @@
 #include "kernels.h"
 
-#if 0 && defined(__wasm_relaxed_simd__)
+#if defined(__wasm_relaxed_simd__)
 #include "simd_wasm.h"
 
 #include "kernels_of_simd.h"

@@ -102,46 +102,72 @@ inline __m256i four(const void* p) {  // 4 bytes for each of 8 rows
 
 #if defined(__AVXVNNI__)
 
+// vpdpbusd waits 5 cycles for its own sum: one token takes both halves of the rows and two sums of each.
 template <int M>
 inline void dots8(const uint8_t* w, int chunks, const int8_t* q, size_t stride, const int32_t* sums, I* acc) {
-    for (int half = 0; half < 2; half++) {
-        __m256i a[M];
-        for (int t = 0; t < M; t++) a[t] = _mm256_sub_epi32(acc[t].v[half], _mm256_set1_epi32(128 * sums[t]));
-        for (int c = 0; c < chunks; c++) {
-            const __m256i codes = bytes32(w + c * 64 + half * 32);
-            for (int t = 0; t < M; t++)
-                a[t] = _mm256_dpbusd_avx_epi32(a[t], codes, four(q + size_t(t) * stride + size_t(c) * 4));
+    constexpr int HALVES = M == 1 ? 2 : 1, CHAINS = M <= 2 ? 2 : 1;
+    for (int from = 0; from < 2; from += HALVES) {
+        __m256i a[CHAINS][M][HALVES];
+        for (int t = 0; t < M; t++)
+            for (int h = 0; h < HALVES; h++) {
+                a[0][t][h] = _mm256_sub_epi32(acc[t].v[from + h], _mm256_set1_epi32(128 * sums[t]));
+                for (int i = 1; i < CHAINS; i++) a[i][t][h] = _mm256_setzero_si256();
+            }
+        for (int c = 0; c < chunks; c += CHAINS) {
+            for (int i = 0; i < CHAINS; i++)
+                for (int h = 0; h < HALVES; h++) {
+                    const __m256i codes = bytes32(w + (c + i) * 64 + (from + h) * 32);
+                    for (int t = 0; t < M; t++)
+                        a[i][t][h] = _mm256_dpbusd_avx_epi32(a[i][t][h], codes,
+                                                             four(q + size_t(t) * stride + size_t(c + i) * 4));
+                }
         }
-        for (int t = 0; t < M; t++) acc[t].v[half] = a[t];
+        for (int t = 0; t < M; t++)
+            for (int h = 0; h < HALVES; h++) {
+                acc[t].v[from + h] = a[0][t][h];
+                for (int i = 1; i < CHAINS; i++) acc[t].v[from + h] = _mm256_add_epi32(acc[t].v[from + h], a[i][t][h]);
+            }
     }
 }
 
 template <int M>
 inline void dots4(const uint8_t* w, int chunks, const int8_t* q, size_t stride, const int32_t* sums, I* acc) {
+    constexpr int HALVES = M == 1 ? 2 : 1;
     const __m256i low = _mm256_set1_epi8(15);
-    for (int half = 0; half < 2; half++) {
-        __m256i a[M];
-        for (int t = 0; t < M; t++) a[t] = _mm256_sub_epi32(acc[t].v[half], _mm256_set1_epi32(8 * sums[t]));
+    for (int from = 0; from < 2; from += HALVES) {
+        __m256i a[M][HALVES], b[M][HALVES];  // of the low and of the high halves of the bytes
+        for (int t = 0; t < M; t++)
+            for (int h = 0; h < HALVES; h++) {
+                a[t][h] = _mm256_sub_epi32(acc[t].v[from + h], _mm256_set1_epi32(8 * sums[t]));
+                b[t][h] = _mm256_setzero_si256();
+            }
         for (int c = 0; c < chunks; c++) {
-            const __m256i both = bytes32(w + c * 64 + half * 32), first = _mm256_and_si256(both, low);
-            const __m256i second = _mm256_and_si256(_mm256_srli_epi16(both, 4), low);
-            for (int t = 0; t < M; t++) {
-                const int8_t* x = q + size_t(t) * stride + size_t(c) * 8;
-                a[t] = _mm256_dpbusd_avx_epi32(_mm256_dpbusd_avx_epi32(a[t], first, four(x)), second, four(x + 4));
+            for (int h = 0; h < HALVES; h++) {
+                const __m256i both = bytes32(w + c * 64 + (from + h) * 32), first = _mm256_and_si256(both, low);
+                const __m256i second = _mm256_and_si256(_mm256_srli_epi16(both, 4), low);
+                for (int t = 0; t < M; t++) {
+                    const int8_t* x = q + size_t(t) * stride + size_t(c) * 8;
+                    a[t][h] = _mm256_dpbusd_avx_epi32(a[t][h], first, four(x));
+                    b[t][h] = _mm256_dpbusd_avx_epi32(b[t][h], second, four(x + 4));
+                }
             }
         }
-        for (int t = 0; t < M; t++) acc[t].v[half] = a[t];
+        for (int t = 0; t < M; t++)
+            for (int h = 0; h < HALVES; h++) acc[t].v[from + h] = _mm256_add_epi32(a[t][h], b[t][h]);
     }
 }
 
 template <int M>
 inline void dots_values(const uint8_t* v, int chunks, const uint8_t* p, size_t stride, I* acc) {
     for (int half = 0; half < 2; half++) {
+        __m256i a[M];
+        for (int t = 0; t < M; t++) a[t] = acc[t].v[half];
         for (int c = 0; c < chunks; c++) {
             const __m256i values = bytes32(v + c * 64 + half * 32);
             for (int t = 0; t < M; t++)
-                acc[t].v[half] = _mm256_dpbusd_avx_epi32(acc[t].v[half], four(p + size_t(t) * stride + size_t(c) * 4), values);
+                a[t] = _mm256_dpbusd_avx_epi32(a[t], four(p + size_t(t) * stride + size_t(c) * 4), values);
         }
+        for (int t = 0; t < M; t++) acc[t].v[half] = a[t];
     }
 }
 
