@@ -63,7 +63,7 @@ extern "C" void doge_cpu_close(doge_cpu_model* model) { delete model; }
 
 extern "C" const doge_cpu_header* doge_cpu_model_header(const doge_cpu_model* model) { return model->file.header; }
 extern "C" const char* doge_cpu_model_instruction_set(const doge_cpu_model* model) { return model->kernels->name; }
-extern "C" int32_t doge_cpu_model_threads(const doge_cpu_model* model) { return model->pool->threads(); }
+extern "C" int32_t doge_cpu_model_threads(const doge_cpu_model* model) { return model->pool->size(); }
 
 extern "C" doge_cpu_status doge_cpu_state_create(const doge_cpu_model* model, int32_t batch, int32_t cache_kind,
                                                  int32_t max_length, doge_cpu_state** state, char* message,
