@@ -19,7 +19,7 @@ from doge_export.plugin.cpu_targets import CPU_TARGETS
 
 @click.group()
 def command() -> None:
-    """Build kernels, plugins and the native decoder."""
+    """Build kernels, plugins, native decoder."""
 
 
 @command.command()
