@@ -24,7 +24,9 @@ def random_module() -> Callable[..., DogeForExport]:
     """Our module of a random checkpoint, once per configuration; `tame` has scores that vary little."""
     made: dict[str, DogeForExport] = {}
 
-    def make(routing: str = "per-token", tame: bool = False, max_length: int = MAX_LENGTH, **changes: Any) -> DogeForExport:
+    def make(
+        routing: str = "per-token", tame: bool = False, max_length: int = MAX_LENGTH, **changes: Any
+    ) -> DogeForExport:
         key = repr((routing, tame, max_length, sorted(changes.items())))
         if key not in made:
             model = random_model(**changes)

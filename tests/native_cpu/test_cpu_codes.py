@@ -21,14 +21,11 @@ def _block(width: int) -> int:
     return next(block for block in (128, 64, 32, 16) if width % block == 0)
 
 
-class Rounded(torch.nn.Linear):
-    """A linear layer whose inputs are rounded to 8 bits in blocks, the largest to 127."""
-
-    def forward(self, x):  # type: ignore[no-untyped-def]
-        blocks = x.unflatten(-1, (-1, _block(x.shape[-1])))
-        scale = blocks.abs().amax(-1, keepdim=True) / 127
-        codes = (blocks / scale.clamp(min=1e-30)).round()
-        return super().forward((codes * scale).flatten(-2))
+def _rounded(x: torch.Tensor) -> torch.Tensor:
+    """Inputs rounded to 8 bits in blocks, the largest to 127."""
+    blocks = x.unflatten(-1, (-1, _block(x.shape[-1])))
+    scale = blocks.abs().amax(-1, keepdim=True) / 127
+    return ((blocks / scale.clamp(min=1e-30)).round() * scale).flatten(-2)
 
 
 def _stored(name: str, values: np.ndarray, bits: int) -> Blocks | np.ndarray:
@@ -57,13 +54,12 @@ def test_as_the_same_codes_in_pytorch(library, random_module, bits, changes):
         kept = stored.get(name)
         if isinstance(kept, Blocks):
             weight.data = torch.from_numpy(kept.dequantized())
+    head = "model.embed_tokens" if module.architecture.tie_word_embeddings else "lm_head"
     for name, layer in reference.named_modules():
         if isinstance(layer, torch.nn.Linear) and isinstance(stored.get(f"{name}.weight"), Blocks):
-            layer.forward = Rounded.forward.__get__(layer, Rounded) if type(layer) is torch.nn.Linear else layer.forward
-    if changes:  # the router is a Linear with a forward of its own
-        for layer in reference.model.layers:
-            router = layer.mlp.router_gate
-            router.register_forward_pre_hook(lambda _, inputs: (_rounded(inputs[0]),))
+            layer.register_forward_pre_hook(lambda _, inputs: (_rounded(inputs[0]),))
+    assert isinstance(stored[f"{head}.weight"], Blocks)  # the module multiplies with it, and calls no layer
+    reference.model.norm.register_forward_hook(lambda _, inputs, output: _rounded(output))
     ids = distinct_ids(2, 40)
     expected = module_logits(reference, ids)
     for instruction_set in library.usable:
@@ -71,21 +67,16 @@ def test_as_the_same_codes_in_pytorch(library, random_module, bits, changes):
             logits = library.open(file, 2, instruction_set).logits(ids, chunks=chunks)
             # An input near the middle of two codes is rounded the other way where sums differ in the last bit.
             error = np.abs(logits - expected) / np.sqrt(np.mean(np.square(expected)))
-            assert np.median(error) < 3e-3
-            assert error.max() < 0.1
-
-
-def _rounded(x: torch.Tensor) -> torch.Tensor:
-    blocks = x.unflatten(-1, (-1, _block(x.shape[-1])))
-    scale = blocks.abs().amax(-1, keepdim=True) / 127
-    return ((blocks / scale.clamp(min=1e-30)).round() * scale).flatten(-2)
+            assert np.median(error) < 2e-5
+            assert np.mean(error.max(-1) > 1e-3) < 0.25  # and a token that then picks another expert changes a lot
 
 
 @pytest.mark.parametrize("kind", [FLOAT16, BFLOAT16])
 def test_weights_of_16_bits(library, random_module, kind):
     """Exactly the rounded weights: what is computed is float32."""
     module = random_module(tame=True, **SIZES)
-    file = library.file(config_of(module.architecture, MAX_LENGTH), list(weights_of(module, MAX_LENGTH, lambda _, v: (v, kind))))
+    weights = list(weights_of(module, MAX_LENGTH, lambda _, values: (values, kind)))
+    file = library.file(config_of(module.architecture, MAX_LENGTH), weights)
     reference, dtype = copy.deepcopy(module), torch.float16 if kind == FLOAT16 else torch.bfloat16
     for parameter in reference.parameters():
         if parameter.ndim > 1:
@@ -99,12 +90,12 @@ def test_weights_of_16_bits(library, random_module, kind):
 
 def test_the_int8_cache_costs_little(library, random_module, packed):
     module = random_module(tame=True, **SIZES)
-    model, ids = library.open(packed(module), 2), distinct_ids(2, 60)
+    model, ids = library.open(packed(module), 2), distinct_ids(2, 44)
     exact, rounded = model.logits(ids), model.logits(ids, cache=INT8)
     error = np.sqrt(np.mean(np.square(rounded - exact)) / np.mean(np.square(exact)))
     assert 0 < error < 0.02
     assert model.state(1, cache=INT8).bytes == 0
-    assert_equal_to_rounding(model.logits(ids, cache=INT8, chunks=[30, *[1] * 30]), rounded, 0.02)
+    assert_equal_to_rounding(model.logits(ids, cache=INT8, chunks=[30, *[1] * 14]), rounded, 0.05)
     small, large = model.state(1, cache=INT8), model.state(1)
     small.run(ids[:1]), large.run(ids[:1])
     assert small.bytes < 0.32 * large.bytes

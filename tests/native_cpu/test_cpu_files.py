@@ -58,7 +58,9 @@ def test_forged_tables_are_refused_or_harmless(library, good, seed):
     end = (ctypes.sizeof(Header) + Header.from_buffer(good.data).piece_count * ctypes.sizeof(Piece)) // 4
     for _ in range(random.integers(1, 4)):
         place = int(random.integers(16, end))
-        value = [0, 1, -1, 2**31 - 1, -(2**31), int(words[place]) + 1, int(words[place]) * 2 % 2**31][random.integers(7)]
+        value = [0, 1, -1, 2**31 - 1, -(2**31), int(words[place]) + 1, int(words[place]) * 2 % 2**31][
+            random.integers(7)
+        ]
         words[place] = value
     _checksum(forged)
     try:

@@ -7,7 +7,7 @@ import concurrent.futures
 import numpy as np
 import pytest
 import torch
-from doge_cpu import BAD_ARGUMENT, INT8, TOO_LONG, UNSUPPORTED, CpuError
+from doge_cpu import BAD_ARGUMENT, INT8, SCREEN, TOO_LONG, UNSUPPORTED, CpuError
 from doge_runs import assert_equal_to_rounding, distinct_ids, left_padded, module_logits
 from random_doge import MOE
 
@@ -98,26 +98,27 @@ def test_pieces_padding_and_neighbours_change_nothing(model):
 
 
 def test_going_back(model):
-    ids, state = distinct_ids(2, 50), model.state(2)
+    ids, state = distinct_ids(2, 44), model.state(2)
     whole = state.run(ids)
-    assert state.length == 50 and state.bytes > 0
+    assert state.length == 44 and state.bytes > 0
     state.rewind(13)
     assert_equal_to_rounding(state.run(ids[:, 13:40]), whole[:, 13:40], BOUND)
     state.rewind(0)
     np.testing.assert_array_equal(state.run(ids), whole)
-    with pytest.raises(CpuError, match="cannot go back to 51"):
-        state.rewind(51)
+    with pytest.raises(CpuError, match="cannot go back to 45"):
+        state.rewind(45)
 
 
-def test_what_a_call_gives(model, random_module):
+def test_what_a_call_gives(model):
     """Logits of the last tokens, hidden states, the best candidates, given positions."""
     ids = distinct_ids(2, 30)
     logits = model.logits(ids)
-    np.testing.assert_array_equal(model.state(2).run(ids, keep=3), logits[:, -3:])
+    assert_equal_to_rounding(model.state(2).run(ids, keep=3), logits[:, -3:], BOUND)
+    last = model.state(2).run(ids, keep=1)[:, -1]
+    order = np.argsort(-last, kind="stable")[:, :7]
     best, values = model.state(2).candidates(ids, 7)
-    order = np.argsort(-logits[:, -1], kind="stable")[:, :7]
     np.testing.assert_array_equal(best, order)
-    np.testing.assert_array_equal(values, np.take_along_axis(logits[:, -1], order, axis=1))
+    np.testing.assert_array_equal(values, np.take_along_axis(last, order, axis=1))
     positions = np.tile(np.arange(30), (2, 1))
     hidden = model.state(2).hidden(ids, left_padded(30, 0, 4), positions)
     assert hidden.shape == (2, 30, 64) and np.isfinite(hidden).all()
@@ -165,3 +166,42 @@ def test_requests_that_cannot_be_met_say_so(library, model):
         assert caught.value.status == status
     assert state.length == 4
     assert_equal_to_rounding(state.run(ids), model.logits(np.concatenate([ids, ids], axis=1))[:, 4:], BOUND)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_screened_head_gives_the_same_candidates(library, random_module, packed, threads):
+    """Bit for bit, also where logits are as close as float32 can tell, and equal."""
+    module = random_module(tie_word_embeddings=False, vocab_size=1000, hidden_size=128)
+    random = torch.Generator().manual_seed(1)
+    near = torch.randn(1, 128, generator=random)
+    head = module.lm_head.weight
+    with torch.no_grad():
+        head[:300] = near + 1e-6 * torch.randn(300, 128, generator=random)
+        head[300:320] = near
+        head[320:330] *= 1e3  # rows of another size have other bounds
+        head[330:340] = 0
+        head[340:350, ::128] = 1e4  # one weight that takes all the codes of its block
+    file = packed(module)
+    exact, screened = library.open(file, threads), library.open(file, threads, flags=SCREEN)
+    ids = distinct_ids(6, 12, 1000)
+    for count in (1, 2, 40, 256, 300):
+        expected, found = (
+            [state.candidates(ids, count), state.candidates(ids[:, :1], count)]
+            for state in (exact.state(6), screened.state(6))
+        )
+        for (best, logits), (wanted, wanted_logits) in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(best, wanted)
+            np.testing.assert_array_equal(logits, wanted_logits)
+
+
+def test_a_long_context_is_shared_among_threads(library, random_module, packed):
+    """Single tokens behind more keys than a thread takes for itself; pages of the cache end within."""
+    module = random_module(
+        max_length=600, max_position_embeddings=600, num_hidden_layers=1, vocab_size=600, keep_window_size=500
+    )
+    file, ids = packed(module, 600), distinct_ids(1, 530, 600)
+    chunks = [190, *[1] * 12, 50, *[1] * 8, 255, *[1] * 15]
+    expected = library.open(file, 1).logits(ids)
+    for threads in (1, 2, 3, 8):
+        assert_equal_to_rounding(library.open(file, threads).logits(ids, chunks=chunks), expected, BOUND)
+    assert_equal_to_rounding(expected, module_logits(module, ids), BOUND)
