@@ -27,11 +27,12 @@ class Config(ctypes.Structure):
         *(
             (name, c_int32)
             for name in (
-                "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads "
-                "head_dim score_heads keep_window_size max_length score rope moe num_experts num_experts_per_tok"
-            ).split()
+                *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
+                *("num_key_value_heads", "head_dim", "score_heads", "keep_window_size", "max_length", "score", "rope"),
+                *("moe", "num_experts", "num_experts_per_tok"),
+            )
         ),
-        *((name, c_float) for name in "rms_norm_eps rope_attention_factor rope_theta rope_factor".split()),
+        *((name, c_float) for name in ["rms_norm_eps", "rope_attention_factor", "rope_theta", "rope_factor"]),
         ("rope_trained_length", c_int32),
         ("rope_max_positions", c_int32),
         ("reserved", c_int32 * 11),
@@ -40,7 +41,7 @@ class Config(ctypes.Structure):
 
 class Piece(ctypes.Structure):
     _fields_ = [
-        *((name, c_int32) for name in "role layer first_row rows columns kind block reserved".split()),
+        *((name, c_int32) for name in ["role", "layer", "first_row", "rows", "columns", "kind", "block", "reserved"]),
         ("offset", c_uint64),
         ("bytes", c_uint64),
     ]
@@ -62,7 +63,7 @@ class Call(ctypes.Structure):
     _fields_ = [
         ("tokens", c_int32),
         ("logits_to_keep", c_int32),
-        *((name, c_void_p) for name in "ids mask positions logits hidden".split()),
+        *((name, c_void_p) for name in ["ids", "mask", "positions", "logits", "hidden"]),
         ("num_candidates", c_int32),
         ("reserved", c_int32),
         ("candidates", c_void_p),
@@ -109,9 +110,7 @@ class Library:
         self._declare("doge_cpu_model_header", POINTER(Header), c_void_p)
         self._declare("doge_cpu_model_instruction_set", c_char_p, c_void_p)
         self._declare("doge_cpu_model_threads", c_int32, c_void_p)
-        self._declare(
-            "doge_cpu_state_create", c_int32, c_void_p, c_int32, c_int32, c_int32, POINTER(c_void_p), *text
-        )
+        self._declare("doge_cpu_state_create", c_int32, c_void_p, c_int32, c_int32, c_int32, POINTER(c_void_p), *text)
         self._declare("doge_cpu_state_destroy", None, c_void_p)
         self._declare("doge_cpu_state_length", c_int32, c_void_p)
         self._declare("doge_cpu_state_bytes", c_uint64, c_void_p)
@@ -192,7 +191,9 @@ class CpuModel:
     def state(self, batch: int = 1, cache: int = FLOAT32, max_length: int = 0) -> State:
         return State(self, batch, cache, max_length)
 
-    def logits(self, ids: Array, mask: Array | None = None, chunks: Sequence[int] | None = None, **options: int) -> Array:
+    def logits(
+        self, ids: Array, mask: Array | None = None, chunks: Sequence[int] | None = None, **options: int
+    ) -> Array:
         """Logits [B, S, V], fed in pieces."""
         state, parts, start = self.state(len(ids), **options), [], 0
         for size in chunks or [ids.shape[1]]:

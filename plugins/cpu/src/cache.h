@@ -18,10 +18,12 @@ class Cache {
     uint64_t bytes() const { return pages_.size() * page_; }
     bool int8() const { return int8_; }
 
-    // Page `page` of one layer and head, of which `count` keys are in use.
-    Keys keys(int page, int layer, int head, int count) const {
+    // `count` keys of page `page` of one layer and head, from `from` on, a multiple of KEY_BLOCK.
+    Keys keys(int page, int layer, int head, int count, int from = 0) const {
         const uint8_t* p = at(page, layer, head);
-        return {p, p + keys_, reinterpret_cast<const float*>(p + keys_ + values_), page * PAGE, count, int8_, width_};
+        const float* scales = reinterpret_cast<const float*>(p + keys_ + values_) + from;
+        return {p + keys_ / PAGE * size_t(from), p + keys_ + values_ / PAGE * size_t(from), scales, page * PAGE + from, count,
+                int8_, width_};
     }
     float* scores(int page, int layer, int score_head) const {
         return reinterpret_cast<float*>(pages_[size_t(page)].data() + scores_) +

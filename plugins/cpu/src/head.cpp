@@ -4,6 +4,25 @@
 #include <cstring>
 
 namespace doge::cpu {
+namespace {
+
+constexpr int MOST_SCREENED = 256;  // candidates; more of them leave too many rows
+
+bool better(const Candidate& a, const Candidate& b) { return a.logit > b.logit || (a.logit == b.logit && a.id < b.id); }
+
+// Keeps the `count` best in a heap, the worst of them on top.
+void keep(std::vector<Candidate>& heap, int count, Candidate candidate) {
+    if (int(heap.size()) < count) {
+        heap.push_back(candidate);
+        std::push_heap(heap.begin(), heap.end(), better);
+    } else if (better(candidate, heap.front())) {
+        std::pop_heap(heap.begin(), heap.end(), better);
+        heap.back() = candidate;
+        std::push_heap(heap.begin(), heap.end(), better);
+    }
+}
+
+}  // namespace
 
 Head::Head(doge_cpu_state& state, const Piece& piece, const Stack& stack)
     : state_(state),
@@ -16,13 +35,16 @@ Head::Head(doge_cpu_state& state, const Piece& piece, const Stack& stack)
       scratch_(nullptr) {
     const doge_cpu_call& call = *piece.call;
     const int end = piece.first + piece.tokens;
-    last_ = end == call.tokens;
     const int wanted = call.logits == nullptr ? 0 : call.logits_to_keep == 0 ? call.tokens : call.logits_to_keep;
-    kept_ = std::clamp(wanted - (call.tokens - end), 0, piece.tokens);
-    if (kept_ == 0 && last_ && call.num_candidates > 0) kept_ = 1;
+    candidates_ = end == call.tokens ? call.num_candidates : 0;
+    kept_ = std::clamp(wanted - (call.tokens - end), candidates_ > 0 ? 1 : 0, piece.tokens);
+    screened_ = candidates_ > 0 && candidates_ <= MOST_SCREENED && call.logits == nullptr && model_.screen.ready();
     if (kept_ > 0) inputs_->need(*model_.kernels, state.batch * kept_, config_.hidden_size);
+    const size_t vocabulary = size_t(padded(config_.vocab_size));
     if (call.logits == nullptr && kept_ > 0)
-        scratch_ = model_.work.logits.need(size_t(state.batch) * size_t(config_.vocab_size));
+        scratch_ = model_.work.logits.need(vocabulary * size_t(screened_ ? 2 : state.batch));
+    if (screened_) model_.work.screen_inputs.resize(size_t(state.batch));
+    for (ThreadWork& w : model_.work.threads) w.best.resize(size_t(state.batch));
 }
 
 // The final norm of the tokens that are wanted.
@@ -43,64 +65,115 @@ void Head::hidden(int id) {
         const int place = b * kept_ + kept;
         std::memcpy(inputs_->x(place), row, width);
         if (model_.weights.head.codes) inputs_->quantise(*model_.kernels, place);
+        if (screened_) model_.work.screen_inputs[size_t(b)].prepare(*model_.kernels, row, config_.hidden_size);
     }
     pool_.barrier();
 }
 
 void Head::run(int id) {
-    const doge_cpu_call& call = *piece_.call;
-    if (kept_ == 0 && call.hidden == nullptr) return;
+    if (kept_ == 0 && piece_.call->hidden == nullptr) return;
     hidden(id);
     if (kept_ == 0) return;
-    // The piece's tokens come before those of later pieces in each row of the caller's logits.
-    const size_t vocabulary = size_t(config_.vocab_size);
-    const int wanted = call.logits == nullptr ? 1 : call.logits_to_keep == 0 ? call.tokens : call.logits_to_keep;
-    const int place = call.logits == nullptr ? 0 : wanted - (call.tokens - (piece_.first + piece_.tokens)) - kept_;
-    const Share mine(model_.weights.head.groups(), id, pool_.threads());
-    for (int b = 0; b < state_.batch; b++) {
-        float* out = scratch_ != nullptr ? scratch_ + size_t(b) * vocabulary
-                                         : call.logits + (size_t(b) * size_t(wanted) + size_t(place)) * vocabulary;
-        int begin = 0, row = 0;
-        for (const Matrix& part : model_.weights.head.parts) {
-            const int size = padded(part.rows) / LANES;
-            const int first = std::max(mine.first - begin, 0), last = std::min(mine.last - begin, size);
-            const Sink sink{out + row, vocabulary, nullptr, nullptr, part.rows};
-            if (first < last) model_.kernels->multiply(part, first, last, inputs_->from(b * kept_), kept_, sink);
-            begin += size;
-            row += part.rows;
-        }
+    for (int row = 0; row < state_.batch; row++) {
+        model_.work.threads[size_t(id)].best[size_t(row)].clear();
+        if (screened_) screen(id, row);
+        else compute(id, row);
     }
-    if (last_ && call.num_candidates > 0) {
-        pool_.barrier();
-        candidates(id);
+    if (candidates_ == 0) return;
+    pool_.barrier();
+    merge(id);
+}
+
+// Where the logits of this piece's kept tokens of a row go: behind those of earlier pieces.
+float* Head::logits_of(int row) const {
+    const doge_cpu_call& call = *piece_.call;
+    const size_t vocabulary = size_t(config_.vocab_size);
+    if (call.logits == nullptr) return scratch_ + size_t(row) * vocabulary;
+    const int wanted = call.logits_to_keep == 0 ? call.tokens : call.logits_to_keep;
+    const int place = wanted - (call.tokens - (piece_.first + piece_.tokens)) - kept_;
+    return call.logits + (size_t(row) * size_t(wanted) + size_t(place)) * vocabulary;
+}
+
+// Calls function(part, its first row, first group, last group) for groups [first, last) of the head.
+template <class Function>
+void Head::each_part(int first, int last, Function function) const {
+    int begin = 0, row = 0;
+    for (const Matrix& part : model_.weights.head.parts) {
+        const int size = padded(part.rows) / LANES, from = std::max(first - begin, 0), to = std::min(last - begin, size);
+        if (from < to) function(part, row, from, to);
+        begin += size;
+        row += part.rows;
     }
 }
 
-void Head::candidates(int id) {
+// This thread's share of a row's logits, and the best among them.
+void Head::compute(int id, int row) {
+    const size_t vocabulary = size_t(config_.vocab_size);
+    const Share mine(model_.weights.head.groups(), id, pool_.threads());
+    float* out = logits_of(row);
+    each_part(mine.first, mine.last, [&](const Matrix& part, int first_row, int from, int to) {
+        const Sink sink{out + first_row, vocabulary, nullptr, nullptr, part.rows};
+        model_.kernels->multiply(part, from, to, inputs_->from(row * kept_), kept_, sink);
+    });
+    if (candidates_ > 0)
+        offer(id, row, out + size_t(kept_ - 1) * vocabulary, mine.first * LANES,
+              std::min(mine.last * LANES, config_.vocab_size));
+}
+
+// Tokens [first, last) are looked at for candidates.
+void Head::offer(int id, int row, const float* logits, int first, int last) const {
+    std::vector<Candidate>& best = model_.work.threads[size_t(id)].best[size_t(row)];
+    for (int from = first; from < last; from += 256) {
+        const int to = std::min(from + 256, last);
+        const bool full = int(best.size()) == candidates_;
+        if (full && !(model_.kernels->largest(logits + from, to - from) > best.front().logit)) continue;
+        for (int i = from; i < to; i++) keep(best, candidates_, {logits[i], i});
+    }
+}
+
+void Head::screen(int id, int row) {
+    const int groups = model_.weights.head.groups(), vocabulary = config_.vocab_size;
+    const Share mine(groups, id, pool_.threads());
+    float *lower = scratch_, *upper = scratch_ + padded(vocabulary);
+    std::vector<Candidate>& best = model_.work.threads[size_t(id)].best[size_t(row)];
+    model_.kernels->screen(model_.screen.head(), model_.work.screen_inputs[size_t(row)].view(), mine.first, mine.last, lower,
+                           upper);
+    const int last = std::min(mine.last * LANES, vocabulary);
+    offer(id, row, lower, mine.first * LANES, last);
+    pool_.barrier();
+    // The lowest logit that counts: the n-th largest lower bound of all threads.
+    std::vector<Candidate>& all = model_.work.threads[size_t(id)].all;
+    all.clear();
+    for (const ThreadWork& w : model_.work.threads)
+        for (const Candidate& c : w.best[size_t(row)]) keep(all, candidates_, c);
+    const float least = all.front().logit;
+    pool_.barrier();  // everyone has read the bounds' best
+    best.clear();
+    for (int g = mine.first; g < mine.last; g++) {
+        const int from = g * LANES, to = std::min(from + LANES, vocabulary);
+        if (model_.kernels->largest(upper + from, to - from) < least) continue;  // false for NaN: then all is computed
+        alignas(64) float logits[LANES];
+        each_part(g, g + 1, [&](const Matrix& part, int, int part_group, int end) {
+            const Sink sink{logits - part_group * LANES, 0, nullptr, nullptr, end * LANES};
+            model_.kernels->multiply(part, part_group, end, inputs_->from(row), 1, sink);
+        });
+        for (int i = from; i < to; i++) keep(best, candidates_, {logits[i - from], i});
+    }
+}
+
+// The best of all threads' best, a row by one thread.
+void Head::merge(int id) const {
     const doge_cpu_call& call = *piece_.call;
-    const int vocabulary = config_.vocab_size, count = call.num_candidates;
-    const int wanted = call.logits_to_keep == 0 ? call.tokens : call.logits_to_keep;
-    std::vector<int32_t>& order = model_.work.threads[size_t(id)].order;
-    for (int b = id; b < state_.batch; b += pool_.threads()) {
-        const float* logits = scratch_ != nullptr ? scratch_ + size_t(b) * size_t(vocabulary)
-                                                  : call.logits + (size_t(b + 1) * size_t(wanted) - 1) * size_t(vocabulary);
-        const auto better = [logits](int32_t i, int32_t j) { return logits[i] > logits[j] || (logits[i] == logits[j] && i < j); };
-        // A heap of the best so far, the worst of them on top.
-        order.clear();
-        for (int32_t i = 0; i < vocabulary; i++) {
-            if (int(order.size()) < count) {
-                order.push_back(i);
-                std::push_heap(order.begin(), order.end(), better);
-            } else if (better(i, order.front())) {
-                std::pop_heap(order.begin(), order.end(), better);
-                order.back() = i;
-                std::push_heap(order.begin(), order.end(), better);
-            }
-        }
-        std::sort_heap(order.begin(), order.end(), better);
-        for (int i = 0; i < count; i++) {
-            call.candidates[size_t(b) * size_t(count) + size_t(i)] = order[size_t(i)];
-            call.candidate_logits[size_t(b) * size_t(count) + size_t(i)] = logits[order[size_t(i)]];
+    const size_t count = size_t(candidates_);
+    std::vector<Candidate>& all = model_.work.threads[size_t(id)].all;
+    for (int row = id; row < state_.batch; row += pool_.threads()) {
+        all.clear();
+        for (const ThreadWork& w : model_.work.threads)
+            for (const Candidate& c : w.best[size_t(row)]) keep(all, candidates_, c);
+        std::sort_heap(all.begin(), all.end(), better);
+        for (size_t i = 0; i < count; i++) {
+            call.candidates[size_t(row) * count + i] = all[i].id;
+            call.candidate_logits[size_t(row) * count + i] = all[i].logit;
         }
     }
 }

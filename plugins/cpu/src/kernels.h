@@ -66,6 +66,20 @@ constexpr int MOST_QUERIES = 16;  // of one call of attend
 
 constexpr int MANY = 12;  // tokens for which it pays to widen an int8 matrix too
 
+// An int8 copy of a float head, with what bounds its error; see screen.h.
+struct ScreenedHead {
+    const uint8_t* bytes;  // for each 16 rows and block: codes as in an int8 matrix, 16 scales, 16 errors, 16 norms
+    int columns, block;
+};
+
+// An input of it: two tokens of codes, of which the second rounds what the first leaves; and by block how long the input
+// is, and how long what both leave.
+struct ScreenedInput {
+    Activations codes;
+    const float *norms, *rests;
+    float rounding;  // of float32 sums, relative
+};
+
 struct Kernels {
     const char* name;
     // codes in 16 bits; null where `multiply` does not want them
@@ -84,6 +98,9 @@ struct Kernels {
                    float scale, float* y);
     // up to MOST_QUERIES queries over one page; query t is x[t * stride ...] or codes[t * stride ...], padded with zeros
     void (*attend)(const Keys&, Query*, int n, const float* x, const int8_t* codes, size_t stride);
+    // for 16 rows of each group [first, last) a number that their logits do not fall below, and one they do not exceed
+    void (*screen)(const ScreenedHead&, const ScreenedInput&, int first, int last, float* lower, float* upper);
+    float (*largest)(const float* x, int n);  // n > 0; x is not padded
     // a row of a table, as doge_cpu_pack makes it, times x; and out += weight * row, of columns [first, last)
     float (*row_dot)(const uint8_t* row, int kind, int block, int columns, const float* x);
     void (*row_add)(const uint8_t* row, int kind, int block, int first, int last, int columns, float weight, float* out);

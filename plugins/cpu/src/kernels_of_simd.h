@@ -5,6 +5,7 @@
 #include "matrix_kernels.h"
 #include "vector_kernels.h"
 #include "attention_kernels.h"
+#include "screen_kernel.h"
 
 namespace doge::cpu {
 namespace {
@@ -18,7 +19,7 @@ constexpr void (*widen_all)(const int8_t*, int, int16_t*) = nullptr;
 #endif
 
 constexpr Kernels table(const char* name) {
-    return {name, widen_all, quantise, rms_norm, multiply, gated, rotate, attend, row_dot, row_add};
+    return {name, widen_all, quantise, rms_norm, multiply, gated, rotate, attend, screen, largest_of, row_dot, row_add};
 }
 
 }  // namespace

@@ -58,7 +58,9 @@ class Reader {
     uint32_t next_;
 };
 
-float interleaved(const Matrix& m, int row, int column) {
+}  // namespace
+
+float weight_at(const Matrix& m, int row, int column) {
     const uint8_t* group = m.bytes + size_t(row / LANES) * m.group;
     const int lane = row % LANES;
     if (is_code(m.kind)) {
@@ -80,8 +82,6 @@ float interleaved(const Matrix& m, int row, int column) {
     std::memcpy(&x, place, sizeof x);
     return m.kind == DOGE_CPU_FLOAT16 ? from_float16(x) : from_bfloat16(x);
 }
-
-}  // namespace
 
 void Weights::read(const File& file) {
     const doge_cpu_config& c = file.header->config;
@@ -130,7 +130,7 @@ void Weights::embed(const Kernels& kernels, int64_t token, int hidden_size, floa
     int row = int(token);
     size_t i = 0;
     for (; row >= head.parts[i].rows; i++) row -= head.parts[i].rows;
-    for (int k = 0; k < hidden_size; k++) out[k] = interleaved(head.parts[i], row, k);
+    for (int k = 0; k < hidden_size; k++) out[k] = weight_at(head.parts[i], row, k);
 }
 
 }  // namespace doge::cpu

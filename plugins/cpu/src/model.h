@@ -20,6 +20,9 @@ struct Linear {
     int groups() const { return padded(rows) / LANES; }
 };
 
+// One weight of a matrix, wherever it lies.
+float weight_at(const Matrix& matrix, int row, int column);
+
 // Rows to look up: embeddings, experts.
 struct Table {
     struct Part {

@@ -29,6 +29,7 @@ doge_cpu_status open(const void* bytes, uint64_t size, int32_t threads, const ch
     model->kernels = kernels;
     model->weights.read(model->file);
     model->pool = std::make_unique<Pool>(threads);
+    if ((flags & DOGE_CPU_SCREEN) != 0) model->screen.make(model->weights.head, *model->pool);
     *out = model.release();
     return DOGE_CPU_SUCCESS;
 }

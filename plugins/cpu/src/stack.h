@@ -60,8 +60,10 @@ class Stack {
     void score(int id, int l, int token) const;
     void select(int id, int l);
     void attend(int id, int l);
-    void attend_item(int id, int l, int row, int head, int first, int count);
-    void attend_pages(int l, int row, int head, Query* queries, int n, size_t at, int first_page, int end) const;
+    void attend_shared(int id, int l) const;
+    void attend_item(int id, int l, int row, int head, int first, int count) const;
+    Query query(int row, int token, int h, size_t at, float* out) const;
+    void attend_pages(int l, int row, int head, Query* queries, int n, size_t at, int begin, int end) const;
     void attend_evenly(int l, int row, int head, float* out) const;
     void output(int id, const Layer& layer) const;
     void feed_forward(int id, const Layer& layer) const;

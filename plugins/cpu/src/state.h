@@ -6,6 +6,7 @@
 
 #include "cache.h"
 #include "rope.h"
+#include "screen.h"
 #include "selection.h"
 #include "work.h"
 
@@ -14,6 +15,7 @@ struct doge_cpu_model {
     doge::cpu::Memory copy;
     const doge::cpu::Kernels* kernels = nullptr;
     doge::cpu::Weights weights;
+    doge::cpu::Screen screen;
     // Runs of different states take turns.
     mutable std::mutex turn;
     mutable std::unique_ptr<doge::cpu::Pool> pool;

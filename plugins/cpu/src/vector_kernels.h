@@ -52,6 +52,18 @@ void rotate(const float* x, const float* norm, int head_dim, float eps, const fl
     for (int i = head_dim; i < end; i++) y[i] = 0.0f;
 }
 
+float largest_of(const float* x, int n) {
+    float top = x[0];
+    int i = 0;
+    if (n >= 16) {
+        F most = load(x);
+        for (i = 16; i + 16 <= n; i += 16) most = max(most, load(x + i));
+        top = largest(most);
+    }
+    for (; i < n; i++) top = x[i] > top ? x[i] : top;
+    return top;
+}
+
 // Calls f(column, 16 weights) for columns [first, last) of one row of a table.
 template <class Function>
 inline void each_16(const uint8_t* row, int kind, int block, int columns, int first, int last, Function f) {
