@@ -125,5 +125,7 @@ def _processes(result: Benchmark) -> str:
 
 
 def _conditions(result: Benchmark) -> str:
+    by = {subject: facts["computed_by"] for subject, facts in result.subjects.items() if "computed_by" in facts}
     settings = {**result.settings, **result.machine}
+    settings |= {"by": "; ".join(f"{subject}: {what}" if len(by) > 1 else what for subject, what in by.items())}
     return "  ".join(f"{name} {value}" for name, value in settings.items() if value not in (None, []))

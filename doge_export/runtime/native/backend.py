@@ -11,7 +11,7 @@ from doge_export.plugin.cpu_library import find_cpu_library
 from doge_export.regular_file import is_there
 from doge_export.runtime.native.cache import Opened, Source, mapped, open_weights
 from doge_export.runtime.native.interface import SCREEN, NativeError, NativeLibrary, NativeModel
-from doge_export.runtime.native.support import NotNative, check_manifest, config_of
+from doge_export.runtime.native.support import NotNative, check_graph, check_manifest, config_of
 from doge_export.runtime.threads import native_threads
 
 
@@ -30,6 +30,24 @@ def native_library() -> NativeLibrary:
         return _loaded(find_cpu_library().path)
     except DogeExportError as error:
         raise NotNative(str(error)) from error
+
+
+def described_backend(manifest: Manifest, name: str) -> str:
+    """Return in words what `load` runs a graph by where nothing is asked for, without opening it."""
+    if manifest.graphs[name].interface == "engine":
+        return "TensorRT"
+    try:
+        chosen = native_library().usable_instruction_sets[-1]
+        if manifest.graphs[name].interface == "native":
+            return f"native decoder, {chosen}"
+        if manifest.task != "text-generation":
+            raise NotNative("it writes no text")
+        check_graph(manifest, manifest.graphs[name])
+        if chosen == "plain":
+            raise NotNative("the native decoder has no kernels for this processor")
+    except NotNative as why:
+        return f"onnxruntime, since {why}"
+    return f"native decoder, {chosen}"
 
 
 def open_weight_file(file: Path, manifest: Manifest, threads: int | None) -> NativeModel:
