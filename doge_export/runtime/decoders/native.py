@@ -11,6 +11,8 @@ from doge_export.runtime.decoders.decoder import Array, Decoder, SequenceLimits
 from doge_export.runtime.native.interface import Call, Kind, NativeError, NativeModel, NativeState, Status
 from doge_export.runtime.prediction import BestTokens, Candidates, Prediction
 
+_SCREENED_AFTER = 64
+"""Steps after which the head is screened: making the int8 copy takes as long as some tens of them."""
 _FEW = 64
 """Candidates that are asked for once a sampler has asked for some."""
 
@@ -34,6 +36,7 @@ class NativeDecoder(Decoder):
         self._model, self._cache = model, cache
         # Logits of a run that routes its tokens by one another cannot be had later from its last token.
         self._finds_best = finds_best and not limits.mixes_rows
+        self._steps_to_screen = _SCREENED_AFTER
         self._wanted = 1
         self._state: NativeState | None = None
         self.reset()
@@ -81,6 +84,10 @@ class NativeDecoder(Decoder):
         """See `Decoder.predict`. Where the best tokens are found in less time, they alone are, unless more is asked."""
         batch = len(input_ids)
         count = min(self._wanted, self.vocab_size) if self._finds_best else 0
+        if count and self._steps_to_screen:
+            self._steps_to_screen -= 1
+            if self._steps_to_screen == 0:
+                self._model.screen()
         if not count:
             self._append_and_run(input_ids, attention_mask, Call(logits_to_keep=1, logits=self._logits.ctypes.data))
             return [_Logits(self, row) for row in self._logits[:, 0]]

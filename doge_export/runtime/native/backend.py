@@ -10,7 +10,7 @@ from doge_export.package.manifest import Manifest
 from doge_export.plugin.cpu_library import find_cpu_library
 from doge_export.regular_file import is_there
 from doge_export.runtime.native.cache import Opened, Source, mapped, open_weights
-from doge_export.runtime.native.interface import SCREEN, NativeError, NativeLibrary, NativeModel
+from doge_export.runtime.native.interface import NativeError, NativeLibrary, NativeModel
 from doge_export.runtime.native.support import NotNative, check_graph, check_manifest, config_of
 from doge_export.runtime.threads import native_threads
 
@@ -62,7 +62,7 @@ def open_weight_file(file: Path, manifest: Manifest, threads: int | None) -> Nat
     if not is_there(file):
         raise DogeExportError(f"{file.parent} has no {file.name}; export it again")
     try:
-        model = library.open(mapped(file), threads or native_threads(file), flags=SCREEN)
+        model = library.open(mapped(file), threads or native_threads(file))
     except (OSError, ValueError) as error:
         raise DogeExportError(f"{file} cannot be read ({error}); export it again") from error
     except NativeError as error:
@@ -91,4 +91,4 @@ def open_native(folder: Path, manifest: Manifest, name: str, threads: int | None
     """
     library = native_library()
     source = Source(folder, manifest, name)
-    return open_weights(library, source, threads or native_threads(folder / name), flags=SCREEN)
+    return open_weights(library, source, threads or native_threads(folder / name))

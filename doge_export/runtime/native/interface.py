@@ -101,10 +101,6 @@ class MoeKind(enum.IntEnum):
     REFERENCE = 2
 
 
-COPY, SCREEN = 1, 2
-"""Flags of opening: copy the weights to large pages, and keep an int8 copy of a float head."""
-
-
 class Config(ctypes.Structure):
     """What the model is."""
 
@@ -217,6 +213,7 @@ class NativeLibrary:
             ),
             "pack": (c_int32, (POINTER(Piece), c_void_p, c_void_p, c_void_p, c_void_p, *told)),
             "open": (c_int32, (c_void_p, c_uint64, c_int32, c_char_p, c_uint32, POINTER(c_void_p), *told)),
+            "screen": (c_int32, (c_void_p, *told)),
             "close": (None, (c_void_p,)),
             "model_header": (POINTER(Header), (c_void_p,)),
             "model_instruction_set": (c_char_p, (c_void_p,)),
@@ -300,6 +297,10 @@ class NativeModel:
     def __del__(self) -> None:
         if getattr(self, "_handle", None):
             self.library._c.doge_cpu_close(self._handle)
+
+    def screen(self) -> None:
+        """Make an int8 copy of a float head, by which the best tokens are found in less time; once is enough."""
+        self.library._call("screen", self._handle)
 
     def state(self, batch: int, cache: Kind, max_length: int) -> NativeState:
         """Return empty caches for sequences of `batch` rows."""

@@ -60,6 +60,16 @@ extern "C" doge_cpu_status doge_cpu_open(const void* file, uint64_t file_bytes, 
     return guarded(text, [&] { return open(file, file_bytes, threads, instruction_set, flags, model, text); });
 }
 
+extern "C" doge_cpu_status doge_cpu_screen(doge_cpu_model* model, char* message, size_t message_bytes) {
+    const Message text{message, message_bytes};
+    if (model == nullptr) return text.fail(DOGE_CPU_BAD_ARGUMENT, "no model");
+    return guarded(text, [&] {
+        const std::lock_guard<std::mutex> turn(model->turn);
+        if (!model->screen.ready()) model->screen.make(model->weights.head, *model->pool);
+        return DOGE_CPU_SUCCESS;
+    });
+}
+
 extern "C" void doge_cpu_close(doge_cpu_model* model) { delete model; }
 
 extern "C" const doge_cpu_header* doge_cpu_model_header(const doge_cpu_model* model) { return model->file.header; }

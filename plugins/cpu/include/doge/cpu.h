@@ -218,6 +218,9 @@ enum {
  */
 doge_cpu_status doge_cpu_open(const void* file, uint64_t file_bytes, int32_t threads, const char* instruction_set,
                               uint32_t flags, doge_cpu_model** model, char* message, size_t message_bytes);
+/* Makes what DOGE_CPU_SCREEN makes later on, between two runs: it takes as long as some tens of tokens, which a short answer
+ * does not win back. Nothing where it is there, or the head is no float. */
+doge_cpu_status doge_cpu_screen(doge_cpu_model* model, char* message, size_t message_bytes);
 /* After all of its states. Null is allowed. */
 void doge_cpu_close(doge_cpu_model* model);
 
