@@ -26,6 +26,11 @@ inline void pause() {
 
 #ifdef DOGE_CPU_ONE_THREAD
 
+struct Mutex {};
+struct Lock {
+    explicit Lock(Mutex&) {}
+};
+
 class Pool {
    public:
     explicit Pool(int) {}
@@ -38,6 +43,9 @@ class Pool {
 };
 
 #else
+
+typedef std::mutex Mutex;
+typedef std::lock_guard<std::mutex> Lock;
 
 class Pool {
    public:
@@ -55,10 +63,11 @@ class Pool {
 
     int threads() const { return threads_; }
 
-    // Calls function(id) for every id, 0 in the caller's thread; one call at a time. function must not throw.
+    // Calls function(id) for every id, 0 in the caller's thread; one call at a time. function must
+    // not throw: what it needs is allocated before.
     template <class Function>
     void run(Function& function) {
-        const std::lock_guard<std::mutex> lock(mutex_);
+        const Lock lock(mutex_);
         if (threads_ == 1) return function(0);
         call_ = [](void* f, int id) { (*static_cast<Function*>(f))(id); };
         argument_ = &function;
@@ -114,7 +123,7 @@ class Pool {
     }
 
     const int threads_;
-    std::mutex mutex_;
+    Mutex mutex_;
     std::vector<std::thread> workers_;
     void (*call_)(void*, int) = nullptr;
     void* argument_ = nullptr;
