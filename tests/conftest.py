@@ -18,7 +18,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
-# What can be made again, such as native forms of weights, is kept in the checkout (ignored by git), not with the user's.
+# What can be made again, such as native forms of weights, is kept in the checkout (ignored by git), not at the user's.
 os.environ.setdefault("DOGE_EXPORT_CACHE", str(Path(__file__).parents[1] / "build" / "cache"))
 
 if "PYTEST_XDIST_WORKER" in os.environ:

@@ -68,7 +68,9 @@ def test_as_the_same_codes_in_pytorch(library, random_module, bits, changes):
             # An input near the middle of two codes is rounded the other way where sums differ in the last bit.
             error = np.abs(logits - expected) / np.sqrt(np.mean(np.square(expected)))
             assert np.median(error) < 2e-5
-            assert np.mean(error.max(-1) > 1e-3) < 0.25  # and a token that then picks another expert changes a lot
+            assert (
+                np.mean(error.max(-1) > 1e-3) < 0.5
+            )  # through the cache it reaches later tokens, and changes their experts
 
 
 @pytest.mark.parametrize("kind", [FLOAT16, BFLOAT16])

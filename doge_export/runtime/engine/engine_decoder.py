@@ -10,7 +10,7 @@ caller has asked for it. If the caller then gives another token, the step is for
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple, Self
 

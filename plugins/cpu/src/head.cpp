@@ -44,13 +44,20 @@ Head::Head(doge_cpu_state& state, const Piece& piece, const Stack& stack)
     if (call.logits == nullptr && kept_ > 0)
         scratch_ = model_.work.logits.need(vocabulary * size_t(screened_ ? 2 : state.batch));
     if (screened_) model_.work.screen_inputs.resize(size_t(state.batch));
-    for (ThreadWork& w : model_.work.threads) w.best.resize(size_t(state.batch));
+    if (screened_) {
+        for (ScreenInput& input : model_.work.screen_inputs) input.need(*model_.kernels, config_.hidden_size);
+    }
+    for (ThreadWork& w : model_.work.threads) {
+        w.all.reserve(size_t(candidates_));
+        w.best.resize(size_t(state.batch));
+        for (auto& row : w.best) row.reserve(size_t(candidates_));
+    }
 }
 
 // The final norm of the tokens that are wanted.
 void Head::hidden(int id) {
     const doge_cpu_call& call = *piece_.call;
-    float* row = model_.work.threads[size_t(id)].normed.need(size_t(padded(config_.hidden_size)));
+    float* row = model_.work.threads[size_t(id)].normed.data();
     const Share mine(state_.batch * piece_.tokens, id, pool_.threads());
     for (int i = mine.first; i < mine.last; i++) {
         const int b = i / piece_.tokens, t = i % piece_.tokens, kept = t - (piece_.tokens - kept_);

@@ -31,6 +31,11 @@ inline void pause() {
 
 #ifdef DOGE_CPU_ONE_THREAD
 
+struct Mutex {};
+struct Lock {
+    explicit Lock(Mutex&) {}
+};
+
 class Pool {
    public:
     explicit Pool(int) {}
@@ -44,6 +49,9 @@ class Pool {
 };
 
 #else
+
+typedef std::mutex Mutex;
+typedef std::lock_guard<std::mutex> Lock;
 
 class Pool {
    public:
@@ -63,9 +71,11 @@ class Pool {
     // Those that the next call takes; one call at a time, so it stays the same until that has ended.
     int threads() const { return active_; }
 
-    // Calls function(id) for every id, 0 in the caller's thread; one call at a time. function must not throw.
+    // Calls function(id) for every id, 0 in the caller's thread; one call at a time. function must
+    // not throw: what it needs is allocated before.
     template <class Function>
     void run(Function& function) {
+<<<<<<< HEAD
         const std::lock_guard<std::mutex> lock(mutex_);
         if (active_ == 1) {
             function(0);
@@ -74,6 +84,10 @@ class Pool {
         }
         waited_.store(0, std::memory_order_relaxed);
         const Clock::time_point start = Clock::now();
+=======
+        const Lock lock(mutex_);
+        if (threads_ == 1) return function(0);
+>>>>>>> cpu
         call_ = [](void* f, int id) { (*static_cast<Function*>(f))(id); };
         argument_ = &function;
         running_.store(threads_ - 1, std::memory_order_relaxed);
@@ -164,10 +178,14 @@ class Pool {
     static constexpr int FIRST_PENALTY = 64;  // calls
 
     const int threads_;
+<<<<<<< HEAD
     int active_;
     int strikes_ = 0, calm_ = 0, alone_ = 0, penalty_ = FIRST_PENALTY;
     std::atomic<int64_t> waited_{0};  // nanoseconds of all threads in a call
     std::mutex mutex_;
+=======
+    Mutex mutex_;
+>>>>>>> cpu
     std::vector<std::thread> workers_;
     void (*call_)(void*, int) = nullptr;
     void* argument_ = nullptr;

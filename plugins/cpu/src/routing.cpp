@@ -21,6 +21,12 @@ void Router::best(const float* scores, int n, int k, std::vector<Scored>& out) {
     out.resize(size_t(std::min(k, n)));
 }
 
+void Router::reserve(int n, int k) {
+    x_.reserve(size_t(n));
+    y_.reserve(size_t(n));
+    pairs_.reserve(8 * size_t(k));  // k / 1 + k / 2 + ... + k / k, for k up to 1024
+}
+
 void Router::choose(const float* x, const float* y, int n, int k, Pick* picks) {
     best(x, n, k, x_);
     best(y, n, k, y_);

@@ -13,6 +13,8 @@ struct Pick {
 // memory only, to allocate less.
 class Router {
    public:
+    // Allocates what choose needs for n keys and k picks; a thread's work must not throw.
+    void reserve(int n, int k);
     void choose(const float* x, const float* y, int n, int k, Pick* picks);
 
    private:

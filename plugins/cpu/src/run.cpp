@@ -56,7 +56,7 @@ std::vector<int32_t> positions_of(doge_cpu_state& state, const doge_cpu_call& ca
 doge_cpu_status run(doge_cpu_state& state, const doge_cpu_call& call, const Message& message) {
     if (const doge_cpu_status status = check(state, call, message)) return status;
     const doge_cpu_model& model = *state.model;
-    const std::lock_guard<std::mutex> turn(model.turn);
+    const Lock turn(model.turn);
     for (Cache& cache : state.caches) cache.reserve(state.length + call.tokens);
     const std::vector<int32_t> positions = positions_of(state, call);
     const int32_t longest = *std::max_element(positions.begin(), positions.end());

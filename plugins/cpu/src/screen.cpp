@@ -57,12 +57,16 @@ void Screen::make(const Linear& head, Pool& pool) {
     head_.bytes = memory_.data();
 }
 
-void ScreenInput::prepare(const Kernels& kernels, const float* x, int columns) {
+void ScreenInput::need(const Kernels& kernels, int columns) {
     codes_.need(kernels, 2, columns);
+    norms_.resize(size_t(columns / codes_.all().block));
+    rests_.resize(norms_.size());
+    rounding_ = (2.0f * float(columns) + 64.0f) * 0x1p-23f;
+}
+
+void ScreenInput::prepare(const Kernels& kernels, const float* x, int columns) {
     const Activations& a = codes_.all();
     const int block = a.block, blocks = columns / block;
-    norms_.resize(size_t(blocks));
-    rests_.resize(size_t(blocks));
     float *first = codes_.x(0), *second = codes_.x(1);
     for (int k = 0; k < columns; k++) first[k] = x[k];
     codes_.quantise(kernels, 0);
@@ -83,7 +87,6 @@ void ScreenInput::prepare(const Kernels& kernels, const float* x, int columns) {
         norms_[size_t(b)] = float(std::sqrt(norm) * UP);
         rests_[size_t(b)] = float(std::sqrt(rest) * UP);
     }
-    rounding_ = (2.0f * float(columns) + 64.0f) * 0x1p-23f;
 }
 
 }  // namespace doge::cpu

@@ -36,6 +36,7 @@ class Screen {
 // One input, prepared.
 class ScreenInput {
    public:
+    void need(const Kernels& kernels, int columns);
     void prepare(const Kernels& kernels, const float* x, int columns);
     ScreenedInput view() const { return {codes_.all(), norms_.data(), rests_.data(), rounding_}; }
 

@@ -20,6 +20,7 @@ class Selection {
         heap_.clear();
         length_ = 0;
     }
+    void reserve(int window) { heap_.reserve(size_t(window)); }
     // Adds the next key.
     void push(float score, int window) {
         const Kept key{score, length_++};

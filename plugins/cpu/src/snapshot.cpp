@@ -51,7 +51,7 @@ extern "C" doge_cpu_status doge_cpu_state_copy(const doge_cpu_state* state, int3
     const doge_cpu_config& c = state->model->config();
     if (layer < 0 || layer >= c.num_hidden_layers)
         return text.fail(DOGE_CPU_BAD_ARGUMENT, "layer %d of %d", layer, c.num_hidden_layers);
-    const std::lock_guard<std::mutex> turn(state->model->turn);
+    const Lock turn(state->model->turn);
     size_t at = 0;
     for (const Cache& cache : state->caches) {
         for (int head = 0; head < c.num_key_value_heads; head++) {

@@ -58,8 +58,14 @@ Stack::Stack(doge_cpu_state& state, const Piece& piece)
         w.largest.resize(size_t(c.num_attention_heads));
         w.total.resize(size_t(c.num_attention_heads));
         w.picks.resize(size_t(std::max(c.num_experts_per_tok, 1)));
+        w.normed.need(hidden_);
+        if (c.moe != DOGE_CPU_DENSE) w.router.reserve(keys_of_half_, c.num_experts_per_tok);
     }
-    if (selects()) worst_.resize(n * size_t(c.score_heads));
+    if (!selects()) return;
+    worst_.resize(n * size_t(c.score_heads));
+    for (auto& row : state.kept) {
+        for (Selection& kept : row) kept.reserve(c.keep_window_size);
+    }
 }
 
 bool Stack::is_token(int token) const {

@@ -1,7 +1,6 @@
 // A model, and a batch of sequences of it.
 #pragma once
 #include <memory>
-#include <mutex>
 #include <vector>
 
 #include "cache.h"
@@ -17,7 +16,7 @@ struct doge_cpu_model {
     doge::cpu::Weights weights;
     doge::cpu::Screen screen;
     // Runs of different states take turns.
-    mutable std::mutex turn;
+    mutable doge::cpu::Mutex turn;
     mutable std::unique_ptr<doge::cpu::Pool> pool;
     mutable doge::cpu::Work work;
 
