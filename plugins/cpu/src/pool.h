@@ -75,8 +75,7 @@ class Pool {
     // not throw: what it needs is allocated before.
     template <class Function>
     void run(Function& function) {
-<<<<<<< HEAD
-        const std::lock_guard<std::mutex> lock(mutex_);
+        const Lock lock(mutex_);
         if (active_ == 1) {
             function(0);
             if (threads_ > 1 && --alone_ == 0) active_ = threads_;
@@ -84,10 +83,6 @@ class Pool {
         }
         waited_.store(0, std::memory_order_relaxed);
         const Clock::time_point start = Clock::now();
-=======
-        const Lock lock(mutex_);
-        if (threads_ == 1) return function(0);
->>>>>>> cpu
         call_ = [](void* f, int id) { (*static_cast<Function*>(f))(id); };
         argument_ = &function;
         running_.store(threads_ - 1, std::memory_order_relaxed);
@@ -178,14 +173,10 @@ class Pool {
     static constexpr int FIRST_PENALTY = 64;  // calls
 
     const int threads_;
-<<<<<<< HEAD
     int active_;
     int strikes_ = 0, calm_ = 0, alone_ = 0, penalty_ = FIRST_PENALTY;
     std::atomic<int64_t> waited_{0};  // nanoseconds of all threads in a call
-    std::mutex mutex_;
-=======
     Mutex mutex_;
->>>>>>> cpu
     std::vector<std::thread> workers_;
     void (*call_)(void*, int) = nullptr;
     void* argument_ = nullptr;
