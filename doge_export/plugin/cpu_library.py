@@ -165,7 +165,7 @@ def read_facts(folder: Path, name: str | None = None) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     is_whole = isinstance(facts, dict) and all(
-        isinstance(facts.get(key), str) for key in ("version", "source_hash", "target")
+        isinstance(facts.get(key), str) for key in ("version", "source_hash", "target", "compiler")
     )
     return facts if is_whole and (folder / (name or library_name())).is_file() else None
 
