@@ -21,8 +21,12 @@ from doge_export.processors import allowed_processors
 from doge_export.version import __version__
 
 SOURCES = "sources.json"
-LONGEST = 300
-"""Seconds after which a compiler of one file is taken to hang, so that no install does; 10 are usual."""
+LONGEST = 600
+"""Seconds after which a compiler of one file is taken to hang, so that no install does; 10 are usual.
+
+There is no limit for other systems, which no install compiles for: zig makes a system's own libraries at the first
+link, for minutes.
+"""
 
 
 def compile_cpu(
@@ -81,6 +85,7 @@ def _compile(
     triple: str | None,
     jobs: int,
 ) -> Path:
+    longest = None if triple else LONGEST
     command = [*compiler.command, *(["-target", triple] if triple else [])]
     is_windows = triple is not None and "windows" in triple
     common = [f"-std={recipe['standard']}", *(f"-I{folder}" for folder in recipe["include"])]
@@ -93,9 +98,9 @@ def _compile(
         item = tree / f"{number}.o"
         line = [*command, *common, *file.get("flags", []), "-c", str(file["path"]), "-o", str(item)]
         own = file.get(processor, [])
-        done = _run(compiler, [*line, *own])
+        done = _run(compiler, [*line, *own], longest)
         if done.returncode and own:  # the compiler may be older than the instructions
-            done = _run(compiler, line)
+            done = _run(compiler, line, longest)
         if done.returncode:
             raise RunFailed(f"{file['path'].name} does not compile by {compiler.version}: {_first_error(done.stdout)}")
         return item
@@ -105,13 +110,13 @@ def _compile(
     library = tree / "library"
     # zig's own libraries always come along; another compiler's are those that onnxruntime needs, too.
     links = [*recipe["link_flags"], *(["-Wl,-s"] if compiler.is_zig else [])]
-    done = _run(compiler, [*command, *map(str, objects), *links, "-o", str(library)])
+    done = _run(compiler, [*command, *map(str, objects), *links, "-o", str(library)], longest)
     if done.returncode:
         raise RunFailed(f"the native decoder does not link by {compiler.version}: {_first_error(done.stdout)}")
     return library
 
 
-def _run(compiler: CppCompiler, command: list[str]) -> subprocess.CompletedProcess[str]:
+def _run(compiler: CppCompiler, command: list[str], longest: float | None) -> subprocess.CompletedProcess[str]:
     try:
         return subprocess.run(
             command,
@@ -121,10 +126,10 @@ def _run(compiler: CppCompiler, command: list[str]) -> subprocess.CompletedProce
             text=True,
             errors="replace",
             check=False,
-            timeout=LONGEST,
+            timeout=longest,
         )
     except subprocess.TimeoutExpired as error:
-        raise RunFailed(f"{compiler.version} has not ended after {LONGEST} s") from error
+        raise RunFailed(f"{compiler.version} has not ended after {longest} s") from error
 
 
 def _first_error(output: str) -> str:
