@@ -31,7 +31,7 @@ from doge_export.package.disk import reason
 from doge_export.package.fingerprint import fingerprint
 from doge_export.package.manifest import Manifest
 from doge_export.package.onnx_weights import OnnxWeights
-from doge_export.paths import user_cache
+from doge_export.paths import is_own, user_cache
 from doge_export.regular_file import is_there, read_regular
 from doge_export.runtime.native.graph_weights import GraphWeights, Unexpected
 from doge_export.runtime.native.interface import NativeError, NativeLibrary, NativeModel, Status
@@ -219,7 +219,7 @@ def _kept(file: Path) -> np.ndarray | None:
         if not is_there(file):
             return None
         record, status = _read_record(_record(file)), file.stat()
-        if record is None or not _is_own(status):
+        if record is None or not is_own(status):
             return None
         if _looks(status).items() <= record.items():
             if time.time() - _record(file).stat().st_mtime > _DAY:
@@ -272,18 +272,13 @@ def _all_looks(parts: list[Path]) -> list[dict[str, int]]:
     return [_looks(part.stat()) for part in parts]
 
 
-def _is_own(status: os.stat_result) -> bool:
-    """Return whether a file is this user's or the administrator's, and no other one's of a shared folder."""
-    return not hasattr(os, "geteuid") or status.st_uid in (0, os.geteuid())
-
-
 def _record(file: Path) -> Path:
     return file.with_name(f"{file.name}.json")
 
 
 def _read_record(file: Path) -> dict[str, Any] | None:
     try:
-        if not _is_own(file.stat()):
+        if not is_own(file.stat()):
             return None
         record = json.loads(read_regular(file, 2**16))
     except (OSError, ValueError, DogeExportError):
