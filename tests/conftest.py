@@ -18,6 +18,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
+# What can be made again, such as native forms of weights, is kept in the checkout (ignored by git), not at the user's.
+os.environ.setdefault("DOGE_EXPORT_CACHE", str(Path(__file__).parents[1] / "build" / "cache"))
+
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Several workers with a thread for each core would only wait for each other. Read by torch when it is imported, and
     # by doge_export.processors.
@@ -138,6 +141,24 @@ def bundled_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.Temp
         return out
 
     return folder
+
+
+@pytest.fixture(scope="session")
+def native_file() -> Path:
+    """The library of the native decoder: the installed or built one, else compiled once for all tests."""
+    from native_library import native_file
+
+    return native_file()
+
+
+@pytest.fixture
+def native_library(
+    native_file: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """Let the native decoder be found, and keep its forms of weights in a folder of the tests."""
+    monkeypatch.setenv("DOGE_EXPORT_CPU_LIBRARY", str(native_file))
+    monkeypatch.setenv("DOGE_EXPORT_CACHE", str(tmp_path_factory.getbasetemp() / "native-cache"))
+    return native_file
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,8 @@ times are not.
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,10 +24,14 @@ from doge_export.errors import DogeExportError
 from doge_export.installing import need
 from doge_export.runtime.graph import graph_file
 from doge_export.runtime.loading import load_as
+from doge_export.runtime.native.support import Backend
 from doge_export.runtime.session import Session
 
 Timings = dict[str, dict[str, list[float]]]
 """Subject -> measure -> [10th percentile, median, 90th percentile] over the rounds."""
+
+PAUSE = 0.25
+"""Seconds after which the threads of an onnxruntime session have stopped to spin."""
 
 STEPS = 32
 """Number of tokens decoded after a context; few, so that the length of the context changes little."""
@@ -85,6 +91,8 @@ def bench(
     prefill_length: int = 512,
     context: Sequence[int] = (),
     rounds: int = 5,
+    backend: Sequence[Backend] = (),
+    others: Sequence[TimedModel] = (),
     verify: bool = False,
     allow_host_code: bool = False,
 ) -> Benchmark:
@@ -102,6 +110,8 @@ def bench(
         prefill_length: number of prompt tokens of "prefill", cut likewise.
         context: numbers of tokens after which to measure the first token and decoding.
         rounds: number of rounds, after one that is not counted.
+        backend: what computes each graph, see `load`; several are timed side by side. By default what `load` takes.
+        others: models of other libraries that take their turns too; the first is what ratios refer to.
         verify, allow_host_code: see `load`.
 
     Raises:
@@ -111,8 +121,10 @@ def bench(
         need("export", "torch", "safetensors")
     opening = {"threads": threads, "verify": verify, "allow_host_code": allow_host_code}
     given = [folders] if isinstance(folders, (str, Path)) else folders
-    sessions = _open(list(dict.fromkeys(map(Path, given))), list(dict.fromkeys(precision)), opening)
-    longest = min(session.max_length for _, session, _ in sessions)
+    sessions = _open(
+        list(dict.fromkeys(map(Path, given))), list(dict.fromkeys(precision)), list(dict.fromkeys(backend)), opening
+    )
+    longest = min(session.max_length for _, session, _, _ in sessions)
     contexts = sorted(set(context))
     for length in (prompt_length, *contexts):
         if length >= longest:
@@ -128,11 +140,16 @@ def bench(
         "threads": threads,
     }
     process = {
-        name: probe(session.folder, threads, new_tokens, asked, allow_host_code) for name, session, asked in sessions
+        name: probe(session.folder, threads, new_tokens, asked, by, allow_host_code)
+        for name, session, asked, by in sessions
     }
-    described: dict[str, dict[str, Any]] = {name: _described(session, asked) for name, session, asked in sessions}
-    timed: list[TimedModel] = [TimedSession(name, session) for name, session, _ in sessions]
+    described: dict[str, dict[str, Any]] = {name: _described(session, asked) for name, session, asked, _ in sessions}
+    timed: list[TimedModel] = [TimedSession(name, session) for name, session, _, _ in sessions]
     baseline = timed[0].name if len(timed) > 1 else None
+    if others:
+        baseline = others[0].name
+        described |= {other.name: {"description": type(other).__name__} for other in others}
+        timed += others
     if compare is not None:
         from doge_export.benchmark.reference import load_reference
         from doge_export.checkpoint import open_checkpoint
@@ -144,7 +161,7 @@ def bench(
         described[reference.name] = {"checkpoint": str(compare), "description": reference.description}
         baseline = reference.name
         timed.append(reference)
-    vocab_size = min(session.decoder.vocab_size for _, session, _ in sessions)
+    vocab_size = min(session.decoder.vocab_size for _, session, _, _ in sessions)
     ids = np.random.default_rng(0).integers(vocab_size, size=(1, longest))
     rates, seconds = _interleaved(timed, _measures(ids, prompt_length, new_tokens, prefill_length, contexts), rounds)
     return Benchmark(described, rates, seconds, process, baseline, settings, machine())
@@ -160,15 +177,21 @@ def contexts_to_plot(folders: Sequence[str | Path]) -> list[int]:
     ]
 
 
-def _open(folders: list[Path], precisions: list[str], opening: dict[str, Any]) -> list[tuple[str, Session, str | None]]:
-    """Open every graph to time, as (name, session, precision); precision is None if none was requested."""
-    opened: list[tuple[str, Session, str | None]] = []
-    asked: list[str | None] = [*precisions] or [None]
-    for folder in folders:
-        for precision in asked:
-            session = load_as(Session, folder, purpose="bench", precision=precision, **opening)
-            parts = ([str(folder)] if len(folders) > 1 else []) + ([precision] if precision else [])
-            opened.append((" ".join(parts) or "doge-export", session, precision))
+Subject = tuple[str, Session, str | None, str | None]
+"""Name, session, and the precision and backend that were requested."""
+
+
+def _open(
+    folders: list[Path], precisions: list[str], backends: list[Backend], opening: dict[str, Any]
+) -> list[Subject]:
+    """Open every graph to time, by every backend."""
+    opened: list[Subject] = []
+    precisions_or_none: list[str | None] = [*precisions] or [None]
+    backends_or_none: list[Backend | None] = [*backends] or [None]
+    for folder, precision, by in itertools.product(folders, precisions_or_none, backends_or_none):
+        session = load_as(Session, folder, purpose="bench", precision=precision, backend=by, **opening)
+        named = (str(folder) if len(folders) > 1 else None, precision, by if len(backends) > 1 else None)
+        opened.append((" ".join(filter(None, named)) or "doge-export", session, precision, by))
     return opened
 
 
@@ -180,6 +203,7 @@ def _described(session: Session, precision: str | None) -> dict[str, Any]:
     return {
         "folder": str(session.folder),
         "precision": manifest.graphs[graph].precision,
+        "computed_by": session.decoder.computes_by,
         "file_bytes": sum(parts),
     }
 
@@ -212,7 +236,11 @@ def _measures(
 
 
 def _interleaved(subjects: Sequence[TimedModel], measures: Sequence[Measure], rounds: int) -> tuple[Timings, Timings]:
-    """Run every measure of every subject in every round, the subjects of a measure in immediate succession."""
+    """Run every measure of every subject in every round, the subjects of a measure in immediate succession.
+
+    Behind one whose threads still spin comes a pause, or the next would share its processors with them: of two cores,
+    what ran straight behind an onnxruntime session lost half its speed.
+    """
     seen: tuple[dict[tuple[str, str], list[float]], ...] = (defaultdict(list), defaultdict(list))
     with progress("timing", (rounds + 1) * len(measures) * len(subjects)) as advance:
         for turn in range(rounds + 1):
@@ -222,6 +250,8 @@ def _interleaved(subjects: Sequence[TimedModel], measures: Sequence[Measure], ro
                         for name, value in found.items() if turn else ():
                             kind[subject.name, name].append(value)
                     advance()
+                    if subject.spins and len(subjects) > 1:
+                        time.sleep(PAUSE)
     rates, seconds = (_percentiles(kind, subjects) for kind in seen)
     return rates, seconds
 

@@ -1,8 +1,8 @@
 """Time and memory of a fresh process: `python -m doge_export.benchmark.probe FOLDER THREADS NEW_TOKENS ...`.
 
-Two arguments more are the precision of the graph and "host-code", as `probe` passes them. The program prints one JSON
-object. It runs in a process of its own because a process can measure its imports, its loading and its peak memory only
-once.
+Three arguments more are the precision of the graph, what computes it, and "host-code", as `probe` passes them. The
+program prints one JSON object. It runs in a process of its own because a process can measure its imports, its loading
+and its peak memory only once.
 """
 
 from __future__ import annotations
@@ -12,14 +12,22 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from doge_export.errors import RunFailed
 from doge_export.memory import peak_resident_bytes
 
+if TYPE_CHECKING:
+    from doge_export.runtime.native.support import Backend
+
 
 def probe(
-    folder: Path, threads: int | None, new_tokens: int, precision: str | None = None, allow_host_code: bool = False
+    folder: Path,
+    threads: int | None,
+    new_tokens: int,
+    precision: str | None = None,
+    backend: str | None = None,
+    allow_host_code: bool = False,
 ) -> dict[str, Any]:
     """Measure a fresh process that loads a graph and decodes.
 
@@ -28,6 +36,7 @@ def probe(
         threads: number of CPU threads; None for the default.
         new_tokens: number of tokens to decode after the first, cut to what the export holds.
         precision: precision of the graph; None for the one that `load` opens.
+        backend: what computes it; None for what `load` takes.
         allow_host_code: see `load`.
 
     Returns:
@@ -42,6 +51,7 @@ def probe(
         str(threads or 0),
         str(new_tokens),
         precision or "",
+        backend or "",
         *(["host-code"] if allow_host_code else []),
     ]
     done = subprocess.run(
@@ -54,7 +64,9 @@ def probe(
     return answer
 
 
-def main(folder: str, threads: str, new_tokens: str, precision: str = "", host_code: str = "") -> None:
+def main(
+    folder: str, threads: str, new_tokens: str, precision: str = "", backend: str = "", host_code: str = ""
+) -> None:
     """Measure this process and print the result."""
     start = time.perf_counter()
     import numpy as np
@@ -65,7 +77,13 @@ def main(folder: str, threads: str, new_tokens: str, precision: str = "", host_c
 
     imported = time.perf_counter()
     base = peak_resident_bytes()
-    session = load(folder, precision=precision or None, threads=int(threads) or None, allow_host_code=bool(host_code))
+    session = load(
+        folder,
+        precision=precision or None,
+        threads=int(threads) or None,
+        backend=cast("Backend | None", backend or None),
+        allow_host_code=bool(host_code),
+    )
     assert isinstance(session, Session)
     loaded = time.perf_counter()
     decoder = session.decoder

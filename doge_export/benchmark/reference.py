@@ -38,6 +38,7 @@ def load_reference(checkpoint: Checkpoint, cdmoe_routing: CdmoeRouting | None, t
 class _StepByStep(abc.ABC):
     """Greedy decoding through a cache, one call of `_next` for each token."""
 
+    spins = False
     _cache: Any = None
 
     @abc.abstractmethod

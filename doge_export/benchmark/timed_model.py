@@ -12,9 +12,15 @@ from doge_export.runtime.session import Session
 
 
 class TimedModel(Protocol):
-    """A model to time. Prompts are int64 [1, S]; all times are in seconds."""
+    """A model to time. Prompts are int64 [1, S]; all times are in seconds.
+
+    Attributes:
+        name: for the table.
+        spins: its threads go on for a while after a run, and slow what runs next.
+    """
 
     name: str
+    spins: bool
 
     def read(self, prompt: np.ndarray) -> float:
         """Read a prompt with an empty cache and choose the next token; return the time to first token."""
@@ -31,6 +37,7 @@ class TimedSession:
 
     def __init__(self, name: str, session: Session) -> None:
         self.name = name
+        self.spins = session.decoder.backend == "graph"
         self._context = Context(session.decoder)
         self._token = np.zeros((1, 1), np.int64)
 

@@ -60,6 +60,12 @@ if TYPE_CHECKING:
     metavar="FILE",
     help="Draw speed and latency against context, as .svg or .png. [contexts by default: 64, 128, 256...]",
 )
+@click.option(
+    "--backend",
+    type=click.Choice(("native", "graph")),
+    multiple=True,
+    help="What computes on a CPU: the native decoder, or onnxruntime. May be given twice. [default: as load]",
+)
 @threads_option
 @verify_option
 @host_code_option
@@ -119,5 +125,7 @@ def _processes(result: Benchmark) -> str:
 
 
 def _conditions(result: Benchmark) -> str:
+    by = {subject: facts["computed_by"] for subject, facts in result.subjects.items() if "computed_by" in facts}
     settings = {**result.settings, **result.machine}
+    settings |= {"by": "; ".join(f"{subject}: {what}" if len(by) > 1 else what for subject, what in by.items())}
     return "  ".join(f"{name} {value}" for name, value in settings.items() if value not in (None, []))

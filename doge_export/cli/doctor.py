@@ -49,6 +49,7 @@ def _text(facts: Mapping[str, Any]) -> str:
         ("cpus", facts["cpus"]),
         ("providers", ", ".join(facts["providers"]) or "none: onnxruntime is missing"),
         *((f"bundled {name}", path or "missing") for name, path in facts["bundled"].items()),
+        *_native_rows(facts["native"]),
     ]
     parts = [columns(rows, indent=0)]
     for extra, packages in facts["extras"].items():
@@ -59,6 +60,17 @@ def _text(facts: Mapping[str, Any]) -> str:
         parts.append(f"to {_NEEDED_FOR.get(extra, 'use ' + extra)}: {install}")
     parts.append("ready to run exported folders" if _base_works(facts) else "not ready to run exported folders")
     return "\n\n".join(parts)
+
+
+def _native_rows(native: Mapping[str, Any]) -> list[tuple[str, str]]:
+    if "missing" in native:
+        return [("native decoder", native["missing"])]
+    beyond = native["instruction_sets"][native["instruction_sets"].index(native["chosen"]) + 1 :]
+    why = f"the best that this processor has; {', '.join(beyond)} it has not" if beyond else "the best there is"
+    return [
+        ("native decoder", f"{native['library']}, version {native['version']}"),
+        ("", f"computes with {native['chosen']}: {why}"),
+    ]
 
 
 def _state(package: Mapping[str, Any]) -> str:

@@ -13,8 +13,8 @@ from doge_export.installing import install_command, requirements
 def environment() -> dict[str, Any]:
     """Return facts of this machine in JSON values.
 
-    The keys are doge_export, python, executable, platform, cpus, extras, providers, bundled and missing, which maps
-    each incomplete extra to the command that installs it.
+    The keys are doge_export, python, executable, platform, cpus, extras, providers, bundled, native, and missing, which
+    maps each incomplete extra to the command that installs it.
     """
     from doge_export.assets import BUNDLED, bundled
     from doge_export.errors import DogeExportError
@@ -45,7 +45,36 @@ def environment() -> dict[str, Any]:
         "extras": extras,
         "providers": _providers(),
         "bundled": models,
+        "native": _native(),
         "missing": {extra: install_command(None if extra == "base" else extra) for extra in incomplete},
+    }
+
+
+def _native() -> dict[str, Any]:
+    """Return the native decoder's library, version and instruction sets, or why there is none.
+
+    The keys are library, version, compiler, instruction_sets, usable and chosen; or missing alone.
+    """
+    from doge_export.errors import DogeExportError
+    from doge_export.plugin.cpu_library import find_cpu_library
+
+    try:
+        found = find_cpu_library()
+        from doge_export.runtime.native.interface import NativeLibrary
+
+        library = NativeLibrary(found.path)
+    except DogeExportError as error:
+        return {"missing": str(error)}
+    except ImportError as error:  # numpy is missing, which the extras tell
+        return {"missing": f"the native decoder cannot be looked at: {error}"}
+    usable = library.usable_instruction_sets
+    return {
+        "library": str(found.path),
+        "version": found.facts["version"],
+        "compiler": found.facts["compiler"],
+        "instruction_sets": library.instruction_sets,
+        "usable": usable,
+        "chosen": usable[-1],
     }
 
 

@@ -131,6 +131,9 @@ def _exported_sections(seen: Inspection, show_all: bool) -> list[Section]:
     ]
     if manifest.cdmoe_routing:
         export.append(("cdmoe_routing", manifest.cdmoe_routing))
+    from doge_export.runtime.native.backend import described_backend
+
+    export.append(("runs by", described_backend(manifest, next(iter(manifest.graphs)))))
     graphs = (_graph_sections(name, graph, seen.ports[name], show_all) for name, graph in manifest.graphs.items())
     architecture = columns(named_values(manifest.architecture))
     if not show_all:

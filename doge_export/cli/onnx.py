@@ -29,11 +29,11 @@ from doge_export.installing import need
 @click.argument("out", type=PATH)
 @click.option(
     "--target",
-    type=click.Choice(["onnxruntime", "portable", "canonical"]),
+    type=click.Choice(["onnxruntime", "portable", "canonical", "native"]),
     default="onnxruntime",
     show_default=True,
-    help="Runtime of the graph: our own, anything that reads standard ONNX, or compilers with a plugin for our two "
-    "operators.",
+    help="Runtime of the graph: our own, anything that reads standard ONNX, compilers with a plugin for our two "
+    "operators, or onnxruntime with the native decoder as its one operator.",
 )
 @assumption_options
 @max_length_option()

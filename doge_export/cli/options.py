@@ -79,7 +79,7 @@ folder_argument = click.argument("folder", type=EXPORTED)
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 threads_option = click.option(
-    "--threads", type=int, metavar="N", help="CPU threads of onnxruntime. [default: as many as it finds best]"
+    "--threads", type=int, metavar="N", help="CPU threads. [default: as many as suit the model]"
 )
 force_option = click.option("--force", is_flag=True, help="Replace OUT when it is not empty.")
 validate_option = click.option(
@@ -104,6 +104,11 @@ def cdmoe_routing_option(help: str, default: CdmoeRouting | None = None) -> Call
     )
 
 
+backend_option = click.option(
+    "--backend",
+    type=click.Choice(("native", "graph")),
+    help="What computes on a CPU: the native decoder, or onnxruntime. [default: native where it is there]",
+)
 verify_option = click.option(
     "--verify", is_flag=True, help="Compare every file of FOLDER with its manifest before anything is opened."
 )
@@ -118,8 +123,10 @@ def session_options(function: Function) -> Function:
     """Add the options for opening a folder: `precision`, and `opening`, the other keywords of `load`."""
 
     @functools.wraps(function)
-    def collected(*args: Any, threads: int | None, verify: bool, allow_host_code: bool, **options: Any) -> Any:
-        opening = {"threads": threads, "verify": verify, "allow_host_code": allow_host_code}
+    def collected(
+        *args: Any, threads: int | None, backend: Any, verify: bool, allow_host_code: bool, **options: Any
+    ) -> Any:
+        opening = {"threads": threads, "backend": backend, "verify": verify, "allow_host_code": allow_host_code}
         return function(*args, opening=opening, **options)
 
     return _all(
@@ -129,6 +136,7 @@ def session_options(function: Function) -> Function:
             help="Graph of the folder to run. [default: fp32 if it is there]",
         ),
         threads_option,
+        backend_option,
         verify_option,
         host_code_option,
     )(collected)  # type: ignore[return-value]

@@ -1,4 +1,4 @@
-"""`doge-export plugin`: build the CUDA kernels and the TensorRT plugin, and show what is built."""
+"""`doge-export plugin`: build the CUDA kernels, the TensorRT plugin and the native decoder; show what is built."""
 
 from __future__ import annotations
 
@@ -14,14 +14,21 @@ from doge_export.cli.options import PATH, json_option
 from doge_export.cli.render import columns, echo_json
 from doge_export.console import log
 from doge_export.errors import DogeExportError
+from doge_export.plugin.cpu_targets import CPU_TARGETS
 
 
 @click.group()
 def command() -> None:
-    """Build CUDA kernels and a TensorRT plugin."""
+    """Build kernels, plugins, native decoder."""
 
 
 @command.command()
+@click.option("--cpu", is_flag=True, help="Build the native decoder for CPUs alone; a C++ compiler is enough.")
+@click.option(
+    "--target",
+    type=click.Choice(tuple(CPU_TARGETS)),
+    help="With --cpu: the system to build for, by zig (pip install ziglang). [default: this one]",
+)
 @click.option("--output", type=PATH, metavar="DIR", help="Copy the libraries there. [default: leave them in the cache]")
 @click.option("--force", is_flag=True, help="Replace DIR when it is not empty.")
 @click.option(
@@ -48,7 +55,11 @@ def command() -> None:
 @click.option("--nvcc", metavar="FILE", help="The CUDA compiler to use. [default: found]")
 @click.option("--jobs", type=click.IntRange(1), metavar="N", help="Compilers at a time. [default: one a processor]")
 @json_option
+@click.pass_context
 def build(
+    ctx: click.Context,
+    cpu: bool,
+    target: str | None,
     output: Path | None,
     gpus: tuple[str, ...],
     capabilities: tuple[str, ...],
@@ -62,7 +73,14 @@ def build(
     A C++ compiler, cmake and nvcc are needed (the extra `plugin` brings the last two), and no headers. Without nvcc the
     kernels are left out, with a line on how to get it. The result is kept: the same sources, settings and compilers are
     not compiled again.
+
+    With --cpu: the native decoder, which runs folders of target onnxruntime on a CPU faster than onnxruntime.
     """
+    if cpu:
+        _build_cpu(ctx, output, target, as_json)
+        return
+    if target is not None:
+        raise DogeExportError("--target chooses the system of the native decoder: add --cpu, or leave it out")
     from doge_export.plugin.architectures import named
     from doge_export.plugin.build import build as build_plugin
 
@@ -82,6 +100,25 @@ def build(
     for path in result.libraries.values():
         click.echo(path)
     click.echo(f"kernels for {', '.join(result.architectures)}" if result.architectures else "without kernels")
+
+
+def _build_cpu(ctx: click.Context, output: Path | None, target: str | None, as_json: bool) -> None:
+    from doge_export.plugin.cpu_library import build_cpu
+
+    params = ctx.params
+    others = {
+        "--gpu": params["gpus"],
+        "--compute-capability": params["capabilities"],
+        "--cuda-archs": params["cuda_archs"],
+        "--no-cuda": params["no_cuda"],
+        "--headers": params["headers"],
+        "--cmake": params["cmake"],
+        "--nvcc": params["nvcc"],
+    }
+    for name in (name for name, value in others.items() if value):
+        raise DogeExportError(f"{name} is of the kernels for GPUs, which --cpu leaves out; drop one of the two")
+    result = build_cpu(output, target=target, cxx=params["cxx"], jobs=params["jobs"], force=params["force"])
+    echo_json(result.to_dict()) if as_json else click.echo(result.path)
 
 
 @command.command()

@@ -8,7 +8,15 @@ from typing import Any
 import click
 
 from doge_export import console
-from doge_export.cli.options import PATH, folder_argument, host_code_option, json_option, source_options, verify_option
+from doge_export.cli.options import (
+    PATH,
+    backend_option,
+    folder_argument,
+    host_code_option,
+    json_option,
+    source_options,
+    verify_option,
+)
 from doge_export.cli.render import echo_json
 from doge_export.installing import need
 from doge_export.package import read_manifest
@@ -19,6 +27,7 @@ from doge_export.package import read_manifest
 @click.option("--model", metavar="MODEL", help="The checkpoint. [default: the one that FOLDER was exported from]")
 @source_options
 @click.option("--report", type=PATH, metavar="FILE.html", help="Write the comparison as a page.")
+@backend_option
 @verify_option
 @host_code_option
 @json_option

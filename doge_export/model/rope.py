@@ -13,24 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from doge_export.checkpoint.architecture import Architecture, Rope
+from doge_export.checkpoint.rope_factor import attention_factor
 
 
 def _powers(head_dim: int) -> Tensor:
     return torch.arange(0, head_dim, 2, dtype=torch.int64).float() / head_dim
 
 
-def _yarn(rope: Rope, head_dim: int, max_position_embeddings: int) -> tuple[Tensor, float]:
+def _yarn(rope: Rope, head_dim: int, max_position_embeddings: int) -> Tensor:
     """YaRN, https://arxiv.org/abs/2309.00071: interpolate slow frequencies, keep fast ones, ramp between."""
     original = rope.original_max_position_embeddings or max_position_embeddings
     factor = rope.factor if rope.factor is not None else max_position_embeddings / original
-
-    def mscale(scale: float, weight: float = 1.0) -> float:
-        return 1.0 if scale <= 1 else 0.1 * weight * math.log(scale) + 1.0
-
-    scaling = rope.attention_factor
-    if scaling is None:
-        both = rope.mscale and rope.mscale_all_dim
-        scaling = mscale(factor, rope.mscale) / mscale(factor, rope.mscale_all_dim) if both else mscale(factor)  # type: ignore[arg-type]
 
     def correction(rotations: float) -> float:
         return head_dim * math.log(original / (rotations * 2 * math.pi)) / (2 * math.log(rope.rope_theta))
@@ -43,11 +36,10 @@ def _yarn(rope: Rope, head_dim: int, max_position_embeddings: int) -> tuple[Tens
     interpolated = ((torch.arange(head_dim // 2).float() - low) / (high - low)).clamp(0, 1)
 
     frequencies = rope.rope_theta ** _powers(head_dim)
-    inverse = 1.0 / (factor * frequencies) * interpolated + 1.0 / frequencies * (1 - interpolated)
-    return inverse, scaling
+    return 1.0 / (factor * frequencies) * interpolated + 1.0 / frequencies * (1 - interpolated)
 
 
-def _llama3(rope: Rope, head_dim: int, max_position_embeddings: int) -> tuple[Tensor, float]:
+def _llama3(rope: Rope, head_dim: int, max_position_embeddings: int) -> Tensor:
     original = rope.original_max_position_embeddings or max_position_embeddings
     assert rope.factor and rope.low_freq_factor and rope.high_freq_factor  # the config parser requires them
     inverse = 1.0 / rope.rope_theta ** _powers(head_dim)
@@ -56,7 +48,7 @@ def _llama3(rope: Rope, head_dim: int, max_position_embeddings: int) -> tuple[Te
     smooth = (original / wavelength - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor)
     blended = (1 - smooth) * inverse / rope.factor + smooth * inverse
     scaled = torch.where(wavelength > slow, inverse / rope.factor, inverse)
-    return torch.where((wavelength >= fast) & (wavelength <= slow), blended, scaled), 1.0
+    return torch.where((wavelength >= fast) & (wavelength <= slow), blended, scaled)
 
 
 def _divided(rope: Rope, head_dim: int, factors: tuple[float, ...] | None) -> Tensor:
@@ -64,40 +56,30 @@ def _divided(rope: Rope, head_dim: int, factors: tuple[float, ...] | None) -> Te
     return 1.0 / (torch.tensor(factors) * rope.rope_theta ** _powers(head_dim))
 
 
-def _longrope(rope: Rope, head_dim: int, max_position_embeddings: int) -> tuple[Tensor, float]:
-    """The short factors; beyond the original length `RotaryEmbedding` takes the long ones instead."""
-    original = rope.original_max_position_embeddings or max_position_embeddings
-    factor = rope.factor if rope.factor is not None else max_position_embeddings / original
-    scaling = rope.attention_factor
-    if scaling is None:
-        scaling = 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original))
-    return _divided(rope, head_dim, rope.short_factor), scaling
-
-
-def _proportional(rope: Rope, head_dim: int, max_position_embeddings: int) -> tuple[Tensor, float]:
+def _proportional(rope: Rope, head_dim: int) -> Tensor:
     """Only the first `partial_rotary_factor` of the frequencies turn, the rest stand still."""
     turning = int(rope.partial_rotary_factor * head_dim // 2)
     inverse = 1.0 / rope.rope_theta ** _powers(head_dim)
     inverse[turning:] = 0.0
-    return inverse / (rope.factor or 1.0), 1.0
+    return inverse / (rope.factor or 1.0)
 
 
-def inverse_frequencies(rope: Rope, head_dim: int, max_position_embeddings: int) -> tuple[Tensor, float]:
-    """Frequencies [head_dim / 2] float32 in radians per position for short sequences, and the factor of cos and sin."""
+def inverse_frequencies(rope: Rope, head_dim: int, max_position_embeddings: int) -> Tensor:
+    """Frequencies [head_dim / 2] float32 in radians per position for short sequences."""
     match rope.rope_type:
         case "default" | "dynamic":
-            return 1.0 / rope.rope_theta ** _powers(head_dim), 1.0
+            return 1.0 / rope.rope_theta ** _powers(head_dim)
         case "linear":
             assert rope.factor
-            return 1.0 / rope.rope_theta ** _powers(head_dim) / rope.factor, 1.0
+            return 1.0 / rope.rope_theta ** _powers(head_dim) / rope.factor
         case "yarn":
             return _yarn(rope, head_dim, max_position_embeddings)
         case "llama3":
             return _llama3(rope, head_dim, max_position_embeddings)
         case "longrope":
-            return _longrope(rope, head_dim, max_position_embeddings)
+            return _divided(rope, head_dim, rope.short_factor)
         case "proportional":
-            return _proportional(rope, head_dim, max_position_embeddings)
+            return _proportional(rope, head_dim)
     raise ValueError(f"unknown RoPE type {rope.rope_type!r}")
 
 
@@ -115,7 +97,8 @@ class RotaryEmbedding(nn.Module):
         self.rope = architecture.rope
         self.head_dim = architecture.head_dim
         self.max_position_embeddings = architecture.max_position_embeddings
-        inverse, self.attention_scaling = inverse_frequencies(self.rope, self.head_dim, self.max_position_embeddings)
+        inverse = inverse_frequencies(self.rope, self.head_dim, self.max_position_embeddings)
+        self.attention_scaling = attention_factor(self.rope, self.max_position_embeddings)
         self.inv_freq = nn.Buffer(inverse, persistent=False)
         self.scales_beyond = architecture.trained_length if architecture.scales_rope(max_length) else None
         if self.rope.rope_type == "longrope":

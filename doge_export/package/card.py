@@ -19,6 +19,10 @@ _RUNS_ON = {
         "compilers with a plugin for the operators of domain `doge`; each has a function body of standard operators, "
         "so that whatever runs functions of opset 23 runs the graph too."
     ),
+    "native": (
+        "doge-export's native decoder for CPUs, also as the one operator `doge.Decoder` of onnxruntime, whose library "
+        "`doge-export plugin build --cpu` compiles; `plugins/README.md` of doge-export says how it is fed."
+    ),
 }
 _WHAT = {
     "text-generation": "A Doge language model as an ONNX graph",

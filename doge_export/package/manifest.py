@@ -32,7 +32,7 @@ LARGEST = 32 * 2**20
 LARGEST_COUNT = 2**31 - 1
 """Largest number of tokens, layers or other sizes."""
 
-Interface = Literal["one-call", "in-place", "growing", "growing-scores", "engine"]
+Interface = Literal["one-call", "in-place", "growing", "growing-scores", "engine", "native"]
 """Protocol of a graph's inputs and outputs; `runtime.loading` has a session or decoder for each.
 
     one-call: no cache; a text goes in whole.
@@ -40,6 +40,7 @@ Interface = Literal["one-call", "in-place", "growing", "growing-scores", "engine
     growing: keys and values are inputs, and outputs longer by the new tokens, with the names that Optimum uses.
     growing-scores: the same, with the scores of the cached keys beside them.
     engine: a TensorRT engine with `engine.json` beside it.
+    native: one operator that keeps its caches, over a weight file of the native decoder.
 """
 
 

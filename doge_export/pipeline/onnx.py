@@ -11,7 +11,7 @@ from doge_export.console import log
 from doge_export.installing import need
 from doge_export.package.manifest import MODEL, GraphEntry, Manifest
 from doge_export.paths import check_apart, report_path
-from doge_export.pipeline.folder import OutputFolder
+from doge_export.pipeline.folder import Draft, OutputFolder
 from doge_export.pipeline.plan import ExportPlan, Options, plan, trace_plan
 
 if TYPE_CHECKING:
@@ -66,22 +66,38 @@ def export(
     began = time.monotonic()
     folder, report_file = checked_places(model, output, report, force, **options)
     planned = plan(model, **options)
+    is_native = options.get("target") == "native"
     verdict: Verdict | None = None
     qualities: dict[str, Quality] = {}
     with folder.draft() as draft:
         graph = _write_graph(planned, draft.folder)
         draft.take_over(planned.checkpoint.companions, planned.checkpoint.tokenizer.made)
         draft.describe(planned.manifest({MODEL: graph}, skipped="--no-validate"))
+        if is_native:  # what is validated is what the folder will hold, so the native form comes before
+            manifest, qualities = _native(draft, planned)
+            draft.describe(manifest)
         if validate:
             advice = "--report FILE shows more, --no-validate keeps the folder"
             verdict = draft.validate(advice, report=report_file, checkpoint=planned.checkpoint)
-        if planned.quantization is not None:
+        if planned.quantization is not None and not is_native:
             manifest, qualities = add_graphs(draft.folder, draft.manifest, planned.quantization)
             draft.describe(manifest)
         draft.record_run(began)
         manifest = draft.finish()
     draft.require_report()
     return ExportResult(draft.output, manifest, verdict, qualities)
+
+
+def _native(draft: Draft, planned: ExportPlan) -> tuple[Manifest, dict[str, Quality]]:
+    """Add the graphs in fewer bits, judged as those for onnxruntime, and give all of them their native form."""
+    from doge_export.pipeline.native_folder import make_native
+    from doge_export.quantization.add_graphs import add_graphs
+
+    qualities: dict[str, Quality] = {}
+    if planned.quantization is not None:
+        manifest, qualities = add_graphs(draft.folder, draft.manifest, planned.quantization)
+        draft.describe(manifest)
+    return make_native(draft.folder, draft.manifest), qualities
 
 
 def checked_places(

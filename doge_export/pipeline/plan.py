@@ -135,7 +135,8 @@ class Options(TypedDict, total=False):
 
     Attributes:
         target: "onnxruntime" (the default) for our own runtime, "portable" for anything that reads ONNX, "canonical"
-            for compilers with a plugin for the two operators.
+            for compilers with a plugin for the two operators, "native" for onnxruntime with the native decoder as its
+            one operator.
         task: "text-generation", "feature-extraction" or "text-classification"; by default the task of the checkpoint's
             head.
         max_length: most tokens of a sequence, prompt and answer together; max_position_embeddings by default.
@@ -203,8 +204,11 @@ def plan(model: str | Path, **options: Unpack[Options]) -> ExportPlan:
         renamed = "".join(f"; {name} is called {_RENAMED[name]}" for name in sorted(unknown & _RENAMED.keys()))
         raise TypeError(f"unknown options: {', '.join(sorted(unknown))}{renamed}")
     target, cdmoe_routing = given.get("target", "onnxruntime"), given.get("cdmoe_routing", "reference")
+    is_native = target == "native"
+    if is_native:  # a form of what is exported for onnxruntime
+        target = "onnxruntime"
     if target not in TARGETS:
-        raise DogeExportError(f"unknown target {target!r}; choose one of {', '.join(TARGETS)}")
+        raise DogeExportError(f"unknown target {target!r}; choose one of {', '.join([*TARGETS, 'native'])}")
     if cdmoe_routing not in ("reference", "per-token"):
         raise DogeExportError(f"unknown CDMoE routing {cdmoe_routing!r}; choose reference or per-token")
     assumed, _ = Assumptions.taken_from(given)
@@ -224,6 +228,10 @@ def plan(model: str | Path, **options: Unpack[Options]) -> ExportPlan:
     max_length = _checked_length(given.get("max_length"), architecture)
     architecture = architecture.within(max_length)
     _check_operators(TARGETS[target], architecture)
+    if is_native:
+        from doge_export.pipeline.native_folder import check_native
+
+        check_native(architecture, tuple(given.get("precisions") or ()))
     return ExportPlan(
         checkpoint=checkpoint,
         architecture=architecture,

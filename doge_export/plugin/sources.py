@@ -9,7 +9,10 @@ from pathlib import Path
 from doge_export.errors import DogeExportError
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-_NOT_BUILT = {"tests", "README.md", "__pycache__"}
+NATIVE = ("cpu", "ort")
+"""Folders of the native decoder: the decoder itself, and onnxruntime's operator of it."""
+_NOT_BUILT = {"tests", "README.md", "__pycache__", *NATIVE}
+"""Names of files and folders that the libraries are not made from; `NATIVE` makes one of its own."""
 
 
 def plugin_sources() -> Path:
@@ -33,6 +36,11 @@ def source_hash(folder: Path) -> str:
         content = path.read_bytes()
         digest.update(f"{path.relative_to(folder).as_posix()}\0{len(content)}\0".encode() + content)
     return digest.hexdigest()
+
+
+def native_hash(folder: Path) -> str:
+    """Return the sha256 of all files that the native decoder is made from, below the plugin's folder."""
+    return hashlib.sha256("".join(source_hash(folder / part) for part in NATIVE).encode()).hexdigest()
 
 
 def _files(folder: Path) -> Iterator[Path]:

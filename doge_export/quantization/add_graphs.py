@@ -87,7 +87,7 @@ def _material(
     from doge_export.runtime.loading import load
     from doge_export.runtime.session import Session
 
-    session = load(folder, precision="fp32")
+    session = load(folder, precision="fp32", backend="graph")
     log("writing text with the float32 model" if request.eval_text is None else f"reading {request.eval_text}")
     evaluation = of_all_lengths(texts_for("evaluation", session, request.eval_text), manifest)
     quantised = [precision for precision in request.precisions if precision is not FP16]

@@ -97,6 +97,11 @@ class QuantizationRequest:
         Raises:
             DogeExportError: the target is canonical, and a precision is not fp16.
         """
+        if target == "native":
+            raise DogeExportError(
+                "a folder of target native is written with its precisions at once: export the checkpoint again with "
+                "--target native and --precision"
+            )
         if target == "canonical" and any(precision is not FP16 for precision in self.precisions):
             raise DogeExportError(
                 "a graph for target canonical is quantised by the compiler it is for: export for onnxruntime or "

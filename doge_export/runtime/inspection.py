@@ -42,13 +42,17 @@ def inspect_folder(folder: Path | str) -> Inspection:
     folder = Path(folder)
     manifest = read_manifest(folder)
     ports = {
-        name: (_engine_ports if graph.interface == "engine" else _graph_ports)(folder / name)
+        name: (
+            _engine_ports(folder / name)
+            if graph.interface == "engine"
+            else _graph_ports(folder / name, is_native=graph.interface == "native")
+        )
         for name, graph in manifest.graphs.items()
     }
     return Inspection(folder, manifest, ports)
 
 
-def _graph_ports(file: Path) -> dict[str, Any]:
+def _graph_ports(file: Path, *, is_native: bool = False) -> dict[str, Any]:
     import onnxruntime
     from onnxruntime.capi.onnxruntime_pybind11_state import NoSuchFile
 
@@ -59,6 +63,14 @@ def _graph_ports(file: Path) -> dict[str, Any]:
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4  # its errors are raised too
+    if is_native:
+        from doge_export.runtime.native.backend import native_library
+        from doge_export.runtime.native.support import NotNative
+
+        try:
+            options.register_custom_ops_library(str(native_library().path))
+        except NotNative as why:
+            raise DogeExportError(f"{file} is read by the native decoder alone: {why}") from why
     try:
         session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
         optional = [{**_described(value), "optional": True} for value in session.get_overridable_initializers()]

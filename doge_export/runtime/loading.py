@@ -5,26 +5,36 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import onnxruntime
 
-from doge_export.errors import DogeExportError
+from doge_export.errors import DogeExportError, RunFailed
 from doge_export.package.manifest import Manifest, read_manifest
 from doge_export.package.verify import verify as verify_folder
+from doge_export.regular_file import is_there
 from doge_export.runtime.classification_session import ClassificationSession
 from doge_export.runtime.decoders.decoder import Decoder, SequenceLimits
 from doge_export.runtime.decoders.growing import GrowingDecoder, GrowingScoresDecoder
 from doge_export.runtime.decoders.in_place import InPlaceDecoder
+from doge_export.runtime.decoders.native import NativeDecoder
 from doge_export.runtime.feature_session import FeatureSession
 from doge_export.runtime.generation_config import GenerationConfig
 from doge_export.runtime.graph import graph_file, open_graph
 from doge_export.runtime.hub_folder import local_folder
 from doge_export.runtime.interface import check_interface
+from doge_export.runtime.native.backend import native_library, open_native, open_weight_file
+from doge_export.runtime.native.support import Backend, NotNative, cache_kind
 from doge_export.runtime.session import Session
 from doge_export.runtime.task_session import TaskSession, WrongTask
-from doge_export.runtime.threads import check_threads
+from doge_export.runtime.threads import FEW, check_threads
 from doge_export.runtime.tokenizer import Tokenizer
+
+NATIVE_BY_DEFAULT = True
+"""Whether a folder that the native decoder runs is run by it where no backend and no execution provider is asked for.
+
+Not where it has plain C++ alone for the processor, which onnxruntime's kernels outrun.
+"""
 
 MAX_WAIT = 10**6
 """Most seconds that `wait` may be, eleven days; a number beyond is a slip."""
@@ -44,6 +54,7 @@ def load(
     precision: str | None = None,
     threads: int | None = None,
     providers: str | Sequence[Any] | None = None,
+    backend: Backend | None = None,
     wait: float | None = None,
     verify: bool = False,
     digest: str | None = None,
@@ -57,6 +68,8 @@ def load(
             one of the folder, which is fp32 as a rule.
         threads: CPU threads of onnxruntime; by default as many as suit the graph's size.
         providers: execution providers of onnxruntime in order of preference, or the name of one.
+        backend: "native" for the native decoder, "graph" for onnxruntime over the folder's graph. None: the native
+            decoder where it is there and computes this model, else the graph; the graph where `providers` are given.
         wait: most seconds that a call waits for another one's answer on the same session to end, before it raises
             SessionBusy; None without end, 0 not at all. Features and classes are computed without waiting.
         verify: compare every file with the manifest before anything of the folder is opened.
@@ -71,6 +84,7 @@ def load(
         DogeExportError: `folder` is not an exported folder, or has no graph of that precision.
     """
     check_threads(threads)
+    _check_backend(backend, providers)
     if wait is not None and not (isinstance(wait, (int, float)) and 0 <= wait <= MAX_WAIT):
         raise DogeExportError(f"wait is {wait!r}, expected seconds from 0 to {MAX_WAIT}, or None to wait without end")
     folder = local_folder(folder)
@@ -81,6 +95,9 @@ def load(
         "providers": [providers] if isinstance(providers, str) else providers,
     }
     name = graph_file(folder, manifest, precision)
+
+    if manifest.task != Session.task and backend == "native":
+        raise DogeExportError(f"the native decoder writes text, and {folder} is for {manifest.task}: use backend graph")
 
     def graph() -> onnxruntime.InferenceSession:
         opened = open_graph(folder, name, **where)
@@ -94,7 +111,9 @@ def load(
     generation_config = GenerationConfig.from_folder(folder)
     for note in generation_config.notes:
         warnings.warn(note, stacklevel=2)
-    decoder = open_decoder(folder, manifest, precision=precision, allow_host_code=allow_host_code, **where)
+    decoder = open_decoder(
+        folder, manifest, precision=precision, backend=backend, allow_host_code=allow_host_code, **where
+    )
     return Session(decoder, tokenizer, manifest, generation_config, folder, wait)
 
 
@@ -131,6 +150,7 @@ def open_decoder(
     precision: str | None = None,
     threads: int | None = None,
     providers: Sequence[Any] | None = None,
+    backend: Backend | None = None,
     allow_host_code: bool = False,
 ) -> Decoder:
     """Open the decoder for the interface that the manifest records of a graph.
@@ -140,7 +160,7 @@ def open_decoder(
     Args:
         folder: an exported folder of task text-generation.
         manifest: its manifest.
-        precision, threads, providers, allow_host_code: see `load`.
+        precision, threads, providers, backend, allow_host_code: see `load`.
 
     Raises:
         DogeExportError: as for `load`, or this version has no decoder for the interface.
@@ -149,14 +169,62 @@ def open_decoder(
     interface = manifest.graphs[name].interface
     limits = SequenceLimits.of(manifest)
     if interface == "engine":
+        if backend == "native":
+            raise DogeExportError(f"{folder} holds an engine for a GPU, and the native decoder runs graphs")
         from doge_export.runtime.engine.engine_decoder import open_engine_decoder
 
         return open_engine_decoder(folder, limits, allow_host_code)
+    if interface == "native":
+        return _native_folder_decoder(folder, manifest, name, threads, is_graph=backend == "graph" or bool(providers))
     if interface not in _DECODERS:
         raise DogeExportError(
-            f"{folder} has a graph of interface {interface!r}; this version runs {', '.join(_DECODERS)}, engine: "
-            "install a newer doge-export"
+            f"{folder} has a graph of interface {interface!r}; this version runs "
+            f"{', '.join(_DECODERS)}, engine, native: install a newer doge-export"
         )
+    if backend == "native" or (backend is None and providers is None and NATIVE_BY_DEFAULT):
+        try:
+            return _native_decoder(folder, manifest, name, threads, asked=backend == "native")
+        except NotNative as why:
+            if backend == "native":
+                raise DogeExportError(f"{folder} cannot be run by the native decoder: {why}") from why
+        except RunFailed:
+            raise
+        except (DogeExportError, OSError):  # of a folder that onnxruntime will tell more about
+            if backend == "native":
+                raise
     session = open_graph(folder, name, threads=threads, providers=providers)
     check_interface(session, manifest, interface, folder / name)
     return _DECODERS[interface](session, limits)
+
+
+def _native_decoder(folder: Path, manifest: Manifest, name: str, threads: int | None, *, asked: bool) -> Decoder:
+    if not asked and native_library().usable_instruction_sets[-1] == "plain":
+        raise NotNative("it has no kernels for this processor")
+    if not is_there(folder / name):
+        raise DogeExportError(f"{folder} has no {name}; export it again")
+    opened = open_native(folder, manifest, name, threads and min(threads, FEW))
+    if opened.note is not None:
+        warnings.warn(opened.note, stacklevel=4)
+    graph = manifest.graphs[name]
+    finds_best = graph.precision == "fp32"
+    return NativeDecoder(opened.model, SequenceLimits.of(manifest), cache_kind(graph), finds_best=finds_best)
+
+
+def _native_folder_decoder(
+    folder: Path, manifest: Manifest, name: str, threads: int | None, *, is_graph: bool
+) -> Decoder:
+    if is_graph:
+        raise DogeExportError(f"{folder} has the native form of the weights alone; leave backend and providers out")
+    try:
+        model = open_weight_file(folder / f"{name}_data", manifest, threads and min(threads, FEW))
+    except NotNative as why:
+        raise DogeExportError(f"{folder} needs the native decoder: {why}") from why
+    graph = manifest.graphs[name]
+    return NativeDecoder(model, SequenceLimits.of(manifest), cache_kind(graph), finds_best=graph.precision == "fp32")
+
+
+def _check_backend(backend: str | None, providers: Any) -> None:
+    if backend is not None and backend not in get_args(Backend):
+        raise DogeExportError(f"backend is {backend!r}, expected one of {', '.join(get_args(Backend))}")
+    if backend == "native" and providers is not None:
+        raise DogeExportError("execution providers are onnxruntime's: leave them out, or take backend graph")

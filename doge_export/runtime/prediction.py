@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -10,6 +11,9 @@ from doge_export.errors import RunFailed
 
 Candidates = tuple[np.ndarray, np.ndarray]
 """Token ids to choose from, int64 [n] in ascending order, and their scores, float32 [n]."""
+
+ROUNDING = 1e-6
+"""Relative error of a logit that bounds the rounding of its division by a temperature."""
 
 
 def check_finite(values: np.ndarray | float, what: str = "logits") -> None:
@@ -57,6 +61,41 @@ class Prediction:
         Returns:
             At least `count` tokens, including all that equal the last of them but for rounding.
         """
+        logits = self.logits()
+        return np.arange(len(logits)), logits
+
+
+class BestTokens(Prediction):
+    """Prediction from the K best tokens of a row.
+
+    Args:
+        tokens: ids [K], in any order.
+        logits: float32 [K], of these tokens.
+        everything: returns the logits of all tokens, float32 [V].
+    """
+
+    def __init__(self, tokens: np.ndarray, logits: np.ndarray, everything: Callable[[], np.ndarray]) -> None:
+        order = np.argsort(tokens)
+        self._tokens, self._best, self._everything = tokens[order].astype(np.int64), logits[order], everything
+
+    def logits(self) -> np.ndarray:
+        """Return the logits of all tokens, float32 [V]."""
+        return self._everything()
+
+    def argmax(self) -> int:
+        """Return the lowest id among those of the highest logit; if K is 1, any of them."""
+        if len(self._best) > 1 and not self._best.min() < self._best.max():  # tokens beyond the K may tie; or NaN
+            return Prediction(self.logits()).argmax()
+        best = self._best.argmax()
+        check_finite(float(self._best[best]))
+        return int(self._tokens[best])
+
+    def candidates(self, count: int) -> Candidates:
+        """See `Prediction.candidates`."""
+        if 0 < count < len(self._best):
+            edge = np.partition(self._best, -count)[-count]
+            if self._best.min() < edge - ROUNDING * abs(edge):  # a missing token is no better than the worst here
+                return self._tokens, self._best
         logits = self.logits()
         return np.arange(len(logits)), logits
 

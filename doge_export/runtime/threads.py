@@ -34,6 +34,13 @@ def thread_count(file: Path) -> int:
     return wanted if wanted <= (os.cpu_count() or 1) // 2 else 0
 
 
+def native_threads(file: Path) -> int:
+    """Return the threads of the native decoder for a graph file: as `thread_count`, at most one a processor."""
+    data = file.with_name(f"{file.name}_data")
+    size = sum(part.stat().st_size for part in (file, data) if part.is_file())
+    return max(1, min(-(-size // BYTES_PER_THREAD), allowed_processors(), FEW))
+
+
 def check_threads(threads: int | None) -> None:
     """Check a number of threads that a user gives.
 

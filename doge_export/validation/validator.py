@@ -14,7 +14,7 @@ from doge_export import console
 from doge_export.errors import DogeExportError
 from doge_export.installing import need
 from doge_export.package.fingerprint import fingerprint
-from doge_export.package.manifest import Manifest
+from doge_export.package.manifest import Manifest, read_manifest
 from doge_export.paths import exists
 from doge_export.validation.check_plan import SubjectTraits, plan_checks
 from doge_export.validation.greedy import NAME as GREEDY
@@ -27,6 +27,7 @@ from doge_export.validation.verdict import CheckResult, Verdict
 if TYPE_CHECKING:
     from doge_export.checkpoint import Checkpoint
     from doge_export.runtime import ClassificationSession, FeatureSession, Session
+    from doge_export.runtime.native.support import Backend
     from doge_export.validation.oracle import Oracle
 
 
@@ -38,6 +39,7 @@ def validate(
     token: str | None = None,
     cache_dir: str | Path | None = None,
     offline: bool = False,
+    backend: Backend | None = None,
     allow_host_code: bool = False,
     adapter: str | Path | None = None,
     session: Session | FeatureSession | ClassificationSession | None = None,
@@ -55,6 +57,7 @@ def validate(
         token: access token for private and gated repositories.
         cache_dir: folder of downloads; by default the cache of huggingface_hub.
         offline: use cached files only.
+        backend: what computes the folder's answers on a CPU, see `load`. None: its graph, which is what it holds.
         allow_host_code: see `load`.
         adapter: LoRA adapter to merge into the checkpoint's weights; by default the one that the manifest names.
         session: a session already open on the folder.
@@ -73,7 +76,8 @@ def validate(
 
     started = time.perf_counter()
     if session is None:
-        session = load(folder, allow_host_code=allow_host_code)
+        is_native = read_manifest(folder).target == "native"
+        session = load(folder, backend=backend or (None if is_native else "graph"), allow_host_code=allow_host_code)
     manifest = session.manifest
     if checkpoint is None:
         checkpoint = open_recorded(

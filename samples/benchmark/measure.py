@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from make_checkpoint import make
 
 from doge_export import export
 from doge_export.benchmark.bench import bench
+from doge_export.benchmark.machine import machine
 from doge_export.package import read_manifest
 
 PRECISIONS = ("fp32", "int8", "int4")
@@ -36,12 +38,7 @@ COLUMNS = (
 
 def measured(size: str, folder: Path, threads: int, rounds: int) -> dict[str, Any]:
     """Measure a size, with its checkpoint and its export kept in `folder`; return `Benchmark.to_dict`."""
-    checkpoint, out = folder / f"checkpoint-{size}", folder / f"out-{size}"
-    if not checkpoint.exists():
-        make(size, checkpoint)
-    if not out.exists():
-        # What random weights lose says nothing of trained ones, so no limit is set.
-        export(checkpoint, out, validate=False, precisions=PRECISIONS[1:], max_kl=1e9)
+    checkpoint, out = folder / f"checkpoint-{size}", exported(size, folder)
     contexts = [length for length in (SHORT, LONG) if length + 32 <= read_manifest(out).max_length]
     result = bench(out, precision=PRECISIONS, compare=checkpoint, threads=threads, context=contexts, rounds=rounds)
     return result.to_dict()
@@ -73,6 +70,49 @@ def rows(size: str, result: dict[str, Any]) -> list[list[str]]:
     return [*table, [size, "transformers", f"{baseline['decode'][1]:.1f}", *[""] * (len(COLUMNS) - 3)]]
 
 
+def against_llama_cpp(size: str, folder: Path, threads: int, rounds: int) -> list[list[str]]:
+    """Return a row for each precision and backend: its speed over llama.cpp's, of the same shape and bits."""
+    from llama_cpp_model import LlamaCpp, write_gguf
+
+    out = exported(size, folder)
+    manifest = read_manifest(out)
+    longest = manifest.max_length
+    contexts = [LONG] if longest >= LONG + 32 else []
+    table = []
+    for precision in PRECISIONS:
+        file = folder / f"llama-{size}-{precision}.gguf"
+        if not file.exists():
+            write_gguf(file, dict(manifest.architecture), precision, longest)
+        result = bench(
+            out,
+            precision=[precision],
+            backend=["native", "graph"],
+            others=[LlamaCpp(file, threads, longest)],
+            threads=threads,
+            context=contexts,
+            rounds=rounds,
+        )
+        for name in (LlamaCpp.name, *(name for name in result.subjects if name != LlamaCpp.name)):
+            row = [size, precision, name, result.subjects[name].get("computed_by", "")]
+            for measure in result.rates[name]:
+                ratio = result.ratio(name, measure)
+                shown = f"{result.rates[name][measure][1]:.0f}"
+                row.append(shown if ratio is None else f"{shown} ({ratio:.2f}x)")
+            table.append(row)
+    return table
+
+
+def exported(size: str, folder: Path) -> Path:
+    """Return the export of a size with all precisions, made if it is missing."""
+    checkpoint, out = folder / f"checkpoint-{size}", folder / f"out-{size}"
+    if not checkpoint.exists():
+        make(size, checkpoint)
+    if not out.exists():
+        # What random weights lose says nothing of trained ones, so no limit is set.
+        export(checkpoint, out, validate=False, precisions=PRECISIONS[1:], max_kl=1e9)
+    return out
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -80,9 +120,19 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("measured"), help="folder of checkpoints and exports")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--against", choices=["llama.cpp"], help="time both backends in turns with this instead")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
+    if arguments.against:
+        columns = ("size", "precision", "subject", "by", "decode tok/s", "prefill 512", f"decode at {LONG}")
+        print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
+        for size in arguments.size:
+            for row in against_llama_cpp(size, arguments.work, arguments.threads, arguments.rounds):
+                print(f"| {' | '.join(row)} |", flush=True)
+        facts = {**machine(), "threads": arguments.threads, "load": [round(each, 1) for each in os.getloadavg()]}
+        print("  ".join(f"{name} {value}" for name, value in facts.items()))
+        return
     results = {}
     for size in arguments.size:
         results[size] = measured(size, arguments.work, arguments.threads, arguments.rounds)

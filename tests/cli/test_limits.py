@@ -166,5 +166,6 @@ def test_bad_alloc_of_onnxruntime_is_one_line(run, task_export, monkeypatch, whe
 
     target = ("onnxruntime.InferenceSession", fail) if where == "load" else (InPlaceDecoder, "_run", fail)
     monkeypatch.setattr(*target)
-    done = run("generate", task_export("text-generation").folder, "Hello", "--no-stream", "--json")
+    folder = task_export("text-generation").folder
+    done = run("generate", folder, "Hello", "--no-stream", "--json", "--backend", "graph")
     one_line(done, 1, "not enough memory", "bad_alloc")

@@ -50,7 +50,7 @@ def subject(quantised, only_caches):
 
 
 def decoder(result, precision="int8"):
-    return load(result.folder, precision=precision).decoder
+    return load(result.folder, precision=precision, backend="graph").decoder
 
 
 def steps(decoder, ids, sizes):

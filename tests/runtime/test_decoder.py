@@ -25,7 +25,8 @@ from doge_export.package.manifest import MODEL, read_manifest
 from doge_export.runtime.loading import open_decoder
 
 VOCAB, TRAINED = CONFIG["vocab_size"], CONFIG["max_position_embeddings"]
-TARGETS = ["onnxruntime", "portable", "canonical"]
+TARGETS = ["onnxruntime", "portable", "canonical", "native"]
+"""The native decoder runs graphs of target onnxruntime."""
 CHUNKS = {
     "whole": [60],
     "steps": [30, *[1] * 30],
@@ -37,18 +38,28 @@ PIECES = {name: chunks for name, chunks in CHUNKS.items() if name != "far-pieces
 """Where no batch is read in pieces beyond the trained length."""
 
 
-def open_folder(folder):
-    return open_decoder(folder, read_manifest(folder), threads=1)
-
-
 @pytest.fixture(params=TARGETS)
 def target(request):
+    if request.param == "native":
+        request.getfixturevalue("native_library")
     return request.param
 
 
 @pytest.fixture
-def dense(exported, target):
-    return open_folder(exported(target=target))
+def opened(exported, target):
+    """Open an export of a configuration with the decoder of the target."""
+
+    def decoder(**changes):
+        is_native = target == "native"
+        folder = exported(target="onnxruntime" if is_native else target, **changes)
+        return open_decoder(folder, read_manifest(folder), threads=1, backend="native" if is_native else "graph")
+
+    return decoder
+
+
+@pytest.fixture
+def dense(opened):
+    return opened()
 
 
 @functools.cache
@@ -110,8 +121,8 @@ def test_left_padded_batch(dense, chunks):
 
 @pytest.mark.parametrize("chunks", PIECES.values(), ids=PIECES)
 @pytest.mark.parametrize(("batch", "routing"), [(1, "reference"), (1, "per-token"), (3, "per-token")])
-def test_mixture_of_experts(exported, target, batch, routing, chunks):
-    decoder = open_folder(exported(target=target, moe=True, cdmoe_routing=routing))
+def test_mixture_of_experts(opened, batch, routing, chunks):
+    decoder = opened(moe=True, cdmoe_routing=routing)
     length, padding = sum(chunks), range(0, 4 * batch, 4)
     ids, mask = distinct_ids(batch, length), left_padded(length, *padding)
     found = feed(decoder, ids, mask, chunks)
@@ -119,18 +130,18 @@ def test_mixture_of_experts(exported, target, batch, routing, chunks):
     assert_equal_to_rounding(found[mask == 1], right[mask == 1], ONNXRUNTIME)
 
 
-def test_reference_routing_of_a_batch(exported, target):
+def test_reference_routing_of_a_batch(opened):
     """Read whole, then token by token, rows route one another as in transformers."""
-    decoder = open_folder(exported(target=target, moe=True))
+    decoder = opened(moe=True)
     ids, mask, chunks = distinct_ids(3, 40), left_padded(40, 0, 3, 7), (25, *[1] * 15)
     found = feed(decoder, ids, mask, chunks)
     right = expected("transformers", 3, chunks, (0, 3, 7), moe=True)
     assert_equal_to_rounding(found[mask == 1], right[mask == 1], ONNXRUNTIME)
 
 
-def test_reference_routing_of_a_batch_in_pieces(exported, target):
+def test_reference_routing_of_a_batch_in_pieces(opened, target):
     """Rows that mix cannot be run one by one: the in-place target refuses, the others have no need to."""
-    decoder = open_folder(exported(target=target, moe=True))
+    decoder = opened(moe=True)
     ids, chunks = distinct_ids(2, 20), (12, 8)
     if target != "onnxruntime":
         right = expected("transformers", 2, chunks, moe=True)
@@ -163,7 +174,8 @@ def test_rows_of_different_lengths_in_pieces_where_tokens_may_see_no_key(tmp_pat
     from doge_export import export
 
     golden = Path(__file__).parents[1] / "golden" / "g4b-additive-ratio"
-    decoder = open_folder(export(golden, tmp_path / "out", max_length=32, validate=False).folder)
+    folder = export(golden, tmp_path / "out", max_length=32, validate=False).folder
+    decoder = open_decoder(folder, read_manifest(folder), threads=1)
     assert decoder.chunkable_length == 0
     decoder.reset(2)
     ids, mask = distinct_ids(2, 12, 160), left_padded(12, 0, 3)
@@ -299,7 +311,7 @@ def test_unknown_interface(exported):
     folder = exported()
     manifest = read_manifest(folder)
     entry = dataclasses.replace(manifest.graphs[MODEL], interface="abacus")
-    with pytest.raises(DogeExportError, match=r"of interface 'abacus'.*in-place, growing, growing-scores, engine"):
+    with pytest.raises(DogeExportError, match=r"of interface 'abacus'.*growing, growing-scores, engine, native"):
         open_decoder(folder, manifest.with_graph(MODEL, entry))
 
 
@@ -313,17 +325,17 @@ def test_missing_and_damaged_graph(exported, tmp_path):
         open_decoder(tmp_path, manifest)
 
 
-@pytest.fixture
-def damaged(exported, target, tmp_path):
+@pytest.fixture(params=[target for target in TARGETS if target != "native"])
+def damaged(exported, request, tmp_path):
     """Open the graph of a folder with other bytes in its place."""
-    folder = shutil.copytree(exported(target=target), tmp_path / "damaged")
+    folder = shutil.copytree(exported(target=request.param), tmp_path / "damaged")
     manifest = read_manifest(folder)
     file = folder / "onnx" / "model.onnx"
     intact = file.read_bytes()
 
     def reopen(change):
         file.write_bytes(change(bytearray(intact)))
-        return open_decoder(folder, manifest, threads=1)
+        return open_decoder(folder, manifest, threads=1, backend="graph")
 
     reopen(lambda content: content)
     return reopen

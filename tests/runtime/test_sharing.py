@@ -305,7 +305,8 @@ class TestForks:
         first.close()
         for each, turn in zip(streams, opened, strict=True):
             each._context.append(turn, np.array([[8]]))
-        assert streams[0].decoder._session is session.decoder._session
+        shared = "_model" if session.decoder.backend == "native" else "_session"
+        assert getattr(streams[0].decoder, shared) is getattr(session.decoder, shared)
         assert streams[0].tokenizer is session.tokenizer
         assert session.generate([5, 6], max_new_tokens=2).finish_reason == "length"
 

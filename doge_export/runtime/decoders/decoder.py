@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 
@@ -45,13 +45,21 @@ class Decoder(abc.ABC):
         max_length: most tokens of a row, prompt and answer together.
         chunkable_length: length up to which a prompt gives the same logits when it is read in pieces.
         vocab_size: ids run from 0 to vocab_size - 1.
+        backend: what computes.
     """
+
+    backend: ClassVar[str] = "graph"
 
     def __init__(self, limits: SequenceLimits, vocab_size: int) -> None:
         self.max_length, self.chunkable_length = limits.max_length, limits.chunkable_length
         self.vocab_size = vocab_size
         self._limits = limits
         self._progress = Progress(limits.max_length, vocab_size)
+
+    @property
+    def computes_by(self) -> str:
+        """What computes, in words."""
+        return "onnxruntime"
 
     @property
     def max_batch(self) -> int | None:

@@ -20,10 +20,7 @@ from doge_export.errors import DogeExportError
 from doge_export.runtime.decoders.decoder import Array, Decoder, SequenceLimits
 from doge_export.runtime.engine.open_engine import open_engine
 from doge_export.runtime.engine.runner import Runner
-from doge_export.runtime.prediction import Candidates, Prediction, check_finite, predictions
-
-ROUNDING = 1e-6
-"""Relative error of a logit that bounds the rounding of its division by a temperature."""
+from doge_export.runtime.prediction import BestTokens, Prediction, predictions
 
 PATIENCE = 4
 """Best tokens that a caller must take in a row before the decoder looks ahead: one who samples takes another one soon,
@@ -32,6 +29,13 @@ and then waits for a step that is of no use."""
 
 class EngineDecoder(Decoder):
     """Decoder over a `Runner`; see `Decoder`."""
+
+    backend = "engine"
+
+    @property
+    def computes_by(self) -> str:
+        """See `Decoder.computes_by`."""
+        return "TensorRT"
 
     def __init__(self, runner: Runner, limits: SequenceLimits) -> None:
         sidecar = runner.sidecar
@@ -182,41 +186,6 @@ class _AllLogits:
             self._restore()
             self._copied = self._runner.buffers.logits()[:, -1]
         return self._copied[index]
-
-
-class BestTokens(Prediction):
-    """Prediction from the K best tokens of a row.
-
-    Args:
-        tokens: int32 [K], in any order.
-        logits: float32 [K], of these tokens.
-        everything: returns the logits of all tokens, float32 [V].
-    """
-
-    def __init__(self, tokens: Array, logits: Array, everything: Callable[[], Array]) -> None:
-        order = np.argsort(tokens)
-        self._tokens, self._best, self._everything = tokens[order].astype(np.int64), logits[order], everything
-
-    def logits(self) -> Array:
-        """Return the logits of all tokens, float32 [V]."""
-        return self._everything()
-
-    def argmax(self) -> int:
-        """Return the lowest id among those of the highest logit; if K is 1, any of them."""
-        if len(self._best) > 1 and not self._best.min() < self._best.max():  # tokens beyond the K may tie; or NaN
-            return Prediction(self.logits()).argmax()
-        best = self._best.argmax()
-        check_finite(float(self._best[best]))
-        return int(self._tokens[best])
-
-    def candidates(self, count: int) -> Candidates:
-        """See `Prediction.candidates`."""
-        if 0 < count < len(self._best):
-            edge = np.partition(self._best, -count)[-count]
-            if self._best.min() < edge - ROUNDING * abs(edge):  # a missing token is no better than the worst here
-                return self._tokens, self._best
-        logits = self.logits()
-        return np.arange(len(logits)), logits
 
 
 class _Packed(NamedTuple):

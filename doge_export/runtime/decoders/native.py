@@ -1,0 +1,243 @@
+"""Decoder over the native stack of plugins/cpu, which computes all layers in one call and keeps the caches itself."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import weakref
+from typing import Self
+
+import numpy as np
+
+from doge_export.errors import DogeExportError, RunFailed
+from doge_export.runtime.decoders.decoder import Array, Decoder, SequenceLimits
+from doge_export.runtime.native.interface import Call, Kind, NativeError, NativeModel, NativeState, Status
+from doge_export.runtime.prediction import BestTokens, Candidates, Prediction
+
+_SCREENED_AFTER = 64
+"""Steps after which the head is screened: making the int8 copy takes as long as some tens of them."""
+_FEW = 64
+"""Candidates that are asked for once a sampler has asked for some."""
+
+
+class NativeDecoder(Decoder):
+    """Decoder over opened native weights.
+
+    Args:
+        model: the weights.
+        limits: limits of a sequence.
+        cache: type of cached keys and values.
+        finds_best: the model finds the best tokens in less time than all logits.
+    """
+
+    backend = "native"
+
+    def __init__(
+        self, model: NativeModel, limits: SequenceLimits, cache: Kind = Kind.FLOAT32, *, finds_best: bool = False
+    ) -> None:
+        super().__init__(limits, model.config.vocab_size)
+        self._model, self._cache = model, cache
+        # Logits of a run that routes its tokens by one another cannot be had later from its last token.
+        self._finds_best = finds_best and not limits.mixes_rows
+        self._steps_to_screen = _SCREENED_AFTER
+        self._wanted = 1
+        self._state: NativeState | None = None
+        self._runs = 0
+        self.reset()
+        _decoders.add(self)
+
+    @property
+    def computes_by(self) -> str:
+        """See `Decoder.computes_by`."""
+        threads = f"{self._model.threads} thread" + "s" * (self._model.threads > 1)
+        return f"native decoder, {self._model.instruction_set}, {threads}"
+
+    def fork(self) -> Self:
+        """See `Decoder.fork`; runs of one model wait for each other."""
+        return type(self)(self._model, self._limits, self._cache, finds_best=self._finds_best)
+
+    def reset(self, batch_size: int = 1) -> None:
+        """Forget everything; the caches are kept if the batch size stays."""
+        self._progress.reset(batch_size)
+        if self._state is not None and self._state.batch == batch_size:
+            self._state.rewind(0)
+            return
+        self._state = None  # its memory is free before the next one's is taken
+        # Before the state, since an interruption in between must not leave less room than a run of the state fills.
+        self._logits = np.empty((batch_size, 1, self.vocab_size), np.float32)
+        self._state = self._model.state(batch_size, self._cache, self.max_length)
+
+    def rewind(self, length: int) -> None:
+        """Forget every token from index `length` on."""
+        self._progress.rewind(length)
+        if self._state is not None and self._state.length > length:
+            self._state.rewind(length)
+
+    def close(self) -> None:
+        """Free the caches."""
+        super().close()
+        self._state = None
+
+    def forward(self, input_ids: Array, attention_mask: Array | None = None, num_logits_to_keep: int = 0) -> Array:
+        """See `Decoder.forward`."""
+        self._progress.check(input_ids)
+        batch, new = input_ids.shape
+        keep = min(num_logits_to_keep, new) or new
+        logits = np.empty((batch, keep, self.vocab_size), np.float32)
+        self._append_and_run(input_ids, attention_mask, Call(logits_to_keep=keep, logits=logits.ctypes.data))
+        return logits
+
+    def predict(self, input_ids: Array, attention_mask: Array | None = None) -> list[Prediction]:
+        """See `Decoder.predict`. Where the best tokens are found in less time, they alone are, unless more is asked."""
+        self._progress.check(input_ids)
+        batch = len(input_ids)
+        count = min(self._wanted, self.vocab_size) if self._finds_best else 0
+        if count and self._steps_to_screen:
+            self._steps_to_screen -= 1
+            if self._steps_to_screen == 0:
+                with contextlib.suppress(RunFailed):  # no memory for it: every logit is computed, as before
+                    self._model.screen()
+        if not count:
+            self._append_and_run(input_ids, attention_mask, Call(logits_to_keep=1, logits=self._logits.ctypes.data))
+            return [_Logits(self, row) for row in self._logits[:, 0]]
+        tokens, best = np.empty((batch, count), np.int64), np.empty((batch, count), np.float32)
+        call = Call(num_candidates=count, candidates=tokens.ctypes.data, candidate_logits=best.ctypes.data)
+        self._append_and_run(input_ids, attention_mask, call)
+        last = _LastTokens(self, input_ids[:, -1:])
+        return [_Best(self, last, row, *pair) for row, pair in enumerate(zip(tokens, best, strict=True))]
+
+    def _append_and_run(self, input_ids: Array, attention_mask: Array | None, call: Call) -> None:
+        past = self.length
+        mask, _ = self._progress.append(input_ids.shape[1], attention_mask)
+        try:
+            self._run(past, input_ids, None if attention_mask is None else mask, call)
+        except BaseException:
+            self.rewind(past)
+            raise
+
+    def _run(self, past: int, input_ids: Array, mask: Array | None, call: Call) -> None:
+        """Read tokens behind the first `past` ones; `mask` has the shape of `input_ids`, since C relies on it."""
+        state = self._present_state()
+        if state.length > past:  # a run before was interrupted
+            state.rewind(past)
+        self._runs += 1
+        ids = np.ascontiguousarray(input_ids, np.int64)
+        mask = None if mask is None else np.ascontiguousarray(mask, np.int64)
+        call.tokens, call.ids = ids.shape[1], ids.ctypes.data
+        call.mask = None if mask is None else mask.ctypes.data
+        try:
+            state.run(call)
+        except NativeError as error:
+            if error.status == Status.BAD_FILE:
+                raise RunFailed(f"the native decoder fails on these weights ({error}); use --backend graph") from error
+            raise
+
+    def _logits_again(self, newest: Array) -> Array:
+        """Return the logits [B, V] behind the newest token of every row, int64 [B, 1], by reading it again."""
+        self._present_state()
+        logits = np.empty((len(newest), 1, self.vocab_size), np.float32)
+        last = self.length - 1
+        mask = self._progress.mask[:, last : self.length]
+        try:
+            self._run(last, newest, mask, Call(logits_to_keep=1, logits=logits.ctypes.data))
+        except BaseException:
+            self.rewind(last)  # what is recorded is what the caches hold
+            raise
+        return logits[:, 0]
+
+    def _present_state(self) -> NativeState:
+        if self._state is None:
+            raise DogeExportError(
+                "there is no cache: the session was closed, or this process was forked from the one that began the "
+                "answer; begin another answer, or load the folder again"
+            )
+        return self._state
+
+    def _forget_other_process(self) -> None:
+        """Drop the caches in a forked process, where the threads that fill them are missing."""
+        self._state = None
+        self._progress.reset(self.batch_size)
+        self._steps_to_screen = _SCREENED_AFTER
+
+    def cache_snapshot(self) -> list[tuple[Array, Array]]:
+        """Copy the (key, value) cache of every layer, each float32 [B, Hkv, length, D]."""
+        return self._present_state().cache()
+
+
+class _Logits(Prediction):
+    """Prediction from all logits, which lie in memory that the next step overwrites."""
+
+    def __init__(self, decoder: NativeDecoder, logits: Array) -> None:
+        super().__init__(logits)
+        self._decoder = decoder
+
+    def argmax(self) -> int:
+        """See `Prediction.argmax`."""
+        self._decoder._wanted = 1
+        return super().argmax()
+
+    def candidates(self, count: int) -> Candidates:
+        """See `Prediction.candidates`."""
+        self._decoder._wanted = _wanted_for(count)
+        return super().candidates(count)
+
+
+class _Best(BestTokens):
+    """Prediction from the best tokens; whatever is asked of it is what the next run finds."""
+
+    def __init__(self, decoder: NativeDecoder, last: _LastTokens, row: int, tokens: Array, best: Array) -> None:
+        super().__init__(tokens, best, lambda: last.logits()[row])
+        self._decoder = decoder
+
+    def argmax(self) -> int:
+        """See `Prediction.argmax`."""
+        self._decoder._wanted = min(self._decoder._wanted, 1)
+        return super().argmax()
+
+    def logits(self) -> Array:
+        """See `Prediction.logits`."""
+        self._decoder._wanted = 0
+        return super().logits()
+
+    def candidates(self, count: int) -> Candidates:
+        """See `Prediction.candidates`."""
+        found = super().candidates(count)
+        self._decoder._wanted = _wanted_for(count)
+        return found
+
+
+class _LastTokens:
+    """The newest token of every row, whose logits are computed once, when the first row is asked for."""
+
+    def __init__(self, decoder: NativeDecoder, input_ids: Array) -> None:
+        self._decoder, self._ids, self._run = decoder, input_ids.copy(), decoder._runs
+        self._logits: Array | None = None
+
+    def logits(self) -> Array:
+        """Return the logits of all rows, float32 [B, V].
+
+        Raises:
+            RuntimeError: the decoder has run again since.
+        """
+        if self._logits is None:
+            if self._decoder._runs != self._run:
+                raise RuntimeError("the decoder has run again, and its logits are those of another token")
+            self._logits = self._decoder._logits_again(self._ids)
+        return self._logits
+
+
+def _wanted_for(count: int) -> int:
+    """Return how many candidates to find for a sampler that chooses among `count`; 0 for all."""
+    return _FEW if 0 < count < _FEW else 0
+
+
+_decoders: weakref.WeakSet[NativeDecoder] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for decoder in _decoders:
+        decoder._forget_other_process()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,26 @@
+// The functions of kernels.h over whatever simd_*.h was included before.
+#pragma once
+#include "kernels.h"
+#include "layout.h"
+#include "matrix_kernels.h"
+#include "vector_kernels.h"
+#include "attention_kernels.h"
+#include "screen_kernel.h"
+
+namespace doge::cpu {
+namespace {
+
+#ifdef DOGE_WIDENS
+void widen_all(const int8_t* codes, int n, int16_t* wide) {
+    for (int i = 0; i < n; i++) wide[i] = codes[i];
+}
+#else
+constexpr void (*widen_all)(const int8_t*, int, int16_t*) = nullptr;
+#endif
+
+constexpr Kernels table(const char* name) {
+    return {name, widen_all, quantise, rms_norm, multiply, gated, rotate, attend, screen, largest_of, row_dot, row_add};
+}
+
+}  // namespace
+}  // namespace doge::cpu

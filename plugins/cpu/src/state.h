@@ -1,0 +1,44 @@
+// A model, and a batch of sequences of it.
+#pragma once
+#include <memory>
+#include <vector>
+
+#include "cache.h"
+#include "rope.h"
+#include "screen.h"
+#include "selection.h"
+#include "work.h"
+
+struct doge_cpu_model {
+    doge::cpu::File file;
+    doge::cpu::Memory copy;
+    const doge::cpu::Kernels* kernels = nullptr;
+    doge::cpu::Weights weights;
+    doge::cpu::Screen screen;
+    // Runs of different states take turns.
+    mutable doge::cpu::Mutex turn;
+    mutable std::unique_ptr<doge::cpu::Pool> pool;
+    mutable doge::cpu::Work work;
+
+    const doge_cpu_config& config() const { return file.header->config; }
+};
+
+struct doge_cpu_state {
+    const doge_cpu_model* model;
+    int batch, max_length;
+    int length = 0;
+    std::vector<doge::cpu::Cache> caches;                // by row
+    std::vector<std::vector<int32_t>> counts;            // by row and place: tokens so far that are no padding
+    std::vector<std::vector<doge::cpu::Selection>> kept;  // by row and layer * score heads + score head
+    doge::cpu::Rope rope;
+
+    doge_cpu_state(const doge_cpu_model& m, int batch_size, bool int8, int longest)
+        : model(&m), batch(batch_size), max_length(longest), rope(m.config(), m.weights) {
+        const doge_cpu_config& c = m.config();
+        for (int b = 0; b < batch; b++) {
+            caches.emplace_back(c, int8);
+            counts.emplace_back();
+            kept.emplace_back(size_t(c.num_hidden_layers) * size_t(c.score_heads));
+        }
+    }
+};

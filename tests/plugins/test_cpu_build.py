@@ -1,0 +1,177 @@
+"""How the native decoder is compiled, found and put into wheels; real compilers run in slow tests alone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import struct
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from doge_export.errors import DogeExportError, RunFailed
+from doge_export.plugin import compile_cpu, cpu_library, install_hook
+from doge_export.plugin.cpp_compiler import CppCompiler, find_cpp_compiler
+from doge_export.plugin.cpu_library import build_cpu, find_cpu_library
+from doge_export.plugin.cpu_targets import CPU_TARGETS, library_name, universal
+from doge_export.plugin.wheels import build_wheels
+
+FAKE = CppCompiler(("fake-c++",), "fake-c++ 1.0")
+
+
+@pytest.fixture
+def compiled(monkeypatch, tmp_path):
+    """Compiling writes a few bytes; the calls are noted. Nothing is installed, and the cache is empty."""
+    calls = []
+
+    def compile_to(sources, library, compiler, target=None, *, jobs=None):
+        calls.append(target)
+        library.write_bytes(b"library")
+
+    for module in (cpu_library, compile_cpu):
+        monkeypatch.setattr(module, "compile_cpu", compile_to)
+    monkeypatch.setattr(cpu_library, "find_cpp_compiler", lambda named=None, zig=False: FAKE)
+    monkeypatch.setattr(cpu_library, "INSTALLED", tmp_path / "installed")
+    monkeypatch.setenv("DOGE_EXPORT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("DOGE_EXPORT_CPU_LIBRARY", raising=False)
+    return calls
+
+
+def test_a_build_is_kept_and_found(compiled):
+    with pytest.raises(DogeExportError, match="plugin build --cpu"):
+        find_cpu_library()
+    built = build_cpu()
+    assert not built.cached and build_cpu().cached and compiled == [None]
+    assert find_cpu_library().path == built.path
+
+
+def test_a_library_for_another_system_is_not_taken_for_this_ones(compiled):
+    other = build_cpu(target="windows")
+    assert other.path.name == "doge_cpu.dll" and compiled == ["windows"]
+    build_cpu(target="aarch64-linux")
+    with pytest.raises(DogeExportError, match="not compiled"):
+        find_cpu_library()
+
+
+def test_an_installed_library_of_other_sources_is_told_in_one_line(compiled, tmp_path):
+    build = build_cpu(tmp_path / "installed")
+    shutil.rmtree(tmp_path / "cache")
+    assert find_cpu_library().path == build.path
+    facts = json.loads((tmp_path / "installed" / "build.json").read_text())
+    for change in ({"version": "0.0.1"}, {"source_hash": "0" * 64}):
+        (tmp_path / "installed" / "build.json").write_text(json.dumps(facts | change))
+        with pytest.raises(DogeExportError, match="is of other sources than this doge-export") as caught:
+            find_cpu_library()
+        assert "\n" not in str(caught.value)
+
+
+def test_a_named_library(monkeypatch, tmp_path):
+    monkeypatch.setenv("DOGE_EXPORT_CPU_LIBRARY", str(tmp_path / "none.so"))
+    with pytest.raises(DogeExportError, match=r"DOGE_EXPORT_CPU_LIBRARY is .*none\.so: there is no such file"):
+        find_cpu_library()
+
+
+def test_compilers_are_told(monkeypatch):
+    with pytest.raises(DogeExportError, match="--cxx is no-such-compiler: no C\\+\\+ compiler there"):
+        find_cpp_compiler("no-such-compiler")
+    monkeypatch.setenv("CXX", "no-such-compiler -O2")
+    with pytest.raises(DogeExportError, match="the environment variable CXX is no-such-compiler"):
+        find_cpp_compiler()
+    monkeypatch.delenv("CXX")
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(DogeExportError, match=r"no C\+\+ compiler: install .* pip install ziglang"):
+        find_cpp_compiler()
+
+
+def test_an_error_of_the_compiler_is_one_line(monkeypatch, tmp_path):
+    compiler = tmp_path / "c++"
+    compiler.write_text("#!/bin/sh\necho 'x.cpp:1: error: this is wrong' >&2\nexit 1\n")
+    compiler.chmod(0o755)
+    with pytest.raises(RunFailed, match=r"does not compile by mine: x\.cpp:1: error: this is wrong"):
+        compile_cpu.compile_cpu(
+            cpu_library.cpu_sources(), tmp_path / "out", CppCompiler((str(compiler),), "mine"), jobs=1
+        )
+
+
+def test_two_processors_in_one_file():
+    joined = universal({"x86_64": b"first", "aarch64": b"second"})
+    assert struct.unpack(">II", joined[:8]) == (0xCAFEBABE, 2)
+    for number, content in enumerate((b"first", b"second")):
+        _, _, at, size, page = struct.unpack(">5I", joined[8 + 20 * number : 28 + 20 * number])
+        assert joined[at : at + size] == content and at % 2**page == 0
+
+
+@pytest.fixture
+def hook(compiled, tmp_path):
+    """The build hook over a copy of what it reads of a checkout, and the lines that it says."""
+    root = Path(__file__).parents[2]
+    for part in ("cpu", "ort"):
+        shutil.copytree(root / "plugins" / part, tmp_path / "root" / "plugins" / part)
+    (tmp_path / "root" / "doge_export").mkdir()
+    said = []
+    app = SimpleNamespace(display_info=said.append)
+    return install_hook.NativeDecoderHook(str(tmp_path / "root"), {}, None, None, "", "wheel", app), said
+
+
+def initialized(hook, version="standard"):
+    data = {"force_include": {}, "pure_python": True}
+    hook.initialize(version, data)
+    return data
+
+
+def test_a_wheel_with_the_library_is_tagged(hook, monkeypatch):
+    monkeypatch.setattr("doge_export.plugin.cpp_compiler.find_cpp_compiler", lambda named=None, zig=False: FAKE)
+    data = initialized(hook[0])
+    assert sorted(data["force_include"].values()) == [
+        "doge_export/_native/build.json",
+        f"doge_export/_native/{library_name()}",
+    ]
+    assert not data["pure_python"] and data["tag"].startswith("py3-none-") and "any" not in data["tag"]
+    monkeypatch.setenv("DOGE_EXPORT_CPU_TARGET", "macos")
+    assert initialized(hook[0])["tag"] == "py3-none-macosx_11_0_universal2"
+
+
+def test_an_editable_install_keeps_it_in_the_checkout(hook, monkeypatch, tmp_path):
+    monkeypatch.setattr("doge_export.plugin.cpp_compiler.find_cpp_compiler", lambda named=None, zig=False: FAKE)
+    data = initialized(hook[0], "editable")
+    assert data["pure_python"] and not data["force_include"]
+    assert (tmp_path / "root" / "doge_export" / "_native" / library_name()).read_bytes() == b"library"
+
+
+def test_an_install_never_fails_for_it(hook, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    data = initialized(hook[0])
+    assert data["pure_python"] and "tag" not in data
+    (line,) = hook[1]
+    assert "without the native decoder (the environment variable CXX is no-such-compiler" in line
+    monkeypatch.setenv("DOGE_EXPORT_CPU", "0")
+    initialized(hook[0])
+    assert "is left out, as DOGE_EXPORT_CPU says" in hook[1][1]
+
+
+FORMATS = {
+    "x86_64-linux": (b"\x7fELF", 62),
+    "aarch64-linux": (b"\x7fELF", 183),
+    "macos": (b"\xca\xfe\xba\xbe", None),
+    "windows": (b"MZ", None),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", CPU_TARGETS)
+def test_a_wheel_for_every_system(target, tmp_path):
+    if not shutil.which("zig") and subprocess.run([sys.executable, "-c", "import ziglang"], check=False).returncode:
+        pytest.skip("zig is not installed: pip install ziglang")
+    (wheel,) = build_wheels(tmp_path, (target,))
+    assert CPU_TARGETS[target].wheel in wheel.name
+    with zipfile.ZipFile(wheel) as archive:
+        content = archive.read(f"doge_export/_native/{CPU_TARGETS[target].file}")
+    magic, processor = FORMATS[target]
+    assert content.startswith(magic)
+    assert processor is None or struct.unpack("<H", content[18:20])[0] == processor
+    assert b"RegisterCustomOps" in content and b"doge_cpu_run" in content
