@@ -82,6 +82,10 @@ def test_the_same_question_gets_the_same_answer(session, length, batch, seed):
     np.testing.assert_array_equal(session.logits(ids), first)
 
 
+SEEN = 1e-3
+"""A change of logits that is no rounding, which stays below 1e-5; one expert of little weight moves them by 0.01."""
+
+
 @few
 @given(seed=seeds)
 def test_reference_routing_obeys_none_of_these(reference_session, seed):
@@ -89,11 +93,11 @@ def test_reference_routing_obeys_none_of_these(reference_session, seed):
     ids = distinct_ids(2, 24, seed=seed)
     together = reference_session.logits(ids)
     alone = reference_session.logits(ids[:1])
-    assert np.abs(together[:1] - alone).max() > 0.01
-    assert np.abs(reference_session.logits(ids[:1], chunks=[12, 12]) - alone).max() > 0.01
+    assert np.abs(together[:1] - alone).max() > SEEN
+    assert np.abs(reference_session.logits(ids[:1], chunks=[12, 12]) - alone).max() > SEEN
     changed = ids[:1].copy()
     changed[0, -1] = (changed[0, -1] + 1) % 320
-    assert np.abs(reference_session.logits(changed) - alone)[0, :-1].max() > 0.01
+    assert np.abs(reference_session.logits(changed) - alone)[0, :-1].max() > SEEN
 
 
 @few
