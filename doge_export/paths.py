@@ -62,6 +62,11 @@ def user_cache() -> Path:
     return (Path(home) if home else Path.home() / ".cache") / "doge-export"
 
 
+def is_own(status: os.stat_result) -> bool:
+    """Return whether a file or folder is this user's or the administrator's, and no other one's of a shared cache."""
+    return not hasattr(os, "geteuid") or status.st_uid in (0, os.geteuid())
+
+
 def protected_by(model: str | Path) -> list[Path]:
     """Return the paths that a run which reads `model` must not delete or replace; none for a hub id."""
     path = expanded(model)

@@ -165,8 +165,15 @@ def _check_cmake(words: list[str]) -> None:
             assert word[2:].split("=")[0] in text, word
 
 
-def _check_cmake_target(name: str) -> None:
-    assert name in (ROOT / "samples/trt_cpp/CMakeLists.txt").read_text(encoding="utf-8")
+def _check_cmake_target(sample: str, name: str) -> None:
+    assert f"add_executable({name} " in (ROOT / "samples" / sample / "CMakeLists.txt").read_text(encoding="utf-8")
+
+
+def _check_packages(words: list[str]) -> None:
+    """Names of Debian packages, as the build file that needs them says them."""
+    build_files = "".join(file.read_text(encoding="utf-8") for file in (ROOT / "samples").rglob("CMakeLists.txt"))
+    for word in words[2:]:
+        assert word in ("cmake", "g++") or word in build_files, word
 
 
 def _check_import(words: list[str]) -> None:
@@ -182,7 +189,8 @@ CHECKS = {
     "cmake": _check_cmake,
     "polygraphy": lambda words: None,  # run by tests/trt/test_command.py
     "trtexec": lambda words: None,  # its options were looked up in its source; TensorRT is not here
-    "build/doge_generate": lambda words: _check_cmake_target("doge_generate"),
+    "apt": _check_packages,
+    "build/doge_generate": lambda words: _check_cmake_target("trt_cpp", "doge_generate"),
     "from": _check_import,
     "register()": lambda words: None,  # what that import gives; called by tests/plugins/test_torch_ops.py
 }

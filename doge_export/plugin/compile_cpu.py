@@ -6,6 +6,7 @@ Of the standard library alone, since the build hook of an install runs it where 
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import tempfile
 from collections.abc import Iterable
@@ -21,6 +22,12 @@ from doge_export.processors import allowed_processors
 from doge_export.version import __version__
 
 SOURCES = "sources.json"
+LONGEST = 600
+"""Seconds after which a compiler of one file is taken to hang, so that no install does; 10 are usual.
+
+There is no limit for other systems, which no install compiles for: zig makes a system's own libraries at the first
+link, for minutes.
+"""
 
 
 def compile_cpu(
@@ -36,7 +43,7 @@ def compile_cpu(
         jobs: number of compilers at a time. None: one for each processor that this process may use.
 
     Raises:
-        RunFailed: the compiler fails; the first of its errors is in the message.
+        RunFailed: the compiler fails, or does not end; the first of its errors is in the message.
     """
     recipe = _recipe(sources)
     where: CpuTarget | None = CPU_TARGETS[target] if target else None
@@ -79,6 +86,7 @@ def _compile(
     triple: str | None,
     jobs: int,
 ) -> Path:
+    longest = None if triple else LONGEST
     command = [*compiler.command, *(["-target", triple] if triple else [])]
     is_windows = triple is not None and "windows" in triple
     common = [f"-std={recipe['standard']}", *(f"-I{folder}" for folder in recipe["include"])]
@@ -91,9 +99,9 @@ def _compile(
         item = tree / f"{number}.o"
         line = [*command, *common, *file.get("flags", []), "-c", str(file["path"]), "-o", str(item)]
         own = file.get(processor, [])
-        done = _run([*line, *own])
+        done = _run(compiler, [*line, *own], longest)
         if done.returncode and own:  # the compiler may be older than the instructions
-            done = _run(line)
+            done = _run(compiler, line, longest)
         if done.returncode:
             raise RunFailed(f"{file['path'].name} does not compile by {compiler.version}: {_first_error(done.stdout)}")
         return item
@@ -101,29 +109,39 @@ def _compile(
     with ThreadPoolExecutor(jobs) as pool:
         objects = list(pool.map(compiled, enumerate(recipe["files"])))
     library = tree / "library"
-    links = [*recipe["link_flags"], *_static(compiler, triple)]
-    done = _run([*command, *map(str, objects), *links, "-o", str(library)])
+    if is_windows:
+        objects.append(_exports(recipe["include"], tree / "exports.def"))
+    # zig's own libraries always come along; another compiler's are those that onnxruntime needs, too.
+    links = [*recipe["link_flags"], *(["-Wl,-s"] if compiler.is_zig else [])]
+    done = _run(compiler, [*command, *map(str, objects), *links, "-o", str(library)], longest)
     if done.returncode:
         raise RunFailed(f"the native decoder does not link by {compiler.version}: {_first_error(done.stdout)}")
     return library
 
 
-def _static(compiler: CppCompiler, triple: str | None) -> list[str]:
-    """Return options by which g++ takes its own libraries into the file; zig always does."""
-    is_gnu = "g++" in compiler.version.lower() or "gcc" in compiler.version.lower()
-    return ["-static-libstdc++", "-static-libgcc"] if is_gnu and triple is None else ["-Wl,-s"] * compiler.is_zig
+def _exports(folders: Iterable[Path], file: Path) -> Path:
+    """Write the list of functions that a Windows library shows, where visibility says nothing: those of doge/cpu.h."""
+    headers = [folder / "doge" / "cpu.h" for folder in folders]
+    text = "".join(header.read_text(encoding="utf-8") for header in headers if header.is_file())
+    names = sorted(set(re.findall(r"^\w.*?\b(doge_cpu_\w+)\(", text, re.MULTILINE)))
+    file.write_text("\n".join(["EXPORTS", *names, "RegisterCustomOps"]) + "\n")
+    return file
 
 
-def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        check=False,
-    )
+def _run(compiler: CppCompiler, command: list[str], longest: float | None) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            check=False,
+            timeout=longest,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise RunFailed(f"{compiler.version} has not ended after {longest} s") from error
 
 
 def _first_error(output: str) -> str:

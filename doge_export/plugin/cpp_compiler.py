@@ -47,7 +47,7 @@ def find_cpp_compiler(named: str | None = None, *, zig: bool = False) -> CppComp
     """
     command, by = (named, "--cxx") if named else (os.environ.get("CXX", ""), "the environment variable CXX")
     if command.strip() and (named or not zig):
-        found = _working(shlex.split(command))
+        found = _working(_words(command))
         if found is None:
             raise DogeExportError(f"{by} is {command}: no C++ compiler there; correct it or leave it out")
         return found
@@ -58,6 +58,13 @@ def find_cpp_compiler(named: str | None = None, *, zig: bool = False) -> CppComp
     if zig:
         raise DogeExportError("zig compiles for other systems, and is not installed: pip install ziglang")
     raise DogeExportError(f"no C++ compiler: {_HINT}")
+
+
+def _words(command: str) -> list[str]:
+    try:
+        return shlex.split(command)
+    except ValueError:  # a quotation mark that is never closed
+        return [command]
 
 
 def _commands(zig: bool) -> Iterator[list[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -15,7 +16,7 @@ from doge_export import console
 from doge_export.errors import DogeExportError
 from doge_export.package.atomic import staged_folder
 from doge_export.package.fingerprint import names_in
-from doge_export.paths import user_cache
+from doge_export.paths import is_own, user_cache
 from doge_export.plugin.compile_cpu import compile_cpu, describe_build
 from doge_export.plugin.cpp_compiler import find_cpp_compiler
 from doge_export.plugin.cpu_targets import CPU_TARGETS, library_name, machine
@@ -99,15 +100,20 @@ def find_cpu_library() -> CpuLibrary:
 def _present_hash() -> str:
     """Return the hash of the sources that are there; nothing if there are none."""
     try:
-        return native_hash(cpu_sources())
+        return _hash_once(cpu_sources())
     except DogeExportError:
         return ""
 
 
+_hash_once = functools.cache(native_hash)
+"""Every opening of a folder asks for it, and reading all sources takes a third of that."""
+
+
 def _built() -> list[Path]:
-    """Return the builds in the user's cache folder, newest first."""
+    """Return the builds in the user's cache folder, newest first; what another user put there is not run."""
     try:
         folders = [path for path in cache_folder().iterdir() if path.is_dir() and not path.name.startswith(".")]
+        folders = [path for path in folders if is_own(path.stat())]
         return sorted(folders, key=lambda path: path.stat().st_mtime, reverse=True)
     except (OSError, RuntimeError):
         return []
@@ -165,7 +171,7 @@ def read_facts(folder: Path, name: str | None = None) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     is_whole = isinstance(facts, dict) and all(
-        isinstance(facts.get(key), str) for key in ("version", "source_hash", "target")
+        isinstance(facts.get(key), str) for key in ("version", "source_hash", "target", "compiler")
     )
     return facts if is_whole and (folder / (name or library_name())).is_file() else None
 

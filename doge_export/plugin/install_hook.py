@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -25,6 +26,7 @@ class NativeDecoderHook(BuildHookInterface):
     """Adds the compiled library, and with it the platform's tag, to a wheel."""
 
     PLUGIN_NAME = "custom"
+    _temporary: Path | None = None
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Compile before the wheel is written."""
@@ -36,12 +38,21 @@ class NativeDecoderHook(BuildHookInterface):
         try:
             self._compile(version, target, build_data)
         except Exception as error:  # whatever it is, folders run as they did before
+            self._tidy()
             if target is not None:
                 raise
             reason = " ".join(str(error).split())[:300]
             self._say(f"without the native decoder ({reason}); later: doge-export plugin build --cpu")
         finally:
             sys.path.remove(self.root)
+
+    def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
+        """Delete what the wheel now holds."""
+        self._tidy()
+
+    def _tidy(self) -> None:
+        if self._temporary is not None:
+            shutil.rmtree(self._temporary, ignore_errors=True)
 
     def _compile(self, version: str, target: str | None, build_data: dict[str, Any]) -> None:
         from doge_export.plugin.compile_cpu import compile_cpu, describe_build
@@ -56,8 +67,11 @@ class NativeDecoderHook(BuildHookInterface):
         compiler = find_cpp_compiler(zig=target is not None)
         name = CPU_TARGETS[target].file if target else library_name()
         is_editable = version == "editable"
-        folder = root / "doge_export" / "_native" if is_editable else Path(tempfile.mkdtemp(prefix="doge-native-"))
-        folder.mkdir(exist_ok=True)
+        if is_editable:
+            folder = root / "doge_export" / "_native"
+            folder.mkdir(exist_ok=True)
+        else:
+            folder = self._temporary = Path(tempfile.mkdtemp(prefix="doge-native-"))
         library, facts = folder / name, folder / "build.json"
         present = native_hash(sources)
         staged = library.with_name(f"{name}.new")

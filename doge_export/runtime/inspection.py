@@ -64,9 +64,13 @@ def _graph_ports(file: Path, *, is_native: bool = False) -> dict[str, Any]:
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4  # its errors are raised too
     if is_native:
-        from doge_export.plugin.cpu_library import find_cpu_library
+        from doge_export.runtime.native.backend import native_library
+        from doge_export.runtime.native.support import NotNative
 
-        options.register_custom_ops_library(str(find_cpu_library().path))
+        try:
+            options.register_custom_ops_library(str(native_library().path))
+        except NotNative as why:
+            raise DogeExportError(f"{file} is read by the native decoder alone: {why}") from why
     try:
         session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
         optional = [{**_described(value), "optional": True} for value in session.get_overridable_initializers()]

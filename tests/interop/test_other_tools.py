@@ -41,6 +41,21 @@ def test_onnxruntime_genai(folder, python, script, precision):
 
 
 @pytest.fixture(scope="module")
+def optimum(folder, python, script):
+    """Its answers by file."""
+    interpreter = python("optimum-onnx[onnxruntime]==0.1.*", "torch>=2.11,<2.14")
+    files = [read_manifest(folder).graph_of(precision).removeprefix("onnx/") for precision in PRECISIONS]
+    return said([interpreter, script("optimum_greedy.py"), folder, TOKENS, TEXT, *files])
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_optimum(folder, optimum, precision):
+    expected = load(folder, precision=precision).generate(TEXT, **OPTIONS)
+    assert optimum["prompt"] == expected.prompt_token_ids
+    assert optimum["answers"][read_manifest(folder).graph_of(precision).removeprefix("onnx/")] == expected.token_ids
+
+
+@pytest.fixture(scope="module")
 def transformers_js(folder, node, script):
     """Its answers by precision, to a text and to a message of a conversation."""
     where = node("@huggingface/transformers@^4.3.2")

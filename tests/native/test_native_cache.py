@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
-from doge_runs import distinct_ids
+from doge_runs import ONNXRUNTIME, assert_equal_to_rounding, distinct_ids
 
 from doge_export.errors import DogeExportError
 from doge_export.package.manifest import MODEL, read_manifest
@@ -143,6 +145,97 @@ def test_a_cache_that_is_a_file(folder, native_library, monkeypatch, tmp_path):
     monkeypatch.setenv("DOGE_EXPORT_CACHE", str(tmp_path / "file"))
     with pytest.warns(UserWarning, match="native weights are not kept: not a directory"):
         np.testing.assert_array_equal(logits(folder), first)
+
+
+def test_what_a_manifest_leaves_out_is_not_left_out_for_others(folder, kept, tmp_path):
+    """Two folders of one graph, one of which denies its weighted residuals, have a form each."""
+    liar = shutil.copytree(folder, tmp_path / "liar")
+    text = (liar / "doge_export.json").read_text()
+    (liar / "doge_export.json").write_text(text.replace('"weighted_residuals": true', '"weighted_residuals": false'))
+    wrong, right = logits(liar), logits(folder)
+    assert len(kept()) == 2 and np.abs(wrong - right).max() > 0.01
+    graph = open_decoder(folder, read_manifest(folder), threads=1, backend="graph")
+    assert_equal_to_rounding(right, graph.forward(IDS), ONNXRUNTIME)
+
+
+def test_a_cache_that_is_only_read_serves_for_ever(folder, kept, packings, monkeypatch):
+    """As it lies in a container's image: copied, so of other times, on a file system that nobody writes."""
+    first = logits(folder)
+    (file,) = kept()
+
+    def refuse(*_, **__):
+        raise PermissionError(errno.EROFS, "read-only file system")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cache.os, "utime", refuse)
+        patch.setattr(cache, "_DAY", -1)
+        np.testing.assert_array_equal(logits(folder), first)
+    file.touch()
+    monkeypatch.setattr(cache, "_make_way", refuse)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        np.testing.assert_array_equal(logits(folder), first)
+    assert len(packings) == 1 and kept() == [file]
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs root to give files away")
+@pytest.mark.parametrize("suffix", ["", ".json"])
+def test_what_another_user_owns_is_made_anew(folder, kept, packings, suffix):
+    """Whoever writes both a file and its record vouches for any content."""
+    logits(folder)
+    (file,) = kept()
+    os.chown(file.with_name(file.name + suffix), 12345, -1)
+    for _ in range(2):
+        logits(folder)
+    assert len(packings) == 2
+
+
+def test_a_file_in_a_folder_that_cannot_be_written_stays_as_it_is(folder, kept, monkeypatch):
+    """Another process may have mapped it."""
+    logits(folder)
+    (file,) = kept()
+    record = file.with_name(f"{file.name}.json")
+    record.unlink()
+    before = file.read_bytes()
+    allowed = os.access
+    monkeypatch.setattr(cache.os, "access", lambda path, mode: path != file.parent and allowed(path, mode))
+    with pytest.warns(UserWarning, match="not kept: permission denied"):
+        logits(folder)
+    assert file.read_bytes() == before and not record.exists()
+
+
+def test_links_in_the_cache_are_replaced_not_followed(folder, kept, tmp_path):
+    logits(folder)
+    (file,) = kept()
+    for each in (file, file.with_name(f"{file.name}.json")):
+        precious = tmp_path / f"precious{each.suffix}"
+        precious.write_text("precious")
+        each.unlink()
+        each.symlink_to(precious)
+    logits(folder)
+    assert not file.is_symlink() and kept() == [file]
+    assert {path.read_text() for path in tmp_path.glob("precious*")} == {"precious"}
+
+
+def test_a_graph_that_is_replaced_while_it_is_packed_is_kept_under_no_name(folder, kept, monkeypatch):
+    content = cache.WeightFile.content
+
+    def replaced(self):
+        yield from content(self)
+        (folder / MODEL).touch()
+
+    monkeypatch.setattr(cache.WeightFile, "content", replaced)
+    with pytest.raises(DogeExportError, match="was changed while it was read"):
+        logits(folder)
+    assert not kept() and not list((folder.parent / "cache" / "native").glob("*.doge*"))
+
+
+def test_threads_that_open_a_folder_at_once_share_one_file(folder, kept):
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: logits(folder), range(4)))
+    for each in found[1:]:
+        np.testing.assert_array_equal(each, found[0])
+    assert len(kept()) == 1 and not [path for path in kept()[0].parent.iterdir() if path.name.startswith(".")]
 
 
 def test_old_forms_are_deleted(folder, kept, monkeypatch):

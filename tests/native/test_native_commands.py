@@ -99,6 +99,9 @@ def test_features_are_the_graphs(task_export, native_library):
     with pytest.raises(DogeExportError, match="the native decoder writes text"):
         load(folder, backend="native")
     load(folder)
+    assert (
+        "onnxruntime, since the native decoder computes neither features nor classes" in run("inspect", folder).stdout
+    )
 
 
 def test_fewer_layers_than_the_graph_has_are_told(exported, native_library, tmp_path):

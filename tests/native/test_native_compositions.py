@@ -15,7 +15,7 @@ from manifests import minimal_manifest
 from doge_export.errors import DogeExportError
 from doge_export.runtime import loading
 from doge_export.runtime.loading import open_decoder
-from doge_export.runtime.native.support import NotNative, check_graph
+from doge_export.runtime.native.support import NotNative, check_graph, config_of
 
 SERVED_BY_THE_GRAPH = {
     "keys stand still": "keys that stand still",
@@ -55,6 +55,24 @@ def test_another_composition_is_served_by_its_graph(name):
     manifest = minimal_manifest(target="onnxruntime", architecture=architecture.to_dict())
     with pytest.raises(NotNative, match=f"^it does not compute {SERVED_BY_THE_GRAPH[name]}$"):
         check_graph(manifest, GRAPH)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"score": []},
+        {"rope": None},
+        {"ratio_mask": {"ratio": 0.5, "keep_window_size": {}, "of_excess": False, "adds_causality": False}},
+        {"rms_norm_eps": "small"},
+        {"moe": {"num_experts": "many", "num_experts_per_tok": 2}},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_values_that_no_architecture_has_are_told(change):
+    """`read_manifest` lets them through, as no session reads them."""
+    manifest = minimal_manifest(target="onnxruntime", architecture=BASE.to_dict() | change)
+    with pytest.raises(NotNative, match="export the model again"):
+        config_of(check_graph(manifest, GRAPH), manifest)
 
 
 def test_a_folder_that_has_no_native_form_is_run_by_its_graph(native_library, monkeypatch, tmp_path):

@@ -140,6 +140,15 @@ def test_a_native_folder_has_no_graph_to_run_or_quantise(folder, native_library)
     assert names == ["input_ids", "attention_mask", "past_length", "sequence", "num_logits_to_keep"]
 
 
+def test_a_file_that_is_no_library_is_told_by_all_who_need_it(folder, monkeypatch, tmp_path):
+    (tmp_path / "library.so").write_bytes(b"no library")
+    monkeypatch.setenv("DOGE_EXPORT_CPU_LIBRARY", str(tmp_path / "library.so"))
+    for reader in (load, inspect_folder):
+        with pytest.raises(DogeExportError, match="is no library of the native decoder") as caught:
+            reader(folder)
+        assert "\n" not in str(caught.value)
+
+
 def test_models_without_a_native_form_are_refused_before_the_work(native_library, tmp_path):
     from pathlib import Path
 

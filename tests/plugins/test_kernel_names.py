@@ -26,5 +26,6 @@ def test_the_kernels_of_a_library(compiled_with_kernels):
     found = kernels_of(compiled_with_kernels("doge_kernels_c") / "lib" / "libdoge_kernels_c.so")
     kinds = {name.split("<")[0] for name in found}
     attention = {"decode_kernel", "prefill_kernel", "threshold_kernel", "replace_kernel", "copy_cache_kernel"}
-    assert kinds == attention | {"cdmoe_decode", "cdmoe_route", "cdmoe_down", "cdmoe_up"}
-    assert {"decode_kernel<float, 64>", "prefill_kernel<__nv_bfloat16, 128>"} <= found
+    fused = {"fused_decode_kernel", "fused_prepare_kernel"}
+    assert kinds == attention | fused | {"cdmoe_decode", "cdmoe_route", "cdmoe_down", "cdmoe_up"}
+    assert {"decode_kernel<float, 64>", "prefill_kernel<__nv_bfloat16, 64>"} <= found

@@ -13,7 +13,7 @@ from doge_export.plugin.library import KernelLibrary
 from doge_export.plugin.params import AttentionParams, CdmoeParams
 
 ATTENTION = AttentionParams(2, 1, 4096, 16, 8, 8, 128, 0, 0.1, 1)
-CDMOE = CdmoeParams(1, 1024, 16384, 128, 1, 64, 0, 1)
+CDMOE = CdmoeParams(1, 1024, 16384, 128, 1, 64, 0, 0, 1)
 
 
 @pytest.fixture(scope="session")

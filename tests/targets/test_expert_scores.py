@@ -49,8 +49,8 @@ def behind(value, seen):
 
 
 def rankings(model):
-    """What experts are ranked by: of each TopK and CDMoE all that it is computed from, but for scores of keys."""
-    places = {"TopK": (0,), "CDMoE": (1, 2)}
+    """Return all values that experts are ranked by, for each TopK, CDMoE and FusedCDMoE; no scores of keys."""
+    places = {"TopK": (0,), "CDMoE": (1, 2), "FusedCDMoE": (1,)}
     found = [behind(node.inputs[place], set()) for node in model.graph for place in places.get(node.op_type, ())]
     return [values for values in found if not any(x.producer() and x.producer().op_type == "Softplus" for x in values)]
 

@@ -65,7 +65,8 @@ def run(target, session, ids, mask, past, before):
         for name, part in zip(("key", "value"), parts[:2], strict=True)
     }
     if target == "portable":
-        return session.run(None, new | {"attention_mask": mask} | caches)
+        every = {"num_logits_to_keep": np.array(0, np.int64)}
+        return session.run(None, new | {"attention_mask": mask} | every | caches)
     width = next(value.shape[1] for value in session.get_inputs() if value.name == "past_scores")
     scores = np.concatenate([parts[2] for parts in before], axis=1)
     scores = scores.repeat(width // scores.shape[1], axis=1)  # for each query head where none is selected

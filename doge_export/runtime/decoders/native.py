@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import weakref
 from typing import Self
 
 import numpy as np
@@ -39,7 +42,9 @@ class NativeDecoder(Decoder):
         self._steps_to_screen = _SCREENED_AFTER
         self._wanted = 1
         self._state: NativeState | None = None
+        self._runs = 0
         self.reset()
+        _decoders.add(self)
 
     @property
     def computes_by(self) -> str:
@@ -58,8 +63,9 @@ class NativeDecoder(Decoder):
             self._state.rewind(0)
             return
         self._state = None  # its memory is free before the next one's is taken
-        self._state = self._model.state(batch_size, self._cache, self.max_length)
+        # Before the state, since an interruption in between must not leave less room than a run of the state fills.
         self._logits = np.empty((batch_size, 1, self.vocab_size), np.float32)
+        self._state = self._model.state(batch_size, self._cache, self.max_length)
 
     def rewind(self, length: int) -> None:
         """Forget every token from index `length` on."""
@@ -74,6 +80,7 @@ class NativeDecoder(Decoder):
 
     def forward(self, input_ids: Array, attention_mask: Array | None = None, num_logits_to_keep: int = 0) -> Array:
         """See `Decoder.forward`."""
+        self._progress.check(input_ids)
         batch, new = input_ids.shape
         keep = min(num_logits_to_keep, new) or new
         logits = np.empty((batch, keep, self.vocab_size), np.float32)
@@ -82,39 +89,40 @@ class NativeDecoder(Decoder):
 
     def predict(self, input_ids: Array, attention_mask: Array | None = None) -> list[Prediction]:
         """See `Decoder.predict`. Where the best tokens are found in less time, they alone are, unless more is asked."""
+        self._progress.check(input_ids)
         batch = len(input_ids)
         count = min(self._wanted, self.vocab_size) if self._finds_best else 0
         if count and self._steps_to_screen:
             self._steps_to_screen -= 1
             if self._steps_to_screen == 0:
-                self._model.screen()
+                with contextlib.suppress(RunFailed):  # no memory for it: every logit is computed, as before
+                    self._model.screen()
         if not count:
             self._append_and_run(input_ids, attention_mask, Call(logits_to_keep=1, logits=self._logits.ctypes.data))
             return [_Logits(self, row) for row in self._logits[:, 0]]
         tokens, best = np.empty((batch, count), np.int64), np.empty((batch, count), np.float32)
         call = Call(num_candidates=count, candidates=tokens.ctypes.data, candidate_logits=best.ctypes.data)
         self._append_and_run(input_ids, attention_mask, call)
-        last = _LastTokens(self, input_ids[:, -1:], None if attention_mask is None else attention_mask[:, -1:])
+        last = _LastTokens(self, input_ids[:, -1:])
         return [_Best(self, last, row, *pair) for row, pair in enumerate(zip(tokens, best, strict=True))]
 
     def _append_and_run(self, input_ids: Array, attention_mask: Array | None, call: Call) -> None:
-        self._progress.check(input_ids)
         past = self.length
-        self._progress.append(input_ids.shape[1], attention_mask)
+        mask, _ = self._progress.append(input_ids.shape[1], attention_mask)
         try:
-            self._run(past, input_ids, attention_mask, call)
+            self._run(past, input_ids, None if attention_mask is None else mask, call)
         except BaseException:
             self.rewind(past)
             raise
 
-    def _run(self, past: int, input_ids: Array, attention_mask: Array | None, call: Call) -> None:
-        state = self._state
-        if state is None:
-            raise DogeExportError("this session was closed; load its folder again")
+    def _run(self, past: int, input_ids: Array, mask: Array | None, call: Call) -> None:
+        """Read tokens behind the first `past` ones; `mask` has the shape of `input_ids`, since C relies on it."""
+        state = self._present_state()
         if state.length > past:  # a run before was interrupted
             state.rewind(past)
+        self._runs += 1
         ids = np.ascontiguousarray(input_ids, np.int64)
-        mask = None if attention_mask is None else np.ascontiguousarray(attention_mask, np.int64)
+        mask = None if mask is None else np.ascontiguousarray(mask, np.int64)
         call.tokens, call.ids = ids.shape[1], ids.ctypes.data
         call.mask = None if mask is None else mask.ctypes.data
         try:
@@ -124,17 +132,36 @@ class NativeDecoder(Decoder):
                 raise RunFailed(f"the native decoder fails on these weights ({error}); use --backend graph") from error
             raise
 
-    def _logits_again(self, input_ids: Array, attention_mask: Array | None) -> Array:
-        """Return the logits [B, V] of the tokens that were read last, by reading them again."""
-        logits = np.empty((len(input_ids), 1, self.vocab_size), np.float32)
-        self._run(self.length - 1, input_ids, attention_mask, Call(logits_to_keep=1, logits=logits.ctypes.data))
+    def _logits_again(self, newest: Array) -> Array:
+        """Return the logits [B, V] behind the newest token of every row, int64 [B, 1], by reading it again."""
+        self._present_state()
+        logits = np.empty((len(newest), 1, self.vocab_size), np.float32)
+        last = self.length - 1
+        mask = self._progress.mask[:, last : self.length]
+        try:
+            self._run(last, newest, mask, Call(logits_to_keep=1, logits=logits.ctypes.data))
+        except BaseException:
+            self.rewind(last)  # what is recorded is what the caches hold
+            raise
         return logits[:, 0]
+
+    def _present_state(self) -> NativeState:
+        if self._state is None:
+            raise DogeExportError(
+                "there is no cache: the session was closed, or this process was forked from the one that began the "
+                "answer; begin another answer, or load the folder again"
+            )
+        return self._state
+
+    def _forget_other_process(self) -> None:
+        """Drop the caches in a forked process, where the threads that fill them are missing."""
+        self._state = None
+        self._progress.reset(self.batch_size)
+        self._steps_to_screen = _SCREENED_AFTER
 
     def cache_snapshot(self) -> list[tuple[Array, Array]]:
         """Copy the (key, value) cache of every layer, each float32 [B, Hkv, length, D]."""
-        if self._state is None:
-            raise DogeExportError("this session was closed; load its folder again")
-        return self._state.cache()
+        return self._present_state().cache()
 
 
 class _Logits(Prediction):
@@ -182,9 +209,8 @@ class _Best(BestTokens):
 class _LastTokens:
     """The newest token of every row, whose logits are computed once, when the first row is asked for."""
 
-    def __init__(self, decoder: NativeDecoder, input_ids: Array, attention_mask: Array | None) -> None:
-        self._decoder, self._ids, self._mask = decoder, input_ids.copy(), attention_mask
-        self._length = decoder.length
+    def __init__(self, decoder: NativeDecoder, input_ids: Array) -> None:
+        self._decoder, self._ids, self._run = decoder, input_ids.copy(), decoder._runs
         self._logits: Array | None = None
 
     def logits(self) -> Array:
@@ -194,12 +220,24 @@ class _LastTokens:
             RuntimeError: the decoder has run again since.
         """
         if self._logits is None:
-            if self._decoder.length != self._length:
+            if self._decoder._runs != self._run:
                 raise RuntimeError("the decoder has run again, and its logits are those of another token")
-            self._logits = self._decoder._logits_again(self._ids, self._mask)
+            self._logits = self._decoder._logits_again(self._ids)
         return self._logits
 
 
 def _wanted_for(count: int) -> int:
     """Return how many candidates to find for a sampler that chooses among `count`; 0 for all."""
     return _FEW if 0 < count < _FEW else 0
+
+
+_decoders: weakref.WeakSet[NativeDecoder] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for decoder in _decoders:
+        decoder._forget_other_process()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -41,7 +41,7 @@ def described_backend(manifest: Manifest, name: str) -> str:
         if manifest.graphs[name].interface == "native":
             return f"native decoder, {chosen}"
         if manifest.task != "text-generation":
-            raise NotNative("it writes no text")
+            raise NotNative("the native decoder computes neither features nor classes")
         check_graph(manifest, manifest.graphs[name])
         if chosen == "plain":
             raise NotNative("the native decoder has no kernels for this processor")

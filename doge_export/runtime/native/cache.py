@@ -1,18 +1,19 @@
 """Native forms of weights, kept in the user's cache folder: made once from a folder's graph, mapped ever after.
 
-    native/SHA256-LAYOUT.doge         a weight file, by the sha256 of graph, external data and sizes of the model
+    native/SHA256-LAYOUT.doge         a weight file, by the sha256 of graph, external data and architecture
     native/SHA256-LAYOUT.doge.json    its sha256, and the size, times and number that it had when it was written
     native/graphs/HASH.json           by the path of a graph: its sha256, and size, times and number when it was hashed
 
 Files are written aside and renamed. A file of another size or time than the one that was written is hashed, and made
-anew where the hash differs; so is one that the library refuses. What a file says is checked by the library before it is
-used, whoever wrote it.
+anew where the hash differs; so is one that the library refuses, and one that another user owns. What a file says
+is checked by the library before it is used, whoever wrote it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import json
 import mmap
@@ -30,12 +31,12 @@ from doge_export.package.disk import reason
 from doge_export.package.fingerprint import fingerprint
 from doge_export.package.manifest import Manifest
 from doge_export.package.onnx_weights import OnnxWeights
-from doge_export.paths import user_cache
+from doge_export.paths import is_own, user_cache
 from doge_export.regular_file import is_there, read_regular
 from doge_export.runtime.native.graph_weights import GraphWeights, Unexpected
 from doge_export.runtime.native.interface import NativeError, NativeLibrary, NativeModel, Status
 from doge_export.runtime.native.support import NotNative, check_graph, config_of
-from doge_export.runtime.native.weight_file import WeightFile
+from doge_export.runtime.native.weight_file import PACKING, WeightFile
 
 MOST_FILES, MOST_BYTES = 16, 8 * 2**30
 """Native forms that are kept; beyond, those that were not used for longest are deleted."""
@@ -61,6 +62,8 @@ class Source:
         self.architecture = check_graph(manifest, manifest.graphs[name])
         self.config = config_of(self.architecture, manifest)
         self._expected = [manifest.files.get(part) for part in (name, f"{name}_data")]
+        self._parts = [part for part in (self.file, self.file.with_name(f"{self.file.name}_data")) if is_there(part)]
+        self._looks: list[dict[str, int]] = []
 
     def digest(self, folder: Path | None) -> str:
         """Return the sha256 that the native form is found by.
@@ -72,11 +75,22 @@ class Source:
             NotNative: the graph is not the one that the manifest records: its nodes may compute something else.
             OSError: it cannot be read.
         """
-        parts = [part for part in (self.file, self.file.with_name(f"{self.file.name}_data")) if is_there(part)]
-        found = _hashes(parts, folder)
+        self._looks = _all_looks(self._parts)
+        found = _hashes(self._parts, self._looks, folder)
         if found != [entry.sha256 for entry in self._expected if entry is not None]:
             raise NotNative("the graph is not the one that the manifest records; `doge-export verify` tells more")
-        return hashlib.sha256("".join(found).encode() + bytes(self.config)).hexdigest()
+        # Everything that decides which weights there are, and the order that they come in.
+        made_from = [PACKING, *found, self.architecture.to_dict(), bytes(self.config).hex()]
+        return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
+
+    def check_unchanged(self) -> None:
+        """Check that the files are still those that `digest` told of, so that nothing is kept under another's name.
+
+        Raises:
+            NotNative: they are not.
+        """
+        if _all_looks(self._parts) != self._looks:
+            raise NotNative("the graph was changed while it was read; open it again")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -156,13 +170,14 @@ def planned(library: NativeLibrary, source: Source, digest: str) -> Iterator[Wei
     """Yield the weight file of a graph, which is read while the body runs.
 
     Raises:
-        NotNative: it has no native form.
+        NotNative: it has no native form, or was changed meanwhile.
         DogeExportError: it cannot be read.
     """
     with OnnxWeights(source.file) as weights:
         try:
             graph = GraphWeights(weights)
             yield WeightFile(library, graph, source.architecture, source.config, bytes.fromhex(digest))
+            source.check_unchanged()
         except Unexpected as error:
             raise NotNative(f"the graph is not as this version writes it: {error}") from error
         except NativeError as error:
@@ -183,8 +198,9 @@ def _in_memory(library: NativeLibrary, source: Source, digest: str) -> np.ndarra
 
 def _write(library: NativeLibrary, source: Source, file: Path, digest: str) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
+    _make_way(file)
     hashed = hashlib.sha256()
-    with planned(library, source, digest) as weights, written_file("the native weights", file) as stream:
+    with written_file("the native weights", file) as stream, planned(library, source, digest) as weights:
         at = 0
         for offset, part in weights.content():
             for content in (bytes(offset - at), part.data):
@@ -203,14 +219,17 @@ def _kept(file: Path) -> np.ndarray | None:
         if not is_there(file):
             return None
         record, status = _read_record(_record(file)), file.stat()
-        if record is None:
+        if record is None or not is_own(status):
             return None
-        if _differs(record, status):
-            if record.get("sha256") != fingerprint(file).sha256:
-                return None
-            _write_record(_record(file), {**record, **_looks(status)})
-        elif time.time() - _record(file).stat().st_mtime > _DAY:
-            os.utime(_record(file))  # the time of the last use, by which old ones are told
+        if _looks(status).items() <= record.items():
+            if time.time() - _record(file).stat().st_mtime > _DAY:
+                with contextlib.suppress(OSError):  # a cache that cannot be written is as good
+                    os.utime(_record(file))  # the time of the last use, by which old ones are told
+        elif record.get("sha256") != fingerprint(file).sha256:
+            return None
+        else:
+            with contextlib.suppress(OSError, DogeExportError):
+                _write_record(_record(file), {**record, **_looks(status)})
         return mapped(file)
     except (OSError, ValueError, DogeExportError):
         return None
@@ -226,9 +245,8 @@ def mapped(file: Path) -> np.ndarray:
         return np.frombuffer(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
 
 
-def _hashes(parts: list[Path], folder: Path | None) -> list[str]:
+def _hashes(parts: list[Path], looks: list[dict[str, int]], folder: Path | None) -> list[str]:
     """Return the sha256 of files, which are read again only if size, times or number have changed."""
-    looks = [_looks(part.stat()) for part in parts]
     if folder is None or not parts:
         return [fingerprint(part).sha256 for part in parts]
     record = folder / "graphs" / f"{hashlib.sha256(os.fsencode(parts[0].resolve())).hexdigest()[:32]}.json"
@@ -250,8 +268,8 @@ def _looks(status: os.stat_result) -> dict[str, int]:
     return {"bytes": status.st_size, "mtime": status.st_mtime_ns, "ctime": status.st_ctime_ns, "inode": status.st_ino}
 
 
-def _differs(record: dict[str, Any], status: os.stat_result) -> bool:
-    return any(record.get(name) != value for name, value in _looks(status).items())
+def _all_looks(parts: list[Path]) -> list[dict[str, int]]:
+    return [_looks(part.stat()) for part in parts]
 
 
 def _record(file: Path) -> Path:
@@ -260,6 +278,8 @@ def _record(file: Path) -> Path:
 
 def _read_record(file: Path) -> dict[str, Any] | None:
     try:
+        if not is_own(file.stat()):
+            return None
         record = json.loads(read_regular(file, 2**16))
     except (OSError, ValueError, DogeExportError):
         return None
@@ -267,8 +287,21 @@ def _read_record(file: Path) -> dict[str, Any] | None:
 
 
 def _write_record(file: Path, record: dict[str, Any]) -> None:
+    _make_way(file)
     with written_file("the cache", file) as stream:
         stream.write(json.dumps(record).encode())
+
+
+def _make_way(file: Path) -> None:
+    """Keep `written_file` from following a link, and from writing over a file that another process has mapped.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    if file.is_symlink():
+        file.unlink()
+    if not os.access(file.parent, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(file.parent))
 
 
 def _tidy(folder: Path, newest: Path) -> None:

@@ -16,6 +16,7 @@ Names are canonical (`checkpoint.naming`) but for what the passes of the target 
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Iterator, Sequence
 
@@ -175,7 +176,7 @@ class GraphWeights:
 
     def _codes(self, name: str, bits: int, columns: int) -> Part:
         codes, scales = self._weights[f"{name}.q{bits}"], self._array(f"{name}.scales", np.float32)
-        if codes.dtype != np.uint8 or codes.ndim < 2 or codes[0].size * 8 != columns * bits:
+        if codes.dtype != np.uint8 or codes.ndim < 2 or math.prod(codes.shape[1:]) * 8 != columns * bits:
             raise Unexpected(f"{name} has no rows of {columns} codes")
         if scales.ndim != 2 or len(scales) != len(codes) or not scales.shape[1] or columns % scales.shape[1]:
             raise Unexpected(f"{name} has no scale for each of its blocks")

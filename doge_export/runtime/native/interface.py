@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import enum
+import os
 from collections.abc import Sequence
 from ctypes import POINTER, byref, c_char_p, c_float, c_int32, c_size_t, c_uint8, c_uint32, c_uint64, c_void_p
 from pathlib import Path
@@ -189,6 +190,8 @@ class NativeLibrary:
             self._c = ctypes.CDLL(str(path))
             self._c.doge_cpu_interface.restype = c_int32
             found = self._c.doge_cpu_interface()
+            if found == INTERFACE:
+                self._declare()
         except (OSError, AttributeError) as error:
             raise OtherVersion(
                 f"{path} is no library of the native decoder ({error}): `doge-export plugin build --cpu` makes one"
@@ -198,7 +201,6 @@ class NativeLibrary:
                 f"{path} has interface {found}, this doge-export calls {INTERFACE}: `doge-export plugin build --cpu` "
                 "makes it anew"
             )
-        self._declare()
         self.layout: int = self._c.doge_cpu_layout()
 
     def _declare(self) -> None:
@@ -269,10 +271,7 @@ class NativeLibrary:
 
     def open(self, file: np.ndarray, threads: int, instruction_set: str | None = None, flags: int = 0) -> NativeModel:
         """Open a weight file in memory, uint8 [bytes], which must stay as it is while the model lives."""
-        handle = c_void_p()
-        name = None if instruction_set is None else instruction_set.encode()
-        self._call("open", file.ctypes.data, file.nbytes, threads, name, flags, byref(handle))
-        return NativeModel(self, handle, file)
+        return NativeModel(self, file, threads, instruction_set, flags)
 
     def _call(self, function: str, *arguments: object) -> None:
         message = ctypes.create_string_buffer(_MESSAGE_BYTES)
@@ -284,18 +283,31 @@ class NativeLibrary:
 
 
 class NativeModel:
-    """Opened weights, with threads of their own; it lives as long as a decoder uses it."""
+    """Opened weights, with threads of their own; it lives as long as a decoder uses it.
 
-    def __init__(self, library: NativeLibrary, handle: c_void_p, file: np.ndarray) -> None:
-        self.library, self._handle, self._file = library, handle, file
+    A forked process has none of the threads, and waiting for them never ends. There the handle is left alone, and
+    `state` opens the weights again.
+    """
+
+    def __init__(
+        self, library: NativeLibrary, file: np.ndarray, threads: int, instruction_set: str | None, flags: int
+    ) -> None:
+        self.library, self._file = library, file
+        self._settings = threads, None if instruction_set is None else instruction_set.encode(), flags
+        self._open()
         c = library._c
-        self.header: Header = c.doge_cpu_model_header(handle).contents
+        self.header = Header.from_buffer_copy(c.doge_cpu_model_header(self._handle).contents)
         self.config: Config = self.header.config
-        self.instruction_set: str = c.doge_cpu_model_instruction_set(handle).decode()
-        self.threads: int = c.doge_cpu_model_threads(handle)
+        self.instruction_set: str = c.doge_cpu_model_instruction_set(self._handle).decode()
+        self.threads: int = c.doge_cpu_model_threads(self._handle)
+
+    def _open(self) -> None:
+        handle = c_void_p()
+        self.library._call("open", self._file.ctypes.data, self._file.nbytes, *self._settings, byref(handle))
+        self._handle, self._process = handle, os.getpid()
 
     def __del__(self) -> None:
-        if getattr(self, "_handle", None):
+        if getattr(self, "_process", None) == os.getpid():
             self.library._c.doge_cpu_close(self._handle)
 
     def screen(self) -> None:
@@ -304,6 +316,8 @@ class NativeModel:
 
     def state(self, batch: int, cache: Kind, max_length: int) -> NativeState:
         """Return empty caches for sequences of `batch` rows."""
+        if self._process != os.getpid():
+            self._open()
         handle = c_void_p()
         self.library._call("state_create", self._handle, batch, int(cache), max_length, byref(handle))
         return NativeState(self, handle, batch)
@@ -314,10 +328,10 @@ class NativeState:
 
     def __init__(self, model: NativeModel, handle: c_void_p, batch: int) -> None:
         self.model, self._handle, self.batch = model, handle, batch
-        self._run = model.library._c.doge_cpu_run
+        self._process = os.getpid()
 
     def __del__(self) -> None:
-        if getattr(self, "_handle", None):
+        if self._process == os.getpid():
             self.model.library._c.doge_cpu_state_destroy(self._handle)
 
     @property

@@ -43,9 +43,12 @@ def check_manifest(manifest: Manifest) -> Architecture:
     Raises:
         NotNative: the native decoder does not compute it.
     """
-    architecture = read_architecture(manifest.architecture).within(manifest.max_length)
-    check_architecture(architecture)
-    return architecture
+    try:
+        architecture = read_architecture(manifest.architecture).within(manifest.max_length)
+        check_architecture(architecture)
+        return architecture
+    except (TypeError, AttributeError) as error:  # `read_manifest` checks only what sessions read
+        raise NotNative("the manifest has values that no architecture has; export the model again") from error
 
 
 def check_architecture(architecture: Architecture) -> None:
@@ -100,11 +103,12 @@ def config_of(a: Architecture, manifest: Manifest) -> Config:
     Raises:
         NotNative: a value is no number that it takes.
     """
-    longrope, dynamic = (a.rope.rope_type == each and a.scales_rope(manifest.max_length) for each in _SCALING)
     moe = MoeKind.DENSE
     if a.moe is not None:
         moe = MoeKind.REFERENCE if manifest.cdmoe_routing == "reference" else MoeKind.PER_TOKEN
     try:
+        scales = a.scales_rope(manifest.max_length)
+        longrope, dynamic = (scales and a.rope.rope_type == each for each in ("longrope", "dynamic"))
         return Config(
             vocab_size=a.vocab_size,
             hidden_size=a.hidden_size,
@@ -128,11 +132,8 @@ def config_of(a: Architecture, manifest: Manifest) -> Config:
             rope_trained_length=(a.trained_length or 0) if longrope or dynamic else 0,
             rope_max_positions=a.max_position_embeddings if dynamic else 0,
         )
-    except (TypeError, ValueError, ArithmeticError) as error:
+    except (TypeError, ValueError, ArithmeticError, AttributeError) as error:
         raise NotNative("the manifest has a size that is no number; export the model again") from error
-
-
-_SCALING = ("longrope", "dynamic")
 
 
 def cache_kind(graph: GraphEntry) -> Kind:

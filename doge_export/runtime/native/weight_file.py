@@ -15,6 +15,9 @@ from doge_export.checkpoint.architecture import Architecture
 from doge_export.runtime.native.graph_weights import GraphWeights, Matrix, Part, Unexpected, every
 from doge_export.runtime.native.interface import Config, Header, Kind, NativeLibrary, Piece, Role, RopeKind
 
+PACKING = 1
+"""Number of the way that a graph's weights become a weight file; a change of it makes every kept file anew."""
+
 _KINDS = {32: Kind.FLOAT32, 8: Kind.INT8, 4: Kind.INT4}
 
 
@@ -208,8 +211,12 @@ class WeightFile:
         for piece, part in sorted(zip(self._pieces, self._parts, strict=True), key=lambda each: each[0].offset):
             out = np.zeros(piece.bytes, np.uint8)
             if part.bits == 32:
-                self._library.pack(piece, out, values=np.ascontiguousarray(part.values))
+                self._library.pack(piece, out, values=_for_c(part.values))
             else:
-                scales = np.ascontiguousarray(part.scales)
-                self._library.pack(piece, out, codes=part.unpacked_codes(), scales=scales)
+                self._library.pack(piece, out, codes=part.unpacked_codes(), scales=_for_c(part.scales))
             yield piece.offset, out
+
+
+def _for_c(array: np.ndarray | None) -> np.ndarray:
+    """Return an array without gaps, at an address that its type allows: in a graph, weights lie anywhere."""
+    return np.require(array, np.float32, ["C", "A"])
