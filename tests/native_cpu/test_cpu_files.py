@@ -72,6 +72,20 @@ def test_forged_tables_are_refused_or_harmless(library, good, seed):
         model.state().run(distinct_ids(1, 3))
 
 
+def test_a_piece_that_was_not_planned_is_not_packed(library):
+    """Its rows, kind or size would reach beyond the memory that it is packed into."""
+    values, out = np.ones((40, 64), np.float32), aligned(64 * 64)
+    for piece in (
+        Piece(16, 0, 0, 40, 64, 32, 0, 0, 0, 256),  # a vector of several rows
+        Piece(16, 0, 0, 1, 64, 8, 16, 0, 0, 256),  # and one of codes
+        Piece(17, 0, 0, 40, 64, 32, 0, 0, 0, 256),
+        Piece(17, 0, 0, 40, 64, 8, 48, 0, 0, 256),
+    ):
+        with pytest.raises(CpuError, match="was not planned"):
+            library.check(library.c.doge_cpu_pack, piece, values.ctypes.data, None, None, out[:256].ctypes.data)
+    assert not out[256:].any()
+
+
 def test_what_is_wrong_is_named(library, random_module, good):
     module = random_module(**MOE, num_hidden_layers=2)
     config, weights = config_of(module.architecture, MAX_LENGTH), list(weights_of(module, MAX_LENGTH))

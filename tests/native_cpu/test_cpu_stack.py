@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import concurrent.futures
+import copy
+import os
+import signal
+import time
 
 import numpy as np
 import pytest
@@ -192,6 +196,68 @@ def test_a_screened_head_gives_the_same_candidates(library, random_module, packe
         for (best, logits), (wanted, wanted_logits) in zip(found, expected, strict=True):
             np.testing.assert_array_equal(best, wanted)
             np.testing.assert_array_equal(logits, wanted_logits)
+
+
+def test_a_head_with_numbers_that_are_none_is_screened_alike(library, random_module, packed):
+    """NaN counts as the lowest logit, and bounds nothing."""
+    module = copy.deepcopy(random_module(tie_word_embeddings=False, vocab_size=100, hidden_size=128))
+    with torch.no_grad():
+        module.lm_head.weight[::3, 5] = float("nan")
+        module.lm_head.weight[7:15, 9] = float("inf")
+    file, ids = packed(module), distinct_ids(2, 12, 100)
+    logits = library.open(file).state(2).run(ids, keep=1)[:, 0]
+    order = np.argsort(-np.where(np.isnan(logits), -np.inf, logits), kind="stable")
+    for flags in (0, SCREEN):
+        for count in (1, 5, 40, 100):
+            best, values = library.open(file, 2, flags=flags).state(2).candidates(ids, count)
+            np.testing.assert_array_equal(best, order[:, :count])
+            np.testing.assert_array_equal(values, np.take_along_axis(logits, best, axis=1))
+
+
+def test_gates_far_below_zero_are_closed(library, random_module, packed):
+    """exp of such a gate's negative is no float."""
+    module = copy.deepcopy(random_module(mlp_bias=True))
+    with torch.no_grad():
+        for layer in module.model.layers:
+            layer.mlp.gate_proj.bias[::2] -= torch.linspace(80, 400, 48)
+    ids = distinct_ids(1, 20)
+    for instruction_set in library.usable:
+        logits = library.open(packed(module), 2, instruction_set).logits(ids)
+        assert_equal_to_rounding(logits, module_logits(module, ids), BOUND)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_process_goes_on_alone(library, random_module, packed):
+    """It has none of the pool's threads: runs must not wait for them, nor closing."""
+    model, ids = library.open(packed(random_module()), 3, flags=SCREEN), distinct_ids(1, 20)
+    state = model.state()
+    state.run(ids[:, :10])
+    expected = model.logits(ids)
+    child = os.fork()
+    if child == 0:
+        same = np.array_equal(model.logits(ids), expected) and state.run(ids[:, 10:]).shape == (1, 10, 320)
+        library.c.doge_cpu_close(model.handle)
+        os._exit(0 if same else 1)
+    try:
+        for _ in range(200):
+            done, status = os.waitpid(child, os.WNOHANG)
+            if done:
+                break
+            time.sleep(0.1)
+        assert done and os.waitstatus_to_exitcode(status) == 0
+    finally:
+        if not done:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+    np.testing.assert_array_equal(model.logits(ids), expected)
+
+
+def test_a_router_that_mixes_takes_so_many_tokens(library, random_module, packed):
+    model = library.open(packed(random_module("reference", **MOE), per_token=False))
+    rows = 2**20 // 60 + 1
+    with pytest.raises(CpuError, match=f"{rows} rows of 60 tokens in one call, a router that mixes them takes 1048576"):
+        model.state(rows).hidden(np.zeros((rows, 60), np.int64))
 
 
 def test_a_long_context_is_shared_among_threads(library, random_module, packed):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import struct
 import subprocess
@@ -175,3 +176,22 @@ def test_a_wheel_for_every_system(target, tmp_path):
     assert content.startswith(magic)
     assert processor is None or struct.unpack("<H", content[18:20])[0] == processor
     assert b"RegisterCustomOps" in content and b"doge_cpu_run" in content
+    if target == "windows":
+        header = Path(__file__).parents[2] / "plugins" / "cpu" / "include" / "doge" / "cpu.h"
+        functions = set(re.findall(r"^DOGE_CPU_API .*?(doge_cpu_\w+)\(", header.read_text(), re.MULTILINE))
+        assert len(functions) == 20 and exported(content) == functions | {"RegisterCustomOps"}
+
+
+def exported(dll: bytes) -> set[str]:
+    """Names that a 64-bit Windows library exports, by its table of exports."""
+    (start,) = struct.unpack_from("<I", dll, 0x3C)
+    sections, optional = struct.unpack_from("<H12xH", dll, start + 6)
+    table = [struct.unpack_from("<8xIIII", dll, start + 24 + optional + 40 * i) for i in range(sections)]
+
+    def place(address: int) -> int:
+        return next(address - at + raw for size, at, _, raw in table if at <= address < at + size)
+
+    (exports,) = struct.unpack_from("<I", dll, start + 24 + 112)
+    count, _, names = struct.unpack_from("<III", dll, place(exports) + 24)
+    starts = [place(at) for at in struct.unpack_from(f"<{count}I", dll, place(names))]
+    return {dll[at : dll.index(b"\0", at)].decode() for at in starts}

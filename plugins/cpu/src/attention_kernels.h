@@ -37,7 +37,7 @@ inline F masked(F logits, F scores, const Query& query, int place) {
     F kept = select(greater(splat(float(query.limit)), places), logits, splat(MASKED));
     if (query.selects) {
         const F least = splat(query.least);
-        const Mask tie = both(equal(scores, least), greater(splat(float(query.last) + 0.5f), places));
+        const Mask tie = both(equal(scores, least), greater(splat(float(query.last + 1)), places));
         kept = select(either(greater(scores, least), tie), kept, splat(MASKED));
     }
     return kept;
@@ -97,7 +97,7 @@ inline void code_weights(const Keys& keys, const float* row, uint8_t* codes, flo
             most = max(most, w[i]);
         }
         const float top = largest(most);
-        const F inverse = splat(top > 0 ? 127.0f / top : 0.0f);
+        const F inverse = splat(top > SMALLEST ? 127.0f / top : 0.0f);
         for (int i = 0; i < KEY_BLOCK / 16; i++)
             store_codes(reinterpret_cast<int8_t*>(codes) + block * KEY_BLOCK + i * 16, to_int(nearest(mul(w[i], inverse))));
         scales[block] = top / 127.0f;

@@ -1,6 +1,7 @@
 #include "head.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 namespace doge::cpu {
@@ -8,7 +9,13 @@ namespace {
 
 constexpr int MOST_SCREENED = 256;  // candidates; more of them leave too many rows
 
-bool better(const Candidate& a, const Candidate& b) { return a.logit > b.logit || (a.logit == b.logit && a.id < b.id); }
+// NaN counts as lowest, so that any numbers have an order.
+float orderly(float logit) { return logit == logit ? logit : -INFINITY; }
+
+bool better(const Candidate& a, const Candidate& b) {
+    const float x = orderly(a.logit), y = orderly(b.logit);
+    return x > y || (x == y && a.id < b.id);
+}
 
 // Keeps the `count` best in a heap, the worst of them on top.
 void keep(std::vector<Candidate>& heap, int count, Candidate candidate) {
@@ -133,7 +140,7 @@ void Head::offer(int id, int row, const float* logits, int first, int last) cons
     for (int from = first; from < last; from += 256) {
         const int to = std::min(from + 256, last);
         const bool full = int(best.size()) == candidates_;
-        if (full && !(model_.kernels->largest(logits + from, to - from) > best.front().logit)) continue;
+        if (full && model_.kernels->largest(logits + from, to - from) <= orderly(best.front().logit)) continue;
         for (int i = from; i < to; i++) keep(best, candidates_, {logits[i], i});
     }
 }
@@ -158,7 +165,7 @@ void Head::screen(int id, int row) {
     best.clear();
     for (int g = mine.first; g < mine.last; g++) {
         const int from = g * LANES, to = std::min(from + LANES, vocabulary);
-        if (model_.kernels->largest(upper + from, to - from) < least) continue;  // false for NaN: then all is computed
+        if (model_.kernels->largest(upper + from, to - from) < least) continue;
         alignas(64) float logits[LANES];
         each_part(g, g + 1, [&](const Matrix& part, int, int part_group, int end) {
             const Sink sink{logits - part_group * LANES, 0, nullptr, nullptr, end * LANES};

@@ -7,6 +7,7 @@ namespace doge::cpu {
 
 constexpr int PAGE = 256;       // keys of a page of the cache
 constexpr int KEY_BLOCK = 64;   // keys whose weights share a scale when they meet int8 values
+constexpr float SMALLEST = 1e-36f;  // number that is worth codes: 127 / SMALLEST is finite
 constexpr float MASKED = -1e30f;  // below every logit, above the score of padding
 
 // Some rows of a matrix, interleaved by 16; see "weight files" in doge/cpu.h.
@@ -98,9 +99,11 @@ struct Kernels {
                    float scale, float* y);
     // up to MOST_QUERIES queries over one page; query t is x[t * stride ...] or codes[t * stride ...], padded with zeros
     void (*attend)(const Keys&, Query*, int n, const float* x, const int8_t* codes, size_t stride);
-    // for 16 rows of each group [first, last) a number that their logits do not fall below, and one they do not exceed
+    // for 16 rows of each group [first, last) a number that their logits do not fall below, and one they do not exceed;
+    // infinite where nothing is known, never NaN
     void (*screen)(const ScreenedHead&, const ScreenedInput&, int first, int last, float* lower, float* upper);
-    float (*largest)(const float* x, int n);  // n > 0; x is not padded
+    // n > 0; x is not padded. NaN is passed over, or is what comes out
+    float (*largest)(const float* x, int n);
     // a row of a table, as doge_cpu_pack makes it, times x; and out += weight * row, of columns [first, last)
     float (*row_dot)(const uint8_t* row, int kind, int block, int columns, const float* x);
     void (*row_add)(const uint8_t* row, int kind, int block, int first, int last, int columns, float weight, float* out);

@@ -9,12 +9,20 @@
 
 namespace doge::cpu {
 
+[[noreturn]] inline void run_out() {
+#if defined(__cpp_exceptions)
+    throw std::bad_alloc();
+#else
+    std::abort();
+#endif
+}
+
 class Memory {
    public:
     Memory() = default;
     // calloc, because the system then gives pages when they are first touched.
     explicit Memory(size_t bytes) : raw_(std::calloc(bytes + ALIGN, 1)), bytes_(bytes) {
-        if (raw_ == nullptr) throw std::bad_alloc();
+        if (raw_ == nullptr) run_out();
     }
     ~Memory() { std::free(raw_); }
     Memory(Memory&& other) noexcept { swap(other); }

@@ -78,7 +78,8 @@ extern "C" doge_cpu_status doge_cpu_screen(doge_cpu_model* model, char* message,
     const Message text{message, message_bytes};
     if (model == nullptr) return text.fail(DOGE_CPU_BAD_ARGUMENT, "no model");
     return guarded(text, [&] {
-        const std::lock_guard<std::mutex> turn(model->turn);
+        const Lock turn(model->turn);
+        model->pool->settle();
         if (!model->screen.ready()) model->screen.make(model->weights.head, *model->pool);
         return DOGE_CPU_SUCCESS;
     });

@@ -3,8 +3,8 @@
 #include <cmath>
 #include <cstring>
 #include <memory>
-#include <new>
 
+#include "guard.h"
 #include "half.h"
 #include "layout.h"
 #include "message.h"
@@ -111,6 +111,7 @@ static doge_cpu_status pack(const doge_cpu_piece& p, const float* values, const 
     const bool known = p.kind == DOGE_CPU_INT4 || p.kind == DOGE_CPU_INT8 || p.kind == DOGE_CPU_FLOAT16 ||
                        p.kind == DOGE_CPU_BFLOAT16 || p.kind == DOGE_CPU_FLOAT32;
     if (!known || !form_of(p, form) || p.rows < 1 || p.columns < 1 ||
+        (form == Form::vector && (p.rows != 1 || p.kind != DOGE_CPU_FLOAT32)) ||
         (is_code(p.kind) && (p.block < 16 || p.block > 128 || p.block % 16 != 0 || p.columns % p.block != 0)) ||
         piece_bytes(form, p) != p.bytes)
         return message.fail(DOGE_CPU_BAD_ARGUMENT, "the piece of role %d was not planned", p.role);
@@ -148,9 +149,6 @@ extern "C" doge_cpu_status doge_cpu_pack(const doge_cpu_piece* piece, const floa
                                          const float* scales, void* out, char* message, size_t message_bytes) {
     const doge::cpu::Message text{message, message_bytes};
     if (piece == nullptr || out == nullptr) return text.fail(DOGE_CPU_BAD_ARGUMENT, "no piece, or nowhere to put it");
-    try {
-        return doge::cpu::pack(*piece, values, codes, scales, static_cast<uint8_t*>(out), text);
-    } catch (const std::bad_alloc&) {
-        return text.fail(DOGE_CPU_NO_MEMORY, "no memory to pack a piece");
-    }
+    return doge::cpu::guarded(
+        text, [&] { return doge::cpu::pack(*piece, values, codes, scales, static_cast<uint8_t*>(out), text); });
 }

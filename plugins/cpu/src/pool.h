@@ -16,6 +16,9 @@
 #include <mutex>
 #include <thread>
 #include <vector>
+#if !defined(_WIN32)
+#include <unistd.h>
+#endif
 #endif
 
 namespace doge::cpu {
@@ -41,6 +44,7 @@ class Pool {
     explicit Pool(int) {}
     int size() const { return 1; }
     int threads() const { return 1; }
+    void settle() {}
     void barrier() {}
     template <class Function>
     void run(Function& function) {
@@ -70,6 +74,11 @@ class Pool {
     int size() const { return threads_; }
     // Those that the next call takes; one call at a time, so it stays the same until that has ended.
     int threads() const { return active_; }
+    // To be called before a call's work is laid out. A process that was forked from the pool's has its memory and none of
+    // its threads: the caller is alone there.
+    void settle() {
+        if (forked()) active_ = 1;
+    }
 
     // Calls function(id) for every id, 0 in the caller's thread; one call at a time. function must
     // not throw: what it needs is allocated before.
@@ -78,7 +87,7 @@ class Pool {
         const Lock lock(mutex_);
         if (active_ == 1) {
             function(0);
-            if (threads_ > 1 && --alone_ == 0) active_ = threads_;
+            if (threads_ > 1 && !forked() && --alone_ == 0) active_ = threads_;
             return;
         }
         waited_.store(0, std::memory_order_relaxed);
@@ -111,6 +120,13 @@ class Pool {
 
    private:
     using Clock = std::chrono::steady_clock;
+
+#if defined(_WIN32)
+    static int process() { return 0; }
+#else
+    static int process() { return int(getpid()); }
+#endif
+    bool forked() const { return process() != process_; }
 
     // Spins; now and then lets another thread have the processor, which may be the one that is waited for. What is waited
     // beyond the first of these times, some 50 us, is added up: between threads that all run it does not come to that.
@@ -166,13 +182,17 @@ class Pool {
         stopping_.store(true, std::memory_order_relaxed);
         turn_.fetch_add(1, std::memory_order_release);
         turn_.notify_all();
-        for (std::thread& worker : workers_) worker.join();
+        for (std::thread& worker : workers_) {
+            if (forked()) worker.detach();
+            else worker.join();
+        }
         workers_.clear();
     }
 
     static constexpr int FIRST_PENALTY = 64;  // calls
 
     const int threads_;
+    const int process_ = process();
     int active_;
     int strikes_ = 0, calm_ = 0, alone_ = 0, penalty_ = FIRST_PENALTY;
     std::atomic<int64_t> waited_{0};  // nanoseconds of all threads in a call

@@ -10,6 +10,9 @@ namespace doge::cpu {
 namespace {
 
 constexpr int PIECE = 512;  // tokens at once, where tokens do not mix
+constexpr int64_t MOST_MIXED = 1 << 20;  // tokens at once where they mix: times 1024 heads they still are an int
+
+bool mixes(const doge_cpu_config& config) { return config.moe == DOGE_CPU_MOE_REFERENCE; }
 
 doge_cpu_status check(const doge_cpu_state& state, const doge_cpu_call& call, const Message& message) {
     const doge_cpu_config& c = state.model->config();
@@ -17,6 +20,9 @@ doge_cpu_status check(const doge_cpu_state& state, const doge_cpu_call& call, co
     if (int64_t(state.length) + call.tokens > state.max_length)
         return message.fail(DOGE_CPU_TOO_LONG, "%d tokens behind %d exceed the maximum length of %d", call.tokens,
                             state.length, state.max_length);
+    if (mixes(c) && int64_t(state.batch) * call.tokens > MOST_MIXED)
+        return message.fail(DOGE_CPU_BAD_ARGUMENT, "%d rows of %d tokens in one call, a router that mixes them takes %lld",
+                            state.batch, call.tokens, static_cast<long long>(MOST_MIXED));
     if (call.logits_to_keep < 0 || call.logits_to_keep > call.tokens)
         return message.fail(DOGE_CPU_BAD_ARGUMENT, "the logits of %d of %d tokens", call.logits_to_keep, call.tokens);
     if (call.num_candidates < 0 || call.num_candidates > c.vocab_size ||
@@ -57,12 +63,12 @@ doge_cpu_status run(doge_cpu_state& state, const doge_cpu_call& call, const Mess
     if (const doge_cpu_status status = check(state, call, message)) return status;
     const doge_cpu_model& model = *state.model;
     const Lock turn(model.turn);
+    model.pool->settle();
     for (Cache& cache : state.caches) cache.reserve(state.length + call.tokens);
     const std::vector<int32_t> positions = positions_of(state, call);
     const int32_t longest = *std::max_element(positions.begin(), positions.end());
     // A router that mixes a call's tokens needs all of them at once.
-    const bool mixes = model.config().moe == DOGE_CPU_MOE_REFERENCE;
-    const int step = mixes ? call.tokens : std::max(1, PIECE / state.batch);
+    const int step = mixes(model.config()) ? call.tokens : std::max(1, PIECE / state.batch);
     std::vector<int32_t> here;
     for (int first = 0; first < call.tokens; first += step) {
         const Piece piece{&call, first, std::min(step, call.tokens - first), state.length + first};

@@ -12,7 +12,8 @@
 // K 2^-23 sum |w_i| |x_i| <= K 2^-23 sum N_b X_b, for K < 2^20; those of the first terms, whose integers are below 2^24 and
 // exact, by at most (K / 16 + 8) 2^-23 sum (N_b + E_b) X_b. `rounding` covers both; E, N, X and G are rounded up.
 //
-// Row r can be among the n best only if its upper bound reaches the n-th largest lower bound: else n rows are better.
+// Row r can be among the n best only if its upper bound reaches the n-th largest lower bound: else n rows are better. A row
+// of NaN or infinity has the bounds -infinity and infinity, and its own logit decides.
 #pragma once
 #include "inputs.h"
 #include "model.h"

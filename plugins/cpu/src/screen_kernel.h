@@ -7,7 +7,7 @@ namespace {
 void screen(const ScreenedHead& head, const ScreenedInput& in, int first, int last, float* lower, float* upper) {
     const int blocks = head.columns / head.block, chunks = head.block / 4;
     const size_t codes = size_t(head.block) * 16, size = codes + 3 * 64;
-    const F rounding = splat(in.rounding);
+    const F rounding = splat(in.rounding), infinite = splat(INFINITY), lowest = splat(-INFINITY);
     for (int g = first; g < last; g++) {
         const uint8_t* p = head.bytes + size_t(g) * size_t(blocks) * size;
         F logit = splat(0.0f), bound = splat(1e-30f);
@@ -25,8 +25,11 @@ void screen(const ScreenedHead& head, const ScreenedInput& in, int first, int la
             bound = fma(error, length, bound);
             bound = fma(weights, fma(rounding, length, rest), bound);
         }
-        store(lower + g * 16, sub(logit, bound));
-        store(upper + g * 16, add(logit, bound));
+        // Rows or inputs that are no finite numbers: nothing is known.
+        const F least = sub(logit, bound), most = add(logit, bound);
+        const Mask known = both(greater(least, lowest), greater(infinite, most));
+        store(lower + g * 16, select(known, least, lowest));
+        store(upper + g * 16, select(known, most, infinite));
     }
 }
 

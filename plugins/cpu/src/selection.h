@@ -4,6 +4,7 @@
 // w best, its worst on top, is all there is to know. The worst says which keys are kept.
 #pragma once
 #include <algorithm>
+#include <cmath>
 #include <vector>
 
 namespace doge::cpu {
@@ -21,9 +22,9 @@ class Selection {
         length_ = 0;
     }
     void reserve(int window) { heap_.reserve(size_t(window)); }
-    // Adds the next key.
+    // Adds the next key. NaN counts as lowest, so that any scores have an order.
     void push(float score, int window) {
-        const Kept key{score, length_++};
+        const Kept key{score == score ? score : -INFINITY, length_++};
         if (int(heap_.size()) < window) {
             heap_.push_back(key);
             std::push_heap(heap_.begin(), heap_.end(), better);

@@ -33,6 +33,7 @@ inline F sub(F a, F b) { DOGE_EACH a.v[i] = v_sub(a.v[i], b.v[i]); return a; }
 inline F mul(F a, F b) { DOGE_EACH a.v[i] = v_mul(a.v[i], b.v[i]); return a; }
 inline F div(F a, F b) { DOGE_EACH a.v[i] = v_div(a.v[i], b.v[i]); return a; }
 inline F fma(F a, F b, F c) { DOGE_EACH c.v[i] = v_fma(a.v[i], b.v[i], c.v[i]); return c; }  // a * b + c
+// b where either is NaN; NEON alone gives NaN then
 inline F max(F a, F b) { DOGE_EACH a.v[i] = v_max(a.v[i], b.v[i]); return a; }
 inline F abs(F a) { DOGE_EACH a.v[i] = v_abs(a.v[i]); return a; }
 inline F nearest(F a) { DOGE_EACH a.v[i] = v_nearest(a.v[i]); return a; }
@@ -69,10 +70,11 @@ inline F lanes() {
     return load(from_zero);
 }
 
-// exp, to 2 units in the last place; 0 below -87
+// exp, to 2 units in the last place; 0 below -87 and of NaN, exp(88) above 88, for pow2 knows no more
 inline F exp(F x) {
-    const F low = splat(-87.0f);
-    const F t = mul(max(x, low), splat(1.44269504f)), n = nearest(t), f = sub(t, n);
+    const F low = splat(-87.0f), high = splat(88.0f);
+    const F inside = select(greater(x, high), high, max(x, low));
+    const F t = mul(inside, splat(1.44269504f)), n = nearest(t), f = sub(t, n);
     F p = splat(1.5403530e-4f);
     p = fma(p, f, splat(1.3333558e-3f));
     p = fma(p, f, splat(9.6181291e-3f));

@@ -27,7 +27,7 @@ inline V v_fma(V a, V b, V c) { return wasm_f32x4_relaxed_madd(a, b, c); }
 #else
 inline V v_fma(V a, V b, V c) { return wasm_f32x4_add(wasm_f32x4_mul(a, b), c); }
 #endif
-inline V v_max(V a, V b) { return wasm_f32x4_pmax(a, b); }
+inline V v_max(V a, V b) { return wasm_f32x4_pmax(b, a); }
 inline V v_abs(V a) { return wasm_f32x4_abs(a); }
 inline V v_nearest(V a) { return wasm_f32x4_nearest(a); }
 inline VI v_to_int(V a) { return wasm_i32x4_trunc_sat_f32x4(a); }

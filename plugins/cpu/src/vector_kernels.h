@@ -4,13 +4,13 @@
 namespace doge::cpu {
 namespace {
 
-// The largest of each block goes to +-127.
+// The largest of each block goes to +-127; a block of which 127 / largest is no float becomes zeros.
 void quantise(const float* x, int columns, int block, size_t step, int8_t* codes, float* scales, int32_t* sums) {
     for (int b = 0; b < columns / block; b++, x += block, codes += step * size_t(block), scales += step, sums += step) {
         F most = splat(0.0f);
         for (int k = 0; k < block; k += 16) most = max(most, abs(load(x + k)));
         const float top = largest(most);
-        const F inverse = splat(top > 0 ? 127.0f / top : 0.0f);
+        const F inverse = splat(top > SMALLEST ? 127.0f / top : 0.0f);
         I total = splat_int(0);
         for (int k = 0; k < block; k += 16) {
             const I code = to_int(nearest(mul(load(x + k), inverse)));
@@ -53,13 +53,10 @@ void rotate(const float* x, const float* norm, int head_dim, float eps, const fl
 }
 
 float largest_of(const float* x, int n) {
-    float top = x[0];
+    F most = splat(-INFINITY);
     int i = 0;
-    if (n >= 16) {
-        F most = load(x);
-        for (i = 16; i + 16 <= n; i += 16) most = max(most, load(x + i));
-        top = largest(most);
-    }
+    for (; i + 16 <= n; i += 16) most = max(load(x + i), most);
+    float top = largest(most);
     for (; i < n; i++) top = x[i] > top ? x[i] : top;
     return top;
 }

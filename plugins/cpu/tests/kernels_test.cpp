@@ -188,6 +188,43 @@ void test_gated(const Kernels& k, int rows, int columns, int kind, int n) {
         }
 }
 
+// Gates so far from 0 that their exponentials are no floats.
+void test_silu(const Kernels& k) {
+    const float gates[16] = {0, -87, -88, -88.8f, -89, -90, -100, -1000, -1e30f, 87, 89, 100, 1e30f, -126, -130, -200};
+    doge_cpu_piece p = planned(DOGE_CPU_HEAD, 16, 1, DOGE_CPU_FLOAT32, 0);
+    Weights zero(p, false);
+    std::memset(zero.packed.data(), 0, p.bytes);
+    Inputs in(k, 1, 1, 0, false);
+    const Matrix m{zero.packed.data(), 16, 1, DOGE_CPU_FLOAT32, 0, p.bytes};
+    Exact<float> gate(16), one(16), out(16);
+    for (size_t i = 0; i < 16; i++) gate[i] = gates[i], one[i] = 1;
+    k.gated(m, 0, m, 0, 1, in.a, 1, gate.data(), {out.data(), 16, one.data(), nullptr, 16});
+    for (size_t i = 0; i < 16; i++) {
+        const double x = gates[i];
+        close(k.name, "silu", out[i], x / (1 + std::exp(-x)), 1e-6 * std::fmax(x, 0) + 1e-6);
+    }
+}
+
+// Blocks of numbers so small that 127 over the largest is no float, and comparisons with NaN.
+void test_odd_numbers(const Kernels& k) {
+    for (const float size : {0.0f, 1e-44f, 1e-39f, 1e-37f, 1e-30f, 1e30f}) {
+        Exact<float> x(16), scale(1);
+        Exact<int8_t> codes(16);
+        Exact<int32_t> sum(1);
+        for (int i = 0; i < 16; i++) x[size_t(i)] = float(i - 8) / 8 * size;
+        k.quantise(x.data(), 16, 16, 1, codes.data(), scale.data(), sum.data());
+        for (int i = 0; i < 16; i++) {
+            const double step = double(size) / 127, bound = size > 1e-36f ? 0.51 * step : double(size);
+            close(k.name, "a small code", double(scale[0]) * codes[size_t(i)], double(x[size_t(i)]), bound + 1e-44);
+            if (codes[size_t(i)] < -127) close(k.name, "the lowest code", codes[size_t(i)], -127, 0);
+        }
+    }
+    Exact<float> x(50);
+    for (int i = 0; i < 50; i++) x[size_t(i)] = i == 20 ? 7.0f : i % 3 == 0 ? NAN : float(i) / 100;
+    const float top = k.largest(x.data(), 50);
+    if (top == top) close(k.name, "the largest beside NaN", top, 7, 0);
+}
+
 // Keys and values as the cache holds them, written here again.
 void test_attend(const Kernels& k, bool int8, int head_dim, int count, int n, int first, bool selects) {
     const int width = padded(head_dim);
@@ -330,6 +367,9 @@ void test(const Kernels& k) {
             for (int count : {1, 15, 16, 63, 64, 100, 256})
                 for (bool selects : {false, true}) test_attend(k, int8, d, count, 1 + below(12), below(3) * PAGE, selects);
     test_attend(k, true, 64, 100, MOST_QUERIES, 0, false);
+    for (int first : {1 << 23, (1 << 24) - PAGE}) test_attend(k, false, 16, 100, 12, first, true);  // whole floats are 1 apart
+    test_silu(k);
+    test_odd_numbers(k);
     for (int kind : codes)
         for (int block : {16, 32, 128}) test_rows(k, 2 * block, kind, block);
     for (int kind : floats)

@@ -21,8 +21,13 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
-#if defined(__GNUC__)
-#pragma GCC visibility push(default)
+/* The library exports these functions and no other. */
+#if defined(_WIN32) && defined(DOGE_CPU_BUILD)
+#define DOGE_CPU_API __declspec(dllexport)
+#elif defined(_WIN32)
+#define DOGE_CPU_API
+#else
+#define DOGE_CPU_API __attribute__((visibility("default")))
 #endif
 
 /* Of these functions and structs; a caller built for another number must not call anything else. */
@@ -41,12 +46,12 @@ typedef enum {
 
 /* ---- the library ---- */
 
-int32_t doge_cpu_interface(void); /* DOGE_CPU_INTERFACE */
-int32_t doge_cpu_layout(void);    /* DOGE_CPU_LAYOUT */
+DOGE_CPU_API int32_t doge_cpu_interface(void); /* DOGE_CPU_INTERFACE */
+DOGE_CPU_API int32_t doge_cpu_layout(void);    /* DOGE_CPU_LAYOUT */
 /* Instruction sets of this library in ascending order of preference, separated by spaces: "plain avx2 avx512vnni". */
-const char* doge_cpu_instruction_sets(void);
+DOGE_CPU_API const char* doge_cpu_instruction_sets(void);
 /* Those of them that this processor has, likewise; the last is what doge_cpu_open takes by default. */
-const char* doge_cpu_usable_instruction_sets(void);
+DOGE_CPU_API const char* doge_cpu_usable_instruction_sets(void);
 
 /* ---- weight files ----
  *
@@ -183,13 +188,13 @@ typedef struct {
 
 /* Sets offset and bytes of every piece and returns the size of the file; 0 where the pieces are not those of the model.
  */
-uint64_t doge_cpu_plan(const doge_cpu_config* config, doge_cpu_piece* pieces, uint32_t piece_count, char* message,
-                       size_t message_bytes);
+DOGE_CPU_API uint64_t doge_cpu_plan(const doge_cpu_config* config, doge_cpu_piece* pieces, uint32_t piece_count,
+                                    char* message, size_t message_bytes);
 
 /* Writes header and pieces to `file`, which holds the planned size; source may be null (zeros). */
-doge_cpu_status doge_cpu_write_header(const doge_cpu_config* config, const doge_cpu_piece* pieces, uint32_t piece_count,
-                                      const uint8_t source[32], void* file, uint64_t file_bytes, char* message,
-                                      size_t message_bytes);
+DOGE_CPU_API doge_cpu_status doge_cpu_write_header(const doge_cpu_config* config, const doge_cpu_piece* pieces,
+                                                   uint32_t piece_count, const uint8_t source[32], void* file,
+                                                   uint64_t file_bytes, char* message, size_t message_bytes);
 
 /* Packs the weights of one planned piece into `out`, piece->bytes bytes.
  *
@@ -197,8 +202,8 @@ doge_cpu_status doge_cpu_write_header(const doge_cpu_config* config, const doge_
  *          to the nearest, the largest of each block to the last code
  * codes    [rows, columns], one a byte; scales [rows, columns / block] float32
  */
-doge_cpu_status doge_cpu_pack(const doge_cpu_piece* piece, const float* values, const uint8_t* codes,
-                              const float* scales, void* out, char* message, size_t message_bytes);
+DOGE_CPU_API doge_cpu_status doge_cpu_pack(const doge_cpu_piece* piece, const float* values, const uint8_t* codes,
+                                           const float* scales, void* out, char* message, size_t message_bytes);
 
 /* ---- the model ---- */
 
@@ -216,17 +221,18 @@ enum {
  * instruction_set  one of doge_cpu_usable_instruction_sets; null for the best
  * flags            DOGE_CPU_COPY, DOGE_CPU_SCREEN
  */
-doge_cpu_status doge_cpu_open(const void* file, uint64_t file_bytes, int32_t threads, const char* instruction_set,
-                              uint32_t flags, doge_cpu_model** model, char* message, size_t message_bytes);
+DOGE_CPU_API doge_cpu_status doge_cpu_open(const void* file, uint64_t file_bytes, int32_t threads,
+                                           const char* instruction_set, uint32_t flags, doge_cpu_model** model,
+                                           char* message, size_t message_bytes);
 /* Makes what DOGE_CPU_SCREEN makes later on, between two runs: it takes as long as some tens of tokens, which a short answer
  * does not win back. Nothing where it is there, or the head is no float. */
-doge_cpu_status doge_cpu_screen(doge_cpu_model* model, char* message, size_t message_bytes);
+DOGE_CPU_API doge_cpu_status doge_cpu_screen(doge_cpu_model* model, char* message, size_t message_bytes);
 /* After all of its states. Null is allowed. */
-void doge_cpu_close(doge_cpu_model* model);
+DOGE_CPU_API void doge_cpu_close(doge_cpu_model* model);
 
-const doge_cpu_header* doge_cpu_model_header(const doge_cpu_model* model);
-const char* doge_cpu_model_instruction_set(const doge_cpu_model* model);
-int32_t doge_cpu_model_threads(const doge_cpu_model* model);
+DOGE_CPU_API const doge_cpu_header* doge_cpu_model_header(const doge_cpu_model* model);
+DOGE_CPU_API const char* doge_cpu_model_instruction_set(const doge_cpu_model* model);
+DOGE_CPU_API int32_t doge_cpu_model_threads(const doge_cpu_model* model);
 
 /* ---- sequences ----
  *
@@ -236,16 +242,18 @@ int32_t doge_cpu_model_threads(const doge_cpu_model* model);
 typedef struct doge_cpu_state doge_cpu_state;
 
 /* cache_kind: FLOAT32, or INT8 with one scale for each key and value. max_length: 0 for the model's. */
-doge_cpu_status doge_cpu_state_create(const doge_cpu_model* model, int32_t batch, int32_t cache_kind, int32_t max_length,
-                                      doge_cpu_state** state, char* message, size_t message_bytes);
-void doge_cpu_state_destroy(doge_cpu_state* state); /* null is allowed */
-int32_t doge_cpu_state_length(const doge_cpu_state* state); /* P, padding included */
-uint64_t doge_cpu_state_bytes(const doge_cpu_state* state); /* memory of its caches now */
+DOGE_CPU_API doge_cpu_status doge_cpu_state_create(const doge_cpu_model* model, int32_t batch, int32_t cache_kind,
+                                                   int32_t max_length, doge_cpu_state** state, char* message,
+                                                   size_t message_bytes);
+DOGE_CPU_API void doge_cpu_state_destroy(doge_cpu_state* state); /* null is allowed */
+DOGE_CPU_API int32_t doge_cpu_state_length(const doge_cpu_state* state); /* P, padding included */
+DOGE_CPU_API uint64_t doge_cpu_state_bytes(const doge_cpu_state* state); /* memory of its caches now */
 /* Forgets all but the first `length` tokens. */
-doge_cpu_status doge_cpu_state_rewind(doge_cpu_state* state, int32_t length, char* message, size_t message_bytes);
+DOGE_CPU_API doge_cpu_status doge_cpu_state_rewind(doge_cpu_state* state, int32_t length, char* message,
+                                                   size_t message_bytes);
 /* Copies the cache of one layer: keys (normalised and rotated) and values, each [B, kv heads, P, D]. */
-doge_cpu_status doge_cpu_state_copy(const doge_cpu_state* state, int32_t layer, float* keys, float* values,
-                                    char* message, size_t message_bytes);
+DOGE_CPU_API doge_cpu_status doge_cpu_state_copy(const doge_cpu_state* state, int32_t layer, float* keys, float* values,
+                                                 char* message, size_t message_bytes);
 
 typedef struct {
     int32_t tokens;            /* S, at least 1 */
@@ -263,11 +271,9 @@ typedef struct {
 
 /* Reads S tokens behind the P before, which then are P + S. After an error the state is as it was.
  * `model` is the one the state was created with. */
-doge_cpu_status doge_cpu_run(doge_cpu_state* state, const doge_cpu_call* call, char* message, size_t message_bytes);
+DOGE_CPU_API doge_cpu_status doge_cpu_run(doge_cpu_state* state, const doge_cpu_call* call, char* message,
+                                          size_t message_bytes);
 
-#if defined(__GNUC__)
-#pragma GCC visibility pop
-#endif
 #ifdef __cplusplus
 }
 #endif
