@@ -129,6 +129,8 @@ def _exported_sections(seen: Inspection, show_all: bool) -> list[Section]:
         ("task", manifest.task),
         ("max_length", manifest.max_length),
     ]
+    if manifest.cache == "bounded":
+        export.append(("cache", f"bounded, {manifest.architecture.get('keep_window_size')} keys a layer and head"))
     if manifest.cdmoe_routing:
         export.append(("cdmoe_routing", manifest.cdmoe_routing))
     from doge_export.runtime.native.backend import described_backend

@@ -9,7 +9,9 @@ import click
 
 from doge_export.cli.options import (
     PATH,
+    Length,
     assumption_options,
+    cache_option,
     cdmoe_routing_option,
     force_option,
     json_option,
@@ -36,7 +38,8 @@ from doge_export.installing import need
     "operators, or onnxruntime with the native decoder as its one operator.",
 )
 @assumption_options
-@max_length_option()
+@max_length_option(kind=Length())
+@cache_option
 @cdmoe_routing_option(
     "How a mixture of experts chooses: as its published code does, mixing tokens, or each token for itself.",
     default="reference",

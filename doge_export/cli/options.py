@@ -13,6 +13,7 @@ import click
 from doge_export import console
 from doge_export.checkpoint.architecture import CdmoeRouting, Generation, MoeVariant, Task
 from doge_export.checkpoint.identify import RatioScope
+from doge_export.package.manifest import Cache
 from doge_export.paths import HUB_ID, check_path_text
 from doge_export.precision import ADDABLE, RENAMED, Precision
 
@@ -87,11 +88,38 @@ validate_option = click.option(
 )
 
 
-def max_length_option(note: str = "") -> Callable[[Function], Function]:
-    """Return the option --max-length; None leaves the length to the checkpoint. `note` goes into the help."""
+class Length(click.ParamType):
+    """A number of tokens, or "unlimited"."""
+
+    name = "length"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number, or "unlimited"."""
+        return value if value == "unlimited" else click.INT.convert(value, param, ctx)
+
+
+def cache_option(function: Function) -> Function:
+    """Add the option --cache of exports."""
+    return click.option(
+        "--cache",
+        type=click.Choice(get_args(Cache)),
+        default="unbounded",
+        show_default=True,
+        help="Keys that the cache holds: those of all tokens, or the keep_window_size best of each layer and head, "
+        "which is exact, of constant size, and allows --max-length unlimited.",
+    )(function)
+
+
+def max_length_option(note: str = "", kind: Any = int) -> Callable[[Function], Function]:
+    """Return the option --max-length; None leaves the length to the checkpoint.
+
+    Args:
+        note: goes into the help.
+        kind: int, or `Length()` where "unlimited" is allowed too.
+    """
     return click.option(
         "--max-length",
-        type=int,
+        type=kind,
         metavar="N",
         help=f"Tokens that prompt and answer may have together{note}. [default: max_position_embeddings]",
     )

@@ -66,6 +66,12 @@ model = onnxruntime_genai.Model(config)
 model = ORTModelForCausalLM.from_pretrained("out", subfolder="onnx", file_name="model.onnx")
 model.num_key_value_heads = model.config.num_key_value_heads
 ```"""
+BOUNDED = """## In other runtimes
+
+Any runtime of standard ONNX keeps the state with no code but this: feed every output `present.*` back as
+`past_key_values.*`, and `present_scores` as `past_scores`; all begin with 0 slots. `attention_mask` covers the new
+tokens alone, `position_ids` count on from token to token, and a prompt may be read in pieces. Slots stay at
+keep_window_size however long the text gets."""
 _ROUTING = {
     "reference": (
         "`reference`: the experts of a token are chosen as the model's published code chooses them, by a reshape that "
@@ -83,7 +89,7 @@ def write_card(folder: Path, manifest: Manifest) -> None:
     """Write README.md into a folder; `manifest.files` may still be empty."""
     sections = [_header(manifest), _about(manifest), _usage(manifest), _parity(manifest), _limits(manifest)]
     if manifest.target == "portable" and manifest.task == "text-generation":
-        sections.insert(-2, OTHER_TOOLS)
+        sections.insert(-2, BOUNDED if manifest.cache == "bounded" else OTHER_TOOLS)
     if any(graph.quality for graph in manifest.graphs.values()):
         sections.insert(-1, _quality(manifest))
     (folder / "README.md").write_text("\n\n".join(sections) + "\n", encoding="utf-8")
@@ -339,6 +345,17 @@ def _limits(manifest: Manifest) -> str:
         f"- At most {manifest.max_length} tokens{whole}. A longer one is refused.",
         f"- Target `{manifest.target}`: {_RUNS_ON.get(manifest.target, 'see the documentation of doge-export.')}",
     ]
+    if manifest.cache == "bounded":
+        window = manifest.architecture["keep_window_size"]
+        lines.append(
+            f"- The cache is bounded, exactly: each layer and head keeps the {window} keys that a later token may "
+            "attend to, so memory and time of a token do not grow with the text."
+        )
+        if manifest.chunkable_length < manifest.max_length:
+            lines.append(
+                f"- A prompt of more than {manifest.chunkable_length} tokens is read in one piece, whose memory grows "
+                "with its square; an answer, token by token, may have any length."
+            )
     if manifest.cdmoe_routing:
         lines.append(f"- Expert routing {_ROUTING[manifest.cdmoe_routing]}")
     elif manifest.chunkable_length == 0:

@@ -29,16 +29,23 @@ MODEL = "onnx/model.onnx"
 LARGEST = 32 * 2**20
 """Bytes of the largest manifest that is read; that of Doge-160M has some 20 kB."""
 
+UNLIMITED = 2**24
+"""Largest max_length: beyond it RoPE's float32 positions are no longer exact."""
+
 LARGEST_COUNT = 2**31 - 1
 """Largest number of tokens, layers or other sizes."""
 
-Interface = Literal["one-call", "in-place", "growing", "growing-scores", "engine", "native"]
+Cache = Literal["unbounded", "bounded"]
+"""Keys that a cache holds: those of all tokens, or the keep_window_size best of each layer and head, which is exact."""
+
+Interface = Literal["one-call", "in-place", "growing", "growing-scores", "bounded", "engine", "native"]
 """Protocol of a graph's inputs and outputs; `runtime.loading` has a session or decoder for each.
 
     one-call: no cache; a text goes in whole.
     in-place: keys and values are written into one buffer bound as past and as present.
     growing: keys and values are inputs, and outputs longer by the new tokens, with the names that Optimum uses.
     growing-scores: the same, with the scores of the cached keys beside them.
+    bounded: as growing, with the scores of all layers as one more, and at most keep_window_size keys of each head.
     engine: a TensorRT engine with `engine.json` beside it.
     native: one operator that keeps its caches, over a weight file of the native decoder.
 """
@@ -137,6 +144,7 @@ class Manifest:
         seconds: time that the run took.
         peak_memory_bytes: largest resident memory of the run.
         files: every other file of the folder, by name with slashes; filled in by `write_manifest`.
+        cache: keys that the cache holds.
         format: version of this schema.
     """
 
@@ -155,6 +163,7 @@ class Manifest:
     seconds: float | None = None
     peak_memory_bytes: int | None = None
     files: Mapping[str, Fingerprint] = dataclasses.field(default_factory=dict)
+    cache: Cache = "unbounded"
     format: int = FORMAT
 
     @property
@@ -391,7 +400,7 @@ _SIZES = {
     "keep_window_size",
     "score_heads",
 }
-_DEFAULTED = {"task", "assumptions", "versions", "seconds", "peak_memory_bytes"}
+_DEFAULTED = {"task", "assumptions", "versions", "seconds", "peak_memory_bytes", "cache"}
 """Fields that older folders lack."""
 
 # Checked in this order: the format comes first, since it tells whether the others can be understood.
@@ -415,7 +424,7 @@ _VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
         f"an object with texts for some of {', '.join(sorted(_ASSUMED))}",
     ),
     "target": (lambda value: isinstance(value, str), "the name of a target"),
-    "max_length": (lambda value: _is_count(value, 1, 2**24), f"a number of tokens from 1 to {2**24}"),
+    "max_length": (lambda value: _is_count(value, 1, UNLIMITED), f"a number of tokens from 1 to {UNLIMITED}"),
     "chunkable_length": (lambda value: _is_count(value, 0), "a number of tokens from 0"),
     "cdmoe_routing": (
         lambda value: value is None or (isinstance(value, str) and value in ("reference", "per-token")),
@@ -425,6 +434,7 @@ _VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
         _is_validation,
         'an object with "passed", true or false, or "skipped", a reason',
     ),
+    "cache": (lambda value: isinstance(value, str) and value in get_args(Cache), "unbounded or bounded"),
     "versions": (_is_texts, "an object with texts"),
     "seconds": (lambda value: value is None or _is_number(value), "a number of seconds"),
     "peak_memory_bytes": (lambda value: value is None or _is_count(value, 0, 2**63), "a number of bytes"),

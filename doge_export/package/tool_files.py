@@ -38,7 +38,7 @@ def write_tool_files(folder: Path, manifest: Manifest) -> None:
     Raises:
         DogeExportError: a file of the checkpoint is no JSON object.
     """
-    if manifest.target != "portable":
+    if manifest.target != "portable" or manifest.cache == "bounded":  # no tool feeds scores back by itself
         return
     config = read_object(folder / CONFIG)
     if is_there(folder / "tokenizer.json"):

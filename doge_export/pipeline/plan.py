@@ -6,11 +6,12 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack, cast
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, cast
 
 from doge_export.console import log
 from doge_export.errors import DogeExportError
 from doge_export.installing import need
+from doge_export.package.manifest import UNLIMITED
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from doge_export.checkpoint.architecture import Architecture, CdmoeRouting, Generation, MoeVariant, Task
     from doge_export.checkpoint.identify import RatioScope
     from doge_export.package import GraphEntry, Manifest
-    from doge_export.package.manifest import Interface
+    from doge_export.package.manifest import Cache, Interface
     from doge_export.quantization.request import QuantizationRequest
     from doge_export.targets import Target, Traits
 
@@ -38,6 +39,7 @@ class ExportPlan:
         rope_scaling: True if `max_length` exceeds the trained length, so that the graph scales RoPE.
         parameters: number of weights.
         quantization: graphs to add in fewer bits; None for the fp32 one alone.
+        cache: keys that the cache holds, see `package.manifest.Cache`.
     """
 
     checkpoint: Checkpoint
@@ -49,6 +51,7 @@ class ExportPlan:
     rope_scaling: bool
     parameters: int
     quantization: QuantizationRequest | None = None
+    cache: Cache = "unbounded"
 
     @property
     def chunkable_length(self) -> int:
@@ -74,12 +77,16 @@ class ExportPlan:
             fully_masked_rows=self.cdmoe_routing == "reference" or architecture.may_fully_mask_rows,
             static_rope=architecture.rotates_keys and not self.rope_scaling,
             max_length=self.max_length,
+            bounded=self.cache == "bounded",
         )
 
     @property
     def interface(self) -> Interface:
         """Protocol of the graph's inputs and outputs."""
-        return cast("Interface", self.target.interface if self.traits.cached else "one-call")
+        if not self.traits.cached:
+            return "one-call"
+        bounded = self.cache == "bounded"
+        return cast("Interface", self.target.bounded_interface if bounded else self.target.interface)
 
     @property
     def bytes(self) -> int:
@@ -106,6 +113,7 @@ class ExportPlan:
             graphs=graphs,
             versions=versions(),
             validation={"skipped": skipped},
+            cache=self.cache,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -118,6 +126,7 @@ class ExportPlan:
             "target": self.target.name,
             "task": self.checkpoint.architecture.task,
             "max_length": self.max_length,
+            "cache": self.cache,
             "cdmoe_routing": self.cdmoe_routing,
             "key_selection": self.key_selection,
             "rope_scaling": self.rope_scaling,
@@ -140,6 +149,9 @@ class Options(TypedDict, total=False):
         task: "text-generation", "feature-extraction" or "text-classification"; by default the task of the checkpoint's
             head.
         max_length: most tokens of a sequence, prompt and answer together; max_position_embeddings by default.
+            "unlimited", with a bounded cache, is as many as RoPE has exact float32 positions, 16777216.
+        cache: "unbounded" (the default) holds the keys of all tokens, "bounded" only those that a later token may
+            attend to, keep_window_size of each layer and head: exact, and of constant size.
         cdmoe_routing: "reference" (the default) mixes tokens as transformers does, "per-token" does not; without effect
             on a model without CDMoE.
         generation, cdmoe, ratio_mask: facts that the files of an old checkpoint leave open, see `Assumptions`.
@@ -155,7 +167,8 @@ class Options(TypedDict, total=False):
 
     target: str
     task: Task | None
-    max_length: int | None
+    max_length: int | Literal["unlimited"] | None
+    cache: Cache
     cdmoe_routing: CdmoeRouting
     generation: Generation | None
     cdmoe: MoeVariant | None
@@ -194,6 +207,7 @@ def plan(model: str | Path, **options: Unpack[Options]) -> ExportPlan:
     from doge_export.checkpoint import open_checkpoint
     from doge_export.checkpoint.identify import Assumptions
     from doge_export.checkpoint.naming import expected_tensors
+    from doge_export.pipeline.bounded import check_bounded
     from doge_export.quantization.request import QuantizationRequest
     from doge_export.runtime.generation_config import GenerationConfig
     from doge_export.targets import TARGETS
@@ -225,7 +239,10 @@ def plan(model: str | Path, **options: Unpack[Options]) -> ExportPlan:
             log(f"note: {note}")
     if quantization is not None:
         _check_texts(quantization, checkpoint)
-    max_length = _checked_length(given.get("max_length"), architecture)
+    cache = given.get("cache", "unbounded")
+    max_length = _checked_length(given.get("max_length"), cache, architecture)
+    if cache == "bounded":
+        check_bounded(TARGETS[target], architecture, max_length)
     architecture = architecture.within(max_length)
     _check_operators(TARGETS[target], architecture)
     if is_native:
@@ -242,6 +259,7 @@ def plan(model: str | Path, **options: Unpack[Options]) -> ExportPlan:
         rope_scaling=architecture.scales_rope(max_length),
         parameters=sum(math.prod(shape) for shape in expected_tensors(architecture).values()),
         quantization=quantization,
+        cache=cache,
     )
 
 
@@ -289,9 +307,17 @@ def _check_operators(target: Target, architecture: Architecture) -> None:
         )
 
 
-def _checked_length(max_length: int | None, architecture: Architecture) -> int:
+def _checked_length(max_length: int | str | None, cache: str, architecture: Architecture) -> int:
+    if cache not in ("unbounded", "bounded"):
+        raise DogeExportError(f"unknown cache {cache!r}; choose unbounded or bounded")
+    if max_length == "unlimited":
+        if cache != "bounded":
+            raise DogeExportError(
+                "max length unlimited needs a cache of constant size: add --cache bounded, or give a number of tokens"
+            )
+        return UNLIMITED
     if max_length is None:
         max_length = architecture.max_position_embeddings
-    if not isinstance(max_length, int) or isinstance(max_length, bool) or not 1 <= max_length <= 2**24:
-        raise DogeExportError(f"max length {max_length!r} is not a number of tokens from 1 to {2**24}")
+    if not isinstance(max_length, int) or isinstance(max_length, bool) or not 1 <= max_length <= UNLIMITED:
+        raise DogeExportError(f"max length {max_length!r} is not a number of tokens from 1 to {UNLIMITED}")
     return max_length

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -28,13 +29,13 @@ class Context:
 
     def __init__(self, decoder: Decoder) -> None:
         self.decoder = decoder
-        self._ids: list[int] = []  # of the only row; empty for a batch, and for a prompt that must be read whole
+        self._ids = array("i")  # of the only row; empty for a batch, and for a prompt that must be read whole
         self._turn = 0
 
     def clear(self, batch_size: int = 1) -> None:
         """Empty the cache. An answer that is being generated cannot go on: its next `append` fails."""
         self._turn += 1
-        self._ids = []
+        self._ids = array("i")
         self.decoder.reset(batch_size)
 
     def read(self, rows: Sequence[Sequence[int]], reuse: bool = False) -> tuple[list[Prediction], int]:
@@ -51,6 +52,7 @@ class Context:
         length = max(map(len, rows))
         in_pieces = length <= self.decoder.chunkable_length
         kept = self._common(rows[0]) if reuse and len(rows) == 1 and in_pieces else 0
+        kept = self.decoder.recallable(kept)
         if kept:
             self._turn += 1
             self._ids = self._ids[:kept]
@@ -69,6 +71,8 @@ class Context:
             predictions = self.decoder.predict(input_ids[:, chunk], mask[:, chunk] if is_padded else None)
             if len(rows) == 1 and in_pieces:
                 self._ids.extend(rows[0][chunk])
+        if self._ids:
+            self.decoder.mark()
         return predictions, self._turn
 
     def append(self, turn: int, tokens: np.ndarray) -> list[Prediction]:

@@ -74,6 +74,9 @@ def _expected_inputs(interface: str, manifest: Manifest, found: Mapping[str, Por
     keep: dict[str, Port] = {"num_logits_to_keep": ("int64", ())}
     if interface == "growing-scores":
         return tokens | {"position_ids": _IDS}, {}
+    if interface == "bounded":
+        joint: Port = ("float", (None, _joint_heads(manifest, found), None))
+        return tokens | {"position_ids": _IDS, "past_scores": joint}, keep
     if interface == "growing":
         return tokens | {"position_ids": _IDS}, keep
     lengths: dict[str, Port] = {
@@ -93,12 +96,14 @@ def _expected_outputs(interface: str, manifest: Manifest, found: Mapping[str, Po
         if manifest.task == "text-classification":
             return {"logits": ("float", (None, len(a.get("labels", ()))))}
         return {"last_hidden_state": ("float", (None, None, a.get("hidden_size", -1)))}
-    tokens = 1 if interface == "growing" and _size(found, "logits", 1, 3) == 1 else None
+    tokens = 1 if interface in ("growing", "bounded") and _size(found, "logits", 1, 3) == 1 else None
     outputs: dict[str, Port] = {"logits": ("float", (None, tokens, a.get("vocab_size", -1)))}
     outputs |= {
         name.replace("past_key_values", "present"): port for name, port in _caches(manifest, interface, found).items()
     }
-    if "past_scores" in found:
+    if interface == "bounded":
+        outputs["present_scores"] = "float", (None, _joint_heads(manifest, found), None)
+    elif "past_scores" in found:
         outputs["new_scores"] = "float", (None, _size(found, "past_scores", 1, 4), 1, None)
     return outputs
 
@@ -118,6 +123,11 @@ def _caches(manifest: Manifest, interface: str, found: Mapping[str, Port]) -> di
         shape = (None, heads, None) if rank == 3 else (None, heads, None, _size(found, first, 3, rank))
         caches |= {f"past_key_values.{layer}.{part}": (dtype, shape) for layer in range(layers)}
     return caches
+
+
+def _joint_heads(manifest: Manifest, found: Mapping[str, Port]) -> int:
+    """Return the key/value heads of all layers together."""
+    return manifest.architecture.get("num_hidden_layers", -1) * _size(found, "past_key_values.0.key", 1, 4)
 
 
 def _size(found: Mapping[str, Port], name: str, axis: int, rank: int) -> int:

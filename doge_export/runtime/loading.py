@@ -14,6 +14,7 @@ from doge_export.package.manifest import Manifest, read_manifest
 from doge_export.package.verify import verify as verify_folder
 from doge_export.regular_file import is_there
 from doge_export.runtime.classification_session import ClassificationSession
+from doge_export.runtime.decoders.bounded import BoundedDecoder
 from doge_export.runtime.decoders.decoder import Decoder, SequenceLimits
 from doge_export.runtime.decoders.growing import GrowingDecoder, GrowingScoresDecoder
 from doge_export.runtime.decoders.in_place import InPlaceDecoder
@@ -45,6 +46,7 @@ _DECODERS: dict[str, Callable[[onnxruntime.InferenceSession, SequenceLimits], De
     "in-place": InPlaceDecoder,
     "growing": GrowingDecoder,
     "growing-scores": GrowingScoresDecoder,
+    "bounded": BoundedDecoder,
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from doge_export.targets.passes.bounded_attention import BoundedAttention
 from doge_export.targets.passes.inline_functions import InlineFunctions
 from doge_export.targets.passes.logits_to_keep import NumLogitsToKeep
 from doge_export.targets.passes.primitives import PrimitiveRMSNorm, PrimitiveRotaryEmbedding
@@ -15,7 +16,7 @@ PORTABLE = Target(
     opset=21,
     summary="for anything that reads ONNX: standard ops, key/value caches only",
     passes=lambda traits: (
-        StandardAttention(),
+        BoundedAttention() if traits.bounded else StandardAttention(),
         RoutedExperts(),
         InlineFunctions(),
         PrimitiveRMSNorm(),
@@ -24,4 +25,5 @@ PORTABLE = Target(
         *([NumLogitsToKeep(default=1)] if traits.cached else []),
     ),
     interface="growing",
+    bounded_interface="bounded",
 )

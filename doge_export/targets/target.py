@@ -20,12 +20,14 @@ class Traits:
             tokens read them or because they may belong to tokens.
         static_rope: keys are rotated, and the RoPE frequencies do not depend on the length.
         max_length: the most tokens that a sequence may have.
+        bounded: the cache keeps keep_window_size keys a layer and head, see `passes.bounded_attention`.
     """
 
     cached: bool = True
     fully_masked_rows: bool = False
     static_rope: bool = False
     max_length: int = 0
+    bounded: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Target:
         summary: one line for help and model cards.
         passes: returns the passes that lower a model with the given traits.
         interface: how the graph of a language model is fed, see `package.manifest.Interface`.
+        bounded_interface: the same with a bounded cache; None for a target that has none.
         opset: version of the standard ops that is written into the file; that of the trace by default.
         ir_version: version of the ONNX file format; onnx's own default is newer than runtimes read.
         keeps_operators: nodes of domain `doge` stay, for a plugin that knows DynamicMaskAttention and CDMoE and no
@@ -50,3 +53,4 @@ class Target:
     opset: int = OPSET
     ir_version: int = IR_VERSION
     keeps_operators: bool = False
+    bounded_interface: str | None = None

@@ -88,6 +88,16 @@ class Decoder(abc.ABC):
         """Forget every token from index `length` on."""
         self._progress.rewind(length)
 
+    def recallable(self, length: int) -> int:
+        """Return the largest number of tokens, at most `length`, to which `rewind` can go back.
+
+        A cache that drops no key can go back to any.
+        """
+        return length
+
+    def mark(self) -> None:  # noqa: B027  a cache that drops no key has nothing to note
+        """Note that a later `rewind` may want to come back to here."""
+
     @abc.abstractmethod
     def forward(self, input_ids: Array, attention_mask: Array | None = None, num_logits_to_keep: int = 0) -> Array:
         """Append tokens and return their logits.

@@ -90,3 +90,23 @@ class Progress:
         self.length += new
         self.tokens = counted[:, -1:]
         return np.ascontiguousarray(mask), np.maximum(counted - 1, 0)
+
+
+class Lengths(Progress):
+    """Record of the lengths alone, for a cache that marks padding itself: nothing in it grows with the sequence."""
+
+    def reset(self, batch_size: int) -> None:
+        """Begin an empty sequence of `batch_size` rows."""
+        self.batch_size, self.length = batch_size, 0
+        self.tokens = np.zeros((batch_size, 1), dtype=np.int64)
+
+    def after(self, new: int, attention_mask: Array | None) -> tuple[Array, Array, Array]:
+        """Return what `append` returns, and `tokens` as it will be; the record stays as it is until `restore`."""
+        shape = self.batch_size, new
+        mask = np.ones(shape, np.int64) if attention_mask is None else np.asarray(attention_mask, np.int64)
+        counted = self.tokens + np.cumsum(mask, axis=1)
+        return mask, np.maximum(counted - 1, 0), counted[:, -1:].copy()
+
+    def restore(self, length: int, tokens: Array) -> None:
+        """Set the lengths to those of another time, without and with padding."""
+        self.length, self.tokens = length, tokens

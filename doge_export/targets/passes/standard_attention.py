@@ -71,20 +71,14 @@ class StandardAttention(Lowering):
 
     def build(self, tape: Tape, node: ir.Node) -> Sequence[ir.Value | None]:
         """Record one layer."""
-        query, key, _, _, past_key, past_value, _ = node.inputs
+        _, key, _, _, past_key, past_value, _ = node.inputs
         value = node_input(node, 2)
-        heads = node.attributes["num_heads"].as_int()
-        kv_heads = node.attributes["kv_num_heads"].as_int()
-        size, group = extent(past_key, 3), heads // kv_heads
+        kv_heads, size = node.attributes["kv_num_heads"].as_int(), extent(past_key, 3)
         score = raw_scores(node)
         score_heads = 1 if score is None else extent(score, 2)
         is_cached = past_key in self.graph.inputs
 
-        def split(x: ir.Value | None) -> ir.Value:
-            by_head = tape.op("Reshape", [x, self.ints(0, 0, kv_heads, size)])
-            return tape.op("Transpose", [by_head], {"perm": [0, 2, 1, 3]})
-
-        present_key, present_value = split(key), split(value)
+        present_key, present_value = (self.split(tape, x, kv_heads, size) for x in (key, value))
         if is_cached:
             present_key = tape.op("Concat", [past_key, present_key], {"axis": 2})
             present_value = tape.op("Concat", [past_value, present_value], {"axis": 2})
@@ -99,23 +93,47 @@ class StandardAttention(Lowering):
             by_key = tape.op("Transpose", [score], {"perm": [0, 2, 1]})
             scores = tape.op("Unsqueeze", [by_key, self.ints(2)])  # [B, Hs, 1, T]
         bias = row_bias(tape, self.graph, node, scores, self.visible, self.total_length)
+        output = self.attend(tape, node, present_key, present_value, bias, score_heads)
+        return output, present_key, present_value, None
+
+    def split(self, tape: Tape, x: ir.Value | None, heads: int, size: int) -> ir.Value:
+        """Record x [B, S, heads * D] as [B, heads, S, D]."""
+        by_head = tape.op("Reshape", [x, self.ints(0, 0, heads, size)])
+        return tape.op("Transpose", [by_head], {"perm": [0, 2, 1, 3]})
+
+    def attend(
+        self, tape: Tape, node: ir.Node, keys: ir.Value, values: ir.Value, bias: ir.Value, score_heads: int
+    ) -> ir.Value:
+        """Record softmax attention of a node's queries [B, S, Hq * D].
+
+        Args:
+            tape: records the nodes.
+            node: the attention node.
+            keys, values: [B, Hkv, T, D].
+            bias: [B, Hs, S, T], added to the scaled products.
+            score_heads: Hs.
+
+        Returns:
+            [B, S, Hq * D].
+        """
+        heads, kv_heads = (node.attributes[name].as_int() for name in ("num_heads", "kv_num_heads"))
+        size, group = extent(node.inputs[4], 3), heads // kv_heads
         if score_heads == heads and group > 1:
             rows = tape.op("Concat", [self.ints(0, kv_heads, -1), self.total_length], {"axis": 0})
             bias = tape.op("Reshape", [bias, rows])
         elif group > 1:
             bias = tape.op("Concat", [bias] * group, {"axis": 2})
 
-        queries = tape.op("Reshape", [query, self.ints(0, 0, kv_heads, group, size)])
+        queries = tape.op("Reshape", [node.inputs[0], self.ints(0, 0, kv_heads, group, size)])
         queries = tape.op("Transpose", [queries], {"perm": [0, 2, 3, 1, 4]})
         queries = tape.op("Reshape", [queries, self.ints(0, kv_heads, -1, size)])
         scale = constant(self.graph, np.array(node.attributes["scale"].as_float(), dtype=np.float32))
-        keys = tape.op("Transpose", [present_key], {"perm": [0, 1, 3, 2]})
+        keys = tape.op("Transpose", [keys], {"perm": [0, 1, 3, 2]})
         logits = tape.op("Add", [tape.op("MatMul", [tape.op("Mul", [queries, scale]), keys]), bias])
-        mixed = tape.op("MatMul", [tape.op("Softmax", [logits], {"axis": -1}), present_value])
+        mixed = tape.op("MatMul", [tape.op("Softmax", [logits], {"axis": -1}), values])
         mixed = tape.op("Reshape", [mixed, self.ints(0, kv_heads, group, -1, size)])
         mixed = tape.op("Transpose", [mixed], {"perm": [0, 3, 1, 2, 4]})
-        output = tape.op("Reshape", [mixed, self.ints(0, 0, heads * size)])
-        return output, present_key, present_value, None
+        return tape.op("Reshape", [mixed, self.ints(0, 0, heads * size)])
 
 
 def _recompute(score: ir.Value, value: ir.Value, every_value: ir.Value) -> None:

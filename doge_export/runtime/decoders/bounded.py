@@ -1,0 +1,136 @@
+"""Decoder of portable graphs with a bounded cache: memory and time of a token do not depend on the length.
+
+The graph takes keys, values and scores of at most keep_window_size slots and returns their successors, so the decoder
+hands them round and counts tokens; it holds neither a mask nor anything else of the length of the sequence.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+
+import numpy as np
+import onnxruntime
+from onnxruntime import OrtValue
+
+from doge_export.errors import DogeExportError
+from doge_export.runtime.decoders.decoder import Array, SequenceLimits
+from doge_export.runtime.decoders.graph_decoder import GraphDecoder
+from doge_export.runtime.decoders.progress import Lengths
+from doge_export.runtime.graph import running
+
+SCORES = "past_scores"
+NEG = np.finfo(np.float32).min
+"""Score of padding."""
+MARKS = 2
+"""States that are kept to return to: the ends of the last two prompts of a conversation."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _State:
+    """The cache after `length` tokens of a row, `tokens` [B, 1] of them without padding; runs leave it as it is."""
+
+    length: int
+    tokens: Array
+    caches: tuple[OrtValue, ...]
+
+
+class BoundedDecoder(GraphDecoder):
+    """Decoder over slots. It is set back to a length up to which no key was dropped, or to one that was marked."""
+
+    def __init__(self, session: onnxruntime.InferenceSession, limits: SequenceLimits) -> None:
+        super().__init__(session, limits)
+        self._progress: Lengths = Lengths(limits.max_length, self.vocab_size)
+        caches = [name for name in self._shapes if name.startswith("past_key_values.")]
+        self._pasts = [SCORES, *caches]
+        self._outputs = ["logits", "present_scores", *(name.replace("past_key_values", "present") for name in caches)]
+        self._marks: collections.deque[_State] = collections.deque(maxlen=MARKS)
+        self.reset()
+
+    @property
+    def slots(self) -> int:
+        """Keys that each layer and head now holds."""
+        return self._caches[0].shape()[2]
+
+    def reset(self, batch_size: int = 1) -> None:
+        """Forget everything."""
+        extents = [(batch_size, self._shapes[name][1], 0, *self._shapes[name][3:]) for name in self._pasts]
+        types = [self._cache_types[name] for name in self._pasts]
+        empty = (np.zeros(extent, kind) for extent, kind in zip(extents, types, strict=True))
+        self._caches = tuple(map(OrtValue.ortvalue_from_numpy, empty))
+        self._marks.clear()
+        self._progress.reset(batch_size)
+
+    def mark(self) -> None:
+        """See `Decoder.mark`. Costs no time; the memory of the slots until it is forgotten."""
+        self._marks.append(_State(self.length, self._progress.tokens, self._caches))
+
+    def recallable(self, length: int) -> int:
+        """See `Decoder.recallable`."""
+        if length == self.length or self.slots == self.length:
+            return length
+        known = [mark.length for mark in self._marks if mark.length <= length]
+        # A mark without a dropped key serves every length before it.
+        whole = [length for mark in self._marks if mark.length > length and _slots(mark) == mark.length]
+        return max(known + whole, default=0)
+
+    def rewind(self, length: int) -> None:
+        """Forget every token from index `length` on.
+
+        Raises:
+            DogeExportError: keys of the first `length` tokens were dropped, and no state of that length is kept.
+        """
+        if not 0 <= length <= self.length:
+            raise ValueError(f"cannot rewind to {length}: the cache has read {self.length} tokens")
+        if length == self.length:
+            return
+        now = _State(self.length, self._progress.tokens, self._caches)
+        states = [state for state in (*self._marks, now) if state.length >= length]
+        exact = next((state for state in states if state.length == length), None)
+        whole = next((state for state in states if _slots(state) == state.length), None)
+        if exact is not None:
+            self._caches, tokens = exact.caches, exact.tokens
+        elif whole is not None or length == 0:
+            caches = self._caches if whole is None else whole.caches
+            self._caches = tuple(
+                OrtValue.ortvalue_from_numpy(np.ascontiguousarray(cache.numpy()[:, :, :length])) for cache in caches
+            )
+            tokens = (self._caches[0].numpy()[:, 0] != NEG).sum(axis=1, keepdims=True, dtype=np.int64)
+        else:
+            raise DogeExportError(
+                f"this bounded cache cannot be set back from {self.length} to {length} tokens: keys of that time were "
+                "dropped; reset it and read the tokens again"
+            )
+        self._progress.restore(length, tokens)
+        for mark in [mark for mark in self._marks if mark.length > length]:
+            self._marks.remove(mark)
+
+    def forward(self, input_ids: Array, attention_mask: Array | None = None, num_logits_to_keep: int = 0) -> Array:
+        """See `Decoder.forward`. An interrupted run leaves cache and lengths as they were."""
+        self._progress.check(input_ids)
+        mask, positions, tokens = self._progress.after(input_ids.shape[1], attention_mask)
+        feeds = {
+            "input_ids": input_ids,
+            "position_ids": positions,
+            "attention_mask": mask,
+            "num_logits_to_keep": np.array(num_logits_to_keep),
+        }
+        values = {
+            name: OrtValue.ortvalue_from_numpy(np.asarray(array, np.int64, order="C")) for name, array in feeds.items()
+        }
+        values |= zip(self._pasts, self._caches, strict=True)
+        with running():
+            logits, *caches = self._session.run_with_ort_values(self._outputs, values)
+        self._caches = tuple(caches)
+        self._progress.restore(self.length + input_ids.shape[1], tokens)
+        return logits.numpy()
+
+    def cache_snapshot(self) -> list[tuple[Array, Array]]:
+        """Copy the (key, value) slots of every layer, each [B, Hkv, slots, D]."""
+        arrays = dict(zip(self._pasts, (cache.numpy().copy() for cache in self._caches), strict=True))
+        layers = range(len(arrays) // 2)
+        return [(arrays[f"past_key_values.{i}.key"], arrays[f"past_key_values.{i}.value"]) for i in layers]
+
+
+def _slots(state: _State) -> int:
+    return state.caches[0].shape()[2]
