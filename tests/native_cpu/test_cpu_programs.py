@@ -40,7 +40,7 @@ def program(tmp_path) -> Callable[..., Path]:
     ) -> Path:
         if shutil.which(compiler[0]) is None:
             pytest.skip(f"{compiler[0]} is not installed")
-        sources = cpu_sources()
+        sources = cpu_sources() / "cpu"
         recipe = json.loads((sources / "sources.json").read_text())
         include = [f"-I{sources / folder}" for folder in [*recipe["include"], "tests"]]
         files = [*recipe["files"], {"path": f"tests/{name}.cpp"}]
