@@ -57,7 +57,8 @@ class WholeTexts:
             "total_sequence_length": np.array(length, np.int32),
             **others,
         }
-        extents = {"batch_size": 1, "sequence_length": length, "capacity": length, "past_sequence_length": 0}
+        extents = {"batch_size": 1, "sequence_length": length, "capacity": length}
+        extents |= {"past_sequence_length": 0, "slots": 0}
         feeds: dict[str, np.ndarray] = {}
         feeds |= {  # of a portable graph the default is the last token alone
             value.name: np.array(0, np.int64)

@@ -161,3 +161,22 @@ def test_refused_models(changes, message):
     architecture = dataclasses.replace(plan("doge-nano").architecture, **changes)
     with pytest.raises(DogeExportError, match=message):
         check_bounded(TARGETS["portable"], architecture, UNLIMITED)
+
+
+@pytest.mark.slow
+def test_quantised_weights_lose_what_they_lose_without_a_bound(tmp_path):
+    """int8 at a length of four windows; doge-nano's limit behind 256 tokens is another matter, so it is widened."""
+    found = []
+    for cache in ("bounded", "unbounded"):
+        made = doge_export.export(
+            "doge-nano",
+            tmp_path / cache,
+            target="portable",
+            cache=cache,
+            max_length=256,
+            validate=False,
+            precisions=["int8"],
+            max_kl=0.1,
+        )
+        found.append(made.qualities["onnx/model_int8.onnx"].kl_mean)
+    assert found[0] == pytest.approx(found[1], rel=0.05)
