@@ -178,5 +178,5 @@ def test_quantised_weights_lose_what_they_lose_without_a_bound(tmp_path):
             precisions=["int8"],
             max_kl=0.1,
         )
-        found.append(made.qualities["onnx/model_int8.onnx"].kl_mean)
+        found.append(made.qualities["onnx/model_quantized.onnx"].kl_mean)
     assert found[0] == pytest.approx(found[1], rel=0.05)

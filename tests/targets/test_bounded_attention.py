@@ -134,6 +134,25 @@ def test_experts_that_mix_tokens():
     assert_equal(run(bounded, ids, chunks=chunks), run(portable, ids, chunks=chunks))
 
 
+def close_calls(canonical, window):
+    """Tokens [T] for which, in some layer and head, the last key kept and the first one left out are nearly equal.
+
+    Beyond the first layer scores are computed of hidden states that each graph rounds in its own way, so among
+    thousands of keys a few such pairs change places, and a logit moves by a thousandth.
+    """
+    scores = [
+        cache.numpy()[0]
+        for name, cache in zip(canonical._pasts, canonical._caches, strict=True)
+        if name.endswith(".score")
+    ]
+    close = np.zeros(scores[0].shape[-1], bool)
+    for row in np.concatenate(scores):
+        for token in range(window, len(close)):
+            last, first = -np.partition(-row[: token + 1], (window - 1, window))[window - 1 : window + 1]
+            close[token] |= last - first <= 1e-6 * abs(last)
+    return close
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 7, 64, 512])
 @pytest.mark.parametrize("window", [64, 2048])
@@ -141,10 +160,14 @@ def test_four_windows(window, size):
     changes = {"keep_window_size": window, "vocab_size": 2 * window * 4}
     if window == 2048 and size < 64:
         pytest.skip("thousands of steps over thousands of keys")
-    bounded, _, canonical = built(changes)
+    bounded, portable, canonical = built(changes)
     ids = np.random.default_rng(size).permutation(changes["vocab_size"])[None, : 4 * window]
-    found = run(bounded, ids, chunks=chunks_of(size, 4 * window))
-    assert_equal(found, run(canonical, ids, chunks=chunks_of(512, 4 * window)))
+    chunks = chunks_of(size, 4 * window)
+    found, expected = run(bounded, ids, chunks=chunks), run(portable, ids, chunks=chunks)
+    run(canonical, ids, chunks=chunks_of(512, 4 * window))
+    clear = ~close_calls(canonical, window)
+    assert clear.mean() > 0.95
+    assert_equal(found[:, clear], expected[:, clear])
     assert_keeps_best(bounded, canonical, window)
 
 
