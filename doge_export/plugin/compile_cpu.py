@@ -6,7 +6,6 @@ Of the standard library alone, since the build hook of an install runs it where 
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import tempfile
 from collections.abc import Iterable
@@ -109,23 +108,12 @@ def _compile(
     with ThreadPoolExecutor(jobs) as pool:
         objects = list(pool.map(compiled, enumerate(recipe["files"])))
     library = tree / "library"
-    if is_windows:
-        objects.append(_exports(recipe["include"], tree / "exports.def"))
     # zig's own libraries always come along; another compiler's are those that onnxruntime needs, too.
     links = [*recipe["link_flags"], *(["-Wl,-s"] if compiler.is_zig else [])]
     done = _run(compiler, [*command, *map(str, objects), *links, "-o", str(library)], longest)
     if done.returncode:
         raise RunFailed(f"the native decoder does not link by {compiler.version}: {_first_error(done.stdout)}")
     return library
-
-
-def _exports(folders: Iterable[Path], file: Path) -> Path:
-    """Write the list of functions that a Windows library shows, where visibility says nothing: those of doge/cpu.h."""
-    headers = [folder / "doge" / "cpu.h" for folder in folders]
-    text = "".join(header.read_text(encoding="utf-8") for header in headers if header.is_file())
-    names = sorted(set(re.findall(r"^\w.*?\b(doge_cpu_\w+)\(", text, re.MULTILINE)))
-    file.write_text("\n".join(["EXPORTS", *names, "RegisterCustomOps"]) + "\n")
-    return file
 
 
 def _run(compiler: CppCompiler, command: list[str], longest: float | None) -> subprocess.CompletedProcess[str]:

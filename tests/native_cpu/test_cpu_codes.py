@@ -54,6 +54,7 @@ def test_as_the_same_codes_in_pytorch(library, random_module, bits, changes):
         kept = stored.get(name)
         if isinstance(kept, Blocks):
             weight.data = torch.from_numpy(kept.dequantized())
+    reference.double()
     head = "model.embed_tokens" if module.architecture.tie_word_embeddings else "lm_head"
     for name, layer in reference.named_modules():
         if isinstance(layer, torch.nn.Linear) and isinstance(stored.get(f"{name}.weight"), Blocks):
@@ -65,12 +66,13 @@ def test_as_the_same_codes_in_pytorch(library, random_module, bits, changes):
     for instruction_set in library.usable:
         for chunks in (None, [13, *[1] * 27]):
             logits = library.open(file, 2, instruction_set).logits(ids, chunks=chunks)
-            # An input near the middle of two codes is rounded the other way where sums differ in the last bit.
+            # An input near the middle of two codes is rounded the other way where sums differ in the last bits; that
+            # reaches later tokens, and may change their experts. So the reference is float64. With these ids of the
+            # MoE at 8 bits this library differs from it in 3 % of the tokens, PyTorch in float32 in 25 %; with 12 other
+            # sets of ids and bits in 0 to 20 % and 0 to 61 %. Another order of sums may meet any of these.
             error = np.abs(logits - expected) / np.sqrt(np.mean(np.square(expected)))
             assert np.median(error) < 2e-5
-            assert (
-                np.mean(error.max(-1) > 1e-3) < 0.5
-            )  # through the cache it reaches later tokens, and changes their experts
+            assert np.mean(error.max(-1) > 1e-3) < 0.25
 
 
 @pytest.mark.parametrize("kind", [FLOAT16, BFLOAT16])

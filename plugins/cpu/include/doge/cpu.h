@@ -21,13 +21,13 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
-/* The library exports these functions and no other. */
+/* What the library exports of this header; sources.json defines DOGE_CPU_BUILD. */
 #if defined(_WIN32) && defined(DOGE_CPU_BUILD)
 #define DOGE_CPU_API __declspec(dllexport)
-#elif defined(_WIN32)
-#define DOGE_CPU_API
-#else
+#elif defined(__GNUC__) && !defined(_WIN32)
 #define DOGE_CPU_API __attribute__((visibility("default")))
+#else
+#define DOGE_CPU_API
 #endif
 
 /* Of these functions and structs; a caller built for another number must not call anything else. */
