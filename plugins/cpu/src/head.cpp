@@ -57,7 +57,8 @@ Head::Head(doge_cpu_state& state, const Piece& piece, const Stack& stack)
     for (ThreadWork& w : model_.work.threads) {
         w.all.reserve(size_t(candidates_));
         w.best.resize(size_t(state.batch));
-        for (auto& row : w.best) row.reserve(size_t(candidates_));
+        // Those of threads that this call leaves alone are read, too, where all are joined.
+        for (auto& row : w.best) row.clear(), row.reserve(size_t(candidates_));
     }
 }
 
@@ -89,7 +90,6 @@ void Head::run(int id) {
     hidden(id);
     if (kept_ == 0) return;
     for (int row = 0; row < state_.batch; row++) {
-        model_.work.threads[size_t(id)].best[size_t(row)].clear();
         if (screened_) screen(id, row);
         else compute(id, row);
     }

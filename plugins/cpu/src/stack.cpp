@@ -50,7 +50,7 @@ Stack::Stack(doge_cpu_state& state, const Piece& piece)
         work_.experts.need(size_t(c.num_experts_per_tok));
     }
     work_.inputs.need(kernels_, c, n_);
-    work_.threads.resize(size_t(threads_));
+    work_.threads.resize(size_t(pool_.size()));  // however many work on this call: see attend_shared
     for (ThreadWork& w : work_.threads) {
         if (single()) w.inputs.need(kernels_, c, 1);
         w.outs.need(MOST_QUERIES * width_);

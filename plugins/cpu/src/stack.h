@@ -60,6 +60,7 @@ class Stack {
     void score(int id, int l, int token) const;
     void select(int id, int l);
     void attend(int id, int l);
+    void attend_part(int l, int part, int parts) const;
     void attend_shared(int id, int l) const;
     void attend_item(int id, int l, int row, int head, int first, int count) const;
     Query query(int row, int token, int h, size_t at, float* out) const;

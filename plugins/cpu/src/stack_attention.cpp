@@ -96,12 +96,11 @@ void Stack::attend_item(int id, int l, int row, int head, int first, int count) 
     }
 }
 
-// A single token's: each thread takes a part of all heads' keys, then joins what all have gathered.
-void Stack::attend_shared(int id, int l) const {
-    const int heads = config_.num_attention_heads, length = piece_.past + 1;
-    const int blocks = (length + KEY_BLOCK - 1) / KEY_BLOCK;
-    const Share mine(config_.num_key_value_heads * blocks, id, threads_);
-    ThreadWork& w = work_.threads[size_t(id)];
+// Part of `parts` of the keys of a single token, into the memory of the thread of that number.
+void Stack::attend_part(int l, int part, int parts) const {
+    const int length = piece_.past + 1, blocks = (length + KEY_BLOCK - 1) / KEY_BLOCK;
+    const Share mine(config_.num_key_value_heads * blocks, part, parts);
+    ThreadWork& w = work_.threads[size_t(part)];
     std::fill(w.largest.begin(), w.largest.end(), MASKED);
     std::fill(w.total.begin(), w.total.end(), 0.0f);
     for (int head = mine.first / blocks; head * blocks < mine.last; head++) {
@@ -119,6 +118,13 @@ void Stack::attend_shared(int id, int l) const {
             }
         }
     }
+}
+
+// A single token's: all heads' keys in as many parts as the pool has threads, then what the parts have gathered is joined.
+// Where a call is left to one thread that takes all parts, so that sums, and answers, do not depend on who else waits.
+void Stack::attend_shared(int id, int l) const {
+    const int heads = config_.num_attention_heads, parts = pool_.size();
+    for (int part = id; part < parts; part += threads_) attend_part(l, part, parts);
     wait();
     for (int h = 0; h < heads; h++) {
         float most = MASKED, total = 0;
@@ -140,7 +146,7 @@ void Stack::attend(int id, int l) {
     const bool codes = model_.weights.layers[size_t(l)].output.codes;
     const Inputs& in = inputs(id).heads;
     if (single()) {
-        if (threads_ > 1 && piece_.past >= ALONE) attend_shared(id, l);
+        if (pool_.size() > 1 && piece_.past >= ALONE) attend_shared(id, l);
         else for (int h = 0; h < config_.num_key_value_heads; h++) attend_item(id, l, 0, h, 0, 1);
         if (codes) in.quantise(kernels_, 0);
         return;
