@@ -99,6 +99,12 @@ class NumpyDecoder:
         assert 0 <= length <= self.length
         self._ids, self._mask = self._ids[:, :length], self._mask[:, :length]
 
+    def recallable(self, length: int) -> int:
+        return length
+
+    def mark(self) -> None:
+        """Any length can be gone back to."""
+
     def forward(
         self, input_ids: np.ndarray, attention_mask: np.ndarray | None = None, num_logits_to_keep: int = 0
     ) -> np.ndarray:

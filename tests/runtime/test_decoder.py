@@ -311,7 +311,9 @@ def test_unknown_interface(exported):
     folder = exported()
     manifest = read_manifest(folder)
     entry = dataclasses.replace(manifest.graphs[MODEL], interface="abacus")
-    with pytest.raises(DogeExportError, match=r"of interface 'abacus'.*growing, growing-scores, engine, native"):
+    with pytest.raises(
+        DogeExportError, match=r"of interface 'abacus'.*growing, growing-scores, bounded, engine, native"
+    ):
         open_decoder(folder, manifest.with_graph(MODEL, entry))
 
 

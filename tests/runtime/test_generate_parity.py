@@ -37,6 +37,12 @@ class TransformersDecoder:
     def rewind(self, length: int) -> None:
         self._ids, self._mask = self._ids[:, :length], self._mask[:, :length]
 
+    def recallable(self, length: int) -> int:
+        return length
+
+    def mark(self) -> None:
+        """Any length can be gone back to."""
+
     def forward(self, input_ids, attention_mask=None, num_logits_to_keep=0):
         import torch
 
