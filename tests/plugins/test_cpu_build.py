@@ -10,12 +10,12 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
+from copied_hook import hook_in, initialized
 
 from doge_export.errors import DogeExportError, RunFailed
-from doge_export.plugin import compile_cpu, cpu_library, install_hook
+from doge_export.plugin import compile_cpu, cpu_library
 from doge_export.plugin.cpp_compiler import CppCompiler, find_cpp_compiler
 from doge_export.plugin.cpu_library import build_cpu, find_cpu_library
 from doge_export.plugin.cpu_targets import CPU_TARGETS, library_name, universal
@@ -111,20 +111,7 @@ def test_two_processors_in_one_file():
 
 @pytest.fixture
 def hook(compiled, tmp_path):
-    """The build hook over a copy of what it reads of a checkout, and the lines that it says."""
-    root = Path(__file__).parents[2]
-    for part in ("cpu", "ort"):
-        shutil.copytree(root / "plugins" / part, tmp_path / "root" / "plugins" / part)
-    (tmp_path / "root" / "doge_export").mkdir()
-    said = []
-    app = SimpleNamespace(display_info=said.append)
-    return install_hook.NativeDecoderHook(str(tmp_path / "root"), {}, None, None, "", "wheel", app), said
-
-
-def initialized(hook, version="standard"):
-    data = {"force_include": {}, "pure_python": True}
-    hook.initialize(version, data)
-    return data
+    return hook_in(tmp_path)
 
 
 def test_a_wheel_with_the_library_is_tagged(hook, monkeypatch):

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import tempfile
 import time
 import zipfile
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
+from copied_hook import hook_in, initialized
 
 from doge_export.errors import DogeExportError, RunFailed
-from doge_export.plugin import compile_cpu, install_hook, wheels
+from doge_export.plugin import compile_cpu, wheels
 from doge_export.plugin.cpp_compiler import find_cpp_compiler
 from doge_export.plugin.cpu_targets import CPU_TARGETS
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -44,19 +41,7 @@ def compiler(monkeypatch, tmp_path):
 
 @pytest.fixture
 def hook(tmp_path):
-    """The build hook over a copy of what it reads of a checkout, and the lines that it says."""
-    for part in ("cpu", "ort"):
-        shutil.copytree(ROOT / "plugins" / part, tmp_path / "root" / "plugins" / part)
-    (tmp_path / "root" / "doge_export").mkdir()
-    said = []
-    app = SimpleNamespace(display_info=said.append)
-    return install_hook.NativeDecoderHook(str(tmp_path / "root"), {}, None, None, "", "wheel", app), said
-
-
-def initialized(hook, version="standard"):
-    data = {"force_include": {}, "pure_python": True}
-    hook.initialize(version, data)
-    return data
+    return hook_in(tmp_path)
 
 
 COMPILERS = {
