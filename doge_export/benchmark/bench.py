@@ -6,6 +6,7 @@ times are not.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import time
@@ -150,20 +151,24 @@ def bench(
         baseline = others[0].name
         described |= {other.name: {"description": type(other).__name__} for other in others}
         timed += others
+    as_asked: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
     if compare is not None:
-        from doge_export.benchmark.reference import load_reference
+        from doge_export.benchmark.reference import load_reference, torch_threads
         from doge_export.checkpoint import open_checkpoint
 
         manifest = sessions[0][1].manifest
         checkpoint = open_checkpoint(compare, assumed=manifest.assumed, **manifest.source.adapter_options)
-        reference = load_reference(checkpoint, manifest.cdmoe_routing, threads)
+        reference = load_reference(checkpoint, manifest.cdmoe_routing)
+        as_asked = torch_threads(threads)
         settings["compared_with"] = reference.description
         described[reference.name] = {"checkpoint": str(compare), "description": reference.description}
         baseline = reference.name
         timed.append(reference)
     vocab_size = min(session.decoder.vocab_size for _, session, _, _ in sessions)
     ids = np.random.default_rng(0).integers(vocab_size, size=(1, longest))
-    rates, seconds = _interleaved(timed, _measures(ids, prompt_length, new_tokens, prefill_length, contexts), rounds)
+    measures = _measures(ids, prompt_length, new_tokens, prefill_length, contexts)
+    with as_asked:
+        rates, seconds = _interleaved(timed, measures, rounds)
     return Benchmark(described, rates, seconds, process, baseline, settings, machine())
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -24,12 +26,21 @@ class Reference(TimedModel, Protocol):
     description: str
 
 
-def load_reference(checkpoint: Checkpoint, cdmoe_routing: CdmoeRouting | None, threads: int | None) -> Reference:
-    """Load a checkpoint into transformers, or into this project's module if transformers lacks its generation."""
+@contextlib.contextmanager
+def torch_threads(threads: int | None) -> Iterator[None]:
+    """Let PyTorch compute by so many threads, and by as many as before afterwards; None changes nothing."""
     import torch
 
-    if threads:
-        torch.set_num_threads(threads)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def load_reference(checkpoint: Checkpoint, cdmoe_routing: CdmoeRouting | None) -> Reference:
+    """Load a checkpoint into transformers, or into this project's module if transformers lacks its generation."""
     if in_transformers(checkpoint.architecture):
         return TransformersReference(checkpoint)
     return ModuleReference(checkpoint, cdmoe_routing or "reference")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 
 import doge_export
@@ -13,7 +14,7 @@ from doge_export.assets import bundled
 from doge_export.benchmark.bench import bench, contexts_to_plot
 from doge_export.benchmark.machine import machine
 from doge_export.benchmark.probe import probe
-from doge_export.benchmark.reference import load_reference
+from doge_export.benchmark.reference import load_reference, torch_threads
 from doge_export.benchmark.timed_model import TimedSession
 from doge_export.checkpoint import open_checkpoint
 from doge_export.cli import main
@@ -142,7 +143,7 @@ def test_what_is_timed_is_greedy_generation(kind, nano_folder):
     if kind == "exported":
         subject = TimedSession("ours", session)
     elif kind == "transformers":
-        subject = load_reference(open_checkpoint("doge-nano"), None, 1)
+        subject = load_reference(open_checkpoint("doge-nano"), None)
         assert subject.name == kind
     else:
         from doge_export.benchmark.reference import ModuleReference
@@ -154,6 +155,14 @@ def test_what_is_timed_is_greedy_generation(kind, nano_folder):
         assert subject.step(7) > 0
         assert int(subject._token[0, 0]) == expected[7]
         assert subject.generate(np.array([prompt]), 3) > 0
+
+
+def test_the_number_of_threads_is_that_of_the_turns_alone():
+    before = torch.get_num_threads()
+    with pytest.raises(KeyError), torch_threads(before + 1):
+        assert torch.get_num_threads() == before + 1
+        raise KeyError
+    assert torch.get_num_threads() == before
 
 
 def test_an_older_generation_is_compared_with_the_module_and_the_table_says_so(tmp_path):
