@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Callable
 
 import fused_cases
 import gpu_correctness
@@ -14,23 +13,18 @@ from emulated_library import FORWARD, RANDOM
 from fused_cases import BASE, FusedCase, attention_inputs, call, call_unfused, differs, projected
 from gpu_correctness import Check
 from operator_cases import LIMITS, AttentionCase, error
-from plugin_tree import FP16_HEAD_SIZES, HEAD_SIZES
+from plugin_tree import HEAD_SIZES
 
 from doge_export.errors import DogeExportError
 
 DTYPES = list(LIMITS)
 
 
-def compiled(dtype: torch.dtype) -> tuple[int, ...]:
-    """Head sizes of the kernels that are compiled by default."""
-    return FP16_HEAD_SIZES if dtype == torch.float16 else HEAD_SIZES
-
-
-CASES = [(name, case.of_type(dtype)) for dtype in DTYPES for name, case in fused_cases.fused_cases(compiled(dtype))]
+CASES = [(name, case.of_type(dtype)) for dtype in DTYPES for name, case in fused_cases.fused_cases(HEAD_SIZES)]
 OTHERS = [
     (name, case.of_type(dtype))
     for dtype in DTYPES
-    for name, case in fused_cases.fused_cases(tuple(set(gpu_correctness.HEAD_SIZES) - set(compiled(dtype))))
+    for name, case in fused_cases.fused_cases(tuple(set(gpu_correctness.HEAD_SIZES) - set(HEAD_SIZES)))
 ]
 
 
@@ -38,7 +32,7 @@ def holds(check: Check) -> None:
     assert check.passed, f"{check.name}: error {check.error:.2e}, at most {check.limit:.1e} {check.note}"
 
 
-def random_case(seed: int, sizes: Callable[[torch.dtype], tuple[int, ...]], longest: int) -> FusedCase:
+def random_case(seed: int, sizes: tuple[int, ...], longest: int) -> FusedCase:
     draw = random.Random(seed)
     dtype = draw.choice(DTYPES)
     kv_heads = draw.choice([1, 2, 3])
@@ -49,7 +43,7 @@ def random_case(seed: int, sizes: Callable[[torch.dtype], tuple[int, ...]], long
         heads=heads,
         kv_heads=kv_heads,
         score_heads=draw.choice([1, kv_heads, heads]),
-        size=draw.choice(sizes(dtype)),
+        size=draw.choice(sizes),
         window=draw.choice([0, 1, draw.randrange(1, longest + 10)]),
         spare=draw.choice([0, 40]),
         dtype=dtype,
@@ -60,7 +54,7 @@ def random_case(seed: int, sizes: Callable[[torch.dtype], tuple[int, ...]], long
 
 @pytest.mark.parametrize("seed", range(12))
 def test_the_reference_computes_what_pytorch_does(library, seed):
-    case = random_case(seed, lambda dtype: (2, 16, 64), 20)
+    case = random_case(seed, (2, 16, 64), 20)
     inputs, new = attention_inputs(case.attention), projected(case)
     expected_cache, cache = inputs.past.clone(), inputs.past.clone()
     expected = call_unfused(library, case, new, expected_cache, inputs.past_lengths)
@@ -89,7 +83,7 @@ def test_other_head_sizes(emulated_libraries_of_every_size, name, case):
 @pytest.mark.parametrize("seed", [*range(8), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(8, 60))])
 def test_kernels_at_random_sizes(libraries, seed):
     libraries.kernels.schedule(RANDOM, seed)
-    holds(fused_cases.check_fused(libraries, "random", random_case(seed, compiled, 150), "cpu"))
+    holds(fused_cases.check_fused(libraries, "random", random_case(seed, HEAD_SIZES, 150), "cpu"))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
