@@ -1,0 +1,150 @@
+"""The scheduler: one thread that admits waiting answers to free lanes and decodes all of them, token by token."""
+
+from __future__ import annotations
+
+import collections
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from doge_export.runtime.generate import Row
+from doge_export.runtime.prediction import Prediction
+from doge_export.serve.api_error import ApiError
+from doge_export.serve.lanes import ForkLanes
+
+Look = Callable[[Prediction], Callable[[int], Any]]
+"""Reader of a prediction before its token is chosen; what it returns makes a record of the token."""
+
+
+class Task:
+    """An answer that waits, is written, or has ended.
+
+    Args:
+        row: the answer.
+        deliver: called in the scheduler's thread with each new text (often empty), the record of its token, and the
+            error that ended it; must not wait.
+        look: what makes the records; None for none.
+    """
+
+    def __init__(
+        self, row: Row, deliver: Callable[[str, Any, Exception | None], None], look: Look | None = None
+    ) -> None:
+        self.row, self.deliver, self.look = row, deliver, look
+        self.is_cancelled = False
+
+
+class Scheduler:
+    """Queue and lanes.
+
+    Args:
+        lanes: where answers are decoded.
+        max_queue: most answers that wait for a lane.
+    """
+
+    def __init__(self, lanes: ForkLanes, max_queue: int) -> None:
+        self._lanes, self._max_queue = lanes, max_queue
+        self._changed = threading.Condition()
+        self._waiting: collections.deque[Task] = collections.deque()
+        self._running: dict[int, Task] = {}
+        self._is_closed = False
+        self._thread = threading.Thread(target=self._run, name="doge-scheduler", daemon=True)
+        self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """Answers that wait for a lane."""
+        return len(self._waiting)
+
+    @property
+    def running(self) -> int:
+        """Answers that are being written."""
+        return len(self._running)
+
+    def submit(self, tasks: list[Task]) -> None:
+        """Let answers wait for their lanes.
+
+        Raises:
+            ApiError: too many wait already (429).
+        """
+        with self._changed:
+            if self._waiting and len(self._waiting) + len(tasks) > self._max_queue:
+                raise ApiError(
+                    429,
+                    f"{len(self._waiting)} answers wait already: try again later",
+                    "queue_full",
+                    None,
+                    {"Retry-After": "1"},
+                )
+            self._waiting.extend(tasks)
+            self._changed.notify()
+
+    def cancel(self, tasks: list[Task]) -> None:
+        """End answers that nobody waits for; those that have ended stay so."""
+        with self._changed:
+            for task in tasks:
+                task.is_cancelled = True
+                if task in self._waiting:
+                    self._waiting.remove(task)
+
+    def close(self) -> None:
+        """End the thread after the step that runs."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify()
+        self._thread.join()
+        self._lanes.close()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not (self._waiting or self._running or self._is_closed):
+                    self._changed.wait()
+                if self._is_closed:
+                    return
+            self._drop_cancelled()
+            self._admit()
+            self._step()
+
+    def _drop_cancelled(self) -> None:
+        for lane in [lane for lane, task in self._running.items() if task.is_cancelled]:
+            self._end(lane)
+
+    def _admit(self) -> None:
+        """Read one waiting prompt, so that the answers that are being written stand still for that alone."""
+        with self._changed:
+            if self._lanes.is_full or not self._waiting:
+                return
+            task = self._waiting.popleft()
+        try:
+            lane, prediction = self._lanes.read(task.row.prompt_token_ids)
+        except Exception as error:
+            task.deliver("", None, error)
+            return
+        self._running[lane] = task
+        self._advance(lane, prediction)
+
+    def _step(self) -> None:
+        if not self._running:
+            return
+        found = self._lanes.step({lane: task.row.token_ids[-1] for lane, task in self._running.items()})
+        for lane, prediction in found.items():
+            self._advance(lane, prediction)
+
+    def _advance(self, lane: int, prediction: Prediction | Exception) -> None:
+        task = self._running[lane]
+        try:
+            if isinstance(prediction, Exception):
+                raise prediction
+            record = None if task.look is None else task.look(prediction)
+            piece = task.row.advance(prediction)
+        except Exception as error:
+            self._end(lane)
+            task.deliver("", None, error)
+            return
+        if task.row.finish_reason is not None:
+            self._end(lane)
+        task.deliver(piece, None if record is None else record(task.row.token_ids[-1]), None)
+
+    def _end(self, lane: int) -> None:
+        del self._running[lane]
+        self._lanes.leave(lane)
