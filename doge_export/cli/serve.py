@@ -46,10 +46,15 @@ def command(
     from doge_export.installing import need
 
     need("serve", "starlette", "uvicorn")
+    from doge_export.errors import DogeExportError
     from doge_export.package.manifest import read_manifest
     from doge_export.serve.app import App
+    from doge_export.serve.limits import Limits
     from doge_export.serve.run import serve
 
+    if api_key == "":
+        raise DogeExportError("--api-key is empty: give a key, or leave it out for a server without one")
+
     read_manifest(folder)
-    app = App(folder.resolve().name, api_key=api_key, origins=cors, request_timeout=request_timeout)
+    app = App(folder.resolve().name, api_key=api_key, origins=cors, limits=Limits(request_seconds=request_timeout))
     serve(folder, host, port, app, parallel=parallel, max_queue=max_queue, precision=precision, **opening)

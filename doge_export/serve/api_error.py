@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from doge_export.errors import DogeExportError, RunFailed, TooLong
+
+_log = logging.getLogger("doge_export.serve")
 
 
 class ApiError(Exception):
@@ -37,14 +40,30 @@ class ApiError(Exception):
         return {"error": {"message": self.message, "type": kind, "code": self.code, "param": self.param}}
 
 
-def api_error(error: BaseException) -> ApiError:
-    """Return the answer for an exception; that of a bug says nothing of its inside."""
+def api_error(error: BaseException, prompt: str | None = None) -> ApiError:
+    """Return the answer for an exception; that of a bug says nothing of its inside.
+
+    Args:
+        error: the exception.
+        prompt: field of the request that holds its text.
+    """
     if isinstance(error, ApiError):
         return error
-    if isinstance(error, TooLong):
-        return ApiError(400, str(error), "context_length_exceeded", "messages")
+    if isinstance(error, TooLong) or isinstance(error.__cause__, TooLong):
+        return ApiError(400, str(error), "context_length_exceeded", prompt)
     if isinstance(error, RunFailed):
         return ApiError(500, str(error))
     if isinstance(error, DogeExportError):
         return ApiError(400, str(error))
     return ApiError(500, "the server failed on this request; its log tells more")
+
+
+def log_bug(error: BaseException) -> None:
+    """Write the traceback of an exception that no client is to blame for to the server's log."""
+    if api_error(error).status == 500:
+        _log.error("a request failed: %s", error, exc_info=error)
+
+
+def out_of_time(seconds: float) -> ApiError:
+    """Return the answer to a request that takes too long."""
+    return ApiError(504, f"the answer took more than {seconds:g} s", "timeout")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import base64
+import functools
 import hmac
 import json
-import logging
+import threading
 import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
@@ -17,23 +19,28 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.requests import Request as Http
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
-from doge_export.serve.api_error import ApiError, api_error
+from doge_export.serve.api_error import ApiError, api_error, log_bug, out_of_time
 from doge_export.serve.bodies import Bodies, dumped
-from doge_export.serve.fields import Fields
+from doge_export.serve.limits import Limits
+from doge_export.serve.metrics import Metrics
 from doge_export.serve.requests import Request, chat_request, completion_request
+from doge_export.serve.watch import Watched
 
 if TYPE_CHECKING:
     from doge_export.serve.model import ServedModel
 
-LARGEST_BODY = 4 * 2**20
-"""Bytes of a request."""
-BODY_SECONDS = 30.0
-"""Seconds in which a request's body must have come, and in which a client must take a chunk."""
-
-_log = logging.getLogger("doge_export.serve")
+PROMPTS = {"/v1/chat/completions": "messages", "/v1/completions": "prompt", "/v1/embeddings": "input"}
+"""Field that holds the text, by path."""
+PAGE = Path(__file__).with_name("page.html")
+_PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+    "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+}
+Endpoint = Callable[[Http], Awaitable[Response]]
 
 
 class App:
@@ -42,8 +49,8 @@ class App:
     Args:
         name: name of the model.
         api_key: key that clients must have; None for none.
-        origins: web pages that may use the server.
-        request_timeout: most seconds of a request.
+        origins: web pages that may use the server, besides its own.
+        limits: limits of a request.
 
     Attributes:
         model: the model, once it is loaded.
@@ -51,43 +58,58 @@ class App:
     """
 
     def __init__(
-        self, name: str, *, api_key: str | None = None, origins: tuple[str, ...] = (), request_timeout: float = 600
+        self, name: str, *, api_key: str | None = None, origins: tuple[str, ...] = (), limits: Limits | None = None
     ) -> None:
         self.name = name
-        self._key, self._timeout = api_key, request_timeout
+        self.limits = limits or Limits()
+        self._key, self._origins = api_key, origins
         self.model: ServedModel | None = None
         self._started = time.time()
-        self._counts: dict[str, int] = {}
+        self._metrics = Metrics()
         routes = [
-            Route("/health", self._health),
-            Route("/metrics", self._metrics),
-            Route("/v1/models", self._models),
-            Route("/v1/models/{name:path}", self._one_model),
-            Route("/v1/chat/completions", self._chat, methods=["POST"]),
-            Route("/v1/completions", self._completions, methods=["POST"]),
-            Route("/v1/embeddings", self._embeddings, methods=["POST"]),
+            self._route("/", self._page, "GET"),
+            self._route("/health", self._health, "GET"),
+            self._route("/metrics", self._numbers, "GET"),
+            self._route("/v1/models", self._models, "GET"),
+            self._route("/v1/models/{name:path}", self._one_model, "GET"),
+            self._route("/v1/chat/completions", self._chat, "POST"),
+            self._route("/v1/completions", self._completions, "POST"),
+            self._route("/v1/embeddings", self._embeddings, "POST"),
         ]
         cors = [Middleware(CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"])]
-        handlers: Any = {ApiError: self._refused, HTTPException: self._refused, Exception: self._refused}
-        self.asgi = Starlette(routes=routes, middleware=cors if origins else [], exception_handlers=handlers)
+        handlers: Any = {HTTPException: self._not_routed}
+        app = Starlette(routes=routes, middleware=cors if origins else [], exception_handlers=handlers)
+        self.asgi = Watched(app, self._metrics, self.limits, [route.path for route in routes])
 
-    async def _refused(self, http: Http, error: Exception) -> Response:
-        if isinstance(error, HTTPException):
-            what = {404: f"there is no {http.url.path}", 405: f"{http.url.path} does not take {http.method}"}
-            headers = dict(error.headers or {})
-            error = ApiError(error.status_code, what.get(error.status_code, str(error.detail)), headers=headers)
-        elif api_error(error).status == 500:
-            _log.error("a request failed: %s", error, exc_info=error)
-        told = api_error(error)
-        self._count(f'doge_errors_total{{status="{told.status}"}}')
-        return _json(told.body(), told.status, told.headers)
+    def _route(self, path: str, endpoint: Endpoint, method: str) -> Route:
+        @functools.wraps(endpoint)
+        async def answering(http: Http) -> Response:
+            try:
+                return await endpoint(http)
+            except ClientDisconnect:
+                return Response(status_code=499)
+            except Exception as error:
+                log_bug(error)
+                return _refusal(api_error(error, PROMPTS.get(path)))
 
-    def _count(self, name: str, more: int = 1) -> None:
-        self._counts[name] = self._counts.get(name, 0) + more
+        return Route(path, answering, methods=[method])
 
-    def _check_key(self, http: Http) -> None:
-        given = http.headers.get("authorization", "").removeprefix("Bearer ").encode()
-        if self._key is not None and not hmac.compare_digest(given, self._key.encode()):
+    async def _not_routed(self, http: Http, error: Any) -> Response:
+        what = {404: f"there is no {http.url.path[:200]}", 405: f"{http.url.path[:200]} does not take {http.method}"}
+        message = what.get(error.status_code, str(error.detail))
+        return _refusal(ApiError(error.status_code, message, headers=dict(error.headers or {})))
+
+    def _check_client(self, http: Http) -> None:
+        """Refuse clients without the key, and pages of other sites, whose visitors would compute for them."""
+        origin = http.headers.get("origin")
+        own = (f"http://{http.headers.get('host')}", f"https://{http.headers.get('host')}")
+        if origin is not None and origin not in own and not {"*", origin} & {*self._origins}:
+            raise ApiError(403, f"pages of {origin[:200]} may not ask here: --cors allows them", "origin_not_allowed")
+        if self._key is None:
+            return
+        kind, _, given = http.headers.get("authorization", "").partition(" ")
+        is_right = hmac.compare_digest(given.strip().encode("latin-1"), self._key.encode())
+        if kind.lower() != "bearer" or not is_right:
             raise ApiError(401, "the API key is missing or wrong", "invalid_api_key")
 
     def _loaded(self) -> ServedModel:
@@ -95,17 +117,22 @@ class App:
             raise ApiError(503, "the model is loading: try again", "loading", headers={"Retry-After": "1"})
         return self.model
 
+    async def _page(self, http: Http) -> Response:
+        return Response(PAGE.read_bytes(), 200, _PAGE_HEADERS, "text/html")
+
     async def _health(self, http: Http) -> Response:
+        scheduler = None if self.model is None else self.model.scheduler
+        if scheduler is not None and scheduler.has_failed:
+            return _json({"status": "failed"}, 500)
         return _json({"status": "loading"}, 503) if self.model is None else _json({"status": "ok"})
 
-    async def _metrics(self, http: Http) -> Response:
-        self._check_key(http)
-        scheduler = None if self.model is None else self.model.scheduler
-        numbers: dict[str, Any] = {"doge_uptime_seconds": round(time.time() - self._started, 3)}
-        if scheduler is not None:
-            numbers |= {"doge_answers_running": scheduler.running, "doge_answers_waiting": scheduler.waiting}
-        numbers |= dict(sorted(self._counts.items()))
-        return PlainTextResponse("".join(f"{name} {value}\n" for name, value in numbers.items()))
+    async def _numbers(self, http: Http) -> Response:
+        self._check_client(http)
+        gauges = {"doge_uptime_seconds": ("Seconds since the start.", round(time.time() - self._started, 3))}
+        if self.model is not None:
+            gauges["doge_answers_running"] = ("Answers that are being computed.", self.model.running)
+            gauges["doge_answers_waiting"] = ("Answers that wait.", self.model.waiting)
+        return Response(self._metrics.text(gauges), 200, media_type="text/plain; version=0.0.4")
 
     def _card(self) -> dict[str, Any]:
         return {"id": self.name, "object": "model", "created": int(self._started), "owned_by": "doge-export"}
@@ -115,27 +142,30 @@ class App:
             raise ApiError(404, f"there is no model {name[:80]!r} here, only {self.name!r}", "model_not_found", "model")
 
     async def _models(self, http: Http) -> Response:
-        self._check_key(http)
+        self._check_client(http)
         return _json({"object": "list", "data": [self._card()]})
 
     async def _one_model(self, http: Http) -> Response:
-        self._check_key(http)
+        self._check_client(http)
         self._check_name(http.path_params["name"])
         return _json(self._card())
 
     async def _body(self, http: Http) -> Any:
-        self._check_key(http)
-        content = bytearray()
+        self._check_client(http)
+        most, content = self.limits.body_bytes, bytearray()
+        too_large = ApiError(413, f"the body has more than {most} bytes", "body_too_large")
+        length = http.headers.get("content-length", "")
+        if length.isdecimal() and int(length[:20]) > most:
+            raise too_large
         try:
-            async with asyncio.timeout(BODY_SECONDS):
+            async with asyncio.timeout(self.limits.body_seconds):
                 async for part in http.stream():
                     content += part
-                    if len(content) > LARGEST_BODY:
-                        raise ApiError(
-                            413, f"the body has more than {LARGEST_BODY} bytes", headers={"Connection": "close"}
-                        )
+                    if len(content) > most:
+                        raise too_large
         except TimeoutError:
-            raise ApiError(408, f"the body did not come within {BODY_SECONDS:g} s") from None
+            message = f"the body did not come within {self.limits.body_seconds:g} s"
+            raise ApiError(408, message, "timeout", headers={"Connection": "close"}) from None
         try:
             return json.loads(bytes(content), parse_constant=_refuse_constant)
         except (ValueError, RecursionError) as error:
@@ -148,138 +178,73 @@ class App:
         return await self._write(http, completion_request(await self._body(http)))
 
     async def _write(self, http: Http, request: Request) -> Response:
-        from doge_export.serve.model import Answers
+        from doge_export.serve.answers import Answers
+        from doge_export.serve.streamed import Streamed
 
         self._check_name(request.model)
         model = self._loaded()
-        self._count("doge_requests_total")
         rows = await run_in_threadpool(model.rows, request)
-        answers, bodies = Answers(model, rows, request.logprobs), Bodies(request)
+        answers = Answers(model, rows, request.logprobs, self._metrics, http.state.arrived)
         if request.stream:
-            return Streamed(self, answers, bodies, request)
+            return Streamed(answers, request, self.limits)
         records: list[list[Any]] = [[] for _ in rows]
-        gone = asyncio.ensure_future(_disconnected(http))
+
+        async def collect() -> None:
+            async for event in answers.events():
+                records[event.index].append(event.record)
+
         try:
-            async with asyncio.timeout(self._timeout):
-                while any(row.finish_reason is None for row in rows):
-                    wanted = asyncio.ensure_future(answers.next())
-                    await asyncio.wait([wanted, gone], return_when=asyncio.FIRST_COMPLETED)
-                    if not wanted.done():
-                        wanted.cancel()
-                        raise ClientDisconnect
-                    index, _, record = wanted.result()
-                    records[index].append(record)
-        except TimeoutError:
-            raise ApiError(504, f"the answer took more than {self._timeout:g} s", "timeout") from None
-        except ClientDisconnect:
-            return Response(status_code=499)
+            await self._in_time(http, collect())
         finally:
-            gone.cancel()
             answers.cancel()
-            self._count("doge_tokens_written_total", sum(len(row.token_ids) for row in rows))
-        return _json(bodies.whole(rows, records, request.n, request.logprobs is not None))
+        return _json(Bodies(request).whole(rows, records, request.n, request.logprobs is not None))
 
     async def _embeddings(self, http: Http) -> Response:
         from doge_export.runtime.feature_session import FeatureSession
-        from doge_export.runtime.prompts import text_rows
+        from doge_export.serve.embeddings import embedded, embedding_request
 
-        fields = Fields(await self._body(http))
-        name = fields.of(str, "model", "the name of a model") or ""
-        texts = fields.of((str, list), "input", "a text, token ids, or a list of those")
-        encoding = fields.any("encoding_format") or "float"
-        fields.only("encoding_format", "float", "base64")
-        fields.only("dimensions")
-        fields.finish()
-        self._check_name(name)
-        session = self._loaded().session
+        request = embedding_request(await self._body(http))
+        self._check_name(request.model)
+        model = self._loaded()
+        session = model.session
         if not isinstance(session, FeatureSession):
-            raise ApiError(
-                400, "this model writes text: export with --task feature-extraction", "model_not_supported", "model"
-            )
-        if not texts:
-            raise ApiError(400, "input is missing or empty", "invalid_value", "input")
-        vocabulary = session.manifest.architecture["vocab_size"]
+            message = "this model writes text: export with --task feature-extraction"
+            raise ApiError(400, message, "model_not_supported", "model")
+        is_cancelled = threading.Event()
 
-        def embed() -> tuple[Any, int]:
-            rows = text_rows(texts, session.tokenizer, vocabulary, max_length=session.max_length, truncate=False)
-            return session.embed(rows), sum(map(len, rows))
+        async def compute() -> Any:
+            async with model.slots.taken():
+                return await run_in_threadpool(embedded, session, request, is_cancelled)
 
-        vectors, count = await run_in_threadpool(embed)
-        data = [
-            {
-                "object": "embedding",
-                "index": index,
-                "embedding": vector.tolist() if encoding == "float" else base64.b64encode(vector.tobytes()).decode(),
-            }
-            for index, vector in enumerate(vectors)
-        ]
-        numbers = {"prompt_tokens": count, "total_tokens": count}
-        return _json({"object": "list", "model": name, "data": data, "usage": numbers})
+        try:
+            return _json(await self._in_time(http, compute()))
+        finally:
+            is_cancelled.set()
 
+    async def _in_time(self, http: Http, computing: Any) -> Any:
+        """Wait for a coroutine while the client does.
 
-class Streamed(Response):
-    """A stream of server-sent events; it ends the answers when the client is gone, slow, or out of time."""
-
-    def __init__(self, app: App, answers: Any, bodies: Bodies, request: Request) -> None:
-        super().__init__()
-        self._app, self._answers, self._bodies, self._request = app, answers, bodies, request
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Send the stream."""
-
-        async def part(content: bytes, more: bool = True) -> None:
-            async with asyncio.timeout(BODY_SECONDS):
-                await send({"type": "http.response.body", "body": content, "more_body": more})
+        Raises:
+            ApiError: it takes too long (504).
+            ClientDisconnect: the client is gone.
+        """
 
         async def watch() -> None:
-            while (await receive())["type"] != "http.disconnect":
+            while (await http.receive())["type"] != "http.disconnect":
                 pass
 
-        async def write() -> None:
-            headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
-            await send({"type": "http.response.start", "status": 200, "headers": headers})
-            try:
-                async with asyncio.timeout(self._app._timeout):
-                    await self._events(part)
-            except Exception as error:
-                late = ApiError(504, f"the answer took more than {self._app._timeout:g} s", "timeout")
-                told = late if isinstance(error, TimeoutError) else api_error(error)
-                await part(b"data: " + dumped(told.body()) + b"\n\n")
-            await part(b"data: [DONE]\n\n", more=False)
-
-        writing, watching = asyncio.ensure_future(write()), asyncio.ensure_future(watch())
+        wanted, gone = asyncio.ensure_future(computing), asyncio.ensure_future(watch())
         try:
-            await asyncio.wait([writing, watching], return_when=asyncio.FIRST_COMPLETED)
+            first = asyncio.FIRST_COMPLETED
+            done, _ = await asyncio.wait([wanted, gone], timeout=self.limits.request_seconds, return_when=first)
+            if wanted in done:
+                return wanted.result()
+            if gone in done:
+                raise ClientDisconnect
+            raise out_of_time(self.limits.request_seconds)
         finally:
-            for each in (writing, watching):
+            for each in (wanted, gone):
                 each.cancel()
-            await asyncio.gather(writing, watching, return_exceptions=True)
-            self._answers.cancel()
-            self._app._count("doge_tokens_written_total", sum(len(row.token_ids) for row in self._answers.rows))
-
-    async def _events(self, part: Any) -> None:
-        rows, request = self._answers.rows, self._request
-        records: list[list[Any]] = [[] for _ in rows]
-        for index in range(len(rows) if request.is_chat else 0):
-            await part(b"data: " + dumped(self._bodies.chunk(index, None, None, None)) + b"\n\n")
-        left = len(rows)
-        while left:
-            index, piece, record = await self._answers.next()
-            records[index].append(record)
-            # The scheduler may be further than the events: an answer has ended with its last event.
-            has_ended = rows[index].finish_reason is not None and len(records[index]) == len(rows[index].token_ids)
-            if piece or has_ended:
-                told = records[index][-1:] if request.logprobs is not None else None
-                reason = rows[index].finish_reason if has_ended else None
-                await part(b"data: " + dumped(self._bodies.chunk(index, piece, told, reason)) + b"\n\n")
-            left -= has_ended
-        if request.include_usage:
-            await part(b"data: " + dumped(self._bodies.last(rows, request.n)) + b"\n\n")
-
-
-async def _disconnected(http: Http) -> None:
-    while (await http.receive())["type"] != "http.disconnect":
-        pass
 
 
 def _refuse_constant(name: str) -> Any:
@@ -288,3 +253,7 @@ def _refuse_constant(name: str) -> Any:
 
 def _json(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     return Response(dumped(body), status, headers, "application/json")
+
+
+def _refusal(error: ApiError) -> Response:
+    return _json(error.body(), error.status, error.headers)

@@ -57,6 +57,13 @@ class Fields:
         if value is not None and value not in allowed:
             raise ApiError(400, f"{name} is not supported here: leave it out", "unsupported_parameter", name)
 
+    def model(self) -> str:
+        """Return the name of the model, which every request has."""
+        name = self.of(str, "model", "the name of a model")
+        if name is None:
+            raise ApiError(400, "model is missing: give the name that /v1/models lists", "invalid_value", "model")
+        return str(name)
+
     def finish(self) -> None:
         """Refuse the fields that nobody read."""
         unknown = sorted(self._values.keys() - self._read)

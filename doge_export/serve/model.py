@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,8 @@ from doge_export.runtime.session import Session
 from doge_export.serve.api_error import ApiError
 from doge_export.serve.lanes import ForkLanes
 from doge_export.serve.requests import Request
-from doge_export.serve.scheduler import Look, Scheduler, Task
+from doge_export.serve.scheduler import Look, Scheduler
+from doge_export.serve.slots import Slots
 
 
 class ServedModel:
@@ -34,17 +33,34 @@ class ServedModel:
 
     def __init__(self, folder: Path, parallel: int, max_queue: int, **opening: Any) -> None:
         # Each lane computes in its own thread: more threads for one of them would only wait for the others'.
+        self._parallel, self._max_queue = parallel, max_queue
         session = load(folder, **{**opening, "threads": opening.get("threads") or (1 if parallel > 1 else None)})
         if not isinstance(session, (Session, FeatureSession)):
             raise DogeExportError(f"serve needs a folder for text-generation or feature-extraction, not {session.task}")
         self.session = session
-        self.scheduler = Scheduler(ForkLanes(session.decoder, parallel), max_queue) if _writes(session) else None
+        self.scheduler = None
+        if isinstance(session, Session):
+            self.scheduler = Scheduler(ForkLanes(session.decoder, parallel), parallel, max_queue)
+        self.slots = Slots(parallel, max_queue)
+
+    @property
+    def running(self) -> int:
+        """Requests for vectors, or answers, that are being computed."""
+        return self.slots.running if self.scheduler is None else self.scheduler.running
+
+    @property
+    def waiting(self) -> int:
+        """Those that wait."""
+        return self.slots.waiting if self.scheduler is None else self.scheduler.waiting
 
     def rows(self, request: Request) -> list[Row]:
         """Check a request and return its answers, those to the first prompt first."""
         session = self.session
         if not isinstance(session, Session):
             raise ApiError(400, "this model gives embeddings and writes no text", "model_not_supported", "model")
+        count, most = len(request.prompts) * request.n, self._parallel + self._max_queue
+        if count > most:
+            raise ApiError(400, f"the request asks for {count} answers, expected {most} at most", "invalid_value")
         rows: list[Row] = []
         for prompt in request.prompts:
             if request.is_chat:
@@ -83,40 +99,3 @@ class ServedModel:
         if self.scheduler is not None:
             self.scheduler.close()
         self.session.close()
-
-
-def _writes(session: Any) -> bool:
-    return isinstance(session, Session)
-
-
-class Answers:
-    """Answers to one request, as the event loop sees them: `events` yields what the scheduler's thread delivers."""
-
-    def __init__(self, model: ServedModel, rows: list[Row], logprobs: int | None) -> None:
-        self._loop, self._scheduler = asyncio.get_running_loop(), model.scheduler
-        self._events: asyncio.Queue[tuple[int, str, Any, Exception | None]] = asyncio.Queue()
-        self.rows = rows
-        look = None if logprobs is None else model.look(logprobs)
-        self._tasks = [Task(row, self._deliverer(index), look) for index, row in enumerate(rows)]
-        assert self._scheduler is not None
-        self._scheduler.submit(self._tasks)
-
-    def _deliverer(self, index: int) -> Any:
-        def deliver(piece: str, record: Any, error: Exception | None) -> None:
-            event = (index, piece, record, error)
-            with contextlib.suppress(RuntimeError):  # the loop has ended, and nobody waits
-                self._loop.call_soon_threadsafe(self._events.put_nowait, event)
-
-        return deliver
-
-    async def next(self) -> tuple[int, str, Any]:
-        """Return the number of an answer, its next text and the record of its token; raise what ended it."""
-        index, piece, record, error = await self._events.get()
-        if error is not None:
-            raise error
-        return index, piece, record
-
-    def cancel(self) -> None:
-        """End the answers that are still written."""
-        assert self._scheduler is not None
-        self._scheduler.cancel(self._tasks)

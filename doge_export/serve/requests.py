@@ -72,9 +72,7 @@ def completion_request(body: Any) -> Request:
 def _request(
     fields: Fields, prompts: list[Any], is_chat: bool, tools: list[Any] | None, logprobs: int | None, most: int | None
 ) -> Request:
-    model = fields.of(str, "model", "the name of a model")
-    if model is None:
-        raise ApiError(400, "model is missing: give the name that /v1/models lists", "invalid_value", "model")
+    model = fields.model()
     stream = fields.of(bool, "stream", "true or false") or False
     options = fields.of(dict, "stream_options", "an object") or {}
     bias = fields.of(dict, "logit_bias", "an object of token ids and numbers") or {}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+import math
 import signal
 import socket
 import threading
@@ -16,6 +18,7 @@ import uvicorn
 from doge_export import console
 from doge_export.errors import DogeExportError
 from doge_export.serve.app import App
+from doge_export.serve.connections import connection_class
 
 
 class Server(uvicorn.Server):
@@ -59,6 +62,24 @@ def open_port(host: str, port: int) -> socket.socket:
     return taken
 
 
+def server_of(app: App) -> Server:
+    """Return the server of an application."""
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # its warnings are of what clients send
+    limits = app.limits
+    return Server(
+        uvicorn.Config(
+            app.asgi,
+            http=connection_class(limits),
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            timeout_keep_alive=limits.idle_seconds,
+            timeout_graceful_shutdown=math.ceil(limits.request_seconds + limits.body_seconds),
+        )
+    )
+
+
 def serve(folder: Path, host: str, port: int, app: App, **options: Any) -> None:
     """Serve until a signal comes.
 
@@ -73,7 +94,7 @@ def serve(folder: Path, host: str, port: int, app: App, **options: Any) -> None:
         DogeExportError: the port is in use, or the folder cannot be opened.
     """
     taken = open_port(host, port)
-    server = Server(uvicorn.Config(app.asgi, log_config=None, access_log=False, lifespan="off", timeout_keep_alive=30))
+    server = server_of(app)
     failures: list[BaseException] = []
 
     def load() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from doge_export.runtime.generate import Row
 from doge_export.runtime.prediction import Prediction
-from doge_export.serve.api_error import ApiError
+from doge_export.serve.api_error import ApiError, log_bug
 from doge_export.serve.lanes import ForkLanes
 
 Look = Callable[[Prediction], Callable[[int], Any]]
@@ -38,17 +38,24 @@ class Scheduler:
 
     Args:
         lanes: where answers are decoded.
-        max_queue: most answers that wait for a lane.
+        parallel: number of lanes.
+        max_queue: most answers that wait while every lane is taken.
     """
 
-    def __init__(self, lanes: ForkLanes, max_queue: int) -> None:
-        self._lanes, self._max_queue = lanes, max_queue
+    def __init__(self, lanes: ForkLanes, parallel: int, max_queue: int) -> None:
+        self._lanes, self._parallel, self._max_queue = lanes, parallel, max_queue
         self._changed = threading.Condition()
         self._waiting: collections.deque[Task] = collections.deque()
         self._running: dict[int, Task] = {}
         self._is_closed = False
+        self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="doge-scheduler", daemon=True)
         self._thread.start()
+
+    @property
+    def has_failed(self) -> bool:
+        """True once a bug has ended the thread; nothing is answered any more."""
+        return self._failure is not None
 
     @property
     def waiting(self) -> int:
@@ -67,14 +74,11 @@ class Scheduler:
             ApiError: too many wait already (429).
         """
         with self._changed:
-            if self._waiting and len(self._waiting) + len(tasks) > self._max_queue:
-                raise ApiError(
-                    429,
-                    f"{len(self._waiting)} answers wait already: try again later",
-                    "queue_full",
-                    None,
-                    {"Retry-After": "1"},
-                )
+            if self._failure is not None or self._is_closed:
+                raise ApiError(503, "the server answers no more: it ended or failed", "unavailable")
+            free = self._parallel - len(self._running)
+            if len(self._waiting) + len(tasks) > free + self._max_queue:
+                raise queue_full(len(self._waiting))
             self._waiting.extend(tasks)
             self._changed.notify()
 
@@ -95,6 +99,19 @@ class Scheduler:
         self._lanes.close()
 
     def _run(self) -> None:
+        try:
+            self._work()
+        except BaseException as error:
+            with self._changed:
+                self._failure = error
+                left = [*self._running.values(), *self._waiting]
+                self._running.clear()
+                self._waiting.clear()
+            for task in left:
+                task.deliver("", None, error if isinstance(error, Exception) else RuntimeError(repr(error)))
+            log_bug(error)
+
+    def _work(self) -> None:
         while True:
             with self._changed:
                 while not (self._waiting or self._running or self._is_closed):
@@ -148,3 +165,8 @@ class Scheduler:
     def _end(self, lane: int) -> None:
         del self._running[lane]
         self._lanes.leave(lane)
+
+
+def queue_full(waiting: int) -> ApiError:
+    """Return the refusal of a request when as many wait as may."""
+    return ApiError(429, f"{waiting} answers wait already: try again later", "queue_full", None, {"Retry-After": "1"})

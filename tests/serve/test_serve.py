@@ -16,7 +16,7 @@ openai = pytest.importorskip("openai", reason="the extra `test` brings openai")
 pytest.importorskip("uvicorn", reason="the extra `serve` brings uvicorn")
 
 from doge_export import load  # noqa: E402
-from doge_export.serve.app import LARGEST_BODY  # noqa: E402
+from doge_export.serve.limits import LARGEST_BODY  # noqa: E402
 
 MESSAGES = [{"role": "user", "content": "Tell me a story about a dog."}]
 
@@ -179,7 +179,8 @@ def test_a_huge_body_and_a_wrong_method_are_refused(server):
 def metrics(base):
     request = urllib.request.Request(f"{base}/metrics", headers={"Authorization": "Bearer secret"})
     with urllib.request.urlopen(request, timeout=10) as answer:
-        return {name: float(value) for name, value in (line.split() for line in answer.read().decode().splitlines())}
+        lines = [line for line in answer.read().decode().splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, value in (line.split() for line in lines)}
 
 
 def test_a_client_that_vanishes_leaves_no_work(server, client):
