@@ -63,10 +63,13 @@ def completion_request(body: Any) -> Request:
     if not prompt:
         raise ApiError(400, "prompt is missing or empty: give at least one character", "invalid_value", "prompt")
     is_batch = isinstance(prompt, list) and isinstance(prompt[0], (str, list))
+    prompts = prompt if is_batch else [prompt]
+    if not all(isinstance(each, str) or _is_ids(each) for each in prompts):
+        raise ApiError(400, "prompt is not a text, token ids, or a list of those", "invalid_type", "prompt")
     fields.only("echo", False)
     fields.only("best_of", 1)
     fields.only("suffix", "")
-    return _request(fields, prompt if is_batch else [prompt], False, None, fields.integer("logprobs", 0, 20), None)
+    return _request(fields, prompts, False, None, fields.integer("logprobs", 0, 20), None)
 
 
 def _request(
@@ -94,6 +97,10 @@ def _request(
     n = fields.integer("n", 1, 16) or 1
     fields.finish()
     return Request(model, prompts, is_chat, tools, settings, n, stream, bool(options.get("include_usage")), logprobs)
+
+
+def _is_ids(prompt: Any) -> bool:
+    return isinstance(prompt, list) and bool(prompt) and all(type(each) is int for each in prompt)
 
 
 def _is_bias(bias: dict[str, Any]) -> bool:
