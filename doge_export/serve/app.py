@@ -22,6 +22,7 @@ from starlette.requests import Request as Http
 from starlette.responses import Response
 from starlette.routing import Route
 
+from doge_export.memory import resident_bytes
 from doge_export.serve.api_error import ApiError, api_error, log_bug, out_of_time
 from doge_export.serve.bodies import Bodies, dumped
 from doge_export.serve.limits import Limits
@@ -132,6 +133,9 @@ class App:
         if self.model is not None:
             gauges["doge_answers_running"] = ("Answers that are being computed.", self.model.running)
             gauges["doge_answers_waiting"] = ("Answers that wait.", self.model.waiting)
+        resident = resident_bytes()
+        if resident is not None:
+            gauges["process_resident_memory_bytes"] = ("Memory of the process.", resident)
         return Response(self._metrics.text(gauges), 200, media_type="text/plain; version=0.0.4")
 
     def _card(self) -> dict[str, Any]:
