@@ -3,39 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import dataclasses
+import functools
 import time
-from collections.abc import AsyncIterator, Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
 
-from doge_export.runtime.generate import FinishReason, Row
+from doge_export.runtime.generate import Row
 from doge_export.serve.metrics import Metrics
-from doge_export.serve.scheduler import Task
+from doge_export.serve.scheduler import Event, Task
 
 if TYPE_CHECKING:
     from doge_export.serve.model import ServedModel
 
 ENDED = {"eos": "stop", "stop": "stop", "length": "length", None: "cancelled"}
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Event:
-    """A token of an answer, or the error that ended it.
-
-    Attributes:
-        index: number of the answer.
-        piece: text that is safe to show, often empty.
-        record: log-probabilities of the token; None if nobody asked for them.
-        finish_reason: what ended the answer with this token; the row may be further by the time this is read.
-        error: what ended it instead of a token.
-    """
-
-    index: int
-    piece: str
-    record: Any
-    finish_reason: FinishReason | None
-    error: Exception | None
 
 
 class Answers:
@@ -56,38 +36,38 @@ class Answers:
         self, model: ServedModel, rows: list[Row], logprobs: int | None, metrics: Metrics, arrived: float
     ) -> None:
         assert model.scheduler is not None
-        self._loop, self._scheduler = asyncio.get_running_loop(), model.scheduler
-        self._events: asyncio.Queue[Event] = asyncio.Queue()
+        loop, self._scheduler = asyncio.get_running_loop(), model.scheduler
+        self._events: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
         self._metrics, self._arrived, self._is_counted = metrics, arrived, False
         self.rows = rows
         look = None if logprobs is None else model.look(logprobs)
-        self._tasks = [Task(row, self._deliverer(index, row), look) for index, row in enumerate(rows)]
+        self._tasks = [Task(row, loop, functools.partial(self._deliver, index), look) for index, row in enumerate(rows)]
         self._scheduler.submit(self._tasks)
 
-    def _deliverer(self, index: int, row: Row) -> Callable[[str, Any, Exception | None], None]:
-        def deliver(piece: str, record: Any, error: Exception | None) -> None:
-            event = Event(index, piece, record, row.finish_reason, error)
-            with contextlib.suppress(RuntimeError):  # the loop has ended, and nobody waits
-                self._loop.call_soon_threadsafe(self._events.put_nowait, event)
+    def _deliver(self, index: int, event: Event) -> None:
+        self._events.put_nowait((index, event))
 
-        return deliver
+    async def events(self) -> AsyncIterator[list[tuple[int, Event]]]:
+        """Yield the tokens of all answers, each with the number of its answer, until each has ended.
 
-    async def events(self) -> AsyncIterator[Event]:
-        """Yield the tokens of all answers until each has ended.
+        Those that have come since the last time come together.
 
         Raises:
             Exception: what ended one of them.
         """
         left, is_first = len(self.rows), True
         while left:
-            event = await self._events.get()
-            if event.error is not None:
-                raise event.error
+            events = [await self._events.get()]
+            while not self._events.empty():
+                events.append(self._events.get_nowait())
+            for _, event in events:
+                if event.error is not None:
+                    raise event.error
+                left -= event.finish_reason is not None
             if is_first:
                 self._metrics.first_token_seconds.observe(time.monotonic() - self._arrived)
                 is_first = False
-            left -= event.finish_reason is not None
-            yield event
+            yield events
 
     def cancel(self) -> None:
         """End the answers that are still written, and count them."""

@@ -194,8 +194,9 @@ class App:
         records: list[list[Any]] = [[] for _ in rows]
 
         async def collect() -> None:
-            async for event in answers.events():
-                records[event.index].append(event.record)
+            async for events in answers.events():
+                for index, event in events:
+                    records[index].append(event.record)
 
         try:
             await self._in_time(http, collect())

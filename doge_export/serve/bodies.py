@@ -11,13 +11,14 @@ from typing import Any
 from doge_export.runtime.generate import Row
 from doge_export.serve.requests import Request
 
+_encode = json.JSONEncoder(ensure_ascii=False).encode
 _REASONS = {"eos": "stop", "stop": "stop", "length": "length"}
 
 
 def dumped(value: Any) -> bytes:
     """Return JSON; a lone surrogate, which UTF-8 cannot say, is escaped."""
     try:
-        return json.dumps(value, ensure_ascii=False).encode()
+        return _encode(value).encode()
     except UnicodeEncodeError:
         return json.dumps(value).encode()
 

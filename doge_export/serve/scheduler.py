@@ -2,18 +2,42 @@
 
 from __future__ import annotations
 
+import asyncio
 import collections
+import contextlib
+import dataclasses
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
-from doge_export.runtime.generate import Row
+from doge_export.runtime.generate import FinishReason, Row
 from doge_export.runtime.prediction import Prediction
 from doge_export.serve.api_error import ApiError, log_bug
 from doge_export.serve.lanes import ForkLanes
 
+READING_SECONDS = 0.05
+"""Seconds in which waiting prompts are read one behind the other before the next tokens of the others."""
+
 Look = Callable[[Prediction], Callable[[int], Any]]
 """Reader of a prediction before its token is chosen; what it returns makes a record of the token."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Event:
+    """A token of an answer, or the error that ended it.
+
+    Attributes:
+        piece: text that is safe to show, often empty.
+        record: log-probabilities of the token; None if nobody asked for them.
+        finish_reason: what ended the answer with this token; the row may be further by the time this is read.
+        error: what ended it instead of a token.
+    """
+
+    piece: str
+    record: Any
+    finish_reason: FinishReason | None
+    error: Exception | None = None
 
 
 class Task:
@@ -21,15 +45,15 @@ class Task:
 
     Args:
         row: the answer.
-        deliver: called in the scheduler's thread with each new text (often empty), the record of its token, and the
-            error that ended it; must not wait.
+        loop: the event loop that waits for it.
+        deliver: called in the loop with each event.
         look: what makes the records; None for none.
     """
 
     def __init__(
-        self, row: Row, deliver: Callable[[str, Any, Exception | None], None], look: Look | None = None
+        self, row: Row, loop: asyncio.AbstractEventLoop, deliver: Callable[[Event], None], look: Look | None = None
     ) -> None:
-        self.row, self.deliver, self.look = row, deliver, look
+        self.row, self.loop, self.deliver, self.look = row, loop, deliver, look
         self.is_cancelled = False
 
 
@@ -49,6 +73,7 @@ class Scheduler:
         self._running: dict[int, Task] = {}
         self._is_closed = False
         self._failure: BaseException | None = None
+        self._events: list[tuple[Task, Event]] = []
         self._thread = threading.Thread(target=self._run, name="doge-scheduler", daemon=True)
         self._thread.start()
 
@@ -107,8 +132,9 @@ class Scheduler:
                 left = [*self._running.values(), *self._waiting]
                 self._running.clear()
                 self._waiting.clear()
-            for task in left:
-                task.deliver("", None, error if isinstance(error, Exception) else RuntimeError(repr(error)))
+            shown = error if isinstance(error, Exception) else RuntimeError(repr(error))
+            self._events += [(task, Event("", None, None, shown)) for task in left]
+            self._hand_out()
             log_bug(error)
 
     def _work(self) -> None:
@@ -121,24 +147,28 @@ class Scheduler:
             self._drop_cancelled()
             self._admit()
             self._step()
+            self._hand_out()
 
     def _drop_cancelled(self) -> None:
         for lane in [lane for lane, task in self._running.items() if task.is_cancelled]:
             self._end(lane)
 
     def _admit(self) -> None:
-        """Read one waiting prompt, so that the answers that are being written stand still for that alone."""
-        with self._changed:
-            if self._lanes.is_full or not self._waiting:
-                return
-            task = self._waiting.popleft()
-        try:
-            lane, prediction = self._lanes.read(task.row.prompt_token_ids)
-        except Exception as error:
-            task.deliver("", None, error)
-            return
-        self._running[lane] = task
-        self._advance(lane, prediction)
+        """Read waiting prompts for a while: the answers that are being written stand still for it."""
+        began = time.monotonic()
+        while time.monotonic() < began + READING_SECONDS:
+            with self._changed:
+                if self._lanes.is_full or not self._waiting:
+                    return
+                task = self._waiting.popleft()
+            try:
+                lane, prediction = self._lanes.read(task.row.prompt_token_ids)
+            except Exception as error:
+                self._events.append((task, Event("", None, None, error)))
+            else:
+                self._running[lane] = task
+                self._advance(lane, prediction)
+            self._hand_out()
 
     def _step(self) -> None:
         if not self._running:
@@ -156,15 +186,29 @@ class Scheduler:
             piece = task.row.advance(prediction)
         except Exception as error:
             self._end(lane)
-            task.deliver("", None, error)
+            self._events.append((task, Event("", None, None, error)))
             return
-        if task.row.finish_reason is not None:
+        reason = task.row.finish_reason
+        if reason is not None:
             self._end(lane)
-        task.deliver(piece, None if record is None else record(task.row.token_ids[-1]), None)
+        self._events.append((task, Event(piece, None if record is None else record(task.row.token_ids[-1]), reason)))
 
     def _end(self, lane: int) -> None:
         del self._running[lane]
         self._lanes.leave(lane)
+
+    def _hand_out(self) -> None:
+        """Deliver the events so far, waking each loop once."""
+        events, self._events = self._events, []
+        for loop in {task.loop for task, _ in events}:
+            mine = [(task, event) for task, event in events if task.loop is loop]
+            with contextlib.suppress(RuntimeError):  # the loop has ended, and nobody waits
+                loop.call_soon_threadsafe(_deliver, mine)
+
+
+def _deliver(events: list[tuple[Task, Event]]) -> None:
+    for task, event in events:
+        task.deliver(event)
 
 
 def queue_full(waiting: int) -> ApiError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 from starlette.responses import Response
@@ -20,10 +21,6 @@ _HEADERS = [
 ]
 
 
-class _Stalled(Exception):
-    """The client takes nothing."""
-
-
 class Streamed(Response):
     """A stream that ends its answers when the client is gone, slow, or out of time."""
 
@@ -35,12 +32,17 @@ class Streamed(Response):
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Send the stream."""
 
+        began: float | None = None  # of the part that is being sent
+
         async def part(content: bytes, more: bool = True) -> None:
-            try:
-                async with asyncio.timeout(self._limits.body_seconds):
-                    await send({"type": "http.response.body", "body": content, "more_body": more})
-            except TimeoutError:
-                raise _Stalled from None
+            nonlocal began
+            began = time.monotonic()
+            await send({"type": "http.response.body", "body": content, "more_body": more})
+            began = None
+
+        async def stall() -> None:
+            while began is None or time.monotonic() < began + self._limits.body_seconds:
+                await asyncio.sleep(self._limits.body_seconds / 4)
 
         async def write() -> None:
             await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
@@ -49,8 +51,6 @@ class Streamed(Response):
                     await self._events(part)
             except TimeoutError:
                 await part(_event(out_of_time(self._limits.request_seconds).body()))
-            except _Stalled:
-                raise
             except Exception as error:
                 log_bug(error)
                 await part(_event(api_error(error).body()))
@@ -60,15 +60,16 @@ class Streamed(Response):
             while (await receive())["type"] != "http.disconnect":
                 pass
 
-        writing, watching = asyncio.ensure_future(write()), asyncio.ensure_future(watch())
+        # A timer around each part would take as long as the part.
+        tasks = writing, _, stalling = [asyncio.ensure_future(each()) for each in (write, watch, stall)]
         try:
-            await asyncio.wait([writing, watching], return_when=asyncio.FIRST_COMPLETED)
+            ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._answers.cancel()
-            for each in (writing, watching):
-                each.cancel()
-            ended, _ = await asyncio.gather(writing, watching, return_exceptions=True)
-        if isinstance(ended, _Stalled) and "abort" in scope["state"]:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        if stalling in ended and writing not in ended and "abort" in scope["state"]:
             scope["state"]["abort"]()  # closing would wait for what the client does not take
             await asyncio.sleep(0)
 
@@ -76,10 +77,14 @@ class Streamed(Response):
         rows, request = self._answers.rows, self._request
         for index in range(len(rows) if request.is_chat else 0):
             await part(_event(self._bodies.chunk(index, None, None, None)))
-        async for event in self._answers.events():
-            if event.piece or event.finish_reason is not None or event.record is not None:
-                told = None if event.record is None else [event.record]
-                await part(_event(self._bodies.chunk(event.index, event.piece, told, event.finish_reason)))
+        async for events in self._answers.events():
+            parts = []
+            for index, event in events:
+                if event.piece or event.finish_reason is not None or event.record is not None:
+                    told = None if event.record is None else [event.record]
+                    parts.append(_event(self._bodies.chunk(index, event.piece, told, event.finish_reason)))
+            if parts:
+                await part(b"".join(parts))
         if request.include_usage:
             await part(_event(self._bodies.last(rows, request.n)))
 
