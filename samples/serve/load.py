@@ -149,7 +149,10 @@ def main() -> int:
     parser.add_argument("--prompt", default="Once upon a time there was number")
     parser.add_argument("--vanish", type=int, default=0, help="clients that go away mid-stream, before the runs")
     arguments = parser.parse_args()
-    load = Load(arguments)
+    try:
+        load = Load(arguments)
+    except OSError as error:
+        raise SystemExit(f"no server answers at {arguments.url}: {error}") from None
     asyncio.run(load.run(1, 2))  # what is made at the first answer is made
     failed = 0
     if arguments.vanish:
