@@ -18,6 +18,7 @@ from serving import serving  # noqa: E402
 from doge_export import load  # noqa: E402
 from doge_export.errors import DogeExportError  # noqa: E402
 from doge_export.serve.limits import LARGEST_BODY  # noqa: E402
+from doge_export.serve.model import ServedModel  # noqa: E402
 
 MESSAGES = [{"role": "user", "content": "Tell me a story about a dog."}]
 
@@ -310,3 +311,17 @@ def test_mistakes_of_embeddings(embedder, settings, code):
 def test_a_model_of_embeddings_writes_nothing(embedder):
     with pytest.raises(openai.BadRequestError):
         embedder.client().chat.completions.create(model="out", messages=MESSAGES)
+
+
+def test_a_model_that_is_loading_is_waited_for(server, client, monkeypatch):
+    monkeypatch.setattr(server.app, "model", None)
+    assert server.ask(path="/health", method="GET")[::2] == (503, {"status": "loading"})
+    status, headers, content = server.ask(json.dumps({"model": "out", "prompt": "a"}).encode())
+    assert (status, headers["retry-after"], content["error"]["code"]) == (503, "1", "loading")
+    assert server.metrics()["doge_uptime_seconds"] > 0
+    assert [each.id for each in client.models.list().data] == ["out"]
+
+
+def test_a_classifier_is_not_served(task_export):
+    with pytest.raises(DogeExportError, match="text-classification"):
+        ServedModel(task_export("text-classification", num_labels=3).folder, 1, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -12,6 +13,9 @@ import time
 import urllib.request
 
 import pytest
+from click.testing import CliRunner
+
+from doge_export.cli import main
 
 pytest.importorskip("uvicorn", reason="the extra `serve` brings uvicorn")
 
@@ -50,9 +54,9 @@ def test_sigterm_lets_running_answers_end_and_takes_no_new_ones(folder):
     for connection in connections:
         connection.sendall(head.encode() + body)
     answers = [connection.recv(4096) for connection in connections[:1]]
-    ended = subprocess.run([*COMMAND, str(folder), "--port", str(port)], capture_output=True, text=True, timeout=60)
-    assert ended.returncode == 2
-    assert ended.stderr.count("\n") == 1 and "cannot listen" in ended.stderr
+    refused = CliRunner().invoke(main, ["serve", str(folder), "--port", str(port)])
+    assert refused.exit_code == 2
+    assert refused.stderr.count("\n") == 1 and "cannot listen" in refused.stderr
     for connection in connections:
         connection.sendall(head.encode() + body)  # a request behind the first is one that has not begun
     process.send_signal(signal.SIGTERM)
@@ -76,3 +80,15 @@ def test_ctrl_c_twice_ends_at_once(folder):
             process.wait(0.7)
         process.send_signal(signal.SIGINT)
         assert process.wait(20) == 0
+
+
+def test_a_folder_that_cannot_be_served_ends_the_server(folder, tmp_path):
+    (tmp_path / "empty").mkdir()
+    shutil.copytree(folder, tmp_path / "broken")
+    for graph in (tmp_path / "broken").rglob("*.onnx"):
+        graph.unlink()
+    for name, options in (("empty", []), ("broken", []), ("broken", ["--api-key", ""]), ("broken", ["--host", "no.x"])):
+        ended = CliRunner().invoke(main, ["serve", str(tmp_path / name), "--port", "0", *options])
+        assert ended.exit_code == 2, ended.stderr
+        lines = [line for line in ended.stderr.splitlines() if "listening" not in line]
+        assert len(lines) == 1 and "error: " in lines[0]
