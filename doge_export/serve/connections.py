@@ -22,9 +22,10 @@ class Connection(H11Protocol):
     """
 
     limits = Limits()
+    app_state: dict[str, Any]
     _head_timer: asyncio.TimerHandle | None = None
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: Any) -> None:
         """Take a connection, or refuse it."""
         is_too_many = len(self.connections) >= self.limits.connections
         self.app_state = {**self.app_state, "abort": transport.abort}

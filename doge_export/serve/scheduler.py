@@ -73,6 +73,7 @@ class Scheduler:
         self._running: dict[int, Task] = {}
         self._is_closed = False
         self._failure: BaseException | None = None
+        self._reading: Task | None = None  # neither waits nor runs
         self._events: list[tuple[Task, Event]] = []
         self._thread = threading.Thread(target=self._run, name="doge-scheduler", daemon=True)
         self._thread.start()
@@ -90,7 +91,7 @@ class Scheduler:
     @property
     def running(self) -> int:
         """Answers that are being written."""
-        return len(self._running)
+        return len(self._running) + (self._reading is not None)
 
     def submit(self, tasks: list[Task]) -> None:
         """Let answers wait for their lanes.
@@ -101,7 +102,7 @@ class Scheduler:
         with self._changed:
             if self._failure is not None or self._is_closed:
                 raise ApiError(503, "the server answers no more: it ended or failed", "unavailable")
-            free = self._parallel - len(self._running)
+            free = self._parallel - self.running
             if len(self._waiting) + len(tasks) > free + self._max_queue:
                 raise queue_full(len(self._waiting))
             self._waiting.extend(tasks)
@@ -129,7 +130,9 @@ class Scheduler:
         except BaseException as error:
             with self._changed:
                 self._failure = error
-                left = [*self._running.values(), *self._waiting]
+                reading = [] if self._reading is None else [self._reading]
+                left = [*reading, *self._running.values(), *self._waiting]
+                self._reading = None
                 self._running.clear()
                 self._waiting.clear()
             shown = error if isinstance(error, Exception) else RuntimeError(repr(error))
@@ -160,13 +163,15 @@ class Scheduler:
             with self._changed:
                 if self._lanes.is_full or not self._waiting:
                     return
-                task = self._waiting.popleft()
+                task = self._reading = self._waiting.popleft()
             try:
                 lane, prediction = self._lanes.read(task.row.prompt_token_ids)
             except Exception as error:
                 self._events.append((task, Event("", None, None, error)))
+                self._reading = None
             else:
-                self._running[lane] = task
+                with self._changed:
+                    self._running[lane], self._reading = task, None
                 self._advance(lane, prediction)
             self._hand_out()
 
