@@ -1,6 +1,6 @@
 """Lanes: answers that are decoded beside one another, each over a fork of one decoder.
 
-The scheduler knows `read`, `step` and `leave` alone, so that another way of decoding together can take their place.
+The scheduler knows `Lanes` alone, so that another way of decoding together can take their place.
 A fork computes what `doge-export generate` computes, so an answer does not depend on what runs beside it.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
 
 import numpy as np
 
@@ -15,6 +16,26 @@ from doge_export.processors import allowed_processors
 from doge_export.runtime.context import Context
 from doge_export.runtime.decoders.decoder import Decoder
 from doge_export.runtime.prediction import Prediction
+
+
+class Lanes(Protocol):
+    """What the scheduler's thread asks of lanes."""
+
+    @property
+    def is_full(self) -> bool:
+        """True if no lane is free."""
+
+    def read(self, token_ids: list[int]) -> tuple[int, Prediction]:
+        """Read a prompt in a free lane; return the lane and the prediction of the next token."""
+
+    def step(self, tokens: Mapping[int, int]) -> Mapping[int, Prediction | Exception]:
+        """Read one more token in each lane; return the prediction of the next one, or what failed."""
+
+    def leave(self, lane: int) -> None:
+        """Free a lane."""
+
+    def close(self) -> None:
+        """End threads; the decoder is the session's."""
 
 
 class ForkLanes:

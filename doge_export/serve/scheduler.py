@@ -14,7 +14,7 @@ from typing import Any
 from doge_export.runtime.generate import FinishReason, Row
 from doge_export.runtime.prediction import Prediction
 from doge_export.serve.api_error import ApiError, log_bug
-from doge_export.serve.lanes import ForkLanes
+from doge_export.serve.lanes import Lanes
 
 READING_SECONDS = 0.05
 """Seconds in which waiting prompts are read one behind the other before the next tokens of the others."""
@@ -66,7 +66,7 @@ class Scheduler:
         max_queue: most answers that wait while every lane is taken.
     """
 
-    def __init__(self, lanes: ForkLanes, parallel: int, max_queue: int) -> None:
+    def __init__(self, lanes: Lanes, parallel: int, max_queue: int) -> None:
         self._lanes, self._parallel, self._max_queue = lanes, parallel, max_queue
         self._changed = threading.Condition()
         self._waiting: collections.deque[Task] = collections.deque()
