@@ -6,10 +6,12 @@ import json
 import time
 import uuid
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from doge_export.runtime.generate import Row
 from doge_export.serve.requests import Request
+
+if TYPE_CHECKING:
+    from doge_export.runtime.generate import Row
 
 _encode = json.JSONEncoder(ensure_ascii=False).encode
 _REASONS = {"eos": "stop", "stop": "stop", "length": "length"}

@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,13 @@ class Server(uvicorn.Server):
     """uvicorn's server, which the first SIGTERM or Ctrl-C lets answer what it has begun, and the second one end."""
 
     _is_draining = False
+    on_listening: Callable[[], object] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, then call `on_listening`."""
+        await super().startup(sockets)
+        if self.on_listening is not None:
+            self.on_listening()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -113,11 +120,8 @@ def serve(folder: Path, host: str, port: int, app: App, **options: Any) -> None:
     shown = f"[{host}]" if ":" in host else host
     console.log(f"listening on http://{shown}:{taken.getsockname()[1]}")
 
-    async def main() -> None:
-        asyncio.get_running_loop().call_later(0.05, loader.start)
-        await server.serve(sockets=[taken])
-
-    asyncio.run(main())
+    server.on_listening = loader.start
+    asyncio.run(server.serve(sockets=[taken]))
     if loader.ident is not None:
         loader.join()
     if failures:

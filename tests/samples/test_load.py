@@ -59,3 +59,10 @@ def test_a_folder_gets_a_tokenizer_that_knows_every_id(run, bundled_folder, tmp_
     assert tokenizer.encode("Once upon a time") == Tokenizer.from_folder(bundled_folder("doge-nano")).encode(
         "Once upon a time"
     )
+
+
+@pytest.mark.slow
+def test_a_cold_start_is_timed(run, bundled_folder):
+    code, lines = run("cold_start.py", bundled_folder("doge-nano"))
+    seconds = json.loads(lines[0])
+    assert code == 0 and 0 < seconds["answers"] <= seconds["ok"] < 30
