@@ -94,10 +94,10 @@ def answer_of(connection):
 
 
 @contextlib.contextmanager
-def serving(folder, *, parallel=4, max_queue=64, key=KEY, origins=(), limits=None):
-    """Serve a folder in the body."""
+def serving(folder, *, parallel=4, max_queue=64, key=KEY, origins=(), limits=None, **opening):
+    """Serve a folder in the body; `opening` are keywords of `load`."""
     app = App(folder.name, api_key=key, origins=origins, limits=limits or Limits())
-    app.model = ServedModel(folder, parallel, max_queue)
+    app.model = ServedModel(folder, parallel, max_queue, **opening)
     taken, server = open_port("127.0.0.1", 0), server_of(app)
     base = f"http://127.0.0.1:{taken.getsockname()[1]}"
     thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[taken])))

@@ -325,3 +325,13 @@ def test_a_model_that_is_loading_is_waited_for(server, client, monkeypatch):
 def test_a_classifier_is_not_served(task_export):
     with pytest.raises(DogeExportError, match="text-classification"):
         ServedModel(task_export("text-classification", num_labels=3).folder, 1, 1)
+
+
+def test_onnxruntime_answers_as_well(folder):
+    """Several at once, each as `generate` writes it alone."""
+    prompts = ["Once upon a time", "The dog", "One day"]
+    session = load(folder, threads=1, backend="graph")
+    wanted = [session.generate(prompt, max_new_tokens=12, temperature=0).text for prompt in prompts]
+    with serving(folder, parallel=2, backend="graph") as served:
+        answer = served.client().completions.create(model="out", prompt=prompts, max_tokens=12, temperature=0)
+    assert [each.text for each in answer.choices] == wanted
