@@ -24,6 +24,14 @@ def peak_resident_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
+def resident_bytes() -> int | None:
+    """Return the resident memory of this process now, in bytes; None where only its peak can be had."""
+    status = Path("/proc/self/status")
+    if status.exists() and (found := re.search(r"^VmRSS:\s*(\d+) kB", status.read_text(), re.MULTILINE)):
+        return int(found[1]) * 1024
+    return None
+
+
 _SIGNS = re.compile(
     r"bad_alloc|bad allocation|out of memory|not enough memory|cannot allocate memory|can't allocate memory"
     r"|failed to allocate|unable to allocate|allocation (of \d+ bytes )?failed|failed to map segment"

@@ -21,6 +21,7 @@ main = CommandFolder(
         "chat",
         "classify",
         "embed",
+        "serve",
         "validate",
         "inspect",
         "verify",

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from doge_export.errors import DogeExportError
+from doge_export.errors import DogeExportError, TooLong
 from doge_export.runtime.chat_messages import is_message
 from doge_export.runtime.generation_config import is_integer, plain
 from doge_export.runtime.tokenizer import Tokenizer
@@ -94,7 +94,7 @@ def _text_row(text: Any, tokenizer: Tokenizer | None, vocab_size: int, max_lengt
         return _row(ids, tokenizer, vocab_size, max_length) if ids else _row(text, tokenizer, vocab_size, max_length)
     ids = _row(text, tokenizer, vocab_size, max_length)
     if len(ids) > max_length and not truncate:
-        raise DogeExportError(
+        raise TooLong(
             f"{len(ids)} tokens are more than this export holds ({max_length}): shorten the text, cut it with "
             "truncate=True (--truncate), or export again with a larger --max-length"
         )

@@ -178,6 +178,18 @@ class Session(TaskSession):
         rows, _ = self._rows(token_ids, **settings)
         return Stream(self._turns, self._context, rows[0], reuse=True)
 
+    def rows(self, prompt: str | Sequence[Any] | np.ndarray, **settings: Any) -> list[Row]:
+        """Check a request as `generate` does, and return its answers before their first token, for another scheduler.
+
+        Args:
+            prompt: a prompt or a batch of prompts, see `generate`.
+            settings: see `generate`.
+
+        Raises:
+            DogeExportError: as for `generate`.
+        """
+        return self._rows(prompt, **settings)[0]
+
     def close(self) -> None:
         """Close the decoder, once no answer is being computed. A stream that is open cannot go on."""
         with self._turns.ended():
