@@ -16,6 +16,7 @@ from doge_export.cli.options import check_settings, folder_argument, generation_
 from doge_export.cli.text import show
 from doge_export.errors import DogeExportError, TooLong
 from doge_export.interruption import dealt_with
+from doge_export.regular_file import is_there
 
 if TYPE_CHECKING:
     from doge_export.runtime.chat import Chat, Overflow
@@ -42,12 +43,19 @@ Ctrl-C         stops an answer"""
     help="When the conversation gets too long: refuse the message, or forget the oldest turns and say so. The system "
     "message stays.",
 )
+@click.option(
+    "--state",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Go on with the conversation of this file, if it is there, without reading it again, and write it at the end.",
+)
 @generation_options
 @session_options
 def command(
     folder: Path,
     system: str | None,
     context_overflow: Overflow,
+    state: Path | None,
     precision: str | None,
     opening: dict[str, Any],
     stop: tuple[str, ...],
@@ -65,10 +73,24 @@ def command(
     check_settings(settings)
     session = load_as(Session, folder, purpose="chat", precision=precision, **opening)
     log_notes(session)
-    chat = session.chat(system, context_overflow)
+    if state is None or not is_there(state):
+        chat = session.chat(system, context_overflow)
+    elif system is None:
+        chat = session.resume(state, context_overflow)
+    else:
+        raise DogeExportError(f"{state} holds a conversation with a system message of its own: leave --system out")
     at_terminal = sys.stdin.isatty() and sys.stdout.isatty()
     if at_terminal:
         console.log("/help lists the commands, Ctrl-D leaves")
+    try:
+        _talk(chat, at_terminal, {"stop": list(stop) or None, **settings})
+    finally:
+        if state is not None and chat.generation is not None:
+            chat.save(state)
+
+
+def _talk(chat: Chat, at_terminal: bool, settings: dict[str, Any]) -> None:
+    """Answer every line until the last one, or /exit."""
     for number, line in enumerate(_typed_lines() if at_terminal else _piped_lines(), 1):
         message = line.strip()
         word, _, rest = message.partition(" ")
@@ -78,13 +100,13 @@ def command(
             if word == "/reset":
                 chat.reset()
             elif word == "/system":
-                chat = session.chat(rest.strip() or None, context_overflow)
+                chat.restart(rest.strip() or None)
             elif word == "/help":
                 console.log(_HELP)
             elif _COMMAND.fullmatch(word):
                 raise DogeExportError(f"there is no command {word}; /help lists them, and // begins a message with /")
             elif message:
-                _answer(chat, message[message.startswith("//") :], {"stop": list(stop) or None, **settings})
+                _answer(chat, message[message.startswith("//") :], settings)
         except KeyboardInterrupt:
             if not at_terminal:
                 raise

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 from doge_export.errors import DogeExportError
 from doge_export.runtime.generate import Generation, Stream
@@ -53,6 +54,31 @@ class Chat:
             raise DogeExportError("this model has no chat template: use generate, or export a checkpoint made for chat")
         self.reset()
 
+    @classmethod
+    def of(cls, session: Session, conversation: Mapping[str, Any], context_overflow: Overflow = "stop") -> Self:
+        """Return the conversation that `save` wrote beside a state, which the session has restored.
+
+        Raises:
+            DogeExportError: it is none.
+        """
+        messages: Any = conversation.get("messages")
+        system = conversation.get("system")
+        is_known = isinstance(messages, list) and all(
+            isinstance(each, dict) and {*map(type, each.values())} <= {str} and {"role", "content"} <= each.keys()
+            for each in messages
+        )
+        if not is_known or not (system is None or isinstance(system, str)):
+            raise DogeExportError("this state holds no conversation: it was saved by a session, not by a chat")
+        chat = cls(session, system, context_overflow)
+        chat.messages, chat.dropped = messages, int(conversation.get("dropped") or 0)
+        return chat
+
+    def save(self, file: str | Path) -> None:
+        """Write the conversation with the state of the session's cache, see `Session.save` and `Session.resume`."""
+        self._end()
+        said = {"messages": self.messages, "system": self._system, "dropped": self.dropped}
+        self._session.save(file, said)
+
     def reset(self) -> None:
         """Start over; the system message stays."""
         self._end()
@@ -61,6 +87,11 @@ class Chat:
             self.messages.append({"role": "system", "content": self._system})
         self.dropped = 0
         self._stream = None
+
+    def restart(self, system: str | None) -> None:
+        """Start over with another system message, or None without one."""
+        self._system = system
+        self.reset()
 
     @property
     def generation(self) -> Generation | None:

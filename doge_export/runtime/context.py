@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -96,6 +96,18 @@ class Context:
         if len(tokens) == 1 and self._ids:
             self._ids.append(int(tokens[0, 0]))
         return predictions
+
+    @property
+    def token_ids(self) -> Sequence[int]:
+        """Ids in the cache; none where they are not on record: of a batch, of a prompt that had to be read whole."""
+        return self._ids if self.decoder.length == len(self._ids) else ()
+
+    def restore(self, token_ids: array[int], cache: Mapping[str, np.ndarray]) -> None:
+        """Set the decoder to a state, see `Decoder.restore`, that had read these ids."""
+        self._turn += 1
+        self._ids = array("i")
+        self.decoder.restore(cache, len(token_ids))
+        self._ids = token_ids
 
     def _common(self, ids: Sequence[int]) -> int:
         """Count the first tokens of `ids` that are in the cache, but for the last id: it is read for its logits."""

@@ -116,7 +116,7 @@ def load(
     decoder = open_decoder(
         folder, manifest, precision=precision, backend=backend, allow_host_code=allow_host_code, **where
     )
-    return Session(decoder, tokenizer, manifest, generation_config, folder, wait)
+    return Session(decoder, tokenizer, manifest, generation_config, folder, wait, name)
 
 
 def load_as(

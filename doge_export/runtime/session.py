@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -17,6 +17,7 @@ from doge_export.runtime.generate import Generation, Row, Stream, run
 from doge_export.runtime.generation_config import GenerationConfig, is_integer, plain
 from doge_export.runtime.logits_processors import Processor
 from doge_export.runtime.prompts import id_matrix, mask_matrix, need_tokenizer, prompt_rows
+from doge_export.runtime.state import State, as_ids, graph_digest, read_state, write_state
 from doge_export.runtime.structured import follow, grammar_of, schema_of
 from doge_export.runtime.task_session import TaskSession
 from doge_export.runtime.tokenizer import Tokenizer
@@ -47,9 +48,11 @@ class Session(TaskSession):
         generation_config: GenerationConfig,
         folder: Path,
         wait: float | None = None,
+        graph: str | None = None,
     ) -> None:
         super().__init__(folder, manifest, tokenizer)
         self.decoder = decoder
+        self._graph = graph
         eos = None if tokenizer is None else tokenizer.token_id("eos_token")
         if not generation_config.names_eos and not generation_config.eos_token_ids and eos is not None:
             generation_config = generation_config.override(eos_token_id=eos)
@@ -73,7 +76,13 @@ class Session(TaskSession):
         The weights are shared, so that it costs the memory of its cache alone.
         """
         return type(self)(
-            self.decoder.fork(), self.tokenizer, self.manifest, self.generation_config, self.folder, self.wait
+            self.decoder.fork(),
+            self.tokenizer,
+            self.manifest,
+            self.generation_config,
+            self.folder,
+            self.wait,
+            self._graph,
         )
 
     @contextlib.contextmanager
@@ -203,6 +212,64 @@ class Session(TaskSession):
     def chat(self, system: str | None = None, context_overflow: Overflow = "stop") -> Chat:
         """Start a conversation in several turns; see `Chat`."""
         return Chat(self, system, context_overflow)
+
+    def resume(self, file: str | Path, context_overflow: Overflow = "stop") -> Chat:
+        """Load a state that `Chat.save` wrote, and return its conversation, which goes on without reading it again.
+
+        Raises:
+            DogeExportError: as for `load_state`; or the state holds no conversation.
+        """
+        return Chat.of(self, self._restore(Path(file)).conversation, context_overflow)
+
+    def save(self, file: str | Path, conversation: Mapping[str, Any] | None = None) -> None:
+        """Write what the session has read, as a file that `load_state` takes, in another process too.
+
+        Args:
+            file: path of the safetensors file.
+            conversation: JSON values to keep with it; `Chat.save` gives its messages.
+
+        Raises:
+            DogeExportError: there is nothing to save: no token was read, several rows were, or a prompt had to be read
+                whole; or the backend has no state to save.
+            SessionBusy: as for `generate`.
+        """
+        with self._turns.taken():
+            ids = np.array(self._context.token_ids, np.int32)
+            if not len(ids):
+                raise DogeExportError(
+                    "there is no state to save: a session keeps that of one prompt and its answer, read in pieces"
+                )
+            cache = self.decoder.state()
+        form = self.decoder.state_form or ""
+        write_state(Path(file), State(self._digest(), form, ids, cache, conversation or {}))
+
+    def load_state(self, file: str | Path) -> list[int]:
+        """Set the session to a state that `save` wrote, and return the ids that had been read.
+
+        `stream_reusing` goes on from there: with these ids and others behind them it reads the others alone.
+
+        Raises:
+            DogeExportError: the file is damaged, or was written by a session of another graph or backend.
+            SessionBusy: as for `generate`.
+        """
+        return self._restore(Path(file)).token_ids.tolist()
+
+    def _restore(self, file: Path) -> State:
+        state = read_state(file)
+        if state.graph != self._digest():
+            raise DogeExportError(f"{file} is of another model, precision or export: load the folder that it is of")
+        if state.form != self.decoder.state_form:
+            raise DogeExportError(
+                f"{file} was saved where {state.form!r} computed, and {self.decoder.state_form!r} computes here: "
+                f"load the folder with the backend {state.form.partition(' ')[0]}"
+            )
+        ids = as_ids(state.token_ids, self.decoder.vocab_size, self.max_length)
+        with self._turns.taken():
+            self._context.restore(ids, state.cache)
+        return state
+
+    def _digest(self) -> str:
+        return graph_digest(self.manifest, self._graph or next(iter(self.manifest.graphs)))
 
     def logits(self, input_ids: Any, attention_mask: Any = None, chunks: Sequence[int] | None = None) -> np.ndarray:
         """Compute the logits of every token.

@@ -21,6 +21,9 @@ _NEEDS: dict[str, Task] = {
     "generate": "text-generation",
     "stream": "text-generation",
     "chat": "text-generation",
+    "resume": "text-generation",
+    "save": "text-generation",
+    "load_state": "text-generation",
     "logits": "text-generation",  # a classifier has its own
     "hidden_states": "feature-extraction",
     "embed": "feature-extraction",

@@ -8,7 +8,6 @@ import random
 import fused_cases
 import gpu_correctness
 import pytest
-import torch
 from emulated_library import FORWARD, RANDOM
 from fused_cases import BASE, FusedCase, attention_inputs, call, call_unfused, differs, projected
 from gpu_correctness import Check

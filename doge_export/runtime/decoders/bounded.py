@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 import onnxruntime
@@ -18,6 +19,7 @@ from doge_export.runtime.decoders.decoder import Array, SequenceLimits
 from doge_export.runtime.decoders.graph_decoder import GraphDecoder
 from doge_export.runtime.decoders.progress import Lengths
 from doge_export.runtime.graph import running
+from doge_export.runtime.state import check_arrays
 
 SCORES = "past_scores"
 NEG = np.finfo(np.float32).min
@@ -92,9 +94,9 @@ class BoundedDecoder(GraphDecoder):
             self._caches, tokens = exact.caches, exact.tokens
         elif whole is not None or length == 0:
             caches = self._caches if whole is None else whole.caches
-            self._caches = tuple(
-                OrtValue.ortvalue_from_numpy(np.ascontiguousarray(cache.numpy()[:, :, :length])) for cache in caches
-            )
+            # Copies: an array over the memory of an OrtValue does not keep alive what that one was made from.
+            cut = (cache.numpy()[:, :, :length].copy() for cache in caches)
+            self._caches = tuple(map(OrtValue.ortvalue_from_numpy, cut))
             tokens = (self._caches[0].numpy()[:, 0] != NEG).sum(axis=1, keepdims=True, dtype=np.int64)
         else:
             raise DogeExportError(
@@ -124,6 +126,22 @@ class BoundedDecoder(GraphDecoder):
         self._caches = tuple(caches)
         self._progress.restore(self.length + input_ids.shape[1], tokens)
         return logits.numpy()
+
+    def state(self) -> dict[str, Array]:
+        """See `Decoder.state`: scores and slots by the graph's names."""
+        return {name: cache.numpy().copy() for name, cache in zip(self._pasts, self._caches, strict=True)}
+
+    def restore(self, state: Mapping[str, Array], length: int) -> None:
+        """See `Decoder.restore`."""
+        slots = state[SCORES].shape[2] if SCORES in state and state[SCORES].ndim > 2 else length
+        if slots > length:
+            raise DogeExportError(f"the state has {slots} slots for {length} tokens: it is of another session")
+        extents = {name: (1, self._shapes[name][1], slots, *self._shapes[name][3:]) for name in self._pasts}
+        check_arrays(state, {name: (extents[name], self._cache_types[name]) for name in self._pasts})
+        self.reset()
+        self._caches = tuple(OrtValue.ortvalue_from_numpy(np.ascontiguousarray(state[name])) for name in self._pasts)
+        self._progress.restore(length, np.array([[length]], np.int64))
+        self.mark()
 
     def cache_snapshot(self) -> list[tuple[Array, Array]]:
         """Copy the (key, value) slots of every layer, each [B, Hkv, slots, D]."""

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+from collections.abc import Mapping
 from typing import ClassVar, Self
 
 import numpy as np
 
+from doge_export.errors import DogeExportError
 from doge_export.package.manifest import Manifest
 from doge_export.runtime.decoders.progress import Progress
 from doge_export.runtime.prediction import Prediction, predictions
@@ -121,6 +123,31 @@ class Decoder(abc.ABC):
     @abc.abstractmethod
     def cache_snapshot(self) -> list[tuple[Array, Array]]:
         """Copy the (key, value) cache of every layer, each [B, Hkv, length, D]."""
+
+    @property
+    def state_form(self) -> str | None:
+        """Form of `state`, which a decoder of the same graph and form restores; None where there is none."""
+        return None
+
+    def state(self) -> dict[str, Array]:
+        """Copy what the cache holds of its only row, by names that `restore` takes.
+
+        Raises:
+            DogeExportError: this decoder has no such copy.
+        """
+        raise DogeExportError(f"the state of a cache cannot be saved where {self.computes_by} computes")
+
+    def restore(self, state: Mapping[str, Array], length: int) -> None:
+        """Set the cache to a state of one row.
+
+        Args:
+            state: arrays of `state`.
+            length: number of tokens that had been read.
+
+        Raises:
+            DogeExportError: the arrays are none of this graph's; the cache is then as it was.
+        """
+        raise DogeExportError(f"the state of a cache cannot be restored where {self.computes_by} computes")
 
     def close(self) -> None:
         """Refuse to run from now on; an engine frees its memory on the GPU."""

@@ -21,6 +21,11 @@ class GraphDecoder(Decoder):
         self._cache_types = {name: CACHE_TYPES[kind] for name, kind in kinds.items() if kind in CACHE_TYPES}
         _, self._kv_heads, _, self._head_dim = shapes["past_key_values.0.key"]
 
+    @property
+    def state_form(self) -> str | None:
+        """See `Decoder.state_form`."""
+        return "graph"
+
     def fork(self) -> Self:
         """See `Decoder.fork`; runs of one onnxruntime session may overlap."""
         return type(self)(self._session, self._limits)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import onnxruntime
 from onnxruntime import OrtValue
@@ -9,6 +11,7 @@ from onnxruntime import OrtValue
 from doge_export.runtime.decoders.decoder import Array, SequenceLimits
 from doge_export.runtime.decoders.graph_decoder import GraphDecoder
 from doge_export.runtime.graph import running
+from doge_export.runtime.state import check_arrays
 
 
 class GrowingDecoder(GraphDecoder):
@@ -30,7 +33,8 @@ class GrowingDecoder(GraphDecoder):
     def rewind(self, length: int) -> None:
         """Forget every token from index `length` on."""
         self._progress.rewind(length)
-        cut = (np.ascontiguousarray(cache.numpy()[:, :, :length]) for cache in self._caches)
+        # Copies: an array over the memory of an OrtValue does not keep alive what that one was made from.
+        cut = (cache.numpy()[:, :, :length].copy() for cache in self._caches)
         self._caches = [OrtValue.ortvalue_from_numpy(cache) for cache in cut]
 
     def forward(self, input_ids: Array, attention_mask: Array | None = None, num_logits_to_keep: int = 0) -> Array:
@@ -49,6 +53,18 @@ class GrowingDecoder(GraphDecoder):
         """Return the inputs other than ids and positions; `mask` is that of the new tokens, without the past."""
         keep = np.array(num_logits_to_keep, np.int64)
         return {"attention_mask": self._progress.mask[:, : self.length], "num_logits_to_keep": keep}
+
+    def state(self) -> dict[str, Array]:
+        """See `Decoder.state`: arrays by the graph's names, each [1, Hkv, length, D]."""
+        return {name: cache.numpy().copy() for name, cache in zip(self._pasts, self._caches, strict=True)}
+
+    def restore(self, state: Mapping[str, Array], length: int) -> None:
+        """See `Decoder.restore`."""
+        extents = {name: (1, self._shapes[name][1], length, *self._shapes[name][3:]) for name in self._pasts}
+        check_arrays(state, {name: (extents[name], self._cache_types[name]) for name in self._pasts})
+        self.reset()
+        self._caches = [OrtValue.ortvalue_from_numpy(np.ascontiguousarray(state[name])) for name in self._pasts]
+        self._progress.append(length, None)
 
     def cache_snapshot(self) -> list[tuple[Array, Array]]:
         """Copy the (key, value) cache of every layer, each [B, Hkv, length, D]."""

@@ -8,6 +8,7 @@ A step of one token binds nothing anew: every input, lengths included, is a buff
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Self
 
 import numpy as np
@@ -18,6 +19,7 @@ from doge_export.runtime.decoders.decoder import Array, SequenceLimits
 from doge_export.runtime.decoders.graph_decoder import GraphDecoder
 from doge_export.runtime.graph import running
 from doge_export.runtime.prediction import Prediction, predictions
+from doge_export.runtime.state import check_arrays
 
 Device = tuple[str, int]
 """Memory that buffers lie in: onnxruntime's name of the device, and its number."""
@@ -101,6 +103,37 @@ class InPlaceDecoder(GraphDecoder):
     def cache_snapshot(self) -> list[tuple[Array, Array]]:
         """Copy the (key, value) cache of every layer, each [B, Hkv, length, D]."""
         return [(k[:, :, : self.length].copy(), v[:, :, : self.length].copy()) for k, v in self._caches]
+
+    def state(self) -> dict[str, Array]:
+        """See `Decoder.state`: by the graph's names, keys and values [1, Hkv, length, D], scores [1, Hs, 1, length]."""
+        return {name: buffer[:, :, : self.length].copy() for name, buffer in self._buffers().items()} | {
+            name: buffer[..., : self.length].copy() for name, buffer in self._score_buffers().items()
+        }
+
+    def restore(self, state: Mapping[str, Array], length: int) -> None:
+        """See `Decoder.restore`."""
+        caches, scores = self._buffers(), self._score_buffers()
+        expected = {name: ((1, each.shape[1], length, each.shape[3]), each.dtype) for name, each in caches.items()}
+        expected |= {name: ((1, each.shape[1], 1, length), each.dtype) for name, each in scores.items()}
+        check_arrays(state, expected)
+        self.reset()
+        for name, buffer in self._buffers().items():
+            buffer[:, :, :length] = state[name]
+        for name, buffer in self._score_buffers().items():
+            buffer[..., :length] = state[name]
+        self._progress.append(length, None)
+
+    def _buffers(self) -> dict[str, Array]:
+        """Return the buffers of keys and values by the graph's names."""
+        parts = ("key", "value")
+        return {
+            f"past_key_values.{layer}.{part}": buffer
+            for layer, pair in enumerate(self._caches)
+            for part, buffer in zip(parts, pair, strict=True)
+        }
+
+    def _score_buffers(self) -> dict[str, Array]:
+        return {"past_scores": self._scores} if self._score_width else {}
 
     def _allocate(self, batch_size: int) -> None:
         shape = (batch_size, self._kv_heads, self.max_length, self._head_dim)
