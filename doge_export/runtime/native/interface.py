@@ -13,7 +13,7 @@ import numpy as np
 
 from doge_export.errors import DogeExportError, RunFailed
 
-INTERFACE = 1
+INTERFACE = 2
 """Number of the functions and structs below; a library of another number is not called."""
 
 _MESSAGE_BYTES = 512
