@@ -15,6 +15,17 @@ constexpr int64_t MOST_MIXED = 1 << 20;  // tokens at once where they mix: times
 
 bool mixes(const doge_cpu_config& config) { return config.moe == DOGE_CPU_MOE_REFERENCE; }
 
+// Whether memory for so many tokens and rows at once has addresses: where these have 32 bits, sizes must not wrap. More than
+// what `work`, the stack and the head take.
+bool has_addresses(const doge_cpu_model& model, int64_t tokens, int64_t rows, int64_t candidates) {
+    const doge_cpu_config& c = model.config();
+    const uint64_t heads = uint64_t(c.num_attention_heads + c.num_key_value_heads) * uint64_t(padded(c.head_dim));
+    const uint64_t by_token = 8 * (uint64_t(c.hidden_size) + uint64_t(c.intermediate_size) + heads + uint64_t(c.score_heads) +
+                                   uint64_t(c.num_experts) + 256);
+    const uint64_t by_row = 2 * uint64_t(c.vocab_size) + uint64_t(model.pool->size()) * (2 * heads + 4 * uint64_t(candidates)) + 64;
+    return (by_token * uint64_t(tokens) + by_row * uint64_t(rows)) < SIZE_MAX / 2 / sizeof(float);
+}
+
 doge_cpu_status check(const doge_cpu_state& state, const doge_cpu_call& call, const Message& message) {
     const doge_cpu_config& c = state.model->config();
     if (call.tokens < 1 || call.ids == nullptr) return message.fail(DOGE_CPU_BAD_ARGUMENT, "no tokens");
@@ -103,6 +114,13 @@ doge_cpu_status run(doge_cpu_state* const* states, const doge_cpu_call* calls, i
     }
     if (batch > MOST_ROWS)
         return message.fail(DOGE_CPU_BAD_ARGUMENT, "%lld rows, at most %d are possible", static_cast<long long>(batch), MOST_ROWS);
+    // A router that mixes a call's tokens needs all of them at once.
+    const int step = mixes(model.config()) ? most : std::max(1, PIECE / int(batch));
+    int32_t candidates = 0;
+    for (int i = 0; i < count; i++) candidates = std::max(candidates, calls[i].num_candidates);
+    if (!has_addresses(model, batch * step, batch, candidates))
+        return message.fail(DOGE_CPU_NO_MEMORY, "%lld tokens at once need more memory than there are addresses",
+                            static_cast<long long>(batch * step));
     std::vector<doge_cpu_state*> sorted(states, states + count);
     std::sort(sorted.begin(), sorted.end(), std::less<>());
     if (std::adjacent_find(sorted.begin(), sorted.end()) != sorted.end())
@@ -116,8 +134,6 @@ doge_cpu_status run(doge_cpu_state* const* states, const doge_cpu_call* calls, i
         const int32_t longest = *std::max_element(positions.begin(), positions.end());
         sequences.push_back({states[i], &calls[i], std::move(positions), longest});
     }
-    // A router that mixes a call's tokens needs all of them at once.
-    const int step = mixes(model.config()) ? most : std::max(1, PIECE / int(batch));
     std::vector<Row> rows;
     std::vector<int32_t> here;
     for (int first = 0; first < most; first += step) {
