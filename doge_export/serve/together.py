@@ -39,6 +39,8 @@ class TogetherLanes:
 
     def begin(self, token_ids: Sequence[int]) -> int:
         """Take a free lane for a prompt, which the next calls of `step` read in pieces; return the lane."""
+        if not token_ids:
+            raise ValueError("an empty prompt")
         if not self._free:
             self._decoders.append(self._decoder.fork() if self._decoders else self._decoder)
             self._free.append(len(self._decoders) - 1)

@@ -181,6 +181,13 @@ def test_a_lane_that_fails_stops_no_other(decoder):
     assert not lanes.is_full
 
 
+def test_an_empty_prompt_takes_no_lane(decoder):
+    lanes = TogetherLanes(decoder, 1)
+    with pytest.raises(ValueError, match="empty"):
+        lanes.begin([])
+    assert not lanes.is_full
+
+
 def test_a_prompt_that_was_begun_waits_for_one_that_is_read(decoder):
     lanes = TogetherLanes(decoder, 2)
     begun = lanes.begin(PROMPTS[1])
