@@ -174,7 +174,7 @@ bool together(const doge_cpu_model* model, const Shape& s, const std::vector<int
             all.emplace_back(best.begin(), best.end());
             // Refused, and without a trace: a state twice.
             doge_cpu_state* twice[] = {states[0], states[0]};
-            if (doge_cpu_run_together(twice, calls.data(), 2, message, sizeof message) != DOGE_CPU_BAD_ARGUMENT) return false;
+            if (doge_cpu_run_together(twice, calls.data(), 2, nullptr, 0) != DOGE_CPU_BAD_ARGUMENT) return false;
         }
         for (doge_cpu_state* state : states) doge_cpu_state_destroy(state);
     }
