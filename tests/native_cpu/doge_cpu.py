@@ -116,6 +116,7 @@ class Library:
         self._declare("doge_cpu_state_bytes", c_uint64, c_void_p)
         self._declare("doge_cpu_state_rewind", c_int32, c_void_p, c_int32, *text)
         self._declare("doge_cpu_run", c_int32, c_void_p, POINTER(Call), *text)
+        self._declare("doge_cpu_run_together", c_int32, POINTER(c_void_p), POINTER(Call), c_int32, *text)
 
     def _declare(self, name: str, result: object, *arguments: object) -> None:
         function = getattr(self.c, name)
@@ -244,9 +245,29 @@ class State:
     def call(
         self, ids: Array, mask: Array | None = None, positions: Array | None = None, keep: int = 0, **outputs: Array
     ) -> None:
+        request = Request(self, ids, mask, positions, keep, **outputs)
+        self.library.check(self.library.c.doge_cpu_run, self.handle, request.call)
+
+    def __del__(self) -> None:
+        self.library.c.doge_cpu_state_destroy(self.handle)
+
+
+class Request:
+    """A call of a state; what it points to lives as long."""
+
+    def __init__(
+        self,
+        state: State,
+        ids: Array,
+        mask: Array | None = None,
+        positions: Array | None = None,
+        keep: int = 0,
+        **outputs: Array,
+    ) -> None:
         inputs = [None if x is None else np.ascontiguousarray(x, np.int64) for x in (ids, mask, positions)]
         best = outputs.get("candidates")
-        call = Call(
+        self.state, self.outputs, self._inputs = state, outputs, inputs
+        self.call = Call(
             ids.shape[1],
             keep,
             *map(_pointer, inputs),
@@ -255,10 +276,26 @@ class State:
             0,
             *(_pointer(outputs.get(name)) for name in ("candidates", "candidate_logits")),
         )
-        self.library.check(self.library.c.doge_cpu_run, self.handle, call)
 
-    def __del__(self) -> None:
-        self.library.c.doge_cpu_state_destroy(self.handle)
+    @classmethod
+    def of_logits(cls, state: State, ids: Array, mask: Array | None = None, keep: int = 0) -> Request:
+        """Wants logits [B, keep or S, V]."""
+        shape = (state.batch, keep or ids.shape[1], state.model.config.vocab_size)
+        return cls(state, ids, mask, None, keep, logits=np.full(shape, np.nan, np.float32))
+
+    @classmethod
+    def of_candidates(cls, state: State, ids: Array, count: int) -> Request:
+        """Wants the best tokens [B, count] and their logits."""
+        best, logits = np.zeros((state.batch, count), np.int64), np.zeros((state.batch, count), np.float32)
+        return cls(state, ids, candidates=best, candidate_logits=logits)
+
+
+def run_together(requests: Sequence[Request]) -> None:
+    """Run calls of several states in one."""
+    library = requests[0].state.library
+    states = (c_void_p * len(requests))(*(each.state.handle for each in requests))
+    calls = (Call * len(requests))(*(each.call for each in requests))
+    library.check(library.c.doge_cpu_run_together, states, calls, len(requests))
 
 
 Store = Callable[[str, Array], "Array | Blocks | tuple[Array, int]"]

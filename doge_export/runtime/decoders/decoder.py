@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Self
 
 import numpy as np
@@ -69,6 +69,11 @@ class Decoder(abc.ABC):
         return None
 
     @property
+    def reads_together(self) -> bool:
+        """True if `predict_together` reads the weights once for all decoders."""
+        return False
+
+    @property
     def batch_size(self) -> int:
         """Rows now in the cache."""
         return self._progress.batch_size
@@ -119,6 +124,23 @@ class Decoder(abc.ABC):
     def predict(self, input_ids: Array, attention_mask: Array | None = None) -> list[Prediction]:
         """Append tokens as `forward` does, and return the prediction of the next token of each row."""
         return predictions(self.forward(input_ids, attention_mask, 1))
+
+    @classmethod
+    def predict_together(cls, decoders: Sequence[Self], input_ids: Sequence[Array]) -> list[Prediction]:
+        """Append tokens to several forks of one decoder, as `predict` does to each.
+
+        Args:
+            decoders: of one row each; their lengths, and their numbers of new tokens, may differ.
+            input_ids: int64 [1, S] for each.
+
+        Returns:
+            The prediction of the next token of each decoder.
+
+        Raises:
+            DogeExportError: what `predict` of one of them raises. If they read together, no decoder has read anything
+                then; else those before that one have.
+        """
+        return [decoder.predict(ids)[0] for decoder, ids in zip(decoders, input_ids, strict=True)]
 
     @abc.abstractmethod
     def cache_snapshot(self) -> list[tuple[Array, Array]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import weakref
+from collections.abc import Callable, Iterator, Sequence
 from typing import Self
 
 import numpy as np
@@ -52,8 +53,13 @@ class NativeDecoder(Decoder):
         threads = f"{self._model.threads} thread" + "s" * (self._model.threads > 1)
         return f"native decoder, {self._model.instruction_set}, {threads}"
 
+    @property
+    def reads_together(self) -> bool:
+        """See `Decoder.reads_together`; a router that mixes the tokens of a run would mix those of several decoders."""
+        return not self._limits.mixes_rows
+
     def fork(self) -> Self:
-        """See `Decoder.fork`; runs of one model wait for each other."""
+        """See `Decoder.fork`; runs of one model wait for each other, but for those of `predict_together`."""
         return type(self)(self._model, self._limits, self._cache, finds_best=self._finds_best)
 
     def reset(self, batch_size: int = 1) -> None:
@@ -90,6 +96,37 @@ class NativeDecoder(Decoder):
     def predict(self, input_ids: Array, attention_mask: Array | None = None) -> list[Prediction]:
         """See `Decoder.predict`. Where the best tokens are found in less time, they alone are, unless more is asked."""
         self._progress.check(input_ids)
+        call, predictions = self._next_prediction(input_ids)
+        self._append_and_run(input_ids, attention_mask, call)
+        return predictions()
+
+    @classmethod
+    def predict_together(cls, decoders: Sequence[Self], input_ids: Sequence[Array]) -> list[Prediction]:
+        """See `Decoder.predict_together`."""
+        if len(decoders) < 2 or not decoders[0].reads_together:
+            return super().predict_together(decoders, input_ids)
+        ids = [np.ascontiguousarray(each, np.int64) for each in input_ids]
+        for decoder, each in zip(decoders, ids, strict=True):
+            decoder._progress.check(each)
+        lengths = [decoder.length for decoder in decoders]
+        try:
+            wanted = [decoder._next_prediction(each) for decoder, each in zip(decoders, ids, strict=True)]
+            calls = [call for call, _ in wanted]
+            states = []
+            for decoder, each, call, length in zip(decoders, ids, calls, lengths, strict=True):
+                states.append(decoder._state_behind(length))
+                decoder._progress.append(each.shape[1], None)
+                call.tokens, call.ids = each.shape[1], each.ctypes.data
+            with _failing_weights():
+                NativeState.run_together(states, calls)
+        except BaseException:
+            for decoder, length in zip(decoders, lengths, strict=True):
+                decoder.rewind(length)
+            raise
+        return [predictions()[0] for _, predictions in wanted]
+
+    def _next_prediction(self, input_ids: Array) -> tuple[Call, Callable[[], list[Prediction]]]:
+        """Return a call that lacks its tokens, and what reads the prediction of each row from it once it has run."""
         batch = len(input_ids)
         count = min(self._wanted, self.vocab_size) if self._finds_best else 0
         if count and self._steps_to_screen:
@@ -98,13 +135,15 @@ class NativeDecoder(Decoder):
                 with contextlib.suppress(RunFailed):  # no memory for it: every logit is computed, as before
                     self._model.screen()
         if not count:
-            self._append_and_run(input_ids, attention_mask, Call(logits_to_keep=1, logits=self._logits.ctypes.data))
-            return [_Logits(self, row) for row in self._logits[:, 0]]
+            call = Call(logits_to_keep=1, logits=self._logits.ctypes.data)
+            return call, lambda: [_Logits(self, row) for row in self._logits[:, 0]]
         tokens, best = np.empty((batch, count), np.int64), np.empty((batch, count), np.float32)
-        call = Call(num_candidates=count, candidates=tokens.ctypes.data, candidate_logits=best.ctypes.data)
-        self._append_and_run(input_ids, attention_mask, call)
-        last = _LastTokens(self, input_ids[:, -1:])
-        return [_Best(self, last, row, *pair) for row, pair in enumerate(zip(tokens, best, strict=True))]
+
+        def found() -> list[Prediction]:
+            last = _LastTokens(self, input_ids[:, -1:])
+            return [_Best(self, last, row, *pair) for row, pair in enumerate(zip(tokens, best, strict=True))]
+
+        return Call(num_candidates=count, candidates=tokens.ctypes.data, candidate_logits=best.ctypes.data), found
 
     def _append_and_run(self, input_ids: Array, attention_mask: Array | None, call: Call) -> None:
         past = self.length
@@ -117,20 +156,21 @@ class NativeDecoder(Decoder):
 
     def _run(self, past: int, input_ids: Array, mask: Array | None, call: Call) -> None:
         """Read tokens behind the first `past` ones; `mask` has the shape of `input_ids`, since C relies on it."""
-        state = self._present_state()
-        if state.length > past:  # a run before was interrupted
-            state.rewind(past)
-        self._runs += 1
+        state = self._state_behind(past)
         ids = np.ascontiguousarray(input_ids, np.int64)
         mask = None if mask is None else np.ascontiguousarray(mask, np.int64)
         call.tokens, call.ids = ids.shape[1], ids.ctypes.data
         call.mask = None if mask is None else mask.ctypes.data
-        try:
+        with _failing_weights():
             state.run(call)
-        except NativeError as error:
-            if error.status == Status.BAD_FILE:
-                raise RunFailed(f"the native decoder fails on these weights ({error}); use --backend graph") from error
-            raise
+
+    def _state_behind(self, past: int) -> NativeState:
+        """Return the caches for a run behind the first `past` tokens; predictions of earlier runs end."""
+        state = self._present_state()
+        if state.length > past:  # a run before was interrupted
+            state.rewind(past)
+        self._runs += 1
+        return state
 
     def _logits_again(self, newest: Array) -> Array:
         """Return the logits [B, V] behind the newest token of every row, int64 [B, 1], by reading it again."""
@@ -162,6 +202,16 @@ class NativeDecoder(Decoder):
     def cache_snapshot(self) -> list[tuple[Array, Array]]:
         """Copy the (key, value) cache of every layer, each float32 [B, Hkv, length, D]."""
         return self._present_state().cache()
+
+
+@contextlib.contextmanager
+def _failing_weights() -> Iterator[None]:
+    try:
+        yield
+    except NativeError as error:
+        if error.status == Status.BAD_FILE:
+            raise RunFailed(f"the native decoder fails on these weights ({error}); use --backend graph") from error
+        raise
 
 
 class _Logits(Prediction):

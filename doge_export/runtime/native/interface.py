@@ -13,7 +13,7 @@ import numpy as np
 
 from doge_export.errors import DogeExportError, RunFailed
 
-INTERFACE = 1
+INTERFACE = 2
 """Number of the functions and structs below; a library of another number is not called."""
 
 _MESSAGE_BYTES = 512
@@ -227,6 +227,7 @@ class NativeLibrary:
             "state_rewind": (c_int32, (c_void_p, c_int32, *told)),
             "state_copy": (c_int32, (c_void_p, c_int32, c_void_p, c_void_p, *told)),
             "run": (c_int32, (c_void_p, POINTER(Call), *told)),
+            "run_together": (c_int32, (POINTER(c_void_p), POINTER(Call), c_int32, *told)),
         }  # fmt: skip
         for name, (result, arguments) in signatures.items():
             function = getattr(self._c, f"doge_cpu_{name}")
@@ -360,6 +361,12 @@ class NativeState:
     def run(self, call: Call) -> None:
         """Read new tokens."""
         self.model.library._call("run", self._handle, byref(call))
+
+    @staticmethod
+    def run_together(states: Sequence[NativeState], calls: Sequence[Call]) -> None:
+        """Read new tokens of several states of one model in one pass over its weights, or after an error of none."""
+        handles = (c_void_p * len(states))(*(state._handle for state in states))
+        states[0].model.library._call("run_together", handles, (Call * len(calls))(*calls), len(states))
 
 
 def _text(message: ctypes.Array[ctypes.c_char]) -> str:

@@ -1,10 +1,14 @@
 // Tokens a second of a model of random weights, by the C interface alone: no Python, no onnxruntime.
 //
-//   speed SIZE PRECISION [THREADS [INSTRUCTION_SET [ROUNDS]]]
+//   speed SIZE PRECISION [THREADS [INSTRUCTION_SET [ROUNDS [ROWS]]]]
 //
-// SIZE 20M, 60M, 160M, 320M or 20M-MoE; PRECISION fp32, bf16, int8 or int4. Prints the median and the best of the rounds for
-// reading a prompt of 512 tokens, and for writing behind 16 tokens and behind 1536; of the latter also by the processor time
-// of the calling thread, which other work on the machine disturbs less.
+// SIZE 20M, 60M, 160M, 320M or 20M-MoE; PRECISION fp32, bf16, int8 or int4; an instruction set of "" is the best. Prints the
+// median and the best of the rounds for reading a prompt of 512 tokens, and for writing behind 16 tokens and behind 1536; of
+// the latter also by the processor time of the calling thread, which other work on the machine disturbs less.
+//
+// With ROWS: tokens a second in all of one sequence, of a batch of so many (one state), and of so many states together, in
+// turns, behind 16 tokens and behind 256 and more that differ by row; then the ratios to one sequence.
+// DOGE_SCREEN=1 screens a float head, DOGE_COPY=1 copies the weights.
 #include <doge/cpu.h>
 
 #include <algorithm>
@@ -145,11 +149,68 @@ void write(doge_cpu_state* state, const std::vector<int64_t>& ids, int n, Rates*
     rates->add(n, wall() - w, processor() - p);
 }
 
+// One step of the sequences of each state: their next token, and the best one behind it.
+void step(const std::vector<doge_cpu_state*>& states, int batch, const std::vector<int64_t>& ids, int at) {
+    std::vector<int64_t> tokens(size_t(batch) * states.size()), best(tokens.size());
+    std::vector<float> logits(tokens.size());
+    std::vector<doge_cpu_call> calls(states.size());
+    for (size_t i = 0; i < tokens.size(); i++) tokens[i] = ids[(i * 97 + size_t(at)) % ids.size()];
+    for (size_t i = 0; i < states.size(); i++) {
+        calls[i].tokens = 1, calls[i].ids = &tokens[i * size_t(batch)], calls[i].num_candidates = 1;
+        calls[i].candidates = &best[i * size_t(batch)], calls[i].candidate_logits = &logits[i * size_t(batch)];
+    }
+    check(doge_cpu_run_together(states.data(), calls.data(), int32_t(states.size()), message, sizeof message));
+}
+
+void compare_rows(const doge_cpu_model* model, int cache, int rows, int rounds, const std::vector<int64_t>& ids) {
+    struct Way {
+        const char* name;
+        int states, batch;
+        std::vector<doge_cpu_state*> made{};
+    };
+    Way ways[] = {{"one", 1, 1}, {"batch", 1, rows}, {"together", rows, 1}};
+    for (const int past : {16, 256}) {
+        std::vector<double> rates[3], processors[3];
+        for (Way& way : ways) {
+            for (int i = 0; i < way.states; i++) {
+                doge_cpu_state* state;
+                check(doge_cpu_state_create(model, way.batch, cache, 0, &state, message, sizeof message));
+                const int length = past < 256 ? past : past + 31 * i;
+                std::vector<int64_t> prompt;
+                for (int b = 0; b < way.batch; b++) prompt.insert(prompt.end(), ids.begin() + b, ids.begin() + b + length);
+                doge_cpu_call call{};
+                call.tokens = length, call.ids = prompt.data();
+                check(doge_cpu_run(state, &call, message, sizeof message));
+                way.made.push_back(state);
+            }
+        }
+        for (int round = 0; round < rounds; round++) {
+            for (Way& way : ways) {
+                const double w = wall(), p = processor();
+                for (int i = 0; i < 48; i++) step(way.made, way.batch, ids, i);
+                rates[&way - ways].push_back(48 * way.states * way.batch / (wall() - w));
+                processors[&way - ways].push_back(48 * way.states * way.batch / (processor() - p));
+                for (doge_cpu_state* state : way.made)
+                    check(doge_cpu_state_rewind(state, doge_cpu_state_length(state) - 48, message, sizeof message));
+            }
+        }
+        std::printf("  behind %d%s:", past, past < 256 ? "" : " and more");
+        for (int i = 0; i < 3; i++) {
+            const double rate = Rates::median(rates[i]), one = Rates::median(rates[0]);
+            std::printf("  %s %.0f", ways[i].name, rate);
+            if (i > 0) std::printf(" (%.2fx, cpu %.2fx)", rate / one, Rates::median(processors[i]) / Rates::median(processors[0]));
+            for (doge_cpu_state* state : ways[i].made) doge_cpu_state_destroy(state);
+            ways[i].made.clear();
+        }
+        std::printf("\n");
+    }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
     if (argc < 3) {
-        std::fprintf(stderr, "speed SIZE fp32|bf16|int8|int4 [THREADS [INSTRUCTION_SET [ROUNDS]]]; instruction sets: %s\n",
+        std::fprintf(stderr, "speed SIZE fp32|bf16|int8|int4 [THREADS [INSTRUCTION_SET [ROUNDS [ROWS]]]]; instruction sets: %s\n",
                      doge_cpu_usable_instruction_sets());
         return 2;
     }
@@ -164,13 +225,21 @@ int main(int argc, char** argv) {
     doge_cpu_model* model;
     const uint32_t flags = std::getenv("DOGE_COPY") != nullptr ? DOGE_CPU_COPY : 0;
     const uint32_t screen = std::getenv("DOGE_SCREEN") != nullptr ? DOGE_CPU_SCREEN : 0;
-    check(doge_cpu_open(file.bytes, file.size, threads, argc > 4 ? argv[4] : nullptr, flags | screen, &model, message,
-                        sizeof message));
+    const char* set = argc > 4 && argv[4][0] != '\0' ? argv[4] : nullptr;
+    check(doge_cpu_open(file.bytes, file.size, threads, set, flags | screen, &model, message, sizeof message));
     doge_cpu_state* state;
     const bool codes = kind == DOGE_CPU_INT8 || kind == DOGE_CPU_INT4;
     check(doge_cpu_state_create(model, 1, codes ? DOGE_CPU_INT8 : DOGE_CPU_FLOAT32, 0, &state, message, sizeof message));
     std::vector<int64_t> ids(2048);
     for (int64_t& id : ids) id = int64_t((uniform() + 1) * 16000) % 32768;
+    if (argc > 6) {
+        std::printf("%s %s %d threads %s\n", size->name, precision.c_str(), threads, doge_cpu_model_instruction_set(model));
+        compare_rows(model, codes ? DOGE_CPU_INT8 : DOGE_CPU_FLOAT32, std::atoi(argv[6]), rounds, ids);
+        doge_cpu_state_destroy(state);
+        doge_cpu_close(model);
+        std::free(file.bytes);
+        return 0;
+    }
     Rates prefill, decode, late;
     const auto rewind = [&](int n) { check(doge_cpu_state_rewind(state, n, message, sizeof message)); };
     for (int round = 0; round < rounds; round++) {

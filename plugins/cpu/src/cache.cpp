@@ -18,6 +18,12 @@ Cache::Cache(const doge_cpu_config& c, bool int8)
     page_ = scores_ + size_t(score_heads_) * size_t(c.num_hidden_layers) * PAGE * sizeof(float);
 }
 
+bool Cache::fits(const doge_cpu_config& c) {
+    const uint64_t head = 2 * uint64_t(padded(c.head_dim)) + 2, layers = uint64_t(c.num_hidden_layers);
+    const uint64_t numbers = head * uint64_t(c.num_key_value_heads) + uint64_t(c.score_heads);
+    return numbers < SIZE_MAX / 2 / PAGE / sizeof(float) / layers;
+}
+
 void Cache::reserve(int tokens) {
     while (int(pages_.size()) * PAGE < tokens) pages_.emplace_back(page_);
 }

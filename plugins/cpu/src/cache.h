@@ -14,6 +14,8 @@ class Cache {
    public:
     Cache(const doge_cpu_config& config, bool int8);
 
+    // Whether a page has addresses: where these have 32 bits, its size must not wrap.
+    static bool fits(const doge_cpu_config& config);
     void reserve(int tokens);  // room for so many
     uint64_t bytes() const { return pages_.size() * page_; }
     bool int8() const { return int8_; }

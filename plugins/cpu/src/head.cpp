@@ -8,6 +8,7 @@ namespace doge::cpu {
 namespace {
 
 constexpr int MOST_SCREENED = 256;  // candidates; more of them leave too many rows
+constexpr int STRIP = 16384;  // logits that a thread computes at once: 64 KB
 
 // NaN counts as lowest, so that any numbers have an order.
 float orderly(float logit) { return logit == logit ? logit : -INFINITY; }
@@ -31,81 +32,92 @@ void keep(std::vector<Candidate>& heap, int count, Candidate candidate) {
 
 }  // namespace
 
-Head::Head(doge_cpu_state& state, const Piece& piece, const Stack& stack)
-    : state_(state),
-      model_(*state.model),
+Head::Head(const doge_cpu_model& model, const std::vector<Row>& rows, const Stack& stack)
+    : model_(model),
       config_(model_.config()),
-      piece_(piece),
+      rows_(rows),
       stack_(stack),
-      pool_(*model_.pool),
-      inputs_(&model_.work.head),
-      scratch_(nullptr) {
-    const doge_cpu_call& call = *piece.call;
-    const int end = piece.first + piece.tokens;
-    const int wanted = call.logits == nullptr ? 0 : call.logits_to_keep == 0 ? call.tokens : call.logits_to_keep;
-    candidates_ = end == call.tokens ? call.num_candidates : 0;
-    kept_ = std::clamp(wanted - (call.tokens - end), candidates_ > 0 ? 1 : 0, piece.tokens);
-    screened_ = candidates_ > 0 && candidates_ <= MOST_SCREENED && call.logits == nullptr && model_.screen.ready();
-    if (kept_ > 0) inputs_->need(*model_.kernels, state.batch * kept_, config_.hidden_size);
-    const size_t vocabulary = size_t(padded(config_.vocab_size));
-    if (call.logits == nullptr && kept_ > 0)
-        scratch_ = model_.work.logits.need(vocabulary * size_t(screened_ ? 2 : state.batch));
-    if (screened_) model_.work.screen_inputs.resize(size_t(state.batch));
-    if (screened_) {
-        for (ScreenInput& input : model_.work.screen_inputs) input.need(*model_.kernels, config_.hidden_size);
+      work_(model_.work),
+      pool_(*model_.pool) {
+    for (const Row& row : rows_) {
+        Wanted w = wanted_of(row);
+        if (w.candidates > 0 && w.candidates <= MOST_SCREENED && row.call->logits == nullptr && model_.screen.ready())
+            w.screened = screened_++;
+        wanted_.push_back(w);
+        any_hidden_ |= row.call->hidden != nullptr;
+        any_candidates_ |= w.candidates > 0;
     }
-    for (ThreadWork& w : model_.work.threads) {
-        w.all.reserve(size_t(candidates_));
-        w.best.resize(size_t(state.batch));
-        // Those of threads that this call leaves alone are read, too, where all are joined.
-        for (auto& row : w.best) row.clear(), row.reserve(size_t(candidates_));
+    for (const bool screened : {false, true}) {
+        for (Wanted& w : wanted_) {
+            if ((w.screened >= 0) != screened) continue;
+            w.begin = kept_;
+            kept_ += w.kept;
+        }
+        if (!screened) computed_ = kept_;
     }
+    if (kept_ > 0) work_.head.need(*model_.kernels, kept_, config_.hidden_size);
+    if (computed_ > 0) strip_ = std::clamp(STRIP / computed_ / LANES * LANES, LANES, 256);
+    if (screened_ > 0) {
+        work_.bounds.need(size_t(screened_) * 2 * size_t(padded(config_.vocab_size)));
+        if (work_.screen_inputs.size() < size_t(screened_)) work_.screen_inputs.resize(size_t(screened_));
+        for (int i = 0; i < screened_; i++) work_.screen_inputs[size_t(i)].need(*model_.kernels, config_.hidden_size);
+    }
+    for (ThreadWork& t : work_.threads) {
+        if (computed_ > 0) t.logits.need(size_t(computed_) * size_t(strip_));
+        t.best.resize(rows_.size());
+        t.least.resize(rows_.size());
+        for (size_t r = 0; r < rows_.size(); r++) {
+            t.all.reserve(size_t(wanted_[r].candidates));
+            // Those of threads that this call leaves alone are read, too, where all are joined.
+            t.best[r].clear();
+            t.best[r].reserve(size_t(wanted_[r].candidates));
+        }
+    }
+}
+
+Head::Wanted Head::wanted_of(const Row& row) const {
+    const doge_cpu_call& call = *row.call;
+    const int left = call.tokens - (row.first + row.tokens);  // for later pieces
+    const int logits = call.logits == nullptr ? 0 : call.logits_to_keep == 0 ? call.tokens : call.logits_to_keep;
+    Wanted w;
+    w.candidates = left == 0 ? call.num_candidates : 0;
+    w.kept = std::clamp(logits - left, w.candidates > 0 ? 1 : 0, row.tokens);
+    if (logits > 0) {  // behind those of earlier pieces
+        const size_t place = size_t(row.number) * size_t(logits) + size_t(std::max(logits - left - w.kept, 0));
+        w.logits = call.logits + place * size_t(config_.vocab_size);
+    }
+    return w;
 }
 
 // The final norm of the tokens that are wanted.
 void Head::hidden(int id) {
-    const doge_cpu_call& call = *piece_.call;
-    float* row = model_.work.threads[size_t(id)].normed.data();
-    const Share mine(state_.batch * piece_.tokens, id, pool_.threads());
+    float* out = work_.threads[size_t(id)].normed.data();
+    const Share mine(stack_.count(), id, pool_.threads());
     for (int i = mine.first; i < mine.last; i++) {
-        const int b = i / piece_.tokens, t = i % piece_.tokens, kept = t - (piece_.tokens - kept_);
-        if (kept < 0 && call.hidden == nullptr) continue;
-        model_.kernels->rms_norm(stack_.x(i), model_.weights.final_norm, config_.hidden_size, config_.rms_norm_eps, row);
+        const Row& row = rows_[size_t(stack_.row_of(i))];
+        const Wanted& w = wanted_[size_t(stack_.row_of(i))];
+        const int t = i - row.begin, kept = t - (row.tokens - w.kept);
+        if (kept < 0 && row.call->hidden == nullptr) continue;
+        model_.kernels->rms_norm(stack_.x(i), model_.weights.final_norm, config_.hidden_size, config_.rms_norm_eps, out);
         const size_t width = size_t(config_.hidden_size) * sizeof(float);
-        if (call.hidden != nullptr) {
-            const size_t at = size_t(b) * size_t(call.tokens) + size_t(piece_.first + t);
-            std::memcpy(call.hidden + at * size_t(config_.hidden_size), row, width);
-        }
+        if (row.call->hidden != nullptr)
+            std::memcpy(row.call->hidden + row.in_call(t) * size_t(config_.hidden_size), out, width);
         if (kept < 0) continue;
-        const int place = b * kept_ + kept;
-        std::memcpy(inputs_->x(place), row, width);
-        if (model_.weights.head.codes) inputs_->quantise(*model_.kernels, place);
-        if (screened_) model_.work.screen_inputs[size_t(b)].prepare(*model_.kernels, row, config_.hidden_size);
+        std::memcpy(work_.head.x(w.begin + kept), out, width);
+        if (model_.weights.head.codes) work_.head.quantise(*model_.kernels, w.begin + kept);
+        if (w.screened >= 0) work_.screen_inputs[size_t(w.screened)].prepare(*model_.kernels, out, config_.hidden_size);
     }
     pool_.barrier();
 }
 
 void Head::run(int id) {
-    if (kept_ == 0 && piece_.call->hidden == nullptr) return;
+    if (kept_ == 0 && !any_hidden_) return;
     hidden(id);
-    if (kept_ == 0) return;
-    for (int row = 0; row < state_.batch; row++) {
-        if (screened_) screen(id, row);
-        else compute(id, row);
-    }
-    if (candidates_ == 0) return;
+    if (computed_ > 0) compute(id);
+    if (screened_ > 0) screen(id);
+    if (!any_candidates_) return;
     pool_.barrier();
     merge(id);
-}
-
-// Where the logits of this piece's kept tokens of a row go: behind those of earlier pieces.
-float* Head::logits_of(int row) const {
-    const doge_cpu_call& call = *piece_.call;
-    const size_t vocabulary = size_t(config_.vocab_size);
-    if (call.logits == nullptr) return scratch_ + size_t(row) * vocabulary;
-    const int wanted = call.logits_to_keep == 0 ? call.tokens : call.logits_to_keep;
-    const int place = wanted - (call.tokens - (piece_.first + piece_.tokens)) - kept_;
-    return call.logits + (size_t(row) * size_t(wanted) + size_t(place)) * vocabulary;
 }
 
 // Calls function(part, its first row, first group, last group) for groups [first, last) of the head.
@@ -120,74 +132,106 @@ void Head::each_part(int first, int last, Function function) const {
     }
 }
 
-// This thread's share of a row's logits, and the best among them.
-void Head::compute(int id, int row) {
-    const size_t vocabulary = size_t(config_.vocab_size);
+// This thread's share of the logits, and the best among them.
+void Head::compute(int id) {
+    const size_t vocabulary = size_t(config_.vocab_size), stride = size_t(strip_);
     const Share mine(model_.weights.head.groups(), id, pool_.threads());
-    float* out = logits_of(row);
-    each_part(mine.first, mine.last, [&](const Matrix& part, int first_row, int from, int to) {
-        const Sink sink{out + first_row, vocabulary, nullptr, nullptr, part.rows};
-        model_.kernels->multiply(part, from, to, inputs_->from(row * kept_), kept_, sink);
-    });
-    if (candidates_ > 0)
-        offer(id, row, out + size_t(kept_ - 1) * vocabulary, mine.first * LANES,
-              std::min(mine.last * LANES, config_.vocab_size));
+    float* strip = work_.threads[size_t(id)].logits.data();
+    for (int group = mine.first, last; group < mine.last; group = last) {
+        last = std::min(group + strip_ / LANES, mine.last);
+        const int row = group * LANES, rows = std::min(last * LANES, config_.vocab_size) - row;
+        each_part(group, last, [&](const Matrix& part, int first_row, int from, int to) {
+            const Sink sink{strip + first_row - row, stride, nullptr, nullptr, padded(part.rows)};
+            model_.kernels->multiply(part, from, to, work_.head.all(), computed_, sink);
+        });
+        for (size_t r = 0; r < rows_.size(); r++) {
+            const Wanted& w = wanted_[r];
+            if (w.screened >= 0 || w.kept == 0) continue;
+            const float* logits = strip + size_t(w.begin) * stride;
+            for (size_t k = 0; w.logits != nullptr && k < size_t(w.kept); k++)
+                std::memcpy(w.logits + k * vocabulary + row, logits + k * stride, size_t(rows) * sizeof(float));
+            if (w.candidates > 0) offer(id, r, logits + size_t(w.kept - 1) * stride, row, row + rows);
+        }
+    }
 }
 
-// Tokens [first, last) are looked at for candidates.
-void Head::offer(int id, int row, const float* logits, int first, int last) const {
-    std::vector<Candidate>& best = model_.work.threads[size_t(id)].best[size_t(row)];
+// The logits of tokens [first, last) are looked at for candidates.
+void Head::offer(int id, size_t row, const float* logits, int first, int last) const {
+    const int count = wanted_[row].candidates;
+    std::vector<Candidate>& best = work_.threads[size_t(id)].best[row];
     for (int from = first; from < last; from += 256) {
         const int to = std::min(from + 256, last);
-        const bool full = int(best.size()) == candidates_;
-        if (full && model_.kernels->largest(logits + from, to - from) <= orderly(best.front().logit)) continue;
-        for (int i = from; i < to; i++) keep(best, candidates_, {logits[i], i});
+        const bool full = int(best.size()) == count;
+        const float* some = logits + (from - first);
+        if (full && model_.kernels->largest(some, to - from) <= orderly(best.front().logit)) continue;
+        for (int i = from; i < to; i++) keep(best, count, {some[i - from], i});
     }
 }
 
-void Head::screen(int id, int row) {
-    const int groups = model_.weights.head.groups(), vocabulary = config_.vocab_size;
-    const Share mine(groups, id, pool_.threads());
-    float *lower = scratch_, *upper = scratch_ + padded(vocabulary);
-    std::vector<Candidate>& best = model_.work.threads[size_t(id)].best[size_t(row)];
-    model_.kernels->screen(model_.screen.head(), model_.work.screen_inputs[size_t(row)].view(), mine.first, mine.last, lower,
-                           upper);
-    const int last = std::min(mine.last * LANES, vocabulary);
-    offer(id, row, lower, mine.first * LANES, last);
+void Head::screen(int id) {
+    const int vocabulary = config_.vocab_size;
+    const size_t size = size_t(padded(vocabulary));
+    const Share mine(model_.weights.head.groups(), id, pool_.threads());
+    const auto lower = [&](const Wanted& w) { return work_.bounds.data() + size_t(w.screened) * 2 * size; };
+    const auto upper = [&](const Wanted& w) { return lower(w) + size; };
+    // A strip of the copy at a time, which then is near for the other rows.
+    for (int group = mine.first, last; group < mine.last; group = last) {
+        last = std::min(group + 16, mine.last);
+        const int from = group * LANES, to = std::min(last * LANES, vocabulary);
+        for (size_t r = 0; r < rows_.size(); r++) {
+            const Wanted& w = wanted_[r];
+            if (w.screened < 0) continue;
+            model_.kernels->screen(model_.screen.head(), work_.screen_inputs[size_t(w.screened)].view(), group, last,
+                                   lower(w), upper(w));
+            offer(id, r, lower(w) + from, from, to);
+        }
+    }
     pool_.barrier();
-    // The lowest logit that counts: the n-th largest lower bound of all threads.
-    std::vector<Candidate>& all = model_.work.threads[size_t(id)].all;
-    all.clear();
-    for (const ThreadWork& w : model_.work.threads)
-        for (const Candidate& c : w.best[size_t(row)]) keep(all, candidates_, c);
-    const float least = all.front().logit;
+    std::vector<float>& least = work_.threads[size_t(id)].least;  // logit that counts, by row
+    for (size_t r = 0; r < rows_.size(); r++) {
+        // The n-th largest lower bound of all threads.
+        if (wanted_[r].screened >= 0) least[r] = join(id, r).front().logit;
+    }
     pool_.barrier();  // everyone has read the bounds' best
-    best.clear();
-    for (int g = mine.first; g < mine.last; g++) {
-        const int from = g * LANES, to = std::min(from + LANES, vocabulary);
-        if (model_.kernels->largest(upper + from, to - from) < least) continue;
-        alignas(64) float logits[LANES];
-        each_part(g, g + 1, [&](const Matrix& part, int, int part_group, int end) {
-            const Sink sink{logits - part_group * LANES, 0, nullptr, nullptr, end * LANES};
-            model_.kernels->multiply(part, part_group, end, inputs_->from(row), 1, sink);
-        });
-        for (int i = from; i < to; i++) keep(best, candidates_, {logits[i - from], i});
+    for (size_t r = 0; r < rows_.size(); r++) {
+        const Wanted& w = wanted_[r];
+        if (w.screened < 0) continue;
+        std::vector<Candidate>& best = work_.threads[size_t(id)].best[r];
+        best.clear();
+        for (int g = mine.first; g < mine.last; g++) {
+            const int from = g * LANES, to = std::min(from + LANES, vocabulary);
+            if (model_.kernels->largest(upper(w) + from, to - from) < least[r]) continue;
+            alignas(64) float logits[LANES];
+            each_part(g, g + 1, [&](const Matrix& part, int, int part_group, int end) {
+                const Sink sink{logits - part_group * LANES, 0, nullptr, nullptr, end * LANES};
+                model_.kernels->multiply(part, part_group, end, work_.head.from(w.begin), 1, sink);
+            });
+            for (int i = from; i < to; i++) keep(best, w.candidates, {logits[i - from], i});
+        }
     }
 }
 
-// The best of all threads' best, a row by one thread.
+// The best of all threads' best of a row, a heap.
+const std::vector<Candidate>& Head::join(int id, size_t row) const {
+    std::vector<Candidate>& all = work_.threads[size_t(id)].all;
+    all.clear();
+    for (const ThreadWork& t : work_.threads)
+        for (const Candidate& c : t.best[row]) keep(all, wanted_[row].candidates, c);
+    return all;
+}
+
+// A row by one thread.
 void Head::merge(int id) const {
-    const doge_cpu_call& call = *piece_.call;
-    const size_t count = size_t(candidates_);
-    std::vector<Candidate>& all = model_.work.threads[size_t(id)].all;
-    for (int row = id; row < state_.batch; row += pool_.threads()) {
-        all.clear();
-        for (const ThreadWork& w : model_.work.threads)
-            for (const Candidate& c : w.best[size_t(row)]) keep(all, candidates_, c);
+    for (size_t r = size_t(id); r < rows_.size(); r += size_t(pool_.threads())) {
+        const size_t count = size_t(wanted_[r].candidates);
+        if (count == 0) continue;
+        join(id, r);
+        std::vector<Candidate>& all = work_.threads[size_t(id)].all;
         std::sort_heap(all.begin(), all.end(), better);
+        const doge_cpu_call& call = *rows_[r].call;
         for (size_t i = 0; i < count; i++) {
-            call.candidates[size_t(row) * count + i] = all[i].id;
-            call.candidate_logits[size_t(row) * count + i] = all[i].logit;
+            call.candidates[size_t(rows_[r].number) * count + i] = all[i].id;
+            call.candidate_logits[size_t(rows_[r].number) * count + i] = all[i].logit;
         }
     }
 }

@@ -11,8 +11,8 @@ inline F load_weights(const uint8_t* p, size_t place) {
     else return load(reinterpret_cast<const float*>(p) + place);
 }
 
-// r[t] = 16 rows of floats times x of token t. Few tokens take several sums each, for the processor adds slower than
-// it starts to add.
+// r[t] = 16 rows (keys, as a rule) of floats times x of token t. Few take several sums each, for the processor adds slower
+// than it starts to add.
 template <int KIND, int M>
 inline void float_tile(const uint8_t* p, int columns, const float* x, size_t stride, F* r) {
     constexpr int SUMS = M == 1 ? 4 : M == 2 ? 2 : 1;
@@ -35,6 +35,25 @@ inline void float_tile(const uint8_t* p, int columns, const float* x, size_t str
         for (int u = 1; u < SUMS; u++) r[t] = add(r[t], s[u][t]);
     }
 }
+
+// r[g * M + t] = 16 rows of each of G groups times x of token t. Few tokens take several groups at once, for the processor
+// adds slower than it starts to add. Every sum is in the order of columns: it must not depend on the number of tokens.
+template <int KIND, int G, int M>
+inline void float_groups(const uint8_t* p, size_t group, int columns, const float* x, size_t stride, F* r) {
+    F s[G][M];
+    for (int g = 0; g < G; g++)
+        for (int t = 0; t < M; t++) s[g][t] = splat(0.0f);
+    for (int k = 0; k < columns; k++) {
+        for (int g = 0; g < G; g++) {
+            const F w = load_weights<KIND>(p + size_t(g) * group, size_t(k) * 16);
+            for (int t = 0; t < M; t++) s[g][t] = fma(w, splat(x[size_t(t) * stride + size_t(k)]), s[g][t]);
+        }
+    }
+    for (int g = 0; g < G; g++)
+        for (int t = 0; t < M; t++) r[g * M + t] = s[g][t];
+}
+
+constexpr int GROUPS = 4;  // of a single token's floats at once
 
 inline int32_t sum_of_codes(const int8_t* q, int n) {
     int32_t s = 0;
@@ -74,19 +93,6 @@ template <int KIND, int M>
 inline void code_tile(const Matrix& m, const uint8_t* p, const Activations& a, int token, F* r) {
     if (m.block == 128) code_tile<KIND, M>(m, p, a, token, r, Usual(), Usual());
     else code_tile<KIND, M>(m, p, a, token, r, a.block, m.block);
-}
-
-template <int M>
-inline void tile(const Matrix& m, int group, const Activations& a, int token, F* r) {
-    const uint8_t* p = m.bytes + size_t(group) * m.group;
-    const float* x = a.x + size_t(token) * a.stride;
-    switch (m.kind) {
-        case DOGE_CPU_INT8: code_tile<DOGE_CPU_INT8, M>(m, p, a, token, r); break;
-        case DOGE_CPU_INT4: code_tile<DOGE_CPU_INT4, M>(m, p, a, token, r); break;
-        case DOGE_CPU_FLOAT16: float_tile<DOGE_CPU_FLOAT16, M>(p, m.columns, x, a.stride, r); break;
-        case DOGE_CPU_BFLOAT16: float_tile<DOGE_CPU_BFLOAT16, M>(p, m.columns, x, a.stride, r); break;
-        default: float_tile<DOGE_CPU_FLOAT32, M>(p, m.columns, x, a.stride, r); break;
-    }
 }
 
 // Calls f(Tokens<M>, token) for tiles of T tokens, then of fewer, until there are none left.
@@ -129,17 +135,49 @@ inline void wide_products(const Matrix& m, const uint8_t* p, const Activations& 
 
 #endif
 
-// Products of 16 rows with n tokens, at most BATCH.
-inline void products(const Matrix& m, int group, const Activations& a, int token, int n, F* out) {
-#ifdef DOGE_WIDENS
-    if (m.kind == DOGE_CPU_INT8 && a.wide != nullptr) {
-        wide_products(m, m.bytes + size_t(group) * m.group, a, token, n, out);
+template <int KIND>
+inline void code_products(const Matrix& m, int group, const Activations& a, int token, int n, F* out) {
+    const uint8_t* p = m.bytes + size_t(group) * m.group;
+    each_tile<CODE_TILE>(0, n, [&](auto size, int first) {
+        code_tile<KIND, decltype(size)::value>(m, p, a, token + first, out + first);
+    });
+}
+
+template <int KIND>
+inline void float_products(const Matrix& m, int group, int groups, const Activations& a, int token, int n, F* out) {
+    const uint8_t* p = m.bytes + size_t(group) * m.group;
+    const float* x = a.x + size_t(token) * a.stride;
+    if (m.rows <= 16) {  // no other groups to take at once, for any number of tokens: several sums for one after another
+        for (int t = 0; t < n; t++) float_tile<KIND, 1>(p, m.columns, x + size_t(t) * a.stride, a.stride, out + t);
         return;
     }
+    if (groups == GROUPS) return float_groups<KIND, GROUPS, 1>(p, m.group, m.columns, x, a.stride, out);
+    if (groups == GROUPS / 2) return float_groups<KIND, GROUPS / 2, 2>(p, m.group, m.columns, x, a.stride, out);
+    each_tile<FLOAT_TILE>(0, n, [&](auto size, int first) {
+        constexpr int M = decltype(size)::value;
+        float_groups<KIND, 1, M>(p, m.group, m.columns, x + size_t(first) * a.stride, a.stride, out + first);
+    });
+}
+
+// How many groups `products` is to take at once, of `left` ones.
+inline int groups_at_once(const Matrix& m, int n, int left) {
+    const int groups = n > 2 || m.kind == DOGE_CPU_INT8 || m.kind == DOGE_CPU_INT4 ? 1 : GROUPS / n;
+    return groups <= left ? groups : 1;
+}
+
+// Products of some groups of 16 rows with n tokens, at most BATCH, group after group.
+inline void products(const Matrix& m, int group, int groups, const Activations& a, int token, int n, F* out) {
+#ifdef DOGE_WIDENS
+    if (m.kind == DOGE_CPU_INT8 && a.wide != nullptr)
+        return wide_products(m, m.bytes + size_t(group) * m.group, a, token, n, out);
 #endif
-    const auto some = [&](auto size, int first) { tile<decltype(size)::value>(m, group, a, token + first, out + first); };
-    if (m.kind == DOGE_CPU_INT8 || m.kind == DOGE_CPU_INT4) each_tile<CODE_TILE>(0, n, some);
-    else each_tile<FLOAT_TILE>(0, n, some);
+    switch (m.kind) {
+        case DOGE_CPU_INT8: return code_products<DOGE_CPU_INT8>(m, group, a, token, n, out);
+        case DOGE_CPU_INT4: return code_products<DOGE_CPU_INT4>(m, group, a, token, n, out);
+        case DOGE_CPU_FLOAT16: return float_products<DOGE_CPU_FLOAT16>(m, group, groups, a, token, n, out);
+        case DOGE_CPU_BFLOAT16: return float_products<DOGE_CPU_BFLOAT16>(m, group, groups, a, token, n, out);
+        default: return float_products<DOGE_CPU_FLOAT32>(m, group, groups, a, token, n, out);
+    }
 }
 
 inline void deliver(const Sink& sink, int group, int token, F value) {
@@ -160,9 +198,11 @@ void multiply(const Matrix& m, int first, int last, const Activations& a, int n,
     F out[BATCH];
     for (int token = 0; token < n; token += BATCH) {
         const int count = n - token < BATCH ? n - token : BATCH;
-        for (int g = first; g < last; g++) {
-            products(m, g, a, token, count, out);
-            for (int t = 0; t < count; t++) deliver(sink, g, token + t, out[t]);
+        for (int g = first, groups; g < last; g += groups) {
+            groups = groups_at_once(m, count, last - g);
+            products(m, g, groups, a, token, count, out);
+            for (int i = 0; i < groups; i++)
+                for (int t = 0; t < count; t++) deliver(sink, g + i, token + t, out[i * count + t]);
         }
     }
 }
@@ -172,13 +212,15 @@ void gated(const Matrix& gate, int gate_first, const Matrix& up, int up_first, i
     F r[BATCH], s[BATCH];
     for (int token = 0; token < n; token += BATCH) {
         const int count = n - token < BATCH ? n - token : BATCH;
-        for (int g = 0; g < groups; g++) {
-            products(gate, gate_first + g, a, token, count, r);
-            products(up, up_first + g, a, token, count, s);
-            for (int t = 0; t < count; t++) {
-                if (gate_bias != nullptr) r[t] = add(r[t], load(gate_bias + g * 16));
-                if (sink.bias != nullptr) s[t] = add(s[t], load(sink.bias + g * 16));
-                store(sink.out + size_t(token + t) * sink.stride + g * 16, mul(silu(r[t]), s[t]));
+        for (int g = 0, some; g < groups; g += some) {
+            some = gate.kind == up.kind ? groups_at_once(gate, count, groups - g) : 1;
+            products(gate, gate_first + g, some, a, token, count, r);
+            products(up, up_first + g, some, a, token, count, s);
+            for (int i = 0; i < some * count; i++) {
+                const int t = token + i % count, row = (g + i / count) * 16;
+                if (gate_bias != nullptr) r[i] = add(r[i], load(gate_bias + row));
+                if (sink.bias != nullptr) s[i] = add(s[i], load(sink.bias + row));
+                store(sink.out + size_t(t) * sink.stride + row, mul(silu(r[i]), s[i]));
             }
         }
     }

@@ -56,6 +56,8 @@ doge_cpu_status create(const doge_cpu_model* model, int32_t batch, int32_t cache
     const int32_t longest = model->config().max_length;
     if (max_length < 0 || max_length > longest)
         return message.fail(DOGE_CPU_BAD_ARGUMENT, "a maximum length of %d, the model's is %d", max_length, longest);
+    if (!Cache::fits(model->config()))
+        return message.fail(DOGE_CPU_UNSUPPORTED, "%d tokens of cache need more memory than there are addresses", PAGE);
     *out = new doge_cpu_state(*model, batch, cache_kind == DOGE_CPU_INT8, max_length == 0 ? longest : max_length);
     return DOGE_CPU_SUCCESS;
 }

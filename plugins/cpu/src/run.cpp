@@ -1,6 +1,6 @@
-// One call: checks, pieces that fit in memory, and what is wanted of them.
+// Calls: checks, pieces that fit in memory, and what is wanted of them.
 #include <algorithm>
-#include <cstring>
+#include <functional>
 
 #include "guard.h"
 #include "head.h"
@@ -10,9 +10,21 @@ namespace doge::cpu {
 namespace {
 
 constexpr int PIECE = 512;  // tokens at once, where tokens do not mix
+constexpr int MOST_ROWS = 1 << 16;
 constexpr int64_t MOST_MIXED = 1 << 20;  // tokens at once where they mix: times 1024 heads they still are an int
 
 bool mixes(const doge_cpu_config& config) { return config.moe == DOGE_CPU_MOE_REFERENCE; }
+
+// Whether memory for so many tokens and rows at once has addresses: where these have 32 bits, sizes must not wrap. More than
+// what `work`, the stack and the head take.
+bool has_addresses(const doge_cpu_model& model, int64_t tokens, int64_t rows, int64_t candidates) {
+    const doge_cpu_config& c = model.config();
+    const uint64_t heads = uint64_t(c.num_attention_heads + c.num_key_value_heads) * uint64_t(padded(c.head_dim));
+    const uint64_t by_token = 8 * (uint64_t(c.hidden_size) + uint64_t(c.intermediate_size) + heads + uint64_t(c.score_heads) +
+                                   uint64_t(c.num_experts) + 256);
+    const uint64_t by_row = 2 * uint64_t(c.vocab_size) + uint64_t(model.pool->size()) * (2 * heads + 4 * uint64_t(candidates)) + 64;
+    return (by_token * uint64_t(tokens) + by_row * uint64_t(rows)) < SIZE_MAX / 2 / sizeof(float);
+}
 
 doge_cpu_status check(const doge_cpu_state& state, const doge_cpu_call& call, const Message& message) {
     const doge_cpu_config& c = state.model->config();
@@ -59,35 +71,91 @@ std::vector<int32_t> positions_of(doge_cpu_state& state, const doge_cpu_call& ca
     return positions;
 }
 
-doge_cpu_status run(doge_cpu_state& state, const doge_cpu_call& call, const Message& message) {
-    if (const doge_cpu_status status = check(state, call, message)) return status;
-    const doge_cpu_model& model = *state.model;
+// A state with its call, and the positions of all its new tokens, [B, S].
+struct Sequence {
+    doge_cpu_state* state;
+    const doge_cpu_call* call;
+    std::vector<int32_t> positions;
+    int32_t longest;  // of these positions
+};
+
+// The next tokens of every row that has some left; no more than `step` of each.
+void next_piece(std::vector<Sequence>& sequences, int first, int step, std::vector<Row>& rows, std::vector<int32_t>& here) {
+    rows.clear();
+    int begin = 0;
+    for (Sequence& s : sequences) {
+        const int tokens = std::min(step, s.call->tokens - first);
+        if (tokens <= 0) continue;
+        here.clear();
+        for (int b = 0; b < s.state->batch; b++) {
+            const auto from = s.positions.begin() + int64_t(b) * s.call->tokens + first;
+            rows.push_back({s.state, s.call, b, first, tokens, s.state->length + first, begin, int(here.size())});
+            here.insert(here.end(), from, from + tokens);
+            begin += tokens;
+        }
+        s.state->rope.prepare(here.data(), int(here.size()), s.longest);
+    }
+}
+
+doge_cpu_status run(doge_cpu_state* const* states, const doge_cpu_call* calls, int count, const Message& message) {
+    const doge_cpu_model& model = *states[0]->model;
+    if (count > 1 && mixes(model.config()))
+        return message.fail(DOGE_CPU_UNSUPPORTED, "a router that mixes a call's tokens takes one state at a time");
+    int64_t batch = 0;
+    int most = 0;
+    for (int i = 0; i < count; i++) {
+        char text[256];
+        if (states[i]->model != &model)
+            return message.fail(DOGE_CPU_BAD_ARGUMENT, "state %d is one of another model than state 0", i);
+        if (const doge_cpu_status status = check(*states[i], calls[i], Message{text, sizeof text}))
+            return count == 1 ? message.fail(status, "%s", text) : message.fail(status, "state %d: %s", i, text);
+        batch += states[i]->batch;
+        most = std::max(most, calls[i].tokens);
+    }
+    if (batch > MOST_ROWS)
+        return message.fail(DOGE_CPU_BAD_ARGUMENT, "%lld rows, at most %d are possible", static_cast<long long>(batch), MOST_ROWS);
+    // A router that mixes a call's tokens needs all of them at once.
+    const int step = mixes(model.config()) ? most : std::max(1, PIECE / int(batch));
+    int32_t candidates = 0;
+    for (int i = 0; i < count; i++) candidates = std::max(candidates, calls[i].num_candidates);
+    if (!has_addresses(model, batch * step, batch, candidates))
+        return message.fail(DOGE_CPU_NO_MEMORY, "%lld tokens at once need more memory than there are addresses",
+                            static_cast<long long>(batch * step));
+    std::vector<doge_cpu_state*> sorted(states, states + count);
+    std::sort(sorted.begin(), sorted.end(), std::less<>());
+    if (std::adjacent_find(sorted.begin(), sorted.end()) != sorted.end())
+        return message.fail(DOGE_CPU_BAD_ARGUMENT, "a state is there twice");
     const Lock turn(model.turn);
     model.pool->settle();
-    for (Cache& cache : state.caches) cache.reserve(state.length + call.tokens);
-    const std::vector<int32_t> positions = positions_of(state, call);
-    const int32_t longest = *std::max_element(positions.begin(), positions.end());
-    // A router that mixes a call's tokens needs all of them at once.
-    const int step = mixes(model.config()) ? call.tokens : std::max(1, PIECE / state.batch);
+    std::vector<Sequence> sequences;
+    for (int i = 0; i < count; i++) {
+        for (Cache& cache : states[i]->caches) cache.reserve(states[i]->length + calls[i].tokens);
+        std::vector<int32_t> positions = positions_of(*states[i], calls[i]);
+        const int32_t longest = *std::max_element(positions.begin(), positions.end());
+        sequences.push_back({states[i], &calls[i], std::move(positions), longest});
+    }
+    std::vector<Row> rows;
     std::vector<int32_t> here;
-    for (int first = 0; first < call.tokens; first += step) {
-        const Piece piece{&call, first, std::min(step, call.tokens - first), state.length + first};
-        here.clear();
-        for (int b = 0; b < state.batch; b++) {
-            const auto row = positions.begin() + int64_t(b) * call.tokens + first;
-            here.insert(here.end(), row, row + piece.tokens);
-        }
-        state.rope.prepare(here.data(), int(here.size()), longest);
-        Stack stack(state, piece);
-        Head head(state, piece, stack);
+    for (int first = 0; first < most; first += step) {
+        next_piece(sequences, first, step, rows, here);
+        Stack stack(model, rows);
+        Head head(model, rows, stack);
         auto work = [&](int id) {
             stack.run(id);
             head.run(id);
         };
         model.pool->run(work);
     }
-    state.length += call.tokens;
+    for (int i = 0; i < count; i++) states[i]->length += calls[i].tokens;
     return DOGE_CPU_SUCCESS;
+}
+
+doge_cpu_status run_guarded(doge_cpu_state* const* states, const doge_cpu_call* calls, int count, const Message& message) {
+    const doge_cpu_status status = guarded(message, [&] { return run(states, calls, count, message); });
+    for (int i = 0; i < count && status != DOGE_CPU_SUCCESS; i++) {
+        for (auto& row : states[i]->counts) row.resize(std::min(row.size(), size_t(states[i]->length)));
+    }
+    return status;
 }
 
 }  // namespace
@@ -99,9 +167,14 @@ extern "C" doge_cpu_status doge_cpu_run(doge_cpu_state* state, const doge_cpu_ca
                                         size_t message_bytes) {
     const Message text{message, message_bytes};
     if (state == nullptr || call == nullptr) return text.fail(DOGE_CPU_BAD_ARGUMENT, "no state or no call");
-    const doge_cpu_status status = guarded(text, [&] { return run(*state, *call, text); });
-    if (status != DOGE_CPU_SUCCESS) {
-        for (auto& row : state->counts) row.resize(std::min(row.size(), size_t(state->length)));
-    }
-    return status;
+    return run_guarded(&state, call, 1, text);
+}
+
+extern "C" doge_cpu_status doge_cpu_run_together(doge_cpu_state* const* states, const doge_cpu_call* calls, int32_t count,
+                                                 char* message, size_t message_bytes) {
+    const Message text{message, message_bytes};
+    if (states == nullptr || calls == nullptr || count < 1 || count > MOST_ROWS ||
+        std::find(states, states + count, nullptr) != states + count)
+        return text.fail(DOGE_CPU_BAD_ARGUMENT, "no states, one that is missing, or no calls");
+    return run_guarded(states, calls, count, text);
 }

@@ -19,15 +19,14 @@ int root(int n) {
 
 }  // namespace
 
-Stack::Stack(doge_cpu_state& state, const Piece& piece)
-    : state_(state),
-      model_(*state.model),
+Stack::Stack(const doge_cpu_model& model, const std::vector<Row>& rows)
+    : model_(model),
       config_(model_.config()),
       kernels_(*model_.kernels),
       pool_(*model_.pool),
       work_(model_.work),
-      piece_(piece),
-      n_(state.batch * piece.tokens),
+      rows_(rows),
+      n_(rows.back().begin + rows.back().tokens),
       threads_(pool_.threads()),
       hidden_(size_t(padded(config_.hidden_size))),
       per_(config_.num_attention_heads / config_.num_key_value_heads),
@@ -50,29 +49,28 @@ Stack::Stack(doge_cpu_state& state, const Piece& piece)
         work_.experts.need(size_t(c.num_experts_per_tok));
     }
     work_.inputs.need(kernels_, c, n_);
-    work_.threads.resize(size_t(pool_.size()));  // however many work on this call: see attend_shared
+    work_.threads.resize(size_t(pool_.size()));
     for (ThreadWork& w : work_.threads) {
         if (single()) w.inputs.need(kernels_, c, 1);
         w.outs.need(MOST_QUERIES * width_);
-        w.partial.need(size_t(c.num_attention_heads) * width_);
-        w.largest.resize(size_t(c.num_attention_heads));
-        w.total.resize(size_t(c.num_attention_heads));
         w.picks.resize(size_t(std::max(c.num_experts_per_tok, 1)));
         w.normed.need(hidden_);
         if (c.moe != DOGE_CPU_DENSE) w.router.reserve(keys_of_half_, c.num_experts_per_tok);
     }
-    if (!selects()) return;
-    worst_.resize(n * size_t(c.score_heads));
-    for (auto& row : state.kept) {
-        for (Selection& kept : row) kept.reserve(c.keep_window_size);
+    row_of_.reserve(n);
+    for (const Row& row : rows_) {
+        row_of_.insert(row_of_.end(), size_t(row.tokens), int(&row - rows_.data()));
+        if (!selects(row)) continue;
+        any_selects_ = true;
+        for (Selection& kept : row.kept()) kept.reserve(c.keep_window_size);
     }
+    if (any_selects_) worst_.resize(n * size_t(c.score_heads));
+    list_items();
 }
 
 bool Stack::is_token(int token) const {
-    const int64_t* mask = piece_.call->mask;
-    if (mask == nullptr) return true;
-    const size_t in_call = size_t(row_of(token)) * size_t(piece_.call->tokens) + size_t(piece_.first + token % piece_.tokens);
-    return mask[in_call] != 0;
+    const Row& r = row(token);
+    return r.call->mask == nullptr || r.call->mask[r.in_call(token - r.begin)] != 0;
 }
 
 // The rows of several matrices with one input, spread evenly over the threads.
@@ -121,8 +119,8 @@ void Stack::gated(int id, const Layer& layer, const Inputs& inputs, float* out, 
 void Stack::embed(int id) const {
     const Share mine(n_, id, threads_);
     for (int t = mine.first; t < mine.last; t++) {
-        const size_t at = size_t(row_of(t)) * size_t(piece_.call->tokens) + size_t(piece_.first + t % piece_.tokens);
-        model_.weights.embed(kernels_, piece_.call->ids[at], config_.hidden_size, x(t));
+        const Row& r = row(t);
+        model_.weights.embed(kernels_, r.call->ids[r.in_call(t - r.begin)], config_.hidden_size, x(t));
     }
     wait();
 }
@@ -164,7 +162,7 @@ void Stack::score(int id, int l, int token) const {
             row += part.rows;
         }
     }
-    const Cache& cache = state_.caches[size_t(row_of(token))];
+    const Cache& cache = row(token).cache();
     for (int s = 0; s < config_.score_heads; s++) {
         float score = 0.0f;
         if (config_.score != DOGE_CPU_SCORE_NONE) {
@@ -183,18 +181,23 @@ void Stack::remember(int id, int l) const {
     const auto query = [&](int t, int h) {
         const size_t at = (size_t(h / per_) * size_t(n_) + size_t(t)) * size_t(per_) + size_t(h % per_);
         float* to = work_.queries.data() + at * width_;
+        const Row& r = row(t);
+        const Rope& rope = r.state->rope;
+        const int angle = r.in_rope + t - r.begin;
         kernels_.rotate(work_.qkv.data() + size_t(t) * qkv_stride_ + size_t(h) * size_t(d), y.query_norm, d,
-                        config_.rms_norm_eps, state_.rope.cos(t), state_.rope.sin(t), scale, to);
-        if (state_.caches[0].int8())
+                        config_.rms_norm_eps, rope.cos(angle), rope.sin(angle), scale, to);
+        if (r.cache().int8())
             kernels_.quantise(to, int(width_), int(width_), 1, work_.query_codes.data() + at * width_,
                               work_.query_scales.data() + at, work_.query_sums.data() + at);
     };
     const auto key = [&](int t, int h) {
         alignas(64) float rotated[MAX_HEAD];
         const float* qkv = work_.qkv.data() + size_t(t) * qkv_stride_ + size_t(h) * size_t(d);
-        kernels_.rotate(qkv + key_at_, y.key_norm, d, config_.rms_norm_eps, state_.rope.cos(t), state_.rope.sin(t), 1.0f,
-                        rotated);
-        state_.caches[size_t(row_of(t))].append(kernels_, place_of(t), l, h, rotated, qkv + value_at_);
+        const Row& r = row(t);
+        const Rope& rope = r.state->rope;
+        const int angle = r.in_rope + t - r.begin;
+        kernels_.rotate(qkv + key_at_, y.key_norm, d, config_.rms_norm_eps, rope.cos(angle), rope.sin(angle), 1.0f, rotated);
+        r.cache().append(kernels_, place_of(t), l, h, rotated, qkv + value_at_);
     };
     if (single()) {  // heads and the scores are what there is to share
         const int last = config_.num_attention_heads + kv;
@@ -216,15 +219,17 @@ void Stack::remember(int id, int l) const {
 // Finds for each new token the worst key that it keeps.
 void Stack::select(int id, int l) {
     const int heads = config_.score_heads, window = config_.keep_window_size;
-    for (int i = id; i < state_.batch * heads; i += threads_) {
-        const int row = i / heads, s = i % heads;
-        const Cache& cache = state_.caches[size_t(row)];
-        Selection& kept = state_.kept[size_t(row)][size_t(l) * size_t(heads) + size_t(s)];
-        if (kept.length() > piece_.past) kept.clear();
-        while (kept.length() < piece_.past) kept.push(cache.score(kept.length(), l, s), window);
-        for (int t = 0; t < piece_.tokens; t++) {
-            kept.push(cache.score(piece_.past + t, l, s), window);
-            worst_[(size_t(row) * size_t(piece_.tokens) + size_t(t)) * size_t(heads) + size_t(s)] = kept.worst();
+    for (int i = id; i < int(rows_.size()) * heads; i += threads_) {
+        const Row& r = rows_[size_t(i / heads)];
+        const int s = i % heads;
+        if (!selects(r)) continue;
+        const Cache& cache = r.cache();
+        Selection& kept = r.kept()[size_t(l) * size_t(heads) + size_t(s)];
+        if (kept.length() > r.past) kept.clear();
+        while (kept.length() < r.past) kept.push(cache.score(kept.length(), l, s), window);
+        for (int t = 0; t < r.tokens; t++) {
+            kept.push(cache.score(r.past + t, l, s), window);
+            worst_[size_t(r.begin + t) * size_t(heads) + size_t(s)] = kept.worst();
         }
     }
     wait();
@@ -315,7 +320,7 @@ void Stack::run(int id) {
         const Layer& layer = model_.weights.layers[size_t(l)];
         project(id, layer);
         remember(id, l);
-        if (selects()) select(id, l);
+        if (any_selects_) select(id, l);
         attend(id, l);
         output(id, layer);
         feed_forward(id, layer);

@@ -14,10 +14,35 @@ static_assert(PAGE >= MAX_HEAD);
 
 }  // namespace
 
+bool Stack::shares(const Row& row) const { return row.tokens == 1 && pool_.size() > 1 && row.past >= ALONE; }
+
+void Stack::list_items() {
+    const int heads = config_.num_key_value_heads, tile = std::max(1, 12 / per_);
+    shared_.resize(rows_.size());
+    int shared = 0;
+    for (const Row& row : rows_) {
+        const int r = int(&row - rows_.data());
+        if (shares(row)) {
+            shared_[size_t(r)] = shared++;
+            for (int part = 0; part < pool_.size(); part++) items_.push_back({r, part, 0, 1});
+            continue;
+        }
+        for (int first = 0; first < row.tokens; first += tile) {
+            for (int head = 0; head < heads; head++)
+                items_.push_back({r, head, first, std::min(tile, row.tokens - first)});
+        }
+    }
+    any_shares_ = shared > 0;
+    const size_t parts = size_t(shared) * size_t(pool_.size());
+    work_.partial.need(parts * size_t(config_.num_attention_heads) * width_);
+    work_.largest.need(parts * size_t(padded(config_.num_attention_heads)));
+    work_.total.need(parts * size_t(padded(config_.num_attention_heads)));
+}
+
 // Keys from `begin` (a multiple of KEY_BLOCK) to `end`, for n queries of one row and key/value head; `at` is the place of the
 // first in work.queries.
-void Stack::attend_pages(int l, int row, int head, Query* queries, int n, size_t at, int begin, int end) const {
-    const Cache& cache = state_.caches[size_t(row)];
+void Stack::attend_pages(int l, const Row& row, int head, Query* queries, int n, size_t at, int begin, int end) const {
+    const Cache& cache = row.cache();
     for (int key = begin; key < end; key = (key / PAGE + 1) * PAGE) {
         const int page = key / PAGE, from = key % PAGE;
         const Keys keys = cache.keys(page, l, head, std::min(end - key, PAGE - from), from);
@@ -33,9 +58,9 @@ void Stack::attend_pages(int l, int row, int head, Query* queries, int n, size_t
 
 // What a token that sees only padding gives: nothing anyone should read. But the published router mixes a call's tokens, and
 // then it matters that PyTorch's softmax of equal numbers attends evenly to every key of the call, later ones too.
-void Stack::attend_evenly(int l, int row, int head, float* out) const {
-    const Cache& cache = state_.caches[size_t(row)];
-    const int end = piece_.past + piece_.tokens;
+void Stack::attend_evenly(int l, const Row& row, int head, float* out) const {
+    const Cache& cache = row.cache();
+    const int end = row.end();
     Query query{};
     query.limit = end, query.scores = ZEROS, query.largest = MASKED, query.out = out;
     std::memset(out, 0, width_ * sizeof(float));
@@ -47,14 +72,14 @@ void Stack::attend_evenly(int l, int row, int head, float* out) const {
 }
 
 // What query head h of a token begins with; `at` is its place in work.queries.
-Query Stack::query(int row, int token, int h, size_t at, float* out) const {
+Query Stack::query(const Row& row, int token, int h, size_t at, float* out) const {
     Query q{};
-    if (state_.caches[size_t(row)].int8()) {
+    if (row.cache().int8()) {
         q.scale = work_.query_scales.data()[at];
         q.sum = work_.query_sums.data()[at];
     }
     q.limit = place_of(token) + 1;
-    q.selects = selects() && q.limit > config_.keep_window_size;
+    q.selects = selects(row) && q.limit > config_.keep_window_size;
     if (q.selects) {
         const int s = h * config_.score_heads / config_.num_attention_heads;
         const Selection::Kept worst = worst_[size_t(token) * size_t(config_.score_heads) + size_t(s)];
@@ -66,13 +91,14 @@ Query Stack::query(int row, int token, int h, size_t at, float* out) const {
     return q;
 }
 
-// Queries of `count` tokens of one row from `first` on, for one key/value head.
-void Stack::attend_item(int id, int l, int row, int head, int first, int count) const {
+void Stack::attend_item(int id, int l, const Item& item) const {
+    const Row& row = rows_[size_t(item.row)];
+    if (shares(row)) return attend_part(l, row, item.head);
     float* outs = work_.threads[size_t(id)].outs.data();
-    const int d = config_.head_dim, total = count * per_;
+    const int d = config_.head_dim, head = item.head, total = item.count * per_;
     for (int q0 = 0; q0 < total; q0 += MOST_QUERIES) {
         const int n = std::min(total - q0, MOST_QUERIES);
-        const int token0 = row * piece_.tokens + first;
+        const int token0 = row.begin + item.first;
         const size_t at = (size_t(head) * size_t(n_) + size_t(token0)) * size_t(per_) + size_t(q0);
         std::memset(outs, 0, size_t(n) * width_ * sizeof(float));
         Query queries[MOST_QUERIES];
@@ -96,70 +122,75 @@ void Stack::attend_item(int id, int l, int row, int head, int first, int count) 
     }
 }
 
-// Part of `parts` of the keys of a single token, into the memory of the thread of that number.
-void Stack::attend_part(int l, int part, int parts) const {
-    const int length = piece_.past + 1, blocks = (length + KEY_BLOCK - 1) / KEY_BLOCK;
-    const Share mine(config_.num_key_value_heads * blocks, part, parts);
-    ThreadWork& w = work_.threads[size_t(part)];
-    std::fill(w.largest.begin(), w.largest.end(), MASKED);
-    std::fill(w.total.begin(), w.total.end(), 0.0f);
+// A part of the keys of all heads.
+void Stack::attend_part(int l, const Row& row, int part) const {
+    const int heads = config_.num_attention_heads, blocks = (row.end() + KEY_BLOCK - 1) / KEY_BLOCK;
+    const Share mine(config_.num_key_value_heads * blocks, part, pool_.size());
+    const size_t place = part_of(row, part), stride = size_t(padded(heads));
+    float *partial = work_.partial.data() + place * size_t(heads) * width_;
+    float *largest = work_.largest.data() + place * stride, *total = work_.total.data() + place * stride;
+    std::fill(largest, largest + heads, MASKED);
+    std::fill(total, total + heads, 0.0f);
     for (int head = mine.first / blocks; head * blocks < mine.last; head++) {
         const int first = std::max(mine.first - head * blocks, 0), last = std::min(mine.last - head * blocks, blocks);
         for (int q0 = 0; q0 < per_; q0 += MOST_QUERIES) {
             const int n = std::min(per_ - q0, MOST_QUERIES), h0 = head * per_ + q0;
-            float* outs = w.partial.data() + size_t(h0) * width_;
+            const size_t at = (size_t(head) * size_t(n_) + size_t(row.begin)) * size_t(per_) + size_t(q0);
+            float* outs = partial + size_t(h0) * width_;
             std::memset(outs, 0, size_t(n) * width_ * sizeof(float));
             Query queries[MOST_QUERIES];
-            for (int i = 0; i < n; i++) queries[i] = query(0, 0, h0 + i, size_t(h0 + i), outs + size_t(i) * width_);
-            attend_pages(l, 0, head, queries, n, size_t(h0), first * KEY_BLOCK, std::min(last * KEY_BLOCK, length));
+            for (int i = 0; i < n; i++)
+                queries[i] = query(row, row.begin, h0 + i, at + size_t(i), outs + size_t(i) * width_);
+            attend_pages(l, row, head, queries, n, at, first * KEY_BLOCK, std::min(last * KEY_BLOCK, row.end()));
             for (int i = 0; i < n; i++) {
-                w.largest[size_t(h0 + i)] = queries[i].largest;
-                w.total[size_t(h0 + i)] = queries[i].total;
+                largest[h0 + i] = queries[i].largest;
+                total[h0 + i] = queries[i].total;
             }
         }
     }
 }
 
-// A single token's: all heads' keys in as many parts as the pool has threads, then what the parts have gathered is joined.
-// Where a call is left to one thread that takes all parts, so that sums, and answers, do not depend on who else waits.
-void Stack::attend_shared(int id, int l) const {
-    const int heads = config_.num_attention_heads, parts = pool_.size();
-    for (int part = id; part < parts; part += threads_) attend_part(l, part, parts);
-    wait();
+// Joins what the parts have gathered.
+void Stack::join_parts(int id, int l, const Row& row) const {
+    const int heads = config_.num_attention_heads, parts = pool_.size(), d = config_.head_dim;
+    const size_t first = part_of(row, 0), stride = size_t(padded(heads));
     for (int h = 0; h < heads; h++) {
+        const float *largest = work_.largest.data() + first * stride + h, *totals = work_.total.data() + first * stride + h;
         float most = MASKED, total = 0;
-        for (const ThreadWork& t : work_.threads) most = std::max(most, t.largest[size_t(h)]);
-        float* to = inputs(id).heads.x(0) + size_t(h) * size_t(config_.head_dim);
-        std::memset(to, 0, size_t(config_.head_dim) * sizeof(float));
-        for (const ThreadWork& t : work_.threads) {
-            if (!(t.total[size_t(h)] > 0.0f)) continue;
-            const float factor = std::exp(t.largest[size_t(h)] - most);
-            const float* part = t.partial.data() + size_t(h) * width_;
-            total += factor * t.total[size_t(h)];
-            for (int k = 0; k < config_.head_dim; k++) to[k] += factor * part[k];
+        for (int part = 0; part < parts; part++) most = std::max(most, largest[size_t(part) * stride]);
+        float* to = inputs(id).heads.x(row.begin) + size_t(h) * size_t(d);
+        std::memset(to, 0, size_t(d) * sizeof(float));
+        for (int part = 0; part < parts; part++) {
+            const float weight = totals[size_t(part) * stride];
+            if (!(weight > 0.0f)) continue;
+            const float factor = std::exp(largest[size_t(part) * stride] - most);
+            const float* sums = work_.partial.data() + ((first + size_t(part)) * size_t(heads) + size_t(h)) * width_;
+            total += factor * weight;
+            for (int k = 0; k < d; k++) to[k] += factor * sums[k];
         }
-        for (int k = 0; k < config_.head_dim && total > 0.0f; k++) to[k] /= total;
+        if (total > 0.0f) {
+            for (int k = 0; k < d; k++) to[k] /= total;
+        } else if (config_.moe == DOGE_CPU_MOE_REFERENCE) {
+            float* out = work_.threads[size_t(id)].outs.data();
+            attend_evenly(l, row, h / per_, out);
+            std::memcpy(to, out, size_t(d) * sizeof(float));
+        }
     }
 }
 
 void Stack::attend(int id, int l) {
     const bool codes = model_.weights.layers[size_t(l)].output.codes;
+    const bool for_itself = single() && !any_shares_;  // which takes less than to wait for others
+    for (int i = for_itself ? 0 : id; i < int(items_.size()); i += for_itself ? 1 : threads_)
+        attend_item(id, l, items_[size_t(i)]);
+    if (!for_itself) wait();
+    if (!codes && !any_shares_) return;
     const Inputs& in = inputs(id).heads;
-    if (single()) {
-        if (pool_.size() > 1 && piece_.past >= ALONE) attend_shared(id, l);
-        else for (int h = 0; h < config_.num_key_value_heads; h++) attend_item(id, l, 0, h, 0, 1);
-        if (codes) in.quantise(kernels_, 0);
-        return;
-    }
-    const int tile = std::max(1, 12 / per_), tiles = (piece_.tokens + tile - 1) / tile;
-    const int heads = config_.num_key_value_heads, items = state_.batch * tiles * heads;
-    for (int i = id; i < items; i += threads_) {
-        const int first = i / heads % tiles * tile;
-        attend_item(id, l, i / heads / tiles, i % heads, first, std::min(tile, piece_.tokens - first));
-    }
-    wait();
-    if (codes) tokens(id, [&](int t) { in.quantise(kernels_, t); });
-    if (codes) wait();
+    tokens(id, [&](int t) {
+        if (shares(row(t))) join_parts(id, l, row(t));
+        if (codes) in.quantise(kernels_, t);
+    });
+    wait_if_many();
 }
 
 }  // namespace doge::cpu

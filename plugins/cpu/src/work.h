@@ -33,11 +33,11 @@ struct Candidate {
 struct alignas(64) ThreadWork {
     LayerInputs inputs;          // of one token
     Buffer<float> outs;          // [MOST_QUERIES, D] of attention
-    Buffer<float> partial;       // [heads, D] of attention over a part of the keys
-    std::vector<float> largest, total;
     Buffer<float> normed;         // [H]
+    Buffer<float> logits;         // [kept tokens, rows of the head] that it computes at once
     std::vector<std::vector<Candidate>> best;  // by row, of this thread's share of the logits
     std::vector<Candidate> all;
+    std::vector<float> least;     // by row: logit below which nothing is a candidate
     Router router;
     std::vector<Pick> picks;
 };
@@ -50,10 +50,13 @@ struct Work {
     Buffer<int8_t> query_codes;
     Buffer<float> query_scales;
     Buffer<int32_t> query_sums;
+    // Attention over parts of the keys, of rows that share them: sums of values, largest logits, totals of weights.
+    Buffer<float> partial;  // [shared rows, parts, heads, D padded]
+    Buffer<float> largest, total;  // [shared rows, parts, heads padded]
     Buffer<float> routes;   // [n, 2 * keys padded]
     Buffer<float> experts;  // [experts per token] weights of a single token's experts
     Inputs head;            // of the tokens whose logits are wanted
-    Buffer<float> logits;   // [B, V] where only candidates are wanted
+    Buffer<float> bounds;   // [screened rows, 2, V padded]
     std::vector<ScreenInput> screen_inputs;  // by row
     std::vector<ThreadWork> threads;
 };

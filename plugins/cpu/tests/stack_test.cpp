@@ -1,6 +1,7 @@
 // Small random models through the C interface, every part of it at once, for sanitizers to watch: batches, padding, pieces,
 // going back, key selection, both routings, codes and floats, both caches, odd sizes, a screened head, several threads and
-// several states at a time. What is computed in pieces must equal what is computed at once.
+// several states at a time. What is computed in pieces must equal what is computed at once, and what several states get
+// together what each gets alone.
 #include <doge/cpu.h>
 
 #include <cmath>
@@ -136,6 +137,50 @@ void run(doge_cpu_state* state, int batch, int total, int first, int n, const st
     check(doge_cpu_run(state, &call, message, sizeof message));
 }
 
+// Steps of several states at once, of different lengths and kinds of cache, beside prompts; true if all of them get what
+// they get alone.
+bool together(const doge_cpu_model* model, const Shape& s, const std::vector<int64_t>& ids) {
+    const int starts[] = {1, 40, 230, 7, 0}, count = 5, news = 13;
+    std::vector<Logits> found[2];
+    for (const bool alone : {false, true}) {
+        std::vector<doge_cpu_state*> states(size_t(count), nullptr);
+        std::vector<Logits>& all = found[alone];
+        for (int i = 0; i < count; i++) {
+            check(doge_cpu_state_create(model, 1, i % 2 == 0 ? 8 : 32, 0, &states[size_t(i)], message, sizeof message));
+            doge_cpu_call call{};
+            call.tokens = starts[i], call.ids = ids.data();
+            if (starts[i] > 0) check(doge_cpu_run(states[size_t(i)], &call, message, sizeof message));
+        }
+        for (int round = 0; round < 3; round++) {
+            std::vector<doge_cpu_call> calls(size_t(count), doge_cpu_call{});
+            std::vector<int64_t> best(size_t(count) * 5);
+            std::vector<float> values(best.size()), hidden(size_t(news) * size_t(s.hidden));
+            for (int i = 0; i < count; i++) {
+                doge_cpu_call& call = calls[size_t(i)];
+                call.tokens = i == count - 1 ? news : 1;  // the last one reads a prompt in pieces
+                all.emplace_back(size_t(call.tokens) * VOCABULARY);
+                call.ids = ids.data() + starts[i] + round * call.tokens;
+                call.num_candidates = i + 1, call.candidates = &best[size_t(i) * 5], call.candidate_logits = &values[size_t(i) * 5];
+                if (i == count - 1) call.hidden = hidden.data();
+            }
+            // One is left to the screen, where there is one.
+            for (size_t i = 1; i < size_t(count); i++) calls[i].logits = all[all.size() - size_t(count) + i].data();
+            if (alone)
+                for (size_t i = 0; i < size_t(count); i++) check(doge_cpu_run(states[i], &calls[i], message, sizeof message));
+            else
+                check(doge_cpu_run_together(states.data(), calls.data(), count, message, sizeof message));
+            all.emplace_back(values);
+            all.emplace_back(hidden);
+            all.emplace_back(best.begin(), best.end());
+            // Refused, and without a trace: a state twice.
+            doge_cpu_state* twice[] = {states[0], states[0]};
+            if (doge_cpu_run_together(twice, calls.data(), 2, nullptr, 0) != DOGE_CPU_BAD_ARGUMENT) return false;
+        }
+        for (doge_cpu_state* state : states) doge_cpu_state_destroy(state);
+    }
+    return found[0] == found[1];
+}
+
 double difference(const Logits& a, const Logits& b, const std::vector<int64_t>& mask) {
     double most = 0;
     for (size_t i = 0; i < a.size(); i++)
@@ -178,6 +223,13 @@ int test(const Shape& s, int threads, const char* set) {
         alone(first);
         other.join();
         if (first != second) worst = 1e9;
+    }
+    if (s.moe != 2) {  // by two callers at once
+        bool same = false;
+        std::thread other([&] { same = together(model, s, ids); });
+        if (!together(model, s, ids)) worst = 1e9;
+        other.join();
+        if (!same) worst = 1e9;
     }
     doge_cpu_close(model);
     const bool good = worst < 1e-3;

@@ -4,7 +4,7 @@
  *   weights   doge_cpu_plan lays a weight file out, doge_cpu_write_header begins it, doge_cpu_pack fills in each piece
  *   model     doge_cpu_open checks a file in memory (mapped, as a rule) and starts threads; it never changes afterwards
  *   state     doge_cpu_state_create makes the caches of a batch of sequences of one model
- *   run       doge_cpu_run reads new tokens behind those of a state
+ *   run       doge_cpu_run reads new tokens behind those of a state, doge_cpu_run_together behind those of several
  *
  * Symbols: B batch, S new tokens, P tokens read before, H hidden size, V vocabulary size, D head size, N rows and K
  * columns of a matrix.
@@ -31,7 +31,7 @@ extern "C" {
 #endif
 
 /* Of these functions and structs; a caller built for another number must not call anything else. */
-#define DOGE_CPU_INTERFACE 1
+#define DOGE_CPU_INTERFACE 2
 /* Of weight files. A file of another version is refused; make it anew. */
 #define DOGE_CPU_LAYOUT 1
 
@@ -273,6 +273,13 @@ typedef struct {
  * `model` is the one the state was created with. */
 DOGE_CPU_API doge_cpu_status doge_cpu_run(doge_cpu_state* state, const doge_cpu_call* call, char* message,
                                           size_t message_bytes);
+
+/* The same for several states of one model in one pass over its weights: calls[i] reads behind states[i]. They may differ
+ * in everything: batch, length, new tokens, kind of cache, what is wanted. Each gets bit for bit what doge_cpu_run gives it.
+ * After an error all of them are as they were; one that is there twice is such. DOGE_CPU_MOE_REFERENCE mixes a call's
+ * tokens, so that a model of it takes one state at a time (DOGE_CPU_UNSUPPORTED). */
+DOGE_CPU_API doge_cpu_status doge_cpu_run_together(doge_cpu_state* const* states, const doge_cpu_call* calls, int32_t count,
+                                                   char* message, size_t message_bytes);
 
 #ifdef __cplusplus
 }
