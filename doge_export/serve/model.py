@@ -14,11 +14,13 @@ from doge_export.runtime.loading import load
 from doge_export.runtime.prediction import Prediction
 from doge_export.runtime.prompts import need_tokenizer
 from doge_export.runtime.session import Session
+from doge_export.runtime.task_session import TaskSession
 from doge_export.serve.api_error import ApiError
 from doge_export.serve.lanes import ForkLanes
 from doge_export.serve.requests import Request
 from doge_export.serve.scheduler import Look, Scheduler
 from doge_export.serve.slots import Slots
+from doge_export.serve.together import TogetherLanes
 
 
 class ServedModel:
@@ -32,15 +34,20 @@ class ServedModel:
     """
 
     def __init__(self, folder: Path, parallel: int, max_queue: int, **opening: Any) -> None:
-        # Each lane computes in its own thread: more threads for one of them would only wait for the others'.
         self._parallel, self._max_queue = parallel, max_queue
-        session = load(folder, **{**opening, "threads": opening.get("threads") or (1 if parallel > 1 else None)})
+        session = load(folder, **opening)
+        if parallel > 1 and opening.get("threads") is None and not _reads_together(session):
+            # Each lane then computes in its own thread: more threads for one of them would only wait for the others'.
+            session.close()
+            session = load(folder, **opening | {"threads": 1})
         if not isinstance(session, (Session, FeatureSession)):
             raise DogeExportError(f"serve needs a folder for text-generation or feature-extraction, not {session.task}")
         self.session = session
         self.scheduler = None
         if isinstance(session, Session):
-            self.scheduler = Scheduler(ForkLanes(session.decoder, parallel), parallel, max_queue)
+            decoder = session.decoder
+            lanes = TogetherLanes(decoder, parallel) if decoder.reads_together else ForkLanes(decoder, parallel)
+            self.scheduler = Scheduler(lanes, parallel, max_queue)
         self.slots = Slots(parallel, max_queue)
 
     @property
@@ -99,3 +106,7 @@ class ServedModel:
         if self.scheduler is not None:
             self.scheduler.close()
         self.session.close()
+
+
+def _reads_together(session: TaskSession) -> bool:
+    return isinstance(session, Session) and session.decoder.reads_together

@@ -7,7 +7,6 @@ import collections
 import contextlib
 import dataclasses
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -15,9 +14,6 @@ from doge_export.runtime.generate import FinishReason, Row
 from doge_export.runtime.prediction import Prediction
 from doge_export.serve.api_error import ApiError, log_bug
 from doge_export.serve.lanes import Lanes
-
-READING_SECONDS = 0.05
-"""Seconds in which waiting prompts are read one behind the other before the next tokens of the others."""
 
 Look = Callable[[Prediction], Callable[[int], Any]]
 """Reader of a prediction before its token is chosen; what it returns makes a record of the token."""
@@ -73,7 +69,6 @@ class Scheduler:
         self._running: dict[int, Task] = {}
         self._is_closed = False
         self._failure: BaseException | None = None
-        self._reading: Task | None = None  # neither waits nor runs
         self._events: list[tuple[Task, Event]] = []
         self._thread = threading.Thread(target=self._run, name="doge-scheduler", daemon=True)
         self._thread.start()
@@ -91,7 +86,7 @@ class Scheduler:
     @property
     def running(self) -> int:
         """Answers that are being written."""
-        return len(self._running) + (self._reading is not None)
+        return len(self._running)
 
     def submit(self, tasks: list[Task]) -> None:
         """Let answers wait for their lanes.
@@ -130,9 +125,7 @@ class Scheduler:
         except BaseException as error:
             with self._changed:
                 self._failure = error
-                reading = [] if self._reading is None else [self._reading]
-                left = [*reading, *self._running.values(), *self._waiting]
-                self._reading = None
+                left = [*self._running.values(), *self._waiting]
                 self._running.clear()
                 self._waiting.clear()
             shown = error if isinstance(error, Exception) else RuntimeError(repr(error))
@@ -157,28 +150,22 @@ class Scheduler:
             self._end(lane)
 
     def _admit(self) -> None:
-        """Read waiting prompts for a while: the answers that are being written stand still for it."""
-        began = time.monotonic()
-        while time.monotonic() < began + READING_SECONDS:
-            with self._changed:
-                if self._lanes.is_full or not self._waiting:
-                    return
-                task = self._reading = self._waiting.popleft()
-            try:
-                lane, prediction = self._lanes.read(task.row.prompt_token_ids)
-            except Exception as error:
-                self._events.append((task, Event("", None, None, error)))
-                self._reading = None
-            else:
-                with self._changed:
-                    self._running[lane], self._reading = task, None
-                self._advance(lane, prediction)
-            self._hand_out()
+        """Give free lanes to the answers that wait longest."""
+        with self._changed:
+            while self._waiting and not self._lanes.is_full:
+                task = self._waiting.popleft()
+                try:
+                    lane = self._lanes.begin(task.row.prompt_token_ids)
+                except Exception as error:
+                    self._events.append((task, Event("", None, None, error)))
+                else:
+                    self._running[lane] = task
 
     def _step(self) -> None:
         if not self._running:
             return
-        found = self._lanes.step({lane: task.row.token_ids[-1] for lane, task in self._running.items()})
+        tokens = {lane: task.row.token_ids[-1] for lane, task in self._running.items() if task.row.token_ids}
+        found = self._lanes.step(tokens)
         for lane, prediction in found.items():
             self._advance(lane, prediction)
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from doge_export.runtime.context import PREFILL_CHUNK
 from doge_export.runtime.decoders.decoder import Decoder
 from doge_export.runtime.prediction import Prediction
 
@@ -18,8 +17,7 @@ read whole (`Decoder.chunkable_length`)."""
 class TogetherLanes:
     """Forks of a decoder whose `reads_together` is true; the tokens of several are read in one run.
 
-    An answer is the one that `doge-export generate` gives: bit for bit behind `read`, to rounding behind `begin`, which
-    reads in smaller pieces.
+    An answer is the one that `doge-export generate` gives, up to the rounding of prompts that are read in other pieces.
 
     Args:
         decoder: the first lane.
@@ -34,11 +32,11 @@ class TogetherLanes:
 
     @property
     def is_full(self) -> bool:
-        """True if no lane is free."""
+        """See `Lanes.is_full`."""
         return not self._free and len(self._decoders) == self._count
 
     def begin(self, token_ids: Sequence[int]) -> int:
-        """Take a free lane for a prompt, which the next calls of `step` read in pieces; return the lane."""
+        """See `Lanes.begin`."""
         if not token_ids:
             raise ValueError("an empty prompt")
         if not self._free:
@@ -50,29 +48,8 @@ class TogetherLanes:
         self._prompts[lane] = list(token_ids)
         return lane
 
-    def read(self, token_ids: Sequence[int]) -> tuple[int, Prediction]:
-        """Read a whole prompt in a free lane; return the lane and the prediction of the next token.
-
-        Other lanes stand still meanwhile: `begin` lets them go on.
-        """
-        lane = self.begin(token_ids)
-        prompt = self._prompts.pop(lane)
-        size = PREFILL_CHUNK if len(prompt) <= self._decoder.chunkable_length else len(prompt)
-        try:
-            for start in range(0, len(prompt), size):
-                (prediction,) = self._decoders[lane].predict(np.array([prompt[start : start + size]], np.int64))
-        except BaseException:
-            self.leave(lane)
-            raise
-        return lane, prediction
-
     def step(self, tokens: Mapping[int, int]) -> dict[int, Prediction | Exception]:
-        """Read one more token in each lane, and the next pieces of the prompts that were begun.
-
-        Returns:
-            The prediction of the next token, or what failed, for each of these lanes, and for those whose prompt is now
-            read.
-        """
+        """See `Lanes.step`. Prompts are read in pieces."""
         lanes = list(tokens)
         ids = [np.array([[tokens[lane]]], np.int64) for lane in lanes]
         room = _PIECE
@@ -113,7 +90,7 @@ class TogetherLanes:
         return found
 
     def leave(self, lane: int) -> None:
-        """Free a lane."""
+        """See `Lanes.leave`."""
         self._prompts.pop(lane, None)
         self._free.append(lane)
 

@@ -221,7 +221,7 @@ def test_a_bug_is_told_as_one_and_the_next_request_is_answered(server, monkeypat
             client.completions.create(**STORY)
     assert "inside" not in caught.value.body["message"] and "inside" in caplog.text
     with monkeypatch.context() as patch:
-        patch.setattr(server.model.scheduler._lanes, "read", broken)
+        patch.setattr(server.model.scheduler._lanes, "begin", broken)
         with pytest.raises(openai.InternalServerError):
             client.completions.create(**STORY)
     assert client.completions.create(**{**STORY, "max_tokens": 1}).usage.completion_tokens == 1
