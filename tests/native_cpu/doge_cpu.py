@@ -115,6 +115,9 @@ class Library:
         self._declare("doge_cpu_state_length", c_int32, c_void_p)
         self._declare("doge_cpu_state_bytes", c_uint64, c_void_p)
         self._declare("doge_cpu_state_rewind", c_int32, c_void_p, c_int32, *text)
+        self._declare("doge_cpu_state_saved_bytes", c_uint64, c_void_p, c_int32)
+        self._declare("doge_cpu_state_save", c_int32, c_void_p, c_void_p, c_uint64, *text)
+        self._declare("doge_cpu_state_load", c_int32, c_void_p, c_int32, c_void_p, c_uint64, *text)
         self._declare("doge_cpu_run", c_int32, c_void_p, POINTER(Call), *text)
         self._declare("doge_cpu_run_together", c_int32, POINTER(c_void_p), POINTER(Call), c_int32, *text)
 
@@ -223,6 +226,15 @@ class State:
 
     def rewind(self, length: int) -> None:
         self.library.check(self.library.c.doge_cpu_state_rewind, self.handle, length)
+
+    def content(self) -> Array:
+        """What `load` restores, uint8."""
+        content = np.empty(self.library.c.doge_cpu_state_saved_bytes(self.handle, self.length), np.uint8)
+        self.library.check(self.library.c.doge_cpu_state_save, self.handle, content.ctypes.data, content.nbytes)
+        return content
+
+    def load(self, length: int, content: Array) -> None:
+        self.library.check(self.library.c.doge_cpu_state_load, self.handle, length, content.ctypes.data, content.nbytes)
 
     def run(self, ids: Array, mask: Array | None = None, keep: int = 0, positions: Array | None = None) -> Array:
         """Logits [B, keep or S, V]."""

@@ -101,6 +101,36 @@ def test_pieces_padding_and_neighbours_change_nothing(model):
     np.testing.assert_array_equal(model.logits(changed, mask)[2, 12:], model.logits(ids, mask)[2, 12:])
 
 
+@pytest.mark.parametrize("cache", [32, INT8], ids=["float32 cache", "int8 cache"])
+@pytest.mark.parametrize("length", [0, 1, 40, 64, 257])
+def test_a_saved_state_goes_on(library, random_module, packed, cache, length):
+    """In a state that held something else, to the bit, beyond the window of 20 and with padding."""
+    model = library.open(packed(random_module(num_hidden_layers=2), max_length=300), 2)
+    ids, mask = np.tile(distinct_ids(2, 60), (1, 5)), left_padded(300, 0, 30)
+    saved, other = model.state(2, cache), model.state(2, cache)
+    if length:
+        saved.run(ids[:, :length], mask[:, :length])
+    other.run(ids[::-1, :33])
+    content = saved.content()
+    other.load(length, content)
+    assert other.length == length and np.array_equal(other.content(), content)
+    rest = slice(length, length + 7)
+    np.testing.assert_array_equal(saved.run(ids[:, rest], mask[:, rest]), other.run(ids[:, rest], mask[:, rest]))
+
+
+def test_content_of_no_state_changes_nothing(model):
+    state, ids = model.state(2), distinct_ids(2, 44)
+    state.run(ids[:, :40])
+    content = state.content()
+    wrong = content.copy()
+    wrong[: 4 * 40].view(np.int32)[7] += 2**20
+    for length, given in ((40, wrong), (39, content), (40, content[:-1]), (-1, content), (10**6, content)):
+        with pytest.raises(CpuError) as caught:
+            state.load(length, given)
+        assert caught.value.status == BAD_ARGUMENT
+    assert state.length == 40 and np.array_equal(state.content(), content)
+
+
 def test_going_back(model):
     ids, state = distinct_ids(2, 44), model.state(2)
     whole = state.run(ids)

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 import doge_export
 from doge_export.cli import main
 from doge_export.errors import DogeExportError
+from doge_export.pipeline.quantize import quantize
 from doge_export.runtime.state import read_state
 
 FOLDERS = {
@@ -20,6 +21,7 @@ FOLDERS = {
     "growing": {"target": "portable"},
     "bounded": {"target": "portable", "cache": "bounded", "max_length": "unlimited"},
 }
+KINDS = [*FOLDERS, "native", "native int8"]
 
 
 @pytest.fixture(scope="module")
@@ -28,10 +30,14 @@ def folders(tmp_path_factory):
     made = tmp_path_factory.mktemp("state")
     for name, options in FOLDERS.items():
         doge_export.export("doge-nano", made / name, **{"validate": False, "max_length": 512} | options)
+    quantize(made / "in-place", ["int8"], max_kl=1.0)
     return made
 
 
 def opened(folders, name):
+    backend, _, precision = name.partition(" ")
+    if backend == "native":
+        return doge_export.load(folders / "in-place", threads=2, backend="native", precision=precision or "fp32")
     return doge_export.load(folders / name, threads=1, backend="graph")
 
 
@@ -47,7 +53,8 @@ def written(session, ids, count):
     return stream.generation.token_ids
 
 
-@pytest.mark.parametrize("name", FOLDERS)
+@pytest.mark.usefixtures("native_library")
+@pytest.mark.parametrize("name", KINDS)
 def test_a_restored_session_says_what_the_saved_one_would_have(folders, name, tmp_path):
     saved, other = opened(folders, name), opened(folders, name)
     ids = ids_of(90)

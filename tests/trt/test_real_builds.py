@@ -30,6 +30,8 @@ SIZES = ("20M", "60M", "160M", "20M-MoE")
 BOUNDS = json.loads(Path(__file__).with_name("launches.json").read_text(encoding="utf-8"))
 BAR_FROM = {"plugin": 20e6, "native": 30e6}
 """Bytes of weights from which the rest of an engine is within a fifth of them and 8 MB."""
+TRAINED = 2048
+"""Length beyond which dynamic RoPE's frequencies depend on the length: at real sizes the graph computes them then."""
 SOURCE_OF_KERNEL = 110_000
 """Bytes of a generated kernel in an engine: its source, which is compiled on the GPU that runs it."""
 
@@ -47,7 +49,8 @@ def check(model, precision, attention, max_length=64):
     check_size(plan, engine)
     launches = {profile: sum(count_launches(layers).values()) for profile, layers in engine.listed.items()}
     bound = bound_of(model, precision, attention, real.num_layers)
-    assert all(launches[profile] <= bound[profile] for profile in launches), f"{launches} of {bound}"
+    more = BOUNDS["frequencies that follow the length"] if max_length > TRAINED else 0
+    assert all(launches[profile] <= bound[profile] + more for profile in launches), f"{launches} of {bound} + {more}"
 
 
 def bound_of(model, precision, attention, num_layers):

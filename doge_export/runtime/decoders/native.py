@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Self
 
 import numpy as np
@@ -17,6 +17,8 @@ from doge_export.runtime.prediction import BestTokens, Candidates, Prediction
 
 _SCREENED_AFTER = 64
 """Steps after which the head is screened: making the int8 copy takes as long as some tens of them."""
+_CONTENT = "native"
+"""Name of a state's only array."""
 _FEW = 64
 """Candidates that are asked for once a sampler has asked for some."""
 
@@ -198,6 +200,31 @@ class NativeDecoder(Decoder):
         self._state = None
         self._progress.reset(self.batch_size)
         self._steps_to_screen = _SCREENED_AFTER
+
+    @property
+    def state_form(self) -> str | None:
+        """See `Decoder.state_form`."""
+        return f"native {self._cache.name.lower()}"
+
+    def state(self) -> dict[str, Array]:
+        """See `Decoder.state`: the caches as the native decoder lays them out, uint8."""
+        return {_CONTENT: self._present_state().content()}
+
+    def restore(self, state: Mapping[str, Array], length: int) -> None:
+        """See `Decoder.restore`."""
+        content = state.get(_CONTENT)
+        if state.keys() != {_CONTENT} or content is None or content.dtype != np.uint8 or content.ndim != 1:
+            raise DogeExportError("the state has other arrays than the native decoder's: it is of another session")
+        if length > self.max_length:
+            raise DogeExportError(f"the state has {length} tokens, and this folder holds {self.max_length}")
+        fresh = self._model.state(1, self._cache, self.max_length)
+        try:
+            fresh.restore(length, np.ascontiguousarray(content))
+        except NativeError as error:
+            raise DogeExportError(f"the state is of another session: {error}") from error
+        self.reset()
+        self._state = fresh
+        self._progress.append(length, None)
 
     def cache_snapshot(self) -> list[tuple[Array, Array]]:
         """Copy the (key, value) cache of every layer, each float32 [B, Hkv, length, D]."""

@@ -226,6 +226,9 @@ class NativeLibrary:
             "state_bytes": (c_uint64, (c_void_p,)),
             "state_rewind": (c_int32, (c_void_p, c_int32, *told)),
             "state_copy": (c_int32, (c_void_p, c_int32, c_void_p, c_void_p, *told)),
+            "state_saved_bytes": (c_uint64, (c_void_p, c_int32)),
+            "state_save": (c_int32, (c_void_p, c_void_p, c_uint64, *told)),
+            "state_load": (c_int32, (c_void_p, c_int32, c_void_p, c_uint64, *told)),
             "run": (c_int32, (c_void_p, POINTER(Call), *told)),
             "run_together": (c_int32, (POINTER(c_void_p), POINTER(Call), c_int32, *told)),
         }  # fmt: skip
@@ -357,6 +360,17 @@ class NativeState:
         for layer, (keys, values) in enumerate(copied):
             self.model.library._call("state_copy", self._handle, layer, keys.ctypes.data, values.ctypes.data)
         return copied
+
+    def content(self) -> np.ndarray:
+        """Return a copy of all that the caches hold, uint8, for `restore`."""
+        size = self.model.library._c.doge_cpu_state_saved_bytes(self._handle, self.length)
+        content = np.empty(size, np.uint8)
+        self.model.library._call("state_save", self._handle, content.ctypes.data, size)
+        return content
+
+    def restore(self, length: int, content: np.ndarray) -> None:
+        """Replace what the caches hold by the content, uint8 and contiguous, of another state of `length` tokens."""
+        self.model.library._call("state_load", self._handle, length, content.ctypes.data, content.nbytes)
 
     def run(self, call: Call) -> None:
         """Read new tokens."""

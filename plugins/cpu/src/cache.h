@@ -38,6 +38,26 @@ class Cache {
     // Writes the key and the value, head_dim floats each (the key padded with zeros), of the token at `place`.
     void append(const Kernels& kernels, int place, int layer, int head, const float* key, const float* value) const;
 
+    // Calls use(bytes, count) for each stretch of memory that holds the first `tokens` tokens, always in the same order.
+    // Values that are codes lie in blocks of KEY_BLOCK, so a page's tokens are rounded up to them.
+    template <class Use>
+    void stretches(int tokens, Use use) const {
+        for (int page = 0; page * PAGE < tokens; page++) {
+            const int wanted = tokens - page * PAGE;
+            const size_t count = wanted < PAGE ? size_t((wanted + KEY_BLOCK - 1) / KEY_BLOCK * KEY_BLOCK) : size_t(PAGE);
+            uint8_t* p = page < int(pages_.size()) ? pages_[size_t(page)].data() : nullptr;
+            const auto part = [&](size_t offset, size_t bytes) {
+                use(p == nullptr ? nullptr : p + offset, bytes / PAGE * count);
+            };
+            for (size_t begin = 0; begin < scores_; begin += head_) {
+                part(begin, keys_);
+                part(begin + keys_, values_);
+                if (int8_) part(begin + keys_ + values_, PAGE * sizeof(float));
+            }
+            for (size_t begin = scores_; begin < page_; begin += PAGE * sizeof(float)) part(begin, PAGE * sizeof(float));
+        }
+    }
+
    private:
     uint8_t* at(int page, int layer, int head) const {
         return pages_[size_t(page)].data() + (size_t(layer) * size_t(heads_) + size_t(head)) * head_;

@@ -2,6 +2,8 @@
 #include "snapshot.h"
 
 #include <cstring>
+#include <utility>
+#include <vector>
 
 #include "guard.h"
 #include "message.h"
@@ -60,4 +62,76 @@ extern "C" doge_cpu_status doge_cpu_state_copy(const doge_cpu_state* state, int3
         }
     }
     return DOGE_CPU_SUCCESS;
+}
+
+namespace doge::cpu {
+namespace {
+
+bool can_have(const doge_cpu_state* state, int32_t length) {
+    return state != nullptr && length >= 0 && length <= state->max_length;
+}
+
+}  // namespace
+}  // namespace doge::cpu
+
+extern "C" uint64_t doge_cpu_state_saved_bytes(const doge_cpu_state* state, int32_t length) {
+    if (!can_have(state, length)) return 0;
+    uint64_t bytes = 0;
+    for (const Cache& cache : state->caches) {
+        bytes += uint64_t(length) * sizeof(int32_t);
+        cache.stretches(length, [&](const uint8_t*, size_t count) { bytes += count; });
+    }
+    return bytes;
+}
+
+extern "C" doge_cpu_status doge_cpu_state_save(const doge_cpu_state* state, void* out, uint64_t bytes, char* message,
+                                               size_t message_bytes) {
+    const Message text{message, message_bytes};
+    if (state == nullptr || out == nullptr || bytes != doge_cpu_state_saved_bytes(state, state->length))
+        return text.fail(DOGE_CPU_BAD_ARGUMENT, "no state, or no room of the size of its content");
+    const Lock turn(state->model->turn);
+    uint8_t* to = static_cast<uint8_t*>(out);
+    const auto put = [&](const void* from, size_t count) {
+        if (count > 0) std::memcpy(to, from, count);
+        to += count;
+    };
+    for (size_t row = 0; row < state->caches.size(); row++) {
+        put(state->counts[row].data(), size_t(state->length) * sizeof(int32_t));
+        state->caches[row].stretches(state->length, put);
+    }
+    return DOGE_CPU_SUCCESS;
+}
+
+extern "C" doge_cpu_status doge_cpu_state_load(doge_cpu_state* state, int32_t length, const void* in, uint64_t bytes,
+                                               char* message, size_t message_bytes) {
+    const Message text{message, message_bytes};
+    if (!can_have(state, length) || in == nullptr || bytes != doge_cpu_state_saved_bytes(state, length))
+        return text.fail(DOGE_CPU_BAD_ARGUMENT, "the content of a state has another size than %d tokens of this one", length);
+    const Lock turn(state->model->turn);
+    return guarded(text, [&]() -> doge_cpu_status {
+        const uint64_t each = bytes / uint64_t(state->batch);
+        const uint8_t* from = static_cast<const uint8_t*>(in);
+        std::vector<std::vector<int32_t>> counts;
+        for (int row = 0; row < state->batch; row++) {
+            std::vector<int32_t>& count = counts.emplace_back(size_t(length));
+            if (length > 0) std::memcpy(count.data(), from + uint64_t(row) * each, size_t(length) * sizeof(int32_t));
+            for (int32_t place = 0, before = 0; place < length; before = count[size_t(place++)]) {
+                const int32_t now = count[size_t(place)];  // positions follow from it
+                if (now != before && (before == INT32_MAX || now != before + 1))
+                    return text.fail(DOGE_CPU_BAD_ARGUMENT, "the content is of no state: its tokens do not count up");
+            }
+            state->caches[size_t(row)].reserve(length);
+        }
+        for (size_t row = 0; row < state->caches.size(); row++) {
+            from += size_t(length) * sizeof(int32_t);
+            state->caches[row].stretches(length, [&](uint8_t* to, size_t count) {
+                std::memcpy(to, from, count);
+                from += count;
+            });
+            for (Selection& selection : state->kept[row]) selection.clear();
+        }
+        state->counts = std::move(counts);
+        state->length = length;
+        return DOGE_CPU_SUCCESS;
+    });
 }

@@ -254,6 +254,15 @@ DOGE_CPU_API doge_cpu_status doge_cpu_state_rewind(doge_cpu_state* state, int32_
 /* Copies the cache of one layer: keys (normalised and rotated) and values, each [B, kv heads, P, D]. */
 DOGE_CPU_API doge_cpu_status doge_cpu_state_copy(const doge_cpu_state* state, int32_t layer, float* keys, float* values,
                                                  char* message, size_t message_bytes);
+/* A state's content as bytes, for a file: those of the same model, batch and kind of cache, on a machine of the same byte
+ * order, restore it exactly. Their number for so many tokens; 0 for a length that the state cannot have. */
+DOGE_CPU_API uint64_t doge_cpu_state_saved_bytes(const doge_cpu_state* state, int32_t length);
+/* Writes the bytes, doge_cpu_state_saved_bytes of the state's own length. */
+DOGE_CPU_API doge_cpu_status doge_cpu_state_save(const doge_cpu_state* state, void* out, uint64_t bytes, char* message,
+                                                 size_t message_bytes);
+/* Replaces the content by the first `length` tokens of another state. After an error the state is as it was. */
+DOGE_CPU_API doge_cpu_status doge_cpu_state_load(doge_cpu_state* state, int32_t length, const void* in, uint64_t bytes,
+                                                 char* message, size_t message_bytes);
 
 typedef struct {
     int32_t tokens;            /* S, at least 1 */
