@@ -22,7 +22,8 @@ def check_bounded(target: Target, architecture: Architecture, max_length: int) -
         raise DogeExportError(f"--cache bounded is for text-generation, this is {a.task}: it has no cache; drop it")
     if target.bounded_interface is None:
         raise DogeExportError(
-            f"target {target.name} has no bounded cache yet: export for portable, or drop --cache bounded"
+            f"target {target.name} has no bounded cache yet: export for onnxruntime or portable, or drop "
+            "--cache bounded"
         )
     if a.ratio_mask is not None:
         raise DogeExportError(

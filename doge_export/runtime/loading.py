@@ -19,6 +19,7 @@ from doge_export.runtime.decoders.decoder import Decoder, SequenceLimits
 from doge_export.runtime.decoders.growing import GrowingDecoder, GrowingScoresDecoder
 from doge_export.runtime.decoders.in_place import InPlaceDecoder
 from doge_export.runtime.decoders.native import NativeDecoder
+from doge_export.runtime.decoders.native_bounded import BoundedNativeDecoder
 from doge_export.runtime.feature_session import FeatureSession
 from doge_export.runtime.generation_config import GenerationConfig
 from doge_export.runtime.graph import graph_file, open_graph
@@ -208,6 +209,8 @@ def _native_decoder(folder: Path, manifest: Manifest, name: str, threads: int | 
     if opened.note is not None:
         warnings.warn(opened.note, stacklevel=4)
     graph = manifest.graphs[name]
+    if manifest.cache == "bounded":
+        return BoundedNativeDecoder(opened.model, SequenceLimits.of(manifest), cache_kind(graph))
     finds_best = graph.precision == "fp32"
     return NativeDecoder(opened.model, SequenceLimits.of(manifest), cache_kind(graph), finds_best=finds_best)
 

@@ -115,9 +115,11 @@ class Library:
         self._declare("doge_cpu_state_length", c_int32, c_void_p)
         self._declare("doge_cpu_state_bytes", c_uint64, c_void_p)
         self._declare("doge_cpu_state_rewind", c_int32, c_void_p, c_int32, *text)
-        self._declare("doge_cpu_state_saved_bytes", c_uint64, c_void_p, c_int32)
+        self._declare("doge_cpu_state_bound", c_int32, c_void_p, *text)
+        self._declare("doge_cpu_state_slots", c_int32, c_void_p)
+        self._declare("doge_cpu_state_saved_bytes", c_uint64, c_void_p)
         self._declare("doge_cpu_state_save", c_int32, c_void_p, c_void_p, c_uint64, *text)
-        self._declare("doge_cpu_state_load", c_int32, c_void_p, c_int32, c_void_p, c_uint64, *text)
+        self._declare("doge_cpu_state_load", c_int32, c_void_p, c_void_p, c_uint64, *text)
         self._declare("doge_cpu_run", c_int32, c_void_p, POINTER(Call), *text)
         self._declare("doge_cpu_run_together", c_int32, POINTER(c_void_p), POINTER(Call), c_int32, *text)
 
@@ -229,12 +231,21 @@ class State:
 
     def content(self) -> Array:
         """What `load` restores, uint8."""
-        content = np.empty(self.library.c.doge_cpu_state_saved_bytes(self.handle, self.length), np.uint8)
+        content = np.empty(self.library.c.doge_cpu_state_saved_bytes(self.handle), np.uint8)
         self.library.check(self.library.c.doge_cpu_state_save, self.handle, content.ctypes.data, content.nbytes)
         return content
 
-    def load(self, length: int, content: Array) -> None:
-        self.library.check(self.library.c.doge_cpu_state_load, self.handle, length, content.ctypes.data, content.nbytes)
+    def load(self, content: Array) -> None:
+        self.library.check(self.library.c.doge_cpu_state_load, self.handle, content.ctypes.data, content.nbytes)
+
+    def bound(self) -> State:
+        """Drop from now on what no later token sees."""
+        self.library.check(self.library.c.doge_cpu_state_bound, self.handle)
+        return self
+
+    @property
+    def slots(self) -> int:
+        return self.library.c.doge_cpu_state_slots(self.handle)
 
     def run(self, ids: Array, mask: Array | None = None, keep: int = 0, positions: Array | None = None) -> Array:
         """Logits [B, keep or S, V]."""

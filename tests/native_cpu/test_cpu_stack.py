@@ -105,14 +105,14 @@ def test_pieces_padding_and_neighbours_change_nothing(model):
 @pytest.mark.parametrize("length", [0, 1, 40, 64, 257])
 def test_a_saved_state_goes_on(library, random_module, packed, cache, length):
     """In a state that held something else, to the bit, beyond the window of 20 and with padding."""
-    model = library.open(packed(random_module(num_hidden_layers=2), max_length=300), 2)
+    model = library.open(packed(random_module(max_length=300), max_length=300), 2)
     ids, mask = np.tile(distinct_ids(2, 60), (1, 5)), left_padded(300, 0, 30)
     saved, other = model.state(2, cache), model.state(2, cache)
     if length:
         saved.run(ids[:, :length], mask[:, :length])
     other.run(ids[::-1, :33])
     content = saved.content()
-    other.load(length, content)
+    other.load(content)
     assert other.length == length and np.array_equal(other.content(), content)
     rest = slice(length, length + 7)
     np.testing.assert_array_equal(saved.run(ids[:, rest], mask[:, rest]), other.run(ids[:, rest], mask[:, rest]))
@@ -122,13 +122,75 @@ def test_content_of_no_state_changes_nothing(model):
     state, ids = model.state(2), distinct_ids(2, 44)
     state.run(ids[:, :40])
     content = state.content()
-    wrong = content.copy()
-    wrong[: 4 * 40].view(np.int32)[7] += 2**20
-    for length, given in ((40, wrong), (39, content), (40, content[:-1]), (-1, content), (10**6, content)):
+
+    def changed(place, number):
+        wrong = content.copy()
+        wrong.view(np.int32)[place] = number
+        return wrong
+
+    # batch, kind of cache, length, slots; then the counts of the first row
+    given = [changed(at, number) for at, number in ((0, 1), (1, 8), (2, 39), (2, -1), (3, 39), (3, 10**9), (11, 2**20))]
+    for each in (*given, content[:-1], content[:9]):
         with pytest.raises(CpuError) as caught:
-            state.load(length, given)
+            state.load(each)
         assert caught.value.status == BAD_ARGUMENT
     assert state.length == 40 and np.array_equal(state.content(), content)
+
+
+@pytest.mark.parametrize("chunks", [[1500], [1] * 1500, [7] * 214 + [2], [600, 1, 1, 898]], ids=lambda c: str(c[0]))
+@pytest.mark.parametrize("cache", [32, INT8], ids=["float32 cache", "int8 cache"])
+@pytest.mark.parametrize("moe", [False, True], ids=["dense", "moe"])
+def test_a_bounded_state_answers_as_an_unbounded_one(library, random_module, packed, cache, moe, chunks):
+    """Ties too, since tokens repeat; and padding. Memory stays where it was.
+
+    Of an int8 cache, as far from a float32 one as unbounded: weights of values are rounded to 7 bits by 64 keys, and
+    slots fall into other sixty-fours.
+    """
+    model = library.open(packed(random_module(max_length=1500, **(MOE if moe else {})), max_length=1500), 2)
+    ids, mask = np.random.default_rng(0).integers(0, 320, (2, 1500)), left_padded(1500, 0, 30)
+    bounded, whole, exact = model.state(2, cache).bound(), model.state(2, cache), model.state(2)
+    start, errors = 0, []
+    for size in chunks:
+        here = slice(start, start := start + size)
+        found, expected = (state.run(ids[:, here], mask[:, here], keep=1) for state in (bounded, whole))
+        if start > 30 and cache != INT8:
+            assert_equal_to_rounding(found, expected, BOUND)
+        elif start > 30:
+            truth = exact.run(ids[:, here], mask[:, here], keep=1)
+            errors.append([np.abs(each - truth).mean() for each in (found, expected)])
+        elif cache == INT8:
+            exact.run(ids[:, here], mask[:, here])
+    if cache == INT8:
+        ours, unbounded = np.mean(errors, axis=0)
+        assert 0 < ours <= (1.15 if len(errors) > 100 else 1.5) * unbounded
+    assert bounded.length == whole.length == 1500 and 20 <= bounded.slots <= 20 + 512
+    assert bounded.bytes <= whole.bytes / 1.9
+    with pytest.raises(CpuError, match="were dropped"):
+        bounded.rewind(1499)
+    assert bounded.length == 1500
+    bounded.rewind(0)
+    again = model.state(2, cache).bound()
+    np.testing.assert_array_equal(bounded.run(ids[:, :9]), again.run(ids[:, :9]))
+
+
+def test_a_bounded_state_is_saved_and_goes_on(library, random_module, packed):
+    model = library.open(packed(random_module(max_length=1500), max_length=1500), 2)
+    ids, states = np.random.default_rng(0).integers(0, 320, (1, 1500)), [model.state(1).bound() for _ in range(2)]
+    states[0].run(ids[:, :1000])
+    states[1].load(states[0].content())
+    with pytest.raises(CpuError, match="another kind"):
+        model.state(1).load(states[0].content())
+    found, expected = (state.run(ids[:, 1000:]) for state in states)
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_what_cannot_be_bounded(library, random_module, packed):
+    with pytest.raises(CpuError) as caught:
+        library.open(packed(random_module(keep_window_size=10**6)), 1).state(1).bound()
+    assert caught.value.status == UNSUPPORTED
+    module = random_module("reference", **MOE)
+    with pytest.raises(CpuError, match="mixes tokens"):
+        library.open(packed(module, per_token=False), 1).state(1).bound()
 
 
 def test_going_back(model):

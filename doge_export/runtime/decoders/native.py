@@ -73,7 +73,10 @@ class NativeDecoder(Decoder):
         self._state = None  # its memory is free before the next one's is taken
         # Before the state, since an interruption in between must not leave less room than a run of the state fills.
         self._logits = np.empty((batch_size, 1, self.vocab_size), np.float32)
-        self._state = self._model.state(batch_size, self._cache, self.max_length)
+        self._state = self._empty_state(batch_size)
+
+    def _empty_state(self, batch_size: int) -> NativeState:
+        return self._model.state(batch_size, self._cache, self.max_length)
 
     def rewind(self, length: int) -> None:
         """Forget every token from index `length` on."""
@@ -117,13 +120,13 @@ class NativeDecoder(Decoder):
             states = []
             for decoder, each, call, length in zip(decoders, ids, calls, lengths, strict=True):
                 states.append(decoder._state_behind(length))
-                decoder._progress.append(each.shape[1], None)
+                decoder._record(each.shape[1], None)
                 call.tokens, call.ids = each.shape[1], each.ctypes.data
             with _failing_weights():
                 NativeState.run_together(states, calls)
         except BaseException:
             for decoder, length in zip(decoders, lengths, strict=True):
-                decoder.rewind(length)
+                decoder._undo(length)
             raise
         return [predictions()[0] for _, predictions in wanted]
 
@@ -149,12 +152,20 @@ class NativeDecoder(Decoder):
 
     def _append_and_run(self, input_ids: Array, attention_mask: Array | None, call: Call) -> None:
         past = self.length
-        mask, _ = self._progress.append(input_ids.shape[1], attention_mask)
+        mask = self._record(input_ids.shape[1], attention_mask)
         try:
             self._run(past, input_ids, None if attention_mask is None else mask, call)
         except BaseException:
-            self.rewind(past)
+            self._undo(past)
             raise
+
+    def _record(self, new: int, attention_mask: Array | None) -> Array:
+        """Count new tokens as read, and return their mask."""
+        return self._progress.append(new, attention_mask)[0]
+
+    def _undo(self, length: int) -> None:
+        """Set record and caches back to `length` tokens, behind which a run has failed or was interrupted."""
+        self.rewind(length)
 
     def _run(self, past: int, input_ids: Array, mask: Array | None, call: Call) -> None:
         """Read tokens behind the first `past` ones; `mask` has the shape of `input_ids`, since C relies on it."""
@@ -217,17 +228,19 @@ class NativeDecoder(Decoder):
             raise DogeExportError("the state has other arrays than the native decoder's: it is of another session")
         if length > self.max_length:
             raise DogeExportError(f"the state has {length} tokens, and this folder holds {self.max_length}")
-        fresh = self._model.state(1, self._cache, self.max_length)
+        fresh = self._empty_state(1)
         try:
-            fresh.restore(length, np.ascontiguousarray(content))
+            fresh.restore(np.ascontiguousarray(content))
         except NativeError as error:
             raise DogeExportError(f"the state is of another session: {error}") from error
+        if fresh.length != length:
+            raise DogeExportError(f"the state has {length} ids and {fresh.length} tokens: it is of another session")
         self.reset()
         self._state = fresh
-        self._progress.append(length, None)
+        self._record(length, None)
 
     def cache_snapshot(self) -> list[tuple[Array, Array]]:
-        """Copy the (key, value) cache of every layer, each float32 [B, Hkv, length, D]."""
+        """Copy the (key, value) cache of every layer, each float32 [B, Hkv, slots, D]."""
         return self._present_state().cache()
 
 

@@ -226,9 +226,11 @@ class NativeLibrary:
             "state_bytes": (c_uint64, (c_void_p,)),
             "state_rewind": (c_int32, (c_void_p, c_int32, *told)),
             "state_copy": (c_int32, (c_void_p, c_int32, c_void_p, c_void_p, *told)),
-            "state_saved_bytes": (c_uint64, (c_void_p, c_int32)),
+            "state_bound": (c_int32, (c_void_p, *told)),
+            "state_slots": (c_int32, (c_void_p,)),
+            "state_saved_bytes": (c_uint64, (c_void_p,)),
             "state_save": (c_int32, (c_void_p, c_void_p, c_uint64, *told)),
-            "state_load": (c_int32, (c_void_p, c_int32, c_void_p, c_uint64, *told)),
+            "state_load": (c_int32, (c_void_p, c_void_p, c_uint64, *told)),
             "run": (c_int32, (c_void_p, POINTER(Call), *told)),
             "run_together": (c_int32, (POINTER(c_void_p), POINTER(Call), c_int32, *told)),
         }  # fmt: skip
@@ -318,13 +320,16 @@ class NativeModel:
         """Make an int8 copy of a float head, by which the best tokens are found in less time; once is enough."""
         self.library._call("screen", self._handle)
 
-    def state(self, batch: int, cache: Kind, max_length: int) -> NativeState:
-        """Return empty caches for sequences of `batch` rows."""
+    def state(self, batch: int, cache: Kind, max_length: int, *, bounded: bool = False) -> NativeState:
+        """Return empty caches for sequences of `batch` rows; bounded ones drop keys that no later token may see."""
         if self._process != os.getpid():
             self._open()
         handle = c_void_p()
         self.library._call("state_create", self._handle, batch, int(cache), max_length, byref(handle))
-        return NativeState(self, handle, batch)
+        state = NativeState(self, handle, batch)
+        if bounded:
+            self.library._call("state_bound", handle)
+        return state
 
 
 class NativeState:
@@ -344,6 +349,11 @@ class NativeState:
         return int(self.model.library._c.doge_cpu_state_length(self._handle))
 
     @property
+    def slots(self) -> int:
+        """Keys that each layer and head holds: as many, or fewer where bounded caches have dropped some."""
+        return int(self.model.library._c.doge_cpu_state_slots(self._handle))
+
+    @property
     def bytes(self) -> int:
         """Memory of the caches now."""
         return int(self.model.library._c.doge_cpu_state_bytes(self._handle))
@@ -353,9 +363,9 @@ class NativeState:
         self.model.library._call("state_rewind", self._handle, length)
 
     def cache(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Return a copy of the keys and values of every layer, each float32 [B, Hkv, P, D]."""
+        """Return a copy of the keys and values of every layer, each float32 [B, Hkv, slots, D]."""
         config = self.model.config
-        shape = (self.batch, config.num_key_value_heads, self.length, config.head_dim)
+        shape = (self.batch, config.num_key_value_heads, self.slots, config.head_dim)
         copied = [(np.empty(shape, np.float32), np.empty(shape, np.float32)) for _ in range(config.num_hidden_layers)]
         for layer, (keys, values) in enumerate(copied):
             self.model.library._call("state_copy", self._handle, layer, keys.ctypes.data, values.ctypes.data)
@@ -363,14 +373,14 @@ class NativeState:
 
     def content(self) -> np.ndarray:
         """Return a copy of all that the caches hold, uint8, for `restore`."""
-        size = self.model.library._c.doge_cpu_state_saved_bytes(self._handle, self.length)
+        size = self.model.library._c.doge_cpu_state_saved_bytes(self._handle)
         content = np.empty(size, np.uint8)
         self.model.library._call("state_save", self._handle, content.ctypes.data, size)
         return content
 
-    def restore(self, length: int, content: np.ndarray) -> None:
-        """Replace what the caches hold by the content, uint8 and contiguous, of another state of `length` tokens."""
-        self.model.library._call("state_load", self._handle, length, content.ctypes.data, content.nbytes)
+    def restore(self, content: np.ndarray) -> None:
+        """Replace what the caches hold by the content, uint8 and contiguous, of another state."""
+        self.model.library._call("state_load", self._handle, content.ctypes.data, content.nbytes)
 
     def run(self, call: Call) -> None:
         """Read new tokens."""

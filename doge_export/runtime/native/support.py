@@ -30,7 +30,7 @@ def check_graph(manifest: Manifest, graph: GraphEntry) -> Architecture:
     Raises:
         NotNative: it has none.
     """
-    if manifest.target != "onnxruntime" or graph.interface not in ("in-place", "one-call"):
+    if manifest.target != "onnxruntime" or graph.interface not in ("in-place", "one-call", "bounded"):
         raise NotNative(f"only graphs of target onnxruntime have a native form, and this one is for {manifest.target}")
     if graph.precision not in PRECISIONS:
         raise NotNative(f"{graph.precision} is not among its precisions ({', '.join(PRECISIONS)})")

@@ -57,4 +57,34 @@ void Cache::append(const Kernels& kernels, int place, int layer, int head, const
     std::memcpy(values + values_ + size_t(slot) * sizeof(float), &scale, sizeof scale);
 }
 
+void Cache::move(int from, int to, int layer, int head) const {
+    const size_t width = size_t(width_);
+    struct Place {
+        uint8_t *keys, *values;
+        int slot;
+    };
+    const auto place = [&](int n) {
+        uint8_t* keys = at(n / PAGE, layer, head);
+        return Place{keys, keys + keys_, n % PAGE};
+    };
+    const Place a = place(from), b = place(to);
+    const auto copy = [](const uint8_t* x, uint8_t* y, size_t bytes) { std::memcpy(y, x, bytes); };
+    // A key lies in steps of 4 bytes: a float, or four codes; and the scale of codes behind them, as one more step.
+    const size_t steps = int8_ ? width / 4 + 1 : width, group = steps * LANES * sizeof(float);
+    const auto key = [&](const Place& p) { return p.keys + size_t(p.slot / LANES) * group + size_t(p.slot % LANES) * 4; };
+    for (size_t i = 0; i < steps; i++) copy(key(a) + i * ALIGN, key(b) + i * ALIGN, 4);
+    if (!int8_) {
+        copy(a.values + size_t(a.slot) * width * 4, b.values + size_t(b.slot) * width * 4, width * 4);
+        return;
+    }
+    const auto value = [&](const Place& p) {
+        return p.values + size_t(p.slot / KEY_BLOCK) * width * KEY_BLOCK + size_t(p.slot % KEY_BLOCK / 4) * ALIGN + size_t(p.slot % 4);
+    };
+    for (size_t d = 0; d < width; d++) {
+        const size_t offset = d / LANES * KEY_BLOCK * LANES + d % LANES * 4;
+        value(b)[offset] = value(a)[offset];
+    }
+    copy(a.values + values_ + size_t(a.slot) * 4, b.values + values_ + size_t(b.slot) * 4, 4);
+}
+
 }  // namespace doge::cpu

@@ -38,6 +38,9 @@ class Cache {
     // Writes the key and the value, head_dim floats each (the key padded with zeros), of the token at `place`.
     void append(const Kernels& kernels, int place, int layer, int head, const float* key, const float* value) const;
 
+    // Copies the key and the value of one place of a layer and head to an earlier place.
+    void move(int from, int to, int layer, int head) const;
+
     // Calls use(bytes, count) for each stretch of memory that holds the first `tokens` tokens, always in the same order.
     // Values that are codes lie in blocks of KEY_BLOCK, so a page's tokens are rounded up to them.
     template <class Use>

@@ -110,12 +110,27 @@ extern "C" uint64_t doge_cpu_state_bytes(const doge_cpu_state* state) {
     return bytes;
 }
 
+extern "C" int32_t doge_cpu_state_slots(const doge_cpu_state* state) { return state->slots; }
+
+extern "C" doge_cpu_status doge_cpu_state_bound(doge_cpu_state* state, char* message, size_t message_bytes) {
+    const Message text{message, message_bytes};
+    if (state == nullptr || state->length > 0) return text.fail(DOGE_CPU_BAD_ARGUMENT, "no state, or one that is not empty");
+    const doge_cpu_config& c = state->model->config();
+    if (c.keep_window_size == 0 || c.num_key_value_heads % c.score_heads != 0 || c.moe == DOGE_CPU_MOE_REFERENCE)
+        return text.fail(DOGE_CPU_UNSUPPORTED, "this model has no window, a score for each query head, or a router that mixes tokens");
+    state->bounded = true;
+    return DOGE_CPU_SUCCESS;
+}
+
 extern "C" doge_cpu_status doge_cpu_state_rewind(doge_cpu_state* state, int32_t length, char* message,
                                                  size_t message_bytes) {
     const Message text{message, message_bytes};
     if (state == nullptr || length < 0 || length > state->length)
         return text.fail(DOGE_CPU_BAD_ARGUMENT, "cannot go back to %d tokens", length);
-    state->length = length;
+    if (length == state->length) return DOGE_CPU_SUCCESS;
+    if (length > 0 && state->slots != state->length)
+        return text.fail(DOGE_CPU_BAD_ARGUMENT, "cannot go back to %d tokens: keys of that time were dropped", length);
+    state->length = state->slots = state->settled = length;
     for (auto& row : state->counts) row.resize(size_t(length));
     for (auto& row : state->kept) {
         for (Selection& selection : row) {

@@ -4,6 +4,11 @@
 #include <cmath>
 
 namespace doge::cpu {
+namespace {
+
+constexpr int32_t TABLE = 4096;  // positions whose angles are kept: a table of all would grow with the length
+
+}  // namespace
 
 Rope::Rope(const doge_cpu_config& config, const Weights& weights)
     : config_(config),
@@ -30,13 +35,14 @@ void Rope::grow(int32_t positions) {
 void Rope::prepare(const int32_t* positions, int n, int32_t longest) {
     rows_.resize(size_t(n));
     const int32_t length = longest + 1;
-    if (config_.rope == DOGE_CPU_ROPE_FIXED || length <= config_.rope_trained_length) {
+    const bool is_usual = config_.rope == DOGE_CPU_ROPE_FIXED || length <= config_.rope_trained_length;
+    if (is_usual && length <= TABLE) {
         grow(length);
         for (int t = 0; t < n; t++) rows_[size_t(t)] = &usual_[size_t(positions[t]) * stride_];
         return;
     }
-    const float* frequencies = long_frequencies_;
-    if (config_.rope == DOGE_CPU_ROPE_DYNAMIC) {
+    const float* frequencies = is_usual ? frequencies_ : long_frequencies_;
+    if (!is_usual && config_.rope == DOGE_CPU_ROPE_DYNAMIC) {
         const float factor = config_.rope_factor, d = float(config_.head_dim);
         const float stretch = factor * float(length) / float(config_.rope_max_positions) - (factor - 1.0f);
         const float theta = config_.rope_theta * std::pow(stretch, d / (d - 2.0f));

@@ -24,7 +24,7 @@ class Rope {
     const float *frequencies_, *long_frequencies_;
     int half_;
     size_t stride_;
-    std::vector<float> usual_;  // by position, while the frequencies do not depend on the length
+    std::vector<float> usual_;  // by position, of the first ones, while the frequencies do not depend on the length
     std::vector<float> special_, frequencies_now_;
     std::vector<const float*> rows_;
 };

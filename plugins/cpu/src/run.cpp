@@ -59,7 +59,7 @@ std::vector<int32_t> positions_of(doge_cpu_state& state, const doge_cpu_call& ca
     std::vector<int32_t> positions(size_t(state.batch) * size_t(call.tokens));
     for (int b = 0; b < state.batch; b++) {
         std::vector<int32_t>& counts = state.counts[size_t(b)];
-        counts.resize(size_t(state.length));
+        counts.resize(state.known());
         int32_t count = counts.empty() ? 0 : counts.back();
         for (int t = 0; t < call.tokens; t++) {
             const size_t i = size_t(b) * size_t(call.tokens) + size_t(t);
@@ -89,12 +89,49 @@ void next_piece(std::vector<Sequence>& sequences, int first, int step, std::vect
         here.clear();
         for (int b = 0; b < s.state->batch; b++) {
             const auto from = s.positions.begin() + int64_t(b) * s.call->tokens + first;
-            rows.push_back({s.state, s.call, b, first, tokens, s.state->length + first, begin, int(here.size())});
+            rows.push_back({s.state, s.call, b, first, tokens, s.state->slots, begin, int(here.size())});
             here.insert(here.end(), from, from + tokens);
             begin += tokens;
         }
         s.state->rope.prepare(here.data(), int(here.size()), s.longest);
     }
+}
+
+static_assert(PIECE <= doge_cpu_state::ROOM);
+
+// Drops all keys but the best of the window, for each layer and head its own, which stay in their order.
+void compact(doge_cpu_state& state) {
+    const doge_cpu_config& c = state.model->config();
+    const int window = c.keep_window_size;
+    for (int b = 0; b < state.batch; b++) {
+        const Cache& cache = state.caches[size_t(b)];
+        for (int i = 0; i < c.num_hidden_layers * c.score_heads; i++) {
+            const int l = i / c.score_heads, s = i % c.score_heads;
+            Selection& kept = state.kept[size_t(b)][size_t(i)];
+            while (kept.length() < state.slots) kept.push(cache.score(kept.length(), l, s), window);
+            const std::vector<int> places = kept.places();
+            kept.clear();
+            for (int to = 0; to < window; to++) {
+                const int from = places[size_t(to)];
+                if (from == to) continue;
+                cache.score(to, l, s) = cache.score(from, l, s);
+                for (int h = 0; h < c.num_key_value_heads; h++) {
+                    if (h * c.score_heads / c.num_key_value_heads == s) cache.move(from, to, l, h);
+                }
+            }
+        }
+    }
+    state.slots = window;
+}
+
+// Makes room for the next tokens of a call.
+void make_room(doge_cpu_state& state, int tokens, bool is_first) {
+    const int window = state.model->config().keep_window_size;
+    if (state.bounded && state.slots > window && state.slots + tokens > window + state.ROOM) {
+        compact(state);
+        if (!is_first) state.settled = -1;
+    }
+    if (is_first) state.settled = state.slots;
 }
 
 doge_cpu_status run(doge_cpu_state* const* states, const doge_cpu_call* calls, int count, const Message& message) {
@@ -129,7 +166,8 @@ doge_cpu_status run(doge_cpu_state* const* states, const doge_cpu_call* calls, i
     model.pool->settle();
     std::vector<Sequence> sequences;
     for (int i = 0; i < count; i++) {
-        for (Cache& cache : states[i]->caches) cache.reserve(states[i]->length + calls[i].tokens);
+        const int slots = states[i]->slots + calls[i].tokens, most_slots = model.config().keep_window_size + doge_cpu_state::ROOM;
+        for (Cache& cache : states[i]->caches) cache.reserve(states[i]->bounded ? std::min(slots, most_slots) : slots);
         std::vector<int32_t> positions = positions_of(*states[i], calls[i]);
         const int32_t longest = *std::max_element(positions.begin(), positions.end());
         sequences.push_back({states[i], &calls[i], std::move(positions), longest});
@@ -137,6 +175,7 @@ doge_cpu_status run(doge_cpu_state* const* states, const doge_cpu_call* calls, i
     std::vector<Row> rows;
     std::vector<int32_t> here;
     for (int first = 0; first < most; first += step) {
+        for (Sequence& s : sequences) make_room(*s.state, std::clamp(s.call->tokens - first, 0, step), first == 0);
         next_piece(sequences, first, step, rows, here);
         Stack stack(model, rows);
         Head head(model, rows, stack);
@@ -145,15 +184,25 @@ doge_cpu_status run(doge_cpu_state* const* states, const doge_cpu_call* calls, i
             head.run(id);
         };
         model.pool->run(work);
+        for (Sequence& s : sequences) s.state->slots += std::clamp(s.call->tokens - first, 0, step);
     }
-    for (int i = 0; i < count; i++) states[i]->length += calls[i].tokens;
+    for (int i = 0; i < count; i++) {
+        doge_cpu_state& state = *states[i];
+        state.length += calls[i].tokens;
+        state.settled = state.slots;
+        if (state.slots == state.length) continue;
+        for (auto& row : state.counts) row.assign(1, row.back());
+    }
     return DOGE_CPU_SUCCESS;
 }
 
 doge_cpu_status run_guarded(doge_cpu_state* const* states, const doge_cpu_call* calls, int count, const Message& message) {
     const doge_cpu_status status = guarded(message, [&] { return run(states, calls, count, message); });
     for (int i = 0; i < count && status != DOGE_CPU_SUCCESS; i++) {
-        for (auto& row : states[i]->counts) row.resize(std::min(row.size(), size_t(states[i]->length)));
+        doge_cpu_state& state = *states[i];
+        if (state.settled < 0) state.length = 0;
+        state.slots = std::max(state.settled, 0);
+        for (auto& row : state.counts) row.resize(std::min(row.size(), state.known()));
     }
     return status;
 }

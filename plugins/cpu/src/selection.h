@@ -35,6 +35,13 @@ class Selection {
         }
     }
     Kept worst() const { return heap_.front(); }
+    // Places of the keys that are kept, in ascending order.
+    std::vector<int> places() const {
+        std::vector<int> found;
+        for (const Kept& key : heap_) found.push_back(key.place);
+        std::sort(found.begin(), found.end());
+        return found;
+    }
 
    private:
     static bool better(const Kept& a, const Kept& b) {

@@ -57,7 +57,7 @@ extern "C" doge_cpu_status doge_cpu_state_copy(const doge_cpu_state* state, int3
     size_t at = 0;
     for (const Cache& cache : state->caches) {
         for (int head = 0; head < c.num_key_value_heads; head++) {
-            for (int place = 0; place < state->length; place++, at += size_t(c.head_dim))
+            for (int place = 0; place < state->slots; place++, at += size_t(c.head_dim))
                 read_cache(cache, place, layer, head, c.head_dim, keys + at, values + at);
         }
     }
@@ -67,27 +67,57 @@ extern "C" doge_cpu_status doge_cpu_state_copy(const doge_cpu_state* state, int3
 namespace doge::cpu {
 namespace {
 
-bool can_have(const doge_cpu_state* state, int32_t length) {
-    return state != nullptr && length >= 0 && length <= state->max_length;
+// How the content of a state begins; the rows follow, each with its counts and its cache.
+struct Content {
+    int32_t batch, cache_kind, length, slots;
+};
+
+Content content_of(const doge_cpu_state& state) {
+    return {state.batch, state.caches[0].int8() ? DOGE_CPU_INT8 : DOGE_CPU_FLOAT32, state.length, state.slots};
+}
+
+size_t counts_of(const Content& content) { return content.slots == content.length ? size_t(content.length) : 1; }
+
+uint64_t bytes_of(const doge_cpu_state& state, const Content& content) {
+    uint64_t bytes = sizeof content;
+    for (const Cache& cache : state.caches) {
+        bytes += uint64_t(counts_of(content)) * sizeof(int32_t);
+        cache.stretches(content.slots, [&](const uint8_t*, size_t count) { bytes += count; });
+    }
+    return bytes;
+}
+
+// Whether a state can hold content that begins so.
+bool holds(const doge_cpu_state& state, const Content& content) {
+    const Content mine = content_of(state);
+    const int window = state.model->config().keep_window_size;
+    const bool fits = content.length >= 0 && content.length <= state.max_length && content.slots >= 0;
+    if (content.batch != mine.batch || content.cache_kind != mine.cache_kind || !fits) return false;
+    return content.slots == content.length ||
+           (state.bounded && content.slots >= window && content.slots < content.length && content.slots <= window + state.ROOM);
+}
+
+// The counts of a row; empty and false where no tokens count up so.
+bool read_counts(const uint8_t* from, const Content& content, std::vector<int32_t>& counts) {
+    counts.resize(counts_of(content));
+    if (!counts.empty()) std::memcpy(counts.data(), from, counts.size() * sizeof(int32_t));
+    if (content.slots != content.length) return counts[0] >= 0 && counts[0] <= content.length;
+    for (size_t i = 0; i < counts.size(); i++) {
+        const int64_t step = int64_t(counts[i]) - (i == 0 ? 0 : counts[i - 1]);
+        if (step != 0 && step != 1) return false;
+    }
+    return true;
 }
 
 }  // namespace
 }  // namespace doge::cpu
 
-extern "C" uint64_t doge_cpu_state_saved_bytes(const doge_cpu_state* state, int32_t length) {
-    if (!can_have(state, length)) return 0;
-    uint64_t bytes = 0;
-    for (const Cache& cache : state->caches) {
-        bytes += uint64_t(length) * sizeof(int32_t);
-        cache.stretches(length, [&](const uint8_t*, size_t count) { bytes += count; });
-    }
-    return bytes;
-}
+extern "C" uint64_t doge_cpu_state_saved_bytes(const doge_cpu_state* state) { return bytes_of(*state, content_of(*state)); }
 
 extern "C" doge_cpu_status doge_cpu_state_save(const doge_cpu_state* state, void* out, uint64_t bytes, char* message,
                                                size_t message_bytes) {
     const Message text{message, message_bytes};
-    if (state == nullptr || out == nullptr || bytes != doge_cpu_state_saved_bytes(state, state->length))
+    if (state == nullptr || out == nullptr || bytes != doge_cpu_state_saved_bytes(state))
         return text.fail(DOGE_CPU_BAD_ARGUMENT, "no state, or no room of the size of its content");
     const Lock turn(state->model->turn);
     uint8_t* to = static_cast<uint8_t*>(out);
@@ -95,43 +125,46 @@ extern "C" doge_cpu_status doge_cpu_state_save(const doge_cpu_state* state, void
         if (count > 0) std::memcpy(to, from, count);
         to += count;
     };
+    const Content content = content_of(*state);
+    put(&content, sizeof content);
     for (size_t row = 0; row < state->caches.size(); row++) {
-        put(state->counts[row].data(), size_t(state->length) * sizeof(int32_t));
-        state->caches[row].stretches(state->length, put);
+        put(state->counts[row].data(), counts_of(content) * sizeof(int32_t));
+        state->caches[row].stretches(state->slots, put);
     }
     return DOGE_CPU_SUCCESS;
 }
 
-extern "C" doge_cpu_status doge_cpu_state_load(doge_cpu_state* state, int32_t length, const void* in, uint64_t bytes,
-                                               char* message, size_t message_bytes) {
+extern "C" doge_cpu_status doge_cpu_state_load(doge_cpu_state* state, const void* in, uint64_t bytes, char* message,
+                                               size_t message_bytes) {
     const Message text{message, message_bytes};
-    if (!can_have(state, length) || in == nullptr || bytes != doge_cpu_state_saved_bytes(state, length))
-        return text.fail(DOGE_CPU_BAD_ARGUMENT, "the content of a state has another size than %d tokens of this one", length);
+    Content content;
+    if (state == nullptr || in == nullptr || bytes < sizeof content)
+        return text.fail(DOGE_CPU_BAD_ARGUMENT, "no state, or no content");
+    const uint8_t* from = static_cast<const uint8_t*>(in);
+    std::memcpy(&content, from, sizeof content);
+    from += sizeof content;
+    if (!holds(*state, content) || bytes != bytes_of(*state, content))
+        return text.fail(DOGE_CPU_BAD_ARGUMENT, "the content is of another kind of state");
     const Lock turn(state->model->turn);
     return guarded(text, [&]() -> doge_cpu_status {
-        const uint64_t each = bytes / uint64_t(state->batch);
-        const uint8_t* from = static_cast<const uint8_t*>(in);
-        std::vector<std::vector<int32_t>> counts;
-        for (int row = 0; row < state->batch; row++) {
-            std::vector<int32_t>& count = counts.emplace_back(size_t(length));
-            if (length > 0) std::memcpy(count.data(), from + uint64_t(row) * each, size_t(length) * sizeof(int32_t));
-            for (int32_t place = 0, before = 0; place < length; before = count[size_t(place++)]) {
-                const int32_t now = count[size_t(place)];  // positions follow from it
-                if (now != before && (before == INT32_MAX || now != before + 1))
-                    return text.fail(DOGE_CPU_BAD_ARGUMENT, "the content is of no state: its tokens do not count up");
-            }
-            state->caches[size_t(row)].reserve(length);
+        const uint64_t row_bytes = (bytes - sizeof content) / uint64_t(state->batch);
+        std::vector<std::vector<int32_t>> counts(state->caches.size());
+        for (size_t row = 0; row < counts.size(); row++) {  // positions follow from them
+            if (!read_counts(from + row * row_bytes, content, counts[row]))
+                return text.fail(DOGE_CPU_BAD_ARGUMENT, "the content is of no state: its tokens do not count up");
+            state->caches[row].reserve(content.slots);
         }
         for (size_t row = 0; row < state->caches.size(); row++) {
-            from += size_t(length) * sizeof(int32_t);
-            state->caches[row].stretches(length, [&](uint8_t* to, size_t count) {
+            from += counts[row].size() * sizeof(int32_t);
+            state->caches[row].stretches(content.slots, [&](uint8_t* to, size_t count) {
                 std::memcpy(to, from, count);
                 from += count;
             });
             for (Selection& selection : state->kept[row]) selection.clear();
         }
         state->counts = std::move(counts);
-        state->length = length;
+        state->length = content.length;
+        state->slots = state->settled = content.slots;
         return DOGE_CPU_SUCCESS;
     });
 }

@@ -24,11 +24,16 @@ struct doge_cpu_model {
 };
 
 struct doge_cpu_state {
+    static constexpr int ROOM = 512;  // keys beyond the window that a bounded state holds until it drops them
+
     const doge_cpu_model* model;
     int batch, max_length;
     int length = 0;
+    int slots = 0;      // places of the caches that are taken: as many, unless keys were dropped
+    int settled = 0;    // of these, those that stay when a call fails; -1: it has dropped some of them
+    bool bounded = false;
     std::vector<doge::cpu::Cache> caches;                // by row
-    std::vector<std::vector<int32_t>> counts;            // by row and place: tokens so far that are no padding
+    std::vector<std::vector<int32_t>> counts;            // by row and token: tokens so far that are no padding; see known()
     std::vector<std::vector<doge::cpu::Selection>> kept;  // by row and layer * score heads + score head
     doge::cpu::Rope rope;
 
@@ -41,4 +46,7 @@ struct doge_cpu_state {
             kept.emplace_back(size_t(c.num_hidden_layers) * size_t(c.score_heads));
         }
     }
+
+    // Counts of a row: of every token, or of the last one alone once keys were dropped, since there is no going back then.
+    size_t known() const { return slots == length ? size_t(length) : 1; }
 };

@@ -248,21 +248,28 @@ DOGE_CPU_API doge_cpu_status doge_cpu_state_create(const doge_cpu_model* model, 
 DOGE_CPU_API void doge_cpu_state_destroy(doge_cpu_state* state); /* null is allowed */
 DOGE_CPU_API int32_t doge_cpu_state_length(const doge_cpu_state* state); /* P, padding included */
 DOGE_CPU_API uint64_t doge_cpu_state_bytes(const doge_cpu_state* state); /* memory of its caches now */
-/* Forgets all but the first `length` tokens. */
+/* From now on an empty state keeps of every layer and head the keep_window_size keys of highest score (of equal ones the
+ * earlier), and up to 512 others for a while, so that its memory does not grow with its length. Exact: a later token sees no
+ * other key. UNSUPPORTED for a model without a window, with more score heads than key/value heads, or with a router that
+ * mixes a call's tokens. */
+DOGE_CPU_API doge_cpu_status doge_cpu_state_bound(doge_cpu_state* state, char* message, size_t message_bytes);
+/* Keys that each layer and head holds: P, or fewer where keys were dropped. */
+DOGE_CPU_API int32_t doge_cpu_state_slots(const doge_cpu_state* state);
+/* Forgets all but the first `length` tokens. Once keys were dropped, that is 0 or P. */
 DOGE_CPU_API doge_cpu_status doge_cpu_state_rewind(doge_cpu_state* state, int32_t length, char* message,
                                                    size_t message_bytes);
-/* Copies the cache of one layer: keys (normalised and rotated) and values, each [B, kv heads, P, D]. */
+/* Copies the cache of one layer: keys (normalised and rotated) and values, each [B, kv heads, slots, D]. */
 DOGE_CPU_API doge_cpu_status doge_cpu_state_copy(const doge_cpu_state* state, int32_t layer, float* keys, float* values,
                                                  char* message, size_t message_bytes);
-/* A state's content as bytes, for a file: those of the same model, batch and kind of cache, on a machine of the same byte
- * order, restore it exactly. Their number for so many tokens; 0 for a length that the state cannot have. */
-DOGE_CPU_API uint64_t doge_cpu_state_saved_bytes(const doge_cpu_state* state, int32_t length);
-/* Writes the bytes, doge_cpu_state_saved_bytes of the state's own length. */
+/* A state's content as bytes, for a file: a state of the same model, batch and kind of cache, bounded or not, takes them on
+ * a machine of the same byte order. Their number now. */
+DOGE_CPU_API uint64_t doge_cpu_state_saved_bytes(const doge_cpu_state* state);
+/* Writes the bytes. */
 DOGE_CPU_API doge_cpu_status doge_cpu_state_save(const doge_cpu_state* state, void* out, uint64_t bytes, char* message,
                                                  size_t message_bytes);
-/* Replaces the content by the first `length` tokens of another state. After an error the state is as it was. */
-DOGE_CPU_API doge_cpu_status doge_cpu_state_load(doge_cpu_state* state, int32_t length, const void* in, uint64_t bytes,
-                                                 char* message, size_t message_bytes);
+/* Replaces the content by that of another state. After an error the state is as it was. */
+DOGE_CPU_API doge_cpu_status doge_cpu_state_load(doge_cpu_state* state, const void* in, uint64_t bytes, char* message,
+                                                 size_t message_bytes);
 
 typedef struct {
     int32_t tokens;            /* S, at least 1 */
@@ -278,7 +285,8 @@ typedef struct {
     float* candidate_logits;   /* [B, C] */
 } doge_cpu_call;
 
-/* Reads S tokens behind the P before, which then are P + S. After an error the state is as it was.
+/* Reads S tokens behind the P before, which then are P + S. After an error the state is as it was, or empty where it is
+ * bounded and had dropped keys between two pieces of the call.
  * `model` is the one the state was created with. */
 DOGE_CPU_API doge_cpu_status doge_cpu_run(doge_cpu_state* state, const doge_cpu_call* call, char* message,
                                           size_t message_bytes);

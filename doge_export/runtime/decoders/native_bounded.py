@@ -1,0 +1,135 @@
+"""Native decoder whose caches drop every key that no later token may see: its memory does not grow with the length."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Mapping
+from typing import Self
+
+from doge_export.errors import DogeExportError
+from doge_export.runtime.decoders.bounded import MARKS
+from doge_export.runtime.decoders.decoder import Array, SequenceLimits
+from doge_export.runtime.decoders.native import NativeDecoder
+from doge_export.runtime.decoders.progress import Lengths
+from doge_export.runtime.native.interface import Kind, NativeError, NativeModel, NativeState
+
+
+@dataclasses.dataclass(frozen=True)
+class _State:
+    """Caches after `length` tokens of a row, `tokens` [B, 1] of them without padding; `whole` if no key was dropped."""
+
+    length: int
+    tokens: Array
+    whole: bool
+    content: Array
+
+
+class BoundedNativeDecoder(NativeDecoder):
+    """Native decoder over slots. It is set back to where no key had been dropped, or to a length that was marked.
+
+    It computes all logits of every step: those of the last token cannot be had again by reading it once more.
+    """
+
+    def __init__(self, model: NativeModel, limits: SequenceLimits, cache: Kind = Kind.FLOAT32) -> None:
+        self._marks: collections.deque[_State] = collections.deque(maxlen=MARKS)
+        super().__init__(model, limits, cache)
+        self._progress: Lengths = Lengths(limits.max_length, self.vocab_size)
+        self._before = self._progress.tokens
+
+    def fork(self) -> Self:
+        """See `Decoder.fork`."""
+        return type(self)(self._model, self._limits, self._cache)
+
+    def reset(self, batch_size: int = 1) -> None:
+        """Forget everything."""
+        self._marks.clear()
+        super().reset(batch_size)
+
+    @property
+    def slots(self) -> int:
+        """Keys that each layer and head now holds."""
+        return self._present_state().slots
+
+    def mark(self) -> None:
+        """See `Decoder.mark`. It copies the slots."""
+        state = self._present_state()
+        whole = state.slots == state.length
+        self._marks.append(_State(self.length, self._progress.tokens, whole, state.content()))
+
+    def recallable(self, length: int) -> int:
+        """See `Decoder.recallable`."""
+        if self._is_whole or (length == self.length and self._is_as_recorded):
+            return length
+        known = [mark.length for mark in self._marks if mark.length <= length]
+        # A mark without a dropped key serves every length before it.
+        return max([*known, *(length for mark in self._marks if mark.whole and mark.length > length)], default=0)
+
+    def rewind(self, length: int) -> None:
+        """Forget every token from index `length` on.
+
+        Raises:
+            DogeExportError: keys of the first `length` tokens were dropped, and no state of that length is kept.
+        """
+        if not 0 <= length <= self.length:
+            raise ValueError(f"cannot rewind to {length}: the cache has read {self.length} tokens")
+        if length == self.length and self._is_as_recorded:
+            return
+        marks = [mark for mark in self._marks if mark.length >= length]
+        mark = next((mark for mark in marks if mark.length == length), None)
+        mark = mark or next((mark for mark in marks if mark.whole), None)
+        tokens = self._progress.tokens - (self.length - length)
+        state = self._present_state()
+        if self._is_whole or length == 0:
+            state.rewind(length)
+        elif mark is not None:
+            state.restore(mark.content)
+            state.rewind(length)
+            tokens = mark.tokens - (mark.length - length)
+        else:
+            raise DogeExportError(
+                f"this bounded cache cannot be set back from {state.length} to {length} tokens: keys of that time were "
+                "dropped; reset it and read the tokens again"
+            )
+        self._progress.restore(length, tokens.clip(0))  # padding is on the left
+        for mark in [mark for mark in self._marks if mark.length > length]:
+            self._marks.remove(mark)
+
+    @property
+    def _is_whole(self) -> bool:
+        state = self._present_state()
+        return state.slots == state.length
+
+    @property
+    def _is_as_recorded(self) -> bool:
+        """False after a run that was interrupted when the caches had its tokens and the record had not."""
+        return self._present_state().length == self.length
+
+    def restore(self, state: Mapping[str, Array], length: int) -> None:
+        """See `Decoder.restore`."""
+        super().restore(state, length)
+        self.mark()
+
+    def _empty_state(self, batch_size: int) -> NativeState:
+        return self._model.state(batch_size, self._cache, self.max_length, bounded=True)
+
+    def _record(self, new: int, attention_mask: Array | None) -> Array:
+        self._before = self._progress.tokens
+        mask, _, tokens = self._progress.after(new, attention_mask)
+        self._progress.restore(self.length + new, tokens)
+        return mask
+
+    def _undo(self, length: int) -> None:
+        self._progress.restore(length, self._before)
+
+    def _state_behind(self, past: int) -> NativeState:
+        try:
+            return super()._state_behind(past)
+        except NativeError as error:
+            raise DogeExportError(
+                "this answer was cut off, and its cache has read on: begin another answer, or read the tokens again"
+            ) from error
+
+    def _forget_other_process(self) -> None:
+        super()._forget_other_process()
+        self._marks.clear()
