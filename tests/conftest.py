@@ -31,13 +31,14 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 LONGEST = (
     "plugins/test_ctest.py",
-    "plugins/test_build.py",
     "validation/test_validate.py",
-    "validation/test_export.py",
     "trt/test_command.py",
     "cli/test_export_commands.py",
+    "validation/test_export.py",
+    "plugins/test_build.py",
 )
-"""Files that take longest. They begin first, so that no worker is left with one of them when the others have ended."""
+"""Files that take longest. They begin first, so that no worker is left with one of them when the others have ended; and
+two that compile the plugin not at once, since one would wait for the other."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

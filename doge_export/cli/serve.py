@@ -39,9 +39,9 @@ def command(
     precision: str | None,
     opening: dict[str, Any],
 ) -> None:
-    """Answer requests of OpenAI's API: chat, completions, embeddings, models.
+    """Serve a model to clients of OpenAI's API.
 
-    The model's name is that of FOLDER. SIGTERM or Ctrl-C lets the server finish what it has begun.
+    Chat, completions, embeddings and models are answered. The model's name is that of FOLDER. SIGTERM or Ctrl-C lets the server finish what it has begun.
     """
     from doge_export.installing import need
 

@@ -26,6 +26,7 @@ def test_json(run):
         "onnxruntime",
         "packaging",
         "rich",
+        "safetensors",
         "tokenizers",
     }
     assert facts["extras"]["export"]["torch"]["ok"]
@@ -56,7 +57,7 @@ def test_base_install_is_ready_and_without_onnxruntime_not():
             [sys.executable, "-c", textwrap.dedent(code), missing, "doctor"], capture_output=True, text=True
         )
 
-    result = doctor("torch,transformers,onnx,onnxscript,safetensors,huggingface_hub,matplotlib,psutil")
+    result = doctor("torch,transformers,onnx,onnxscript,huggingface_hub,matplotlib,psutil")
     assert result.returncode == 0, result.stderr
     assert f"to export and validate: {install_command('export')}\n" in result.stdout
     result = doctor("onnxruntime")
