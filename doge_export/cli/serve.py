@@ -41,7 +41,8 @@ def command(
 ) -> None:
     """Serve a model to clients of OpenAI's API.
 
-    Chat, completions, embeddings and models are answered. The model's name is that of FOLDER. SIGTERM or Ctrl-C lets the server finish what it has begun.
+    Chat, completions, embeddings and models are answered. The model's name is that of FOLDER. SIGTERM or Ctrl-C lets
+    the server finish what it has begun.
     """
     from doge_export.installing import need
 

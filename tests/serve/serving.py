@@ -114,9 +114,11 @@ def serving(folder, *, parallel=4, max_queue=64, key=KEY, origins=(), limits=Non
 
 
 class Gate:
-    """Lets the steps of a model's lanes wait until `opened` is set."""
+    """Lets the steps of a model's lanes wait until `opened` is set; answers that another test gave up end before."""
 
     def __init__(self, model):
+        while model.scheduler.running or model.scheduler.waiting:
+            time.sleep(0.005)
         self.opened = threading.Event()
         self._lanes, self._step = model.scheduler._lanes, model.scheduler._lanes.step
         self._lanes.step = self._wait

@@ -74,7 +74,9 @@ def test_clients_that_go_away_leave_no_work(server):
     """While their answer is written, streamed or not, and while it waits."""
     for body in (ENDLESS, json.dumps(STORY).encode()):
         with Gate(server.model) as gate:
-            running, waiting = begin(server, body), begin(server, body)
+            running = begin(server, body)
+            server.until(lambda found: found["doge_answers_running"] == 1)
+            waiting = begin(server, body)
             server.until(is_full)
             waiting.close()
             server.until(lambda found: (found["doge_answers_running"], found["doge_answers_waiting"]) == (1, 0))
