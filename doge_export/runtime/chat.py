@@ -63,14 +63,19 @@ class Chat:
         """
         messages: Any = conversation.get("messages")
         system = conversation.get("system")
-        is_known = isinstance(messages, list) and all(
-            isinstance(each, dict) and {*map(type, each.values())} <= {str} and {"role", "content"} <= each.keys()
-            for each in messages
+        dropped = conversation.get("dropped", 0)
+        is_known = (
+            isinstance(dropped, int)
+            and isinstance(messages, list)
+            and all(
+                isinstance(each, dict) and {*map(type, each.values())} <= {str} and {"role", "content"} <= each.keys()
+                for each in messages
+            )
         )
         if not is_known or not (system is None or isinstance(system, str)):
             raise DogeExportError("this state holds no conversation: it was saved by a session, not by a chat")
         chat = cls(session, system, context_overflow)
-        chat.messages, chat.dropped = messages, int(conversation.get("dropped") or 0)
+        chat.messages, chat.dropped = messages, dropped
         return chat
 
     def save(self, file: str | Path) -> None:

@@ -219,7 +219,10 @@ class Session(TaskSession):
         Raises:
             DogeExportError: as for `load_state`; or the state holds no conversation.
         """
-        return Chat.of(self, self._restore(Path(file)).conversation, context_overflow)
+        state = self._state_of(Path(file))
+        chat = Chat.of(self, state.conversation, context_overflow)
+        self._restore(state)
+        return chat
 
     def save(self, file: str | Path, conversation: Mapping[str, Any] | None = None) -> None:
         """Write what the session has read, as a file that `load_state` takes, in another process too.
@@ -252,9 +255,17 @@ class Session(TaskSession):
             DogeExportError: the file is damaged, or was written by a session of another graph or backend.
             SessionBusy: as for `generate`.
         """
-        return self._restore(Path(file)).token_ids.tolist()
+        state = self._state_of(Path(file))
+        self._restore(state)
+        return state.token_ids.tolist()
 
-    def _restore(self, file: Path) -> State:
+    def _restore(self, state: State) -> None:
+        ids = as_ids(state.token_ids, self.decoder.vocab_size, self.max_length)
+        with self._turns.taken():
+            self._context.restore(ids, state.cache)
+
+    def _state_of(self, file: Path) -> State:
+        """Read a state that this session can take."""
         state = read_state(file)
         if state.graph != self._digest():
             raise DogeExportError(f"{file} is of another model, precision or export: load the folder that it is of")
@@ -263,9 +274,6 @@ class Session(TaskSession):
                 f"{file} was saved where {state.form!r} computed, and {self.decoder.state_form!r} computes here: "
                 f"load the folder with the backend {state.form.partition(' ')[0]}"
             )
-        ids = as_ids(state.token_ids, self.decoder.vocab_size, self.max_length)
-        with self._turns.taken():
-            self._context.restore(ids, state.cache)
         return state
 
     def _digest(self) -> str:

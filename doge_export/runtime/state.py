@@ -89,15 +89,16 @@ def read_state(file: Path) -> State:
     try:
         arrays, metadata = load(content), _metadata(content)
         conversation = json.loads(metadata.get("conversation", "{}"))
-    except (SafetensorError, ValueError, KeyError) as error:
+        sha256 = metadata.pop("sha256", "")
+        checksum = _checksum(arrays, metadata)
+    except (SafetensorError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise DogeExportError(f"{file} is no state of a session, or is damaged: save it again") from error
     form = metadata.get("format", "")
     if form != FORMAT:
         raise DogeExportError(
             f"{file} is of format {form[:40]!r}, this doge-export reads {FORMAT!r}: save it again with this version"
         )
-    sha256 = metadata.pop("sha256", "")
-    if sha256 != _checksum(arrays, metadata) or IDS not in arrays or not isinstance(conversation, dict):
+    if sha256 != checksum or IDS not in arrays or not isinstance(conversation, dict):
         raise DogeExportError(f"{file} is damaged: its content has another checksum; save it again")
     ids = arrays.pop(IDS)
     return State(metadata.get("graph", ""), metadata.get("form", ""), ids, arrays, conversation)

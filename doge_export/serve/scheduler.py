@@ -175,15 +175,15 @@ class Scheduler:
             if isinstance(prediction, Exception):
                 raise prediction
             record = None if task.look is None else task.look(prediction)
-            piece = task.row.advance(prediction)
+            piece, reason = task.row.advance(prediction), task.row.finish_reason
+            event = Event(piece, None if record is None else record(task.row.token_ids[-1]), reason)
         except Exception as error:
             self._end(lane)
             self._events.append((task, Event("", None, None, error)))
             return
-        reason = task.row.finish_reason
         if reason is not None:
             self._end(lane)
-        self._events.append((task, Event(piece, None if record is None else record(task.row.token_ids[-1]), reason)))
+        self._events.append((task, event))
 
     def _end(self, lane: int) -> None:
         del self._running[lane]

@@ -87,7 +87,7 @@ def test_goes_back_where_no_key_was_dropped_and_to_marks(sessions):
         assert_close(decoder.forward(ids[:, 900:]), expected[:, 900:])
 
 
-def test_an_interrupted_run_is_gone_back_from_or_refused(sessions, monkeypatch):
+def test_an_interrupted_run_is_gone_back_from_or_refused(sessions, monkeypatch, tmp_path):
     """Between the caches and the record: the run has ended in C, and Python has not counted its tokens."""
     session, ids = sessions[0], ids_of(1000)[0].tolist()
     decoder, run = session.decoder, NativeState.run
@@ -104,6 +104,8 @@ def test_an_interrupted_run_is_gone_back_from_or_refused(sessions, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             session.generate(ids[:900], **settings)
     assert decoder.length == 900 and decoder.recallable(900) == 900  # by the mark at the prompt's end
+    with pytest.raises(DogeExportError, match="was cut off"):
+        session.save(tmp_path / "state")
     decoder._marks.clear()
     assert decoder.recallable(900) == 0
     with pytest.raises(DogeExportError, match="was cut off"):

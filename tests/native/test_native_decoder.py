@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from doge_runs import assert_equal_to_rounding, distinct_ids, left_padded
 
+import doge_export
 from doge_export.errors import RunFailed
 from doge_export.package.manifest import read_manifest
 from doge_export.runtime.decoders import native
@@ -108,9 +109,14 @@ assert session.generate("One day", max_new_tokens=6).text == answer
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
-def test_a_forked_process_answers_too(nano_folder, native_library):
+@pytest.mark.parametrize("cache", ["unbounded", "bounded"])
+def test_a_forked_process_answers_too(nano_folder, native_library, cache, tmp_path):
+    folder = nano_folder
+    if cache == "bounded":
+        folder = tmp_path / "out"
+        doge_export.export("doge-nano", folder, cache=cache, max_length="unlimited", validate=False)
     done = subprocess.run(
-        [sys.executable, "-c", FORKED, nano_folder],
+        [sys.executable, "-c", FORKED, folder],
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
         capture_output=True,
         text=True,

@@ -40,9 +40,11 @@ class _State:
 class BoundedDecoder(GraphDecoder):
     """Decoder over slots. It is set back to a length up to which no key was dropped, or to one that was marked."""
 
+    _record_type = Lengths
+    _progress: Lengths
+
     def __init__(self, session: onnxruntime.InferenceSession, limits: SequenceLimits) -> None:
         super().__init__(session, limits)
-        self._progress: Lengths = Lengths(limits.max_length, self.vocab_size)
         caches = [name for name in self._shapes if name.startswith("past_key_values.")]
         self._pasts = [SCORES, *caches]
         self._outputs = ["logits", "present_scores", *(name.replace("past_key_values", "present") for name in caches)]

@@ -51,12 +51,13 @@ class Decoder(abc.ABC):
     """
 
     backend: ClassVar[str] = "graph"
+    _record_type: ClassVar[type[Progress]] = Progress
 
     def __init__(self, limits: SequenceLimits, vocab_size: int) -> None:
         self.max_length, self.chunkable_length = limits.max_length, limits.chunkable_length
         self.vocab_size = vocab_size
         self._limits = limits
-        self._progress = Progress(limits.max_length, vocab_size)
+        self._progress = self._record_type(limits.max_length, vocab_size)
 
     @property
     def computes_by(self) -> str:

@@ -114,6 +114,7 @@ class NativeDecoder(Decoder):
         for decoder, each in zip(decoders, ids, strict=True):
             decoder._progress.check(each)
         lengths = [decoder.length for decoder in decoders]
+        recorded = 0
         try:
             wanted = [decoder._next_prediction(each) for decoder, each in zip(decoders, ids, strict=True)]
             calls = [call for call, _ in wanted]
@@ -121,11 +122,12 @@ class NativeDecoder(Decoder):
             for decoder, each, call, length in zip(decoders, ids, calls, lengths, strict=True):
                 states.append(decoder._state_behind(length))
                 decoder._record(each.shape[1], None)
+                recorded += 1
                 call.tokens, call.ids = each.shape[1], each.ctypes.data
             with _failing_weights():
                 NativeState.run_together(states, calls)
         except BaseException:
-            for decoder, length in zip(decoders, lengths, strict=True):
+            for decoder, length in zip(decoders[:recorded], lengths, strict=False):
                 decoder._undo(length)
             raise
         return [predictions()[0] for _, predictions in wanted]

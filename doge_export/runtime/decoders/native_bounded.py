@@ -12,7 +12,9 @@ from doge_export.runtime.decoders.bounded import MARKS
 from doge_export.runtime.decoders.decoder import Array, SequenceLimits
 from doge_export.runtime.decoders.native import NativeDecoder
 from doge_export.runtime.decoders.progress import Lengths
-from doge_export.runtime.native.interface import Kind, NativeError, NativeModel, NativeState
+from doge_export.runtime.native.interface import Kind, NativeModel, NativeState
+
+_CUT_OFF = "this answer was cut off, and its cache holds other tokens: begin another answer, or read the tokens again"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,10 +33,12 @@ class BoundedNativeDecoder(NativeDecoder):
     It computes all logits of every step: those of the last token cannot be had again by reading it once more.
     """
 
+    _record_type = Lengths
+    _progress: Lengths
+
     def __init__(self, model: NativeModel, limits: SequenceLimits, cache: Kind = Kind.FLOAT32) -> None:
         self._marks: collections.deque[_State] = collections.deque(maxlen=MARKS)
         super().__init__(model, limits, cache)
-        self._progress: Lengths = Lengths(limits.max_length, self.vocab_size)
         self._before = self._progress.tokens
 
     def fork(self) -> Self:
@@ -59,7 +63,9 @@ class BoundedNativeDecoder(NativeDecoder):
 
     def recallable(self, length: int) -> int:
         """See `Decoder.recallable`."""
-        if self._is_whole or (length == self.length and self._is_as_recorded):
+        if length == 0 or self._state is None:
+            return 0
+        if self._holds_all(length) or (length == self.length and self._is_as_recorded):
             return length
         known = [mark.length for mark in self._marks if mark.length <= length]
         # A mark without a dropped key serves every length before it.
@@ -80,7 +86,7 @@ class BoundedNativeDecoder(NativeDecoder):
         mark = mark or next((mark for mark in marks if mark.whole), None)
         tokens = self._progress.tokens - (self.length - length)
         state = self._present_state()
-        if self._is_whole or length == 0:
+        if self._holds_all(length) or length == 0:
             state.rewind(length)
         elif mark is not None:
             state.restore(mark.content)
@@ -95,15 +101,21 @@ class BoundedNativeDecoder(NativeDecoder):
         for mark in [mark for mark in self._marks if mark.length > length]:
             self._marks.remove(mark)
 
-    @property
-    def _is_whole(self) -> bool:
+    def _holds_all(self, length: int) -> bool:
+        """Return whether the caches hold every key of the first `length` tokens and of those behind them."""
         state = self._present_state()
-        return state.slots == state.length
+        return state.slots == state.length >= length
 
     @property
     def _is_as_recorded(self) -> bool:
-        """False after a run that was interrupted when the caches had its tokens and the record had not."""
+        """False after a run that failed or was interrupted, if the caches now hold other tokens than are recorded."""
         return self._present_state().length == self.length
+
+    def state(self) -> dict[str, Array]:
+        """See `Decoder.state`."""
+        if not self._is_as_recorded:
+            raise DogeExportError(_CUT_OFF)
+        return super().state()
 
     def restore(self, state: Mapping[str, Array], length: int) -> None:
         """See `Decoder.restore`."""
@@ -121,14 +133,14 @@ class BoundedNativeDecoder(NativeDecoder):
 
     def _undo(self, length: int) -> None:
         self._progress.restore(length, self._before)
+        if self._state is not None and self._holds_all(length):
+            self._state.rewind(length)
 
     def _state_behind(self, past: int) -> NativeState:
-        try:
-            return super()._state_behind(past)
-        except NativeError as error:
-            raise DogeExportError(
-                "this answer was cut off, and its cache has read on: begin another answer, or read the tokens again"
-            ) from error
+        state = self._present_state()
+        if state.length != past and not self._holds_all(past):
+            raise DogeExportError(_CUT_OFF)
+        return super()._state_behind(past)
 
     def _forget_other_process(self) -> None:
         super()._forget_other_process()

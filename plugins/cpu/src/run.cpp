@@ -99,15 +99,23 @@ void next_piece(std::vector<Sequence>& sequences, int first, int step, std::vect
 
 static_assert(PIECE <= doge_cpu_state::ROOM);
 
-// Drops all keys but the best of the window, for each layer and head its own, which stay in their order.
+// Keeps the count of the last token alone.
+void forget_counts(doge_cpu_state& state) {
+    for (auto& row : state.counts) row.erase(row.begin(), row.end() - 1);
+}
+
+// Drops all keys but the best of the window, for each layer and head its own, which stay in their order. Where memory runs
+// out meanwhile, the state is lost.
 void compact(doge_cpu_state& state) {
     const doge_cpu_config& c = state.model->config();
     const int window = c.keep_window_size;
+    state.settled = -1;
     for (int b = 0; b < state.batch; b++) {
         const Cache& cache = state.caches[size_t(b)];
         for (int i = 0; i < c.num_hidden_layers * c.score_heads; i++) {
             const int l = i / c.score_heads, s = i % c.score_heads;
             Selection& kept = state.kept[size_t(b)][size_t(i)];
+            if (kept.length() > state.slots) kept.clear();  // of a call that failed
             while (kept.length() < state.slots) kept.push(cache.score(kept.length(), l, s), window);
             const std::vector<int> places = kept.places();
             kept.clear();
@@ -125,13 +133,17 @@ void compact(doge_cpu_state& state) {
 }
 
 // Makes room for the next tokens of a call.
-void make_room(doge_cpu_state& state, int tokens, bool is_first) {
+void make_room(doge_cpu_state& state, int tokens) {
     const int window = state.model->config().keep_window_size;
-    if (state.bounded && state.slots > window && state.slots + tokens > window + state.ROOM) {
-        compact(state);
-        if (!is_first) state.settled = -1;
-    }
-    if (is_first) state.settled = state.slots;
+    if (state.bounded && state.slots > window && state.slots + tokens > window + state.ROOM) compact(state);
+}
+
+// Makes room for the first tokens of a call, and notes what stays when it fails.
+void settle(doge_cpu_state& state, int tokens) {
+    const bool was_whole = state.slots == state.length;
+    make_room(state, tokens);
+    if (was_whole && state.slots != state.length) forget_counts(state);
+    state.settled = state.slots;
 }
 
 doge_cpu_status run(doge_cpu_state* const* states, const doge_cpu_call* calls, int count, const Message& message) {
@@ -168,6 +180,7 @@ doge_cpu_status run(doge_cpu_state* const* states, const doge_cpu_call* calls, i
     for (int i = 0; i < count; i++) {
         const int slots = states[i]->slots + calls[i].tokens, most_slots = model.config().keep_window_size + doge_cpu_state::ROOM;
         for (Cache& cache : states[i]->caches) cache.reserve(states[i]->bounded ? std::min(slots, most_slots) : slots);
+        settle(*states[i], std::min(step, calls[i].tokens));
         std::vector<int32_t> positions = positions_of(*states[i], calls[i]);
         const int32_t longest = *std::max_element(positions.begin(), positions.end());
         sequences.push_back({states[i], &calls[i], std::move(positions), longest});
@@ -175,7 +188,9 @@ doge_cpu_status run(doge_cpu_state* const* states, const doge_cpu_call* calls, i
     std::vector<Row> rows;
     std::vector<int32_t> here;
     for (int first = 0; first < most; first += step) {
-        for (Sequence& s : sequences) make_room(*s.state, std::clamp(s.call->tokens - first, 0, step), first == 0);
+        for (Sequence& s : sequences) {
+            if (first > 0 && s.call->tokens > first) make_room(*s.state, std::min(step, s.call->tokens - first));
+        }
         next_piece(sequences, first, step, rows, here);
         Stack stack(model, rows);
         Head head(model, rows, stack);
@@ -190,8 +205,7 @@ doge_cpu_status run(doge_cpu_state* const* states, const doge_cpu_call* calls, i
         doge_cpu_state& state = *states[i];
         state.length += calls[i].tokens;
         state.settled = state.slots;
-        if (state.slots == state.length) continue;
-        for (auto& row : state.counts) row.assign(1, row.back());
+        if (state.slots != state.length) forget_counts(state);
     }
     return DOGE_CPU_SUCCESS;
 }
@@ -201,7 +215,7 @@ doge_cpu_status run_guarded(doge_cpu_state* const* states, const doge_cpu_call* 
     for (int i = 0; i < count && status != DOGE_CPU_SUCCESS; i++) {
         doge_cpu_state& state = *states[i];
         if (state.settled < 0) state.length = 0;
-        state.slots = std::max(state.settled, 0);
+        state.slots = state.settled = std::max(state.settled, 0);
         for (auto& row : state.counts) row.resize(std::min(row.size(), state.known()));
     }
     return status;

@@ -14,7 +14,7 @@ static_assert(PAGE >= MAX_HEAD);
 
 }  // namespace
 
-bool Stack::shares(const Row& row) const { return row.tokens == 1 && pool_.size() > 1 && row.past >= ALONE; }
+bool Stack::shares(const Row& row) const { return row.call->tokens == 1 && pool_.size() > 1 && row.past >= ALONE; }
 
 void Stack::list_items() {
     const int heads = config_.num_key_value_heads, tile = std::max(1, 12 / per_);

@@ -30,7 +30,7 @@ struct doge_cpu_state {
     int batch, max_length;
     int length = 0;
     int slots = 0;      // places of the caches that are taken: as many, unless keys were dropped
-    int settled = 0;    // of these, those that stay when a call fails; -1: it has dropped some of them
+    int settled = 0;    // of these, those that stay when a call fails; -1: none, since it has dropped some of them
     bool bounded = false;
     std::vector<doge::cpu::Cache> caches;                // by row
     std::vector<std::vector<int32_t>> counts;            // by row and token: tokens so far that are no padding; see known()

@@ -285,15 +285,16 @@ typedef struct {
     float* candidate_logits;   /* [B, C] */
 } doge_cpu_call;
 
-/* Reads S tokens behind the P before, which then are P + S. After an error the state is as it was, or empty where it is
- * bounded and had dropped keys between two pieces of the call.
+/* Reads S tokens behind the P before, which then are P + S. After an error the state is as it was; or empty, where it is
+ * bounded and memory ran out while it dropped keys or after it had, between two pieces of the call.
  * `model` is the one the state was created with. */
 DOGE_CPU_API doge_cpu_status doge_cpu_run(doge_cpu_state* state, const doge_cpu_call* call, char* message,
                                           size_t message_bytes);
 
 /* The same for several states of one model in one pass over its weights: calls[i] reads behind states[i]. They may differ
- * in everything: batch, length, new tokens, kind of cache, what is wanted. Each gets bit for bit what doge_cpu_run gives it.
- * After an error all of them are as they were; one that is there twice is such. DOGE_CPU_MOE_REFERENCE mixes a call's
+ * in everything: batch, length, new tokens, kind of cache, what is wanted. Each gets bit for bit what doge_cpu_run gives it,
+ * but for prompts behind a bounded state, which are cut into other pieces, so that keys are dropped, and summed, by others.
+ * Errors are as there; a state that is there twice is one. DOGE_CPU_MOE_REFERENCE mixes a call's
  * tokens, so that a model of it takes one state at a time (DOGE_CPU_UNSUPPORTED). */
 DOGE_CPU_API doge_cpu_status doge_cpu_run_together(doge_cpu_state* const* states, const doge_cpu_call* calls, int32_t count,
                                                    char* message, size_t message_bytes);
