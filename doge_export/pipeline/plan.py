@@ -6,12 +6,12 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, cast
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, cast, get_args
 
 from doge_export.console import log
 from doge_export.errors import DogeExportError
 from doge_export.installing import need
-from doge_export.package.manifest import UNLIMITED
+from doge_export.package.manifest import UNLIMITED, Cache
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from doge_export.checkpoint.architecture import Architecture, CdmoeRouting, Generation, MoeVariant, Task
     from doge_export.checkpoint.identify import RatioScope
     from doge_export.package import GraphEntry, Manifest
-    from doge_export.package.manifest import Cache, Interface
+    from doge_export.package.manifest import Interface
     from doge_export.quantization.request import QuantizationRequest
     from doge_export.targets import Target, Traits
 
@@ -308,8 +308,8 @@ def _check_operators(target: Target, architecture: Architecture) -> None:
 
 
 def _checked_length(max_length: int | str | None, cache: str, architecture: Architecture) -> int:
-    if cache not in ("unbounded", "bounded"):
-        raise DogeExportError(f"unknown cache {cache!r}; choose unbounded or bounded")
+    if cache not in get_args(Cache):
+        raise DogeExportError(f"unknown cache {cache!r}; choose {' or '.join(get_args(Cache))}")
     if max_length == "unlimited":
         if cache != "bounded":
             raise DogeExportError(
