@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 import numpy as np
-import onnxruntime
 
 from doge_export.errors import DogeExportError
 from doge_export.numerics import softmax
 from doge_export.package.manifest import Manifest
 from doge_export.runtime.files import read_json
 from doge_export.runtime.generation_config import is_integer
+from doge_export.runtime.one_call import OneCall
 from doge_export.runtime.prediction import check_finite
 from doge_export.runtime.prompts import is_single_text
 from doge_export.runtime.single_pass import Advance, SinglePassSession
@@ -47,12 +47,12 @@ class ClassificationSession(SinglePassSession):
 
     def __init__(
         self,
-        graph: onnxruntime.InferenceSession,
+        model: OneCall,
         tokenizer: Tokenizer | None,
         manifest: Manifest,
         folder: Path,
     ) -> None:
-        super().__init__(graph, tokenizer, manifest, folder)
+        super().__init__(model, tokenizer, manifest, folder)
         self.labels: tuple[str, ...] = tuple(manifest.architecture["labels"])
         self._judges_before_padding = bool(manifest.architecture.get("first_pad_pooling"))
         problem = read_json(folder / "config.json").get("problem_type")

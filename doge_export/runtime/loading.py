@@ -26,7 +26,10 @@ from doge_export.runtime.graph import graph_file, open_graph
 from doge_export.runtime.hub_folder import local_folder
 from doge_export.runtime.interface import check_interface
 from doge_export.runtime.native.backend import native_library, open_native, open_weight_file
-from doge_export.runtime.native.support import Backend, NotNative, cache_kind
+from doge_export.runtime.native.classifier import Classifier
+from doge_export.runtime.native.interface import NativeModel
+from doge_export.runtime.native.support import Backend, NotNative, cache_kind, check_graph
+from doge_export.runtime.one_call import GraphCall, NativeCall, OneCall
 from doge_export.runtime.session import Session
 from doge_export.runtime.task_session import TaskSession, WrongTask
 from doge_export.runtime.threads import FEW, check_threads
@@ -42,6 +45,7 @@ MAX_WAIT = 10**6
 """Most seconds that `wait` may be, eleven days; a number beyond is a slip."""
 
 Kind = TypeVar("Kind", bound=TaskSession)
+Opened = TypeVar("Opened")
 
 _DECODERS: dict[str, Callable[[onnxruntime.InferenceSession, SequenceLimits], Decoder]] = {
     "in-place": InPlaceDecoder,
@@ -99,18 +103,11 @@ def load(
     }
     name = graph_file(folder, manifest, precision)
 
-    if manifest.task != Session.task and backend == "native":
-        raise DogeExportError(f"the native decoder writes text, and {folder} is for {manifest.task}: use backend graph")
-
-    def graph() -> onnxruntime.InferenceSession:
-        opened = open_graph(folder, name, **where)
-        check_interface(opened, manifest, "one-call", folder / name)
-        return opened
-
     if manifest.task == FeatureSession.task:
-        return FeatureSession(graph(), tokenizer, manifest, folder)
+        return FeatureSession(_open_one_call(folder, manifest, name, backend, **where), tokenizer, manifest, folder)
     if manifest.task == ClassificationSession.task:
-        return ClassificationSession(graph(), tokenizer, manifest, folder)
+        model = _open_one_call(folder, manifest, name, backend, **where)
+        return ClassificationSession(model, tokenizer, manifest, folder)
     generation_config = GenerationConfig.from_folder(folder)
     for note in generation_config.notes:
         warnings.warn(note, stacklevel=2)
@@ -184,35 +181,87 @@ def open_decoder(
             f"{folder} has a graph of interface {interface!r}; this version runs "
             f"{', '.join(_DECODERS)}, engine, native: install a newer doge-export"
         )
-    if backend == "native" or (backend is None and providers is None and NATIVE_BY_DEFAULT):
-        try:
-            return _native_decoder(folder, manifest, name, threads, asked=backend == "native")
-        except NotNative as why:
-            if backend == "native":
-                raise DogeExportError(f"{folder} cannot be run by the native decoder: {why}") from why
-        except RunFailed:
-            raise
-        except (DogeExportError, OSError):  # of a folder that onnxruntime will tell more about
-            if backend == "native":
-                raise
+
+    def native(asked: bool) -> Decoder:
+        return _native_decoder(_native_model(folder, manifest, name, threads, asked), manifest, name)
+
+    decoder = _natively(native, folder, backend, providers)
+    if decoder is not None:
+        return decoder
     session = open_graph(folder, name, threads=threads, providers=providers)
     check_interface(session, manifest, interface, folder / name)
     return _DECODERS[interface](session, limits)
 
 
-def _native_decoder(folder: Path, manifest: Manifest, name: str, threads: int | None, *, asked: bool) -> Decoder:
+def _open_one_call(
+    folder: Path,
+    manifest: Manifest,
+    name: str,
+    backend: Backend | None,
+    threads: int | None,
+    providers: Sequence[Any] | None,
+) -> OneCall:
+    """Open what computes features or classes; arguments as in `load`."""
+
+    def native(asked: bool) -> OneCall:
+        model = _native_model(folder, manifest, name, threads, asked)
+        if manifest.task != ClassificationSession.task:
+            return NativeCall(model)
+        return NativeCall(model, Classifier.of(folder / name, check_graph(manifest, manifest.graphs[name])))
+
+    model = _natively(native, folder, backend, providers)
+    if model is not None:
+        return model
+    graph = open_graph(folder, name, threads=threads, providers=providers)
+    check_interface(graph, manifest, "one-call", folder / name)
+    return GraphCall(graph)
+
+
+def _natively(
+    opened: Callable[[bool], Opened], folder: Path, backend: Backend | None, providers: Sequence[Any] | None
+) -> Opened | None:
+    """Open what runs a graph's native form; None where the graph itself is to run.
+
+    Args:
+        opened: opens it; its argument tells whether the user asked for it.
+        folder: an exported folder.
+        backend, providers: see `load`.
+
+    Raises:
+        DogeExportError: backend "native" is asked for, and the graph has no native form.
+    """
+    if backend == "graph" or (backend is None and not (providers is None and NATIVE_BY_DEFAULT)):
+        return None
+    asked = backend == "native"
+    try:
+        return opened(asked)
+    except NotNative as why:
+        if asked:
+            raise DogeExportError(f"{folder} cannot be run by the native decoder: {why}") from why
+    except RunFailed:
+        raise
+    except (DogeExportError, OSError):  # of a folder that onnxruntime will tell more about
+        if asked:
+            raise
+    return None
+
+
+def _native_model(folder: Path, manifest: Manifest, name: str, threads: int | None, asked: bool) -> NativeModel:
     if not asked and native_library().usable_instruction_sets[-1] == "plain":
         raise NotNative("it has no kernels for this processor")
     if not is_there(folder / name):
         raise DogeExportError(f"{folder} has no {name}; export it again")
     opened = open_native(folder, manifest, name, threads and min(threads, FEW))
     if opened.note is not None:
-        warnings.warn(opened.note, stacklevel=4)
+        warnings.warn(opened.note, stacklevel=6)
+    return opened.model
+
+
+def _native_decoder(model: NativeModel, manifest: Manifest, name: str) -> Decoder:
     graph = manifest.graphs[name]
     if manifest.cache == "bounded":
-        return BoundedNativeDecoder(opened.model, SequenceLimits.of(manifest), cache_kind(graph))
-    finds_best = graph.precision == "fp32"
-    return NativeDecoder(opened.model, SequenceLimits.of(manifest), cache_kind(graph), finds_best=finds_best)
+        return BoundedNativeDecoder(model, SequenceLimits.of(manifest), cache_kind(graph))
+    return NativeDecoder(model, SequenceLimits.of(manifest), cache_kind(graph), finds_best=graph.precision == "fp32")
 
 
 def _native_folder_decoder(
@@ -224,8 +273,7 @@ def _native_folder_decoder(
         model = open_weight_file(folder / f"{name}_data", manifest, threads and min(threads, FEW))
     except NotNative as why:
         raise DogeExportError(f"{folder} needs the native decoder: {why}") from why
-    graph = manifest.graphs[name]
-    return NativeDecoder(model, SequenceLimits.of(manifest), cache_kind(graph), finds_best=graph.precision == "fp32")
+    return _native_decoder(model, manifest, name)
 
 
 def _check_backend(backend: str | None, providers: Any) -> None:

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import numpy as np
-import onnxruntime
 
 from doge_export.errors import DogeExportError
 from doge_export.package.manifest import Manifest
 from doge_export.runtime.files import damage_of
 from doge_export.runtime.generation_config import is_integer
-from doge_export.runtime.graph import running
+from doge_export.runtime.one_call import OneCall
 from doge_export.runtime.prompts import any_mask, id_matrix, text_rows
 from doge_export.runtime.task_session import TaskSession
 from doge_export.runtime.tokenizer import Tokenizer
@@ -26,32 +25,37 @@ PAIRS = 2**24
 
 
 class SinglePassSession(TaskSession):
-    """Session over a graph with the inputs input_ids and attention_mask, and one output.
+    """Session over a model of the inputs input_ids and attention_mask, and one output.
 
     Nothing of a call is kept, so threads may share a session, and their calls run at the same time.
     """
 
     def __init__(
         self,
-        graph: onnxruntime.InferenceSession,
+        model: OneCall,
         tokenizer: Tokenizer | None,
         manifest: Manifest,
         folder: Path,
     ) -> None:
         super().__init__(folder, manifest, tokenizer)
-        self._graph = graph
+        self._model = model
         with damage_of(folder / "doge_export.json"):
             architecture = manifest.architecture
             self._vocab_size = int(architecture["vocab_size"])
             pad = architecture.get("pad_token_id")
             self._padding = 0 if pad is None else int(pad)
 
+    @property
+    def computes_by(self) -> str:
+        """What computes, in words: "onnxruntime", or the native decoder with its instruction set and threads."""
+        return self._model.computes_by
+
     def fork(self) -> Self:
-        """Return another session on the same graph, which costs no memory of its own."""
-        return type(self)(self._graph, self.tokenizer, self.manifest, self.folder)
+        """Return another session on the same model, which costs no memory of its own."""
+        return type(self)(self._model, self.tokenizer, self.manifest, self.folder)
 
     def _forward(self, input_ids: Any, attention_mask: Any = None) -> np.ndarray:
-        """Run the graph on token ids [S] or [B, S] and a mask of the same shape, 0 for padding on any side."""
+        """Run the model on token ids [S] or [B, S] and a mask of the same shape, 0 for padding on any side."""
         ids = id_matrix(input_ids, self._vocab_size)
         mask = any_mask(attention_mask, ids.shape)
         if not mask.any(axis=1).all():
@@ -61,9 +65,7 @@ class SinglePassSession(TaskSession):
                 f"{ids.shape[1]} tokens are more than this export holds ({self.max_length}): "
                 "shorten the text, or export again with a larger --max-length"
             )
-        with running():
-            (output,) = self._graph.run(None, {"input_ids": ids, "attention_mask": mask})
-        return output
+        return self._model(ids, mask)
 
     def _each(
         self,
@@ -73,7 +75,7 @@ class SinglePassSession(TaskSession):
         batch_size: int,
         on_progress: Advance | None,
     ) -> list[Read]:
-        """Run the graph on texts in batches, holding the outputs of one batch at a time.
+        """Run the model on texts in batches, holding the outputs of one batch at a time.
 
         Args:
             texts: see `prompts.text_rows`; all of them are checked before the first run.

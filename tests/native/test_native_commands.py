@@ -94,16 +94,6 @@ def test_wrong_requests(nano_folder, native_library, options, message):
         load(nano_folder, **options)
 
 
-def test_features_are_the_graphs(task_export, native_library):
-    folder = task_export("feature-extraction").folder
-    with pytest.raises(DogeExportError, match="the native decoder writes text"):
-        load(folder, backend="native")
-    load(folder)
-    assert (
-        "onnxruntime, since the native decoder computes neither features nor classes" in run("inspect", folder).stdout
-    )
-
-
 def test_fewer_layers_than_the_graph_has_are_told(exported, native_library, tmp_path):
     folder = shutil.copytree(exported(), tmp_path / "folder")
     manifest = read_manifest(folder)

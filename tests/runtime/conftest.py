@@ -13,6 +13,7 @@ import pytest
 from doge_export.errors import DogeExportError
 from doge_export.runtime import ClassificationSession, FeatureSession, load
 from doge_export.runtime.generation_config import GenerationConfig
+from doge_export.runtime.one_call import OneCall
 from doge_export.runtime.prediction import Prediction, predictions
 from doge_export.runtime.session import Session
 from doge_export.runtime.tokenizer import Tokenizer
@@ -181,7 +182,7 @@ def features(task_export: Callable[..., Any]) -> Callable[..., tuple[Any, Featur
 
     def open_both(**changes: Any) -> tuple[Any, FeatureSession]:
         model, _, folder = task_export("feature-extraction", **changes)
-        return model, load(folder, threads=1)
+        return model, load(folder, threads=1, backend="graph")
 
     return open_both
 
@@ -192,21 +193,23 @@ def classes(task_export: Callable[..., Any]) -> Callable[..., tuple[Any, Classif
 
     def open_both(**changes: Any) -> tuple[Any, ClassificationSession]:
         model, _, folder = task_export("text-classification", **{"num_labels": 3} | changes)
-        return model, load(folder, threads=1)
+        return model, load(folder, threads=1, backend="graph")
 
     return open_both
 
 
 class Recorder:
-    """Stands before a graph and notes the shapes it is run with."""
+    """Stands before a model and notes the shapes it is run with."""
 
-    def __init__(self, graph: Any) -> None:
-        self.graph = graph
+    computes_by = "a recorder"
+
+    def __init__(self, model: OneCall) -> None:
+        self.model = model
         self.shapes: list[tuple[int, ...]] = []
 
-    def run(self, names: Any, feeds: Any) -> Any:
-        self.shapes.append(feeds["input_ids"].shape)
-        return self.graph.run(names, feeds)
+    def __call__(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
+        self.shapes.append(input_ids.shape)
+        return self.model(input_ids, attention_mask)
 
 
 @pytest.fixture
@@ -214,8 +217,8 @@ def recorded() -> Callable[[Any], tuple[Any, list[tuple[int, ...]]]]:
     """Puts a `Recorder` into a session; gives the session and the shapes of its runs."""
 
     def wrap(session: Any) -> tuple[Any, list[tuple[int, ...]]]:
-        session._graph = Recorder(session._graph)
-        return session, session._graph.shapes
+        session._model = Recorder(session._model)
+        return session, session._model.shapes
 
     return wrap
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Self
 
 import numpy as np
 
 from doge_export.errors import DogeExportError, RunFailed
 from doge_export.runtime.decoders.decoder import Array, Decoder, SequenceLimits
-from doge_export.runtime.native.interface import Call, Kind, NativeError, NativeModel, NativeState, Status
+from doge_export.runtime.native.interface import Call, Kind, NativeError, NativeModel, NativeState, failing_weights
 from doge_export.runtime.prediction import BestTokens, Candidates, Prediction
 
 _SCREENED_AFTER = 64
@@ -52,8 +52,7 @@ class NativeDecoder(Decoder):
     @property
     def computes_by(self) -> str:
         """See `Decoder.computes_by`."""
-        threads = f"{self._model.threads} thread" + "s" * (self._model.threads > 1)
-        return f"native decoder, {self._model.instruction_set}, {threads}"
+        return self._model.described
 
     @property
     def reads_together(self) -> bool:
@@ -124,7 +123,7 @@ class NativeDecoder(Decoder):
                 decoder._record(each.shape[1], None)
                 recorded += 1
                 call.tokens, call.ids = each.shape[1], each.ctypes.data
-            with _failing_weights():
+            with failing_weights():
                 NativeState.run_together(states, calls)
         except BaseException:
             for decoder, length in zip(decoders[:recorded], lengths, strict=False):
@@ -176,7 +175,7 @@ class NativeDecoder(Decoder):
         mask = None if mask is None else np.ascontiguousarray(mask, np.int64)
         call.tokens, call.ids = ids.shape[1], ids.ctypes.data
         call.mask = None if mask is None else mask.ctypes.data
-        with _failing_weights():
+        with failing_weights():
             state.run(call)
 
     def _state_behind(self, past: int) -> NativeState:
@@ -244,16 +243,6 @@ class NativeDecoder(Decoder):
     def cache_snapshot(self) -> list[tuple[Array, Array]]:
         """Copy the (key, value) cache of every layer, each float32 [B, Hkv, slots, D]."""
         return self._present_state().cache()
-
-
-@contextlib.contextmanager
-def _failing_weights() -> Iterator[None]:
-    try:
-        yield
-    except NativeError as error:
-        if error.status == Status.BAD_FILE:
-            raise RunFailed(f"the native decoder fails on these weights ({error}); use --backend graph") from error
-        raise
 
 
 class _Logits(Prediction):

@@ -40,8 +40,6 @@ def described_backend(manifest: Manifest, name: str) -> str:
         chosen = native_library().usable_instruction_sets[-1]
         if manifest.graphs[name].interface == "native":
             return f"native decoder, {chosen}"
-        if manifest.task != "text-generation":
-            raise NotNative("the native decoder computes neither features nor classes")
         check_graph(manifest, manifest.graphs[name])
         if chosen == "plain":
             raise NotNative("the native decoder has no kernels for this processor")

@@ -63,6 +63,13 @@ class Part:
         values, codes, scales = (None if a is None else a[rows] for a in (self.values, self.codes, self.scales))
         return Part(self.bits, self.columns, values, codes, scales)
 
+    def float32(self) -> np.ndarray:
+        """Return the rows as numbers, float32 [rows, K]."""
+        if self.values is not None:
+            return self.values
+        scales = np.repeat(self.scales, self.block, axis=1)  # type: ignore[arg-type]
+        return (self.unpacked_codes().astype(np.float32) - 2.0 ** (self.bits - 1)) * scales
+
     def unpacked_codes(self) -> np.ndarray:
         """Return the codes one a byte, uint8 [rows, K]."""
         if self.codes is None:

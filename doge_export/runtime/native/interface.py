@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import enum
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from ctypes import POINTER, byref, c_char_p, c_float, c_int32, c_size_t, c_uint8, c_uint32, c_uint64, c_void_p
 from pathlib import Path
 
@@ -174,6 +175,21 @@ class NativeError(DogeExportError):
         self.status = status
 
 
+@contextlib.contextmanager
+def failing_weights() -> Iterator[None]:
+    """Turn an error of weights that are found wrong while they are used into one line.
+
+    Raises:
+        RunFailed: they are.
+    """
+    try:
+        yield
+    except NativeError as error:
+        if error.status == Status.BAD_FILE:
+            raise RunFailed(f"the native decoder fails on these weights ({error}); use --backend graph") from error
+        raise
+
+
 class NativeLibrary:
     """The functions of a library.
 
@@ -306,6 +322,11 @@ class NativeModel:
         self.config: Config = self.header.config
         self.instruction_set: str = c.doge_cpu_model_instruction_set(self._handle).decode()
         self.threads: int = c.doge_cpu_model_threads(self._handle)
+
+    @property
+    def described(self) -> str:
+        """What computes, in words: "native decoder, avx2, 2 threads"."""
+        return f"native decoder, {self.instruction_set}, {self.threads} thread" + "s" * (self.threads > 1)
 
     def _open(self) -> None:
         handle = c_void_p()
