@@ -6,6 +6,9 @@
 // median and the best of the rounds for reading a prompt of 512 tokens, and for writing behind 16 tokens and behind 1536; of
 // the latter also by the processor time of the calling thread, which other work on the machine disturbs less.
 //
+// Then the bytes of weights that a token reads, and the share that decoding has of what threads reach that only read as many
+// bytes, in turns with it: of memory, or of a cache that holds them.
+//
 // With ROWS: tokens a second in all of one sequence, of a batch of so many (one state), and of so many states together, in
 // turns, behind 16 tokens and behind 256 and more that differ by row; then the ratios to one sequence.
 // DOGE_SCREEN=1 screens a float head, DOGE_COPY=1 copies the weights.
@@ -18,6 +21,7 @@
 #include <cstring>
 #include <ctime>
 #include <string>
+#include <thread>
 #include <vector>
 
 namespace {
@@ -149,6 +153,29 @@ void write(doge_cpu_state* state, const std::vector<int64_t>& ids, int n, Rates*
     rates->add(n, wall() - w, processor() - p);
 }
 
+// Reads the first `bytes` of a file by so many threads, and does nothing with them; bytes a second.
+double reading(const uint8_t* file, uint64_t bytes, int threads) {
+    const auto sum = [=](int thread) {
+        constexpr uint64_t STREAMS = 4;  // at once, which reached most here
+        const uint64_t lines = bytes / 64 / uint64_t(threads) / STREAMS;
+        const uint8_t* at = file + uint64_t(thread) * STREAMS * lines * 64;
+        uint64_t sums[8] = {};
+        for (uint64_t i = 0; i < lines * STREAMS; i++) {
+            uint64_t words[8];
+            std::memcpy(words, at + (i % STREAMS * lines + i / STREAMS) * 64, 64);
+            for (int k = 0; k < 8; k++) sums[k] ^= words[k];
+        }
+        volatile uint64_t kept = 0;
+        for (const uint64_t s : sums) kept = kept ^ s;
+    };
+    const double w = wall();
+    std::vector<std::thread> others;
+    for (int t = 1; t < threads; t++) others.emplace_back(sum, t);
+    sum(0);
+    for (std::thread& t : others) t.join();
+    return double(bytes) / (wall() - w);
+}
+
 // One step of the sequences of each state: their next token, and the best one behind it.
 void step(const std::vector<doge_cpu_state*>& states, int batch, const std::vector<int64_t>& ids, int at) {
     std::vector<int64_t> tokens(size_t(batch) * states.size()), best(tokens.size());
@@ -241,20 +268,28 @@ int main(int argc, char** argv) {
         return 0;
     }
     Rates prefill, decode, late;
+    std::vector<double> shares;
     const auto rewind = [&](int n) { check(doge_cpu_state_rewind(state, n, message, sizeof message)); };
     for (int round = 0; round < rounds; round++) {
         rewind(0);
         run(state, ids, 0, 512, &prefill);
         run(state, ids, 512, 1024, nullptr);
         write(state, ids, 32, &late);
-        rewind(16);
-        write(state, ids, 96, &decode);
+        for (int turn = 0; turn < 4; turn++) {
+            rewind(16);
+            write(state, ids, 24, &decode);
+            const double tokens = decode.wall.back();
+            std::vector<double> rates;
+            for (int i = 0; i < 5; i++) rates.push_back(reading(file.bytes, file.read, threads));
+            shares.push_back(tokens * double(file.read) / Rates::median(rates));
+        }
     }
     std::printf("%-8s %s %d threads %-11s", size->name, precision.c_str(), threads, doge_cpu_model_instruction_set(model));
     decode.print("decode");
     late.print("at 1536");
     prefill.print("prefill 512");
-    std::printf("  %.1f MB a token, %.1f GB/s\n", double(file.read) * 1e-6, double(file.read) * Rates::median(decode.wall) * 1e-9);
+    std::printf("  %.1f MB a token, %.1f GB/s, %.0f %% of what reading alone reaches\n", double(file.read) * 1e-6,
+                double(file.read) * Rates::median(decode.wall) * 1e-9, 100 * Rates::median(shares));
     doge_cpu_state_destroy(state);
     doge_cpu_close(model);
     std::free(file.bytes);

@@ -55,6 +55,10 @@ inline void float_groups(const uint8_t* p, size_t group, int columns, const floa
 
 constexpr int GROUPS = 4;  // of a single token's floats at once
 
+// Bytes ahead of a single token's codes that are asked for. A token reads a matrix once, faster than the processor asks for
+// it by itself: measured with 60M (AVX2, 2 threads, other work beside), int8 gained a sixth and int4 a quarter.
+constexpr int AHEAD = 4096;
+
 inline int32_t sum_of_codes(const int8_t* q, int n) {
     int32_t s = 0;
     for (int i = 0; i < n; i++) s += q[i];
@@ -70,6 +74,8 @@ inline void code_tile(const Matrix& m, const uint8_t* p, const Activations& a, i
     for (int b = 0; b < blocks; b++) {
         const size_t at = size_t(b / ratio) * a.step + size_t(token);
         const int8_t* q = a.codes + at * size_t(block) + size_t(b % ratio * part);
+        if constexpr (M == 1)
+            for (int i = 0; i < chunks; i++) __builtin_prefetch(p + AHEAD + size_t(i) * 64);  // never faults
         I acc[M];
         int32_t sums[M];
         for (int t = 0; t < M; t++) {
