@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -101,6 +102,9 @@ def _compile(
         done = _run(compiler, [*line, *own], longest)
         if done.returncode and own:  # the compiler may be older than the instructions
             done = _run(compiler, line, longest)
+            sys.stderr.write(
+                f"{compiler.version} refuses {' '.join(own)}: the library has no kernels of {file['path'].stem}\n"
+            )
         if done.returncode:
             raise RunFailed(f"{file['path'].name} does not compile by {compiler.version}: {_first_error(done.stdout)}")
         return item

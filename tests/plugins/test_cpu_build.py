@@ -101,6 +101,22 @@ def test_an_error_of_the_compiler_is_one_line(monkeypatch, tmp_path):
         )
 
 
+def test_kernels_that_the_compiler_does_not_know_are_named(tmp_path, capfd):
+    compiler = tmp_path / "c++"
+    compiler.write_text(
+        "#!/bin/sh\n"
+        'case "$*" in *-mavx512vnni*) exit 1;; esac\n'
+        'while [ $# -gt 1 ]; do [ "$1" = -o ] && : > "$2"; shift; done\n'
+    )
+    compiler.chmod(0o755)
+    out = tmp_path / "out"
+    compile_cpu.compile_cpu(
+        cpu_library.cpu_sources(), out, CppCompiler((str(compiler),), "mine"), "x86_64-linux", jobs=1
+    )
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("mine refuses -mavx2 ") and line.endswith("the library has no kernels of isa_avx512vnni")
+
+
 def test_two_processors_in_one_file():
     joined = universal({"x86_64": b"first", "aarch64": b"second"})
     assert struct.unpack(">II", joined[:8]) == (0xCAFEBABE, 2)
@@ -165,6 +181,8 @@ def test_a_wheel_for_every_system(target, tmp_path):
     assert content.startswith(magic)
     assert processor is None or struct.unpack("<H", content[18:20])[0] == processor
     assert b"RegisterCustomOps" in content and b"doge_cpu_run" in content
+    best = b"neondot" if "aarch64" in target else b"avx512vnni"
+    assert best in content
     if target == "windows":
         assert exported(content) == marked() | {"RegisterCustomOps"}
 
