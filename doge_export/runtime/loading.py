@@ -14,14 +14,14 @@ from doge_export.package.manifest import Manifest, read_manifest
 from doge_export.package.verify import verify as verify_folder
 from doge_export.regular_file import is_there
 from doge_export.runtime.classification_session import ClassificationSession
-from doge_export.runtime.decoders.bounded import BoundedDecoder
+from doge_export.runtime.decoders.bounded import WINDOW, BoundedDecoder
 from doge_export.runtime.decoders.decoder import Decoder, SequenceLimits
 from doge_export.runtime.decoders.growing import GrowingDecoder, GrowingScoresDecoder
 from doge_export.runtime.decoders.in_place import InPlaceDecoder
 from doge_export.runtime.decoders.native import NativeDecoder
 from doge_export.runtime.decoders.native_bounded import BoundedNativeDecoder
 from doge_export.runtime.feature_session import FeatureSession
-from doge_export.runtime.generation_config import GenerationConfig
+from doge_export.runtime.generation_config import GenerationConfig, is_integer
 from doge_export.runtime.graph import graph_file, open_graph
 from doge_export.runtime.hub_folder import local_folder
 from doge_export.runtime.interface import check_interface
@@ -58,6 +58,7 @@ def load(
     threads: int | None = None,
     providers: str | Sequence[Any] | None = None,
     backend: Backend | None = None,
+    window: int | None = None,
     wait: float | None = None,
     verify: bool = False,
     digest: str | None = None,
@@ -73,6 +74,9 @@ def load(
         providers: execution providers of onnxruntime in order of preference, or the name of one.
         backend: "native" for the native decoder, "graph" for onnxruntime over the folder's graph. None: the native
             decoder where it is there and computes this model, else the graph; the graph where `providers` are given.
+        window: number of keys that a token sees of each layer and head, those of highest score; fewer than the model
+            was trained with (its keep_window_size), so that answers are approximate, in less memory and time. None:
+            as trained.
         wait: most seconds that a call waits for another one's answer on the same session to end, before it raises
             SessionBusy; None without end, 0 not at all. Features and classes are computed without waiting.
         verify: compare every file with the manifest before anything of the folder is opened.
@@ -107,6 +111,8 @@ def load(
         check_interface(opened, manifest, "one-call", folder / name)
         return opened
 
+    if window is not None and manifest.task != Session.task:
+        raise DogeExportError(f"a window is of caches, {folder} is for {manifest.task} and has none: leave it out")
     if manifest.task == FeatureSession.task:
         return FeatureSession(graph(), tokenizer, manifest, folder)
     if manifest.task == ClassificationSession.task:
@@ -115,7 +121,7 @@ def load(
     for note in generation_config.notes:
         warnings.warn(note, stacklevel=2)
     decoder = open_decoder(
-        folder, manifest, precision=precision, backend=backend, allow_host_code=allow_host_code, **where
+        folder, manifest, precision=precision, backend=backend, window=window, allow_host_code=allow_host_code, **where
     )
     return Session(decoder, tokenizer, manifest, generation_config, folder, wait, name)
 
@@ -154,6 +160,7 @@ def open_decoder(
     threads: int | None = None,
     providers: Sequence[Any] | None = None,
     backend: Backend | None = None,
+    window: int | None = None,
     allow_host_code: bool = False,
 ) -> Decoder:
     """Open the decoder for the interface that the manifest records of a graph.
@@ -163,7 +170,7 @@ def open_decoder(
     Args:
         folder: an exported folder of task text-generation.
         manifest: its manifest.
-        precision, threads, providers, backend, allow_host_code: see `load`.
+        precision, threads, providers, backend, window, allow_host_code: see `load`.
 
     Raises:
         DogeExportError: as for `load`, or this version has no decoder for the interface.
@@ -171,14 +178,18 @@ def open_decoder(
     name = graph_file(folder, manifest, precision)
     interface = manifest.graphs[name].interface
     limits = SequenceLimits.of(manifest)
+    window = None if window is None else smaller_window(manifest, window)
     if interface == "engine":
+        if window is not None:
+            raise DogeExportError(f"{folder} holds an engine, whose window is built in: leave the window out")
         if backend == "native":
             raise DogeExportError(f"{folder} holds an engine for a GPU, and the native decoder runs graphs")
         from doge_export.runtime.engine.engine_decoder import open_engine_decoder
 
         return open_engine_decoder(folder, limits, allow_host_code)
     if interface == "native":
-        return _native_folder_decoder(folder, manifest, name, threads, is_graph=backend == "graph" or bool(providers))
+        is_graph = backend == "graph" or bool(providers)
+        return _native_folder_decoder(folder, manifest, name, threads, window, is_graph=is_graph)
     if interface not in _DECODERS:
         raise DogeExportError(
             f"{folder} has a graph of interface {interface!r}; this version runs "
@@ -186,7 +197,7 @@ def open_decoder(
         )
     if backend == "native" or (backend is None and providers is None and NATIVE_BY_DEFAULT):
         try:
-            return _native_decoder(folder, manifest, name, threads, asked=backend == "native")
+            return _native_decoder(folder, manifest, name, threads, window, asked=backend == "native")
         except NotNative as why:
             if backend == "native":
                 raise DogeExportError(f"{folder} cannot be run by the native decoder: {why}") from why
@@ -197,10 +208,36 @@ def open_decoder(
                 raise
     session = open_graph(folder, name, threads=threads, providers=providers)
     check_interface(session, manifest, interface, folder / name)
-    return _DECODERS[interface](session, limits)
+    if window is None:
+        return _DECODERS[interface](session, limits)
+    if WINDOW not in {value.name for value in session.get_overridable_initializers()}:
+        raise DogeExportError(
+            f"the window of {folder}'s graph is built in: leave the window out, use the native decoder where it "
+            "computes this model, or export again with --cache bounded"
+        )
+    return BoundedDecoder(session, limits, window)
 
 
-def _native_decoder(folder: Path, manifest: Manifest, name: str, threads: int | None, *, asked: bool) -> Decoder:
+def smaller_window(manifest: Manifest, window: int) -> int | None:
+    """Return a window below the trained one; None for the trained one itself.
+
+    Raises:
+        DogeExportError: the model has no window, or a smaller one.
+    """
+    a = manifest.architecture
+    trained = int(a.get("keep_window_size") or 0)
+    if trained == 0 or a.get("ratio_mask") is not None or a.get("score") in ("none", "threshold"):
+        raise DogeExportError("this model keeps no number of keys of highest score: leave the window out")
+    if not is_integer(window) or not 1 <= window <= trained:
+        raise DogeExportError(
+            f"the window is {window!r}, expected 1 to {trained}, the keep_window_size that the model was trained with"
+        )
+    return None if window == trained else int(window)
+
+
+def _native_decoder(
+    folder: Path, manifest: Manifest, name: str, threads: int | None, window: int | None, *, asked: bool
+) -> Decoder:
     if not asked and native_library().usable_instruction_sets[-1] == "plain":
         raise NotNative("it has no kernels for this processor")
     if not is_there(folder / name):
@@ -210,13 +247,13 @@ def _native_decoder(folder: Path, manifest: Manifest, name: str, threads: int | 
         warnings.warn(opened.note, stacklevel=4)
     graph = manifest.graphs[name]
     if manifest.cache == "bounded":
-        return BoundedNativeDecoder(opened.model, SequenceLimits.of(manifest), cache_kind(graph))
-    finds_best = graph.precision == "fp32"
-    return NativeDecoder(opened.model, SequenceLimits.of(manifest), cache_kind(graph), finds_best=finds_best)
+        return BoundedNativeDecoder(opened.model, SequenceLimits.of(manifest), cache_kind(graph), window=window)
+    limits, finds_best = SequenceLimits.of(manifest), graph.precision == "fp32"
+    return NativeDecoder(opened.model, limits, cache_kind(graph), finds_best=finds_best, window=window)
 
 
 def _native_folder_decoder(
-    folder: Path, manifest: Manifest, name: str, threads: int | None, *, is_graph: bool
+    folder: Path, manifest: Manifest, name: str, threads: int | None, window: int | None, *, is_graph: bool
 ) -> Decoder:
     if is_graph:
         raise DogeExportError(f"{folder} has the native form of the weights alone; leave backend and providers out")
@@ -225,7 +262,8 @@ def _native_folder_decoder(
     except NotNative as why:
         raise DogeExportError(f"{folder} needs the native decoder: {why}") from why
     graph = manifest.graphs[name]
-    return NativeDecoder(model, SequenceLimits.of(manifest), cache_kind(graph), finds_best=graph.precision == "fp32")
+    limits, finds_best = SequenceLimits.of(manifest), graph.precision == "fp32"
+    return NativeDecoder(model, limits, cache_kind(graph), finds_best=finds_best, window=window)
 
 
 def _check_backend(backend: str | None, providers: Any) -> None:

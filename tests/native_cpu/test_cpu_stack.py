@@ -143,8 +143,8 @@ def test_content_of_no_state_changes_nothing(model):
 def test_a_bounded_state_answers_as_an_unbounded_one(library, random_module, packed, cache, moe, chunks):
     """Ties too, since tokens repeat; and padding. Memory stays where it was.
 
-    Of an int8 cache, about as far from a float32 one as unbounded: weights of values are rounded to 7 bits by 64 keys, and
-    the 20 keys that are kept come to lie in one such block, beside the largest of them.
+    Of an int8 cache, about as far from a float32 one as unbounded: weights of values are rounded to 7 bits by 64 keys,
+    and the 20 keys that are kept come to lie in one such block, beside the largest of them.
     """
     model = library.open(packed(random_module(max_length=1500, **(MOE if moe else {})), max_length=1500), 2)
     ids, mask = np.random.default_rng(0).integers(0, 320, (2, 1500)), left_padded(1500, 0, 30)
