@@ -26,7 +26,7 @@ from doge_export.runtime.graph import graph_file, open_graph
 from doge_export.runtime.hub_folder import local_folder
 from doge_export.runtime.interface import check_interface
 from doge_export.runtime.native.backend import native_library, open_native, open_weight_file
-from doge_export.runtime.native.support import Backend, NotNative, cache_kind
+from doge_export.runtime.native.support import Backend, NotNative, cache_kind, can_drop_keys
 from doge_export.runtime.session import Session
 from doge_export.runtime.task_session import TaskSession, WrongTask
 from doge_export.runtime.threads import FEW, check_threads
@@ -246,7 +246,7 @@ def _native_decoder(
     if opened.note is not None:
         warnings.warn(opened.note, stacklevel=4)
     graph = manifest.graphs[name]
-    if manifest.cache == "bounded":
+    if manifest.cache == "bounded" or (window is not None and can_drop_keys(opened.model.config)):
         return BoundedNativeDecoder(opened.model, SequenceLimits.of(manifest), cache_kind(graph), window=window)
     limits, finds_best = SequenceLimits.of(manifest), graph.precision == "fp32"
     return NativeDecoder(opened.model, limits, cache_kind(graph), finds_best=finds_best, window=window)

@@ -156,6 +156,11 @@ class BoundedDecoder(GraphDecoder):
         self._progress.restore(length, np.array([[length]], np.int64))
         self.mark()
 
+    @property
+    def cache_bytes(self) -> int | None:
+        """See `Decoder.cache_bytes`."""
+        return sum(cache.numpy().nbytes for cache in self._caches)
+
     def cache_snapshot(self) -> list[tuple[Array, Array]]:
         """Copy the (key, value) slots of every layer, each [B, Hkv, slots, D]."""
         arrays = dict(zip(self._pasts, (cache.numpy().copy() for cache in self._caches), strict=True))

@@ -150,6 +150,11 @@ class Decoder(abc.ABC):
         """
         return [decoder.predict(ids)[0] for decoder, ids in zip(decoders, input_ids, strict=True)]
 
+    @property
+    def cache_bytes(self) -> int | None:
+        """Memory of the caches now; None where it is not known."""
+        return None
+
     @abc.abstractmethod
     def cache_snapshot(self) -> list[tuple[Array, Array]]:
         """Copy the (key, value) cache of every layer, each [B, Hkv, length, D]."""

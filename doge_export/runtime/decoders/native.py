@@ -248,6 +248,11 @@ class NativeDecoder(Decoder):
         self._state = fresh
         self._record(length, None)
 
+    @property
+    def cache_bytes(self) -> int | None:
+        """See `Decoder.cache_bytes`."""
+        return self._present_state().bytes
+
     def cache_snapshot(self) -> list[tuple[Array, Array]]:
         """Copy the (key, value) cache of every layer, each float32 [B, Hkv, slots, D]."""
         return self._present_state().cache()
