@@ -93,6 +93,7 @@ def bench(
     context: Sequence[int] = (),
     rounds: int = 5,
     backend: Sequence[Backend] = (),
+    window: Sequence[int] = (),
     others: Sequence[TimedModel] = (),
     verify: bool = False,
     allow_host_code: bool = False,
@@ -112,6 +113,7 @@ def bench(
         context: numbers of tokens after which to measure the first token and decoding.
         rounds: number of rounds, after one that is not counted.
         backend: what computes each graph, see `load`; several are timed side by side. By default what `load` takes.
+        window: windows smaller than the trained one to time beside it, see `load`.
         others: models of other libraries that take their turns too; the first is what ratios refer to.
         verify, allow_host_code: see `load`.
 
@@ -123,7 +125,11 @@ def bench(
     opening = {"threads": threads, "verify": verify, "allow_host_code": allow_host_code}
     given = [folders] if isinstance(folders, (str, Path)) else folders
     sessions = _open(
-        list(dict.fromkeys(map(Path, given))), list(dict.fromkeys(precision)), list(dict.fromkeys(backend)), opening
+        list(dict.fromkeys(map(Path, given))),
+        list(dict.fromkeys(precision)),
+        list(dict.fromkeys(backend)),
+        list(dict.fromkeys(window)),
+        opening,
     )
     longest = min(session.max_length for _, session, _, _ in sessions)
     contexts = sorted(set(context))
@@ -141,7 +147,7 @@ def bench(
         "threads": threads,
     }
     process = {
-        name: probe(session.folder, threads, new_tokens, asked, by, allow_host_code)
+        name: probe(session.folder, threads, new_tokens, asked, by, session.decoder.window, allow_host_code)
         for name, session, asked, by in sessions
     }
     described: dict[str, dict[str, Any]] = {name: _described(session, asked) for name, session, asked, _ in sessions}
@@ -172,11 +178,15 @@ def bench(
     return Benchmark(described, rates, seconds, process, baseline, settings, machine())
 
 
+LONGEST_PLOTTED = 2**14
+"""Tokens up to which a plot goes by default, of folders without a limit."""
+
+
 def contexts_to_plot(folders: Sequence[str | Path]) -> list[int]:
     """Return contexts for a plot: 64, 128, 256 and so on, as far as all folders hold them."""
     from doge_export.package.manifest import read_manifest
 
-    longest = min(read_manifest(folder).max_length for folder in folders)
+    longest = min(LONGEST_PLOTTED, *(read_manifest(folder).max_length for folder in folders))
     return [length for length in (64 << doubling for doubling in range(32)) if length + STEPS <= longest] or [
         longest // 2
     ]
@@ -187,15 +197,22 @@ Subject = tuple[str, Session, str | None, str | None]
 
 
 def _open(
-    folders: list[Path], precisions: list[str], backends: list[Backend], opening: dict[str, Any]
+    folders: list[Path], precisions: list[str], backends: list[Backend], windows: list[int], opening: dict[str, Any]
 ) -> list[Subject]:
     """Open every graph to time, by every backend."""
     opened: list[Subject] = []
     precisions_or_none: list[str | None] = [*precisions] or [None]
     backends_or_none: list[Backend | None] = [*backends] or [None]
-    for folder, precision, by in itertools.product(folders, precisions_or_none, backends_or_none):
-        session = load_as(Session, folder, purpose="bench", precision=precision, backend=by, **opening)
-        named = (str(folder) if len(folders) > 1 else None, precision, by if len(backends) > 1 else None)
+    for folder, precision, by, window in itertools.product(
+        folders, precisions_or_none, backends_or_none, [None, *windows]
+    ):
+        session = load_as(Session, folder, purpose="bench", precision=precision, backend=by, window=window, **opening)
+        named = (
+            str(folder) if len(folders) > 1 else None,
+            precision,
+            by if len(backends) > 1 else None,
+            f"window {window or session.manifest.architecture['keep_window_size']}" if windows else None,
+        )
         opened.append((" ".join(filter(None, named)) or "doge-export", session, precision, by))
     return opened
 

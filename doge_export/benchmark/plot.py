@@ -15,7 +15,7 @@ from doge_export.paths import check_file
 
 COLORS = ("#3b6fb6", "#d98218", "#3d8f5f", "#8a5bb0", "#c62828", "#5b6270")
 
-_STYLE: Any = {
+STYLE: Any = {
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "doge-export",
     "font.family": "sans-serif",
@@ -65,7 +65,7 @@ def write_plot(result: Benchmark, file: Path) -> None:
         ("decoding, ms per token", lambda name, at: 1000 / np.array(result.rates[name][f"decode@{at}"])[::-1]),
         ("time to first token, ms", lambda name, at: 1000 * np.array(result.seconds[name][f"first_token@{at}"])),
     ]
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(11, 3.6))
         for axes, (title, values) in zip(figure.subplots(1, len(panels)), panels, strict=True):
             for index, name in enumerate(result.subjects):

@@ -1,8 +1,8 @@
 """Time and memory of a fresh process: `python -m doge_export.benchmark.probe FOLDER THREADS NEW_TOKENS ...`.
 
-Three arguments more are the precision of the graph, what computes it, and "host-code", as `probe` passes them. The
-program prints one JSON object. It runs in a process of its own because a process can measure its imports, its loading
-and its peak memory only once.
+Four arguments more are the precision of the graph, what computes it, its window, and "host-code", as `probe` passes
+them. The program prints one JSON object. It runs in a process of its own because a process can measure its imports, its
+loading and its peak memory only once.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ def probe(
     new_tokens: int,
     precision: str | None = None,
     backend: str | None = None,
+    window: int | None = None,
     allow_host_code: bool = False,
 ) -> dict[str, Any]:
     """Measure a fresh process that loads a graph and decodes.
@@ -37,7 +38,7 @@ def probe(
         new_tokens: number of tokens to decode after the first, cut to what the export holds.
         precision: precision of the graph; None for the one that `load` opens.
         backend: what computes it; None for what `load` takes.
-        allow_host_code: see `load`.
+        window, allow_host_code: see `load`.
 
     Returns:
         import_seconds, load_seconds and first_token_seconds (loading included); base_bytes and peak_bytes, the peak
@@ -52,6 +53,7 @@ def probe(
         str(new_tokens),
         precision or "",
         backend or "",
+        str(window or 0),
         *(["host-code"] if allow_host_code else []),
     ]
     done = subprocess.run(
@@ -65,7 +67,13 @@ def probe(
 
 
 def main(
-    folder: str, threads: str, new_tokens: str, precision: str = "", backend: str = "", host_code: str = ""
+    folder: str,
+    threads: str,
+    new_tokens: str,
+    precision: str = "",
+    backend: str = "",
+    window: str = "0",
+    host_code: str = "",
 ) -> None:
     """Measure this process and print the result."""
     start = time.perf_counter()
@@ -82,6 +90,7 @@ def main(
         precision=precision or None,
         threads=int(threads) or None,
         backend=cast("Backend | None", backend or None),
+        window=int(window) or None,
         allow_host_code=bool(host_code),
     )
     assert isinstance(session, Session)

@@ -66,6 +66,13 @@ if TYPE_CHECKING:
     multiple=True,
     help="What computes on a CPU: the native decoder, or onnxruntime. May be given twice. [default: as load]",
 )
+@click.option(
+    "--window",
+    type=int,
+    multiple=True,
+    metavar="N",
+    help="Keys that a token sees, fewer than the model was trained with: timed beside it. May be given several times.",
+)
 @threads_option
 @verify_option
 @host_code_option

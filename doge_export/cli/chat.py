@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from doge_export import console
-from doge_export.cli.options import check_settings, folder_argument, generation_options, log_notes, session_options
+from doge_export.cli.options import (
+    check_settings,
+    folder_argument,
+    generation_options,
+    log_notes,
+    log_window,
+    session_options,
+    window_option,
+)
 from doge_export.cli.text import show
 from doge_export.errors import DogeExportError, TooLong
 from doge_export.interruption import dealt_with
@@ -50,12 +58,14 @@ Ctrl-C         stops an answer"""
     help="Go on with the conversation of this file, if it is there, without reading it again, and write it at the end.",
 )
 @generation_options
+@window_option
 @session_options
 def command(
     folder: Path,
     system: str | None,
     context_overflow: Overflow,
     state: Path | None,
+    window: int | None,
     precision: str | None,
     opening: dict[str, Any],
     stop: tuple[str, ...],
@@ -71,8 +81,9 @@ def command(
     from doge_export.runtime.session import Session
 
     check_settings(settings)
-    session = load_as(Session, folder, purpose="chat", precision=precision, **opening)
+    session = load_as(Session, folder, purpose="chat", precision=precision, window=window, **opening)
     log_notes(session)
+    log_window(session)
     if state is None or not is_there(state):
         chat = session.chat(system, context_overflow)
     elif system is None:

@@ -16,13 +16,29 @@ from doge_export.paths import check_apart, check_file, read_text
 if TYPE_CHECKING:
     from doge_export.evaluation.choices import ChoicesScore
     from doge_export.evaluation.perplexity import TextScore
+    from doge_export.evaluation.windows import WindowsScore
 
 
 @click.command()
 @folder_argument
 @click.option("--text", type=PATH, metavar="FILE", help="Perplexity of this UTF-8 text of at most 64 MiB.")
-@click.option("--window", type=int, metavar="N", help="Tokens seen at once. [default: as many as it holds, up to 2048]")
-@click.option("--stride", type=int, metavar="N", help="Tokens that the window moves by. [default: half of it]")
+@click.option(
+    "--length",
+    type=int,
+    metavar="N",
+    help="Tokens read at once. [default: as many as it holds, up to 2048; with --window eight times keep_window_size]",
+)
+@click.option("--stride", type=int, metavar="N", help="Tokens that they move on by. [default: half of them]")
+@click.option(
+    "--window",
+    "windows",
+    type=int,
+    multiple=True,
+    metavar="N",
+    help="Compare a window of N keys a token, fewer than keep_window_size, with the full one: perplexity and KL by "
+    "position, speed, memory. May be given several times.",
+)
+@click.option("--plot", type=PATH, metavar="FILE", help="With --window: draw them by position, as .svg or .png.")
 @click.option(
     "--choices",
     type=PATH,
@@ -35,8 +51,10 @@ if TYPE_CHECKING:
 def command(
     folder: Path,
     text: Path | None,
-    window: int | None,
+    length: int | None,
     stride: int | None,
+    windows: tuple[int, ...],
+    plot: Path | None,
     choices: Path | None,
     details: Path | None,
     precision: str | None,
@@ -45,10 +63,10 @@ def command(
 ) -> None:
     """Measure perplexity and accuracy.
 
-    Perplexity is measured with a sliding window: each token counts once, with at least window - stride tokens before
-    it. Choices are scored as lm-evaluation-harness scores them: acc by the likelihood behind
-    "CONTEXT\\n\\nQUESTION ", acc_norm and acc_bytes by the likelihood per character and per byte, exact_match by the
-    answer that greedy decoding would write.
+    Perplexity is measured on a sliding part of the text: each token counts once, with at least length - stride tokens
+    before it. With --window the text is cut into parts instead, and each is read from its beginning. Choices are scored
+    as lm-evaluation-harness scores them: acc by the likelihood behind "CONTEXT\\n\\nQUESTION ", acc_norm and acc_bytes
+    by the likelihood per character and per byte, exact_match by the answer that greedy decoding would write.
     """
     from doge_export.evaluation.choices import evaluate_choices
     from doge_export.evaluation.perplexity import LONGEST_TEXT, evaluate_text
@@ -61,8 +79,17 @@ def command(
         raise click.UsageError("give --text FILE, --choices FILE.jsonl, or both.")
     if choices is None and details is not None:
         raise click.UsageError("--details is of --choices; give both.")
-    if text is None and (window is not None or stride is not None):
-        raise click.UsageError("--window and --stride are of --text; give it too.")
+    if text is None and (length is not None or stride is not None or windows):
+        raise click.UsageError("--length, --stride and --window are of --text; give it too.")
+    if windows and stride is not None:
+        raise click.UsageError("--stride is of the perplexity without --window; leave one of them out.")
+    if plot is not None and not windows:
+        raise click.UsageError("--plot is of --window; give it too.")
+    if plot is not None:
+        from doge_export.benchmark.plot import plot_path
+
+        plot = plot_path(plot)
+        check_apart({"--plot": plot}, {"FOLDER": folder, "--choices": choices, "--text": text})
     if details is not None:
         check_file("--details", details)
         check_apart({"--details": details}, {"FOLDER": folder, "--choices": choices, "--text": text})
@@ -71,19 +98,29 @@ def command(
     session = load_as(Session, folder, purpose="eval", precision=precision, **opening)
     graph = session.manifest.graphs[graph_file(folder, session.manifest, precision)]
     results: dict[str, Any] = {"folder": str(folder), "precision": graph.precision}
-    if content is not None:
-        results["text"] = evaluate_text(session, content, window=window, stride=stride)
+    if content is not None and windows:
+        from doge_export.evaluation.windows import evaluate_windows
+
+        results["windows"] = evaluate_windows(folder, content, windows, length=length, precision=precision, **opening)
+    elif content is not None:
+        results["text"] = evaluate_text(session, content, window=length, stride=stride)
     if questions is not None:
         results["choices"] = evaluate_choices(session, questions)
     if details is not None:
         lines = (json.dumps(item.to_dict(), ensure_ascii=False) for item in results["choices"].answers)
         with written_file("--details", details) as stream:
             stream.writelines(f"{line}\n".encode() for line in lines)
+    if plot is not None:
+        from doge_export.benchmark.window_plot import write_window_plot
+
+        write_window_plot(results["windows"], plot)
     if as_json:
         echo_json({name: value.to_dict() if hasattr(value, "to_dict") else value for name, value in results.items()})
         return
     if "text" in results:
         click.echo(_of_text(results["text"]))
+    if "windows" in results:
+        click.echo(_of_windows(results["windows"]))
     if "choices" in results:
         click.echo(_of_choices(results["choices"]))
 
@@ -93,9 +130,28 @@ def _of_text(score: TextScore) -> str:
         ("perplexity", f"{score.perplexity:.4f}"),
         ("nats per token", f"{score.nats_per_token:.4f}"),
         ("bits per byte", f"{score.bits_per_byte:.4f}"),
-        ("tokens", f"{score.tokens} ({score.bytes} bytes), window {score.window}, stride {score.stride}"),
+        ("tokens", f"{score.tokens} ({score.bytes} bytes), length {score.window}, stride {score.stride}"),
     ]
     return columns(rows, indent=0)
+
+
+def _of_windows(score: WindowsScore) -> str:
+    rows: list[tuple[str, ...]] = [
+        ("perplexity", *(f"window {each.window}{' (trained)' * each.trained}" for each in score.windows)),
+    ]
+    for parts in zip(*(each.stretches for each in score.windows), strict=True):
+        shown = (
+            ("" if part.perplexity is None else f"{part.perplexity:.4f}")
+            + ("" if each.trained else f", KL {part.kl_mean:.2g}")
+            for each, part in zip(score.windows, parts, strict=True)
+        )
+        rows.append((f"  tokens {parts[0].first}-{parts[0].end - 1}", *shown))
+    rows.append(("tokens/s", *(f"{each.tokens_per_second:.0f}" for each in score.windows)))
+    rows.append(
+        ("caches", *("" if each.cache_bytes is None else f"{each.cache_bytes / 1e6:.2f} MB" for each in score.windows))
+    )
+    lengths = f"{score.rows} part{'s'[: score.rows > 1]} of up to {score.length} tokens, by {score.computed_by}"
+    return f"{columns(rows, indent=0)}\n{lengths}; a window below the trained one is an approximation"
 
 
 def _of_choices(score: ChoicesScore) -> str:

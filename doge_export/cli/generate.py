@@ -17,7 +17,9 @@ from doge_export.cli.options import (
     generation_options,
     json_option,
     log_notes,
+    log_window,
     session_options,
+    window_option,
 )
 from doge_export.cli.render import echo_json
 from doge_export.cli.text import read_stdin, show
@@ -30,6 +32,7 @@ from doge_export.cli.text import read_stdin, show
 @click.option("--chat", is_flag=True, help="Put the prompt into the chat template, as a user's message.")
 @click.option("--system", metavar="TEXT", help="System message before the prompt; implies --chat.")
 @click.option("--stream/--no-stream", default=True, help="Print the text as it comes, or at the end. [default: stream]")
+@window_option
 @session_options
 @json_option
 def command(
@@ -38,6 +41,7 @@ def command(
     chat: bool,
     system: str | None,
     stream: bool,
+    window: int | None,
     precision: str | None,
     opening: dict[str, Any],
     as_json: bool,
@@ -59,8 +63,9 @@ def command(
         request = [{"role": "user", "content": text}]
         if system is not None:
             request.insert(0, {"role": "system", "content": system})
-    session = load_as(Session, folder, purpose="generate", precision=precision, **opening)
+    session = load_as(Session, folder, purpose="generate", precision=precision, window=window, **opening)
     log_notes(session)
+    log_window(session)
     started = time.perf_counter()
     pieces = session.stream(request, stop=list(stop) or None, **settings)
     show(_collected(pieces) if as_json or not stream else pieces, silent=as_json)

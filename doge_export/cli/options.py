@@ -147,6 +147,15 @@ host_code_option = click.option(
 )
 
 
+window_option = click.option(
+    "--window",
+    type=int,
+    metavar="N",
+    help="Keys that a token sees of each layer and head, fewer than the model was trained with: an approximation, in "
+    "less memory and time. [default: keep_window_size]",
+)
+
+
 def session_options(function: Function) -> Function:
     """Add the options for opening a folder: `precision`, and `opening`, the other keywords of `load`."""
 
@@ -291,6 +300,14 @@ def log_notes(session: Session) -> None:
     """Tell what of a folder's generation_config.json is not supported."""
     for note in session.generation_config.notes:
         console.log(f"note: {note}")
+
+
+def log_window(session: Session) -> None:
+    """Tell that answers are approximate where a window is smaller than the trained one."""
+    window = session.decoder.window
+    if window is not None:
+        trained = session.manifest.architecture["keep_window_size"]
+        console.log(f"note: a token sees {window} keys, the model was trained with {trained}: answers are approximate")
 
 
 def texts_options(function: Function) -> Function:

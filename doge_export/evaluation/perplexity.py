@@ -73,7 +73,7 @@ def evaluate_text(session: Session, text: str, *, window: int | None = None, str
             stride is out of range.
     """
     window, stride = _extents(session, window, stride)
-    ids, offsets = _encoded(session, text)
+    ids, offsets = encoded_text(session, text)
     nats, scored = 0.0, 0
     unscored: list[int] = []
     with session.exclusive(), progress("scoring", len(ids) - 1) as advance:
@@ -124,7 +124,7 @@ def _extents(session: Session, window: int | None, stride: int | None) -> tuple[
     return window, stride
 
 
-def _encoded(session: Session, text: str) -> tuple[np.ndarray, np.ndarray]:
+def encoded_text(session: Session, text: str) -> tuple[np.ndarray, np.ndarray]:
     """Encode a text; return the ids [N], and each token's [start, end) in characters [N, 2], empty for added tokens."""
     tokenizer = need_tokenizer(session.tokenizer)
     if not text:

@@ -98,9 +98,9 @@ def stretches(rows: Sequence[tuple[int, np.ndarray, np.ndarray]], limits: Limits
     """
     length = max(tokens for tokens, _, _ in rows)
     # The class of a text is one number, which belongs to the text's end.
-    bounds = _bounds(length) if max(len(kl) for _, kl, _ in rows) > 1 else [(0, length)]
+    parts = bounds(length) if max(len(kl) for _, kl, _ in rows) > 1 else [(0, length)]
     found = []
-    for first, end in bounds:
+    for first, end in parts:
         kls = [kl[first:end] for _, kl, _ in rows if len(kl) > first]
         growth = np.concatenate([more[first:end] for _, _, more in rows])
         found.append(_stretch(length, first, end, kls, growth, limits.at(end)))
@@ -127,7 +127,7 @@ def _stretch(length: int, first: int, end: int, kls: Sequence[np.ndarray], growt
     )
 
 
-def _bounds(length: int) -> list[tuple[int, int]]:
+def bounds(length: int) -> list[tuple[int, int]]:
     """Return first and end of each stretch of `length` tokens.
 
     A rest of less than three quarters of a stretch belongs to the one before it: few tokens of few texts are no measure

@@ -76,7 +76,7 @@ def _expected_inputs(interface: str, manifest: Manifest, found: Mapping[str, Por
         return tokens | {"position_ids": _IDS}, {}
     if interface == "bounded":
         joint: Port = ("float", (None, _joint_heads(manifest, found), None))
-        return tokens | {"position_ids": _IDS, "past_scores": joint}, keep
+        return tokens | {"position_ids": _IDS, "past_scores": joint}, keep | {"keep_window_size": ("int64", (1,))}
     if interface == "growing":
         return tokens | {"position_ids": _IDS}, keep
     lengths: dict[str, Port] = {

@@ -14,21 +14,21 @@ from doge_export.package.manifest import Manifest, read_manifest
 from doge_export.package.verify import verify as verify_folder
 from doge_export.regular_file import is_there
 from doge_export.runtime.classification_session import ClassificationSession
-from doge_export.runtime.decoders.bounded import BoundedDecoder
+from doge_export.runtime.decoders.bounded import WINDOW, BoundedDecoder
 from doge_export.runtime.decoders.decoder import Decoder, SequenceLimits
 from doge_export.runtime.decoders.growing import GrowingDecoder, GrowingScoresDecoder
 from doge_export.runtime.decoders.in_place import InPlaceDecoder
 from doge_export.runtime.decoders.native import NativeDecoder
 from doge_export.runtime.decoders.native_bounded import BoundedNativeDecoder
 from doge_export.runtime.feature_session import FeatureSession
-from doge_export.runtime.generation_config import GenerationConfig
+from doge_export.runtime.generation_config import GenerationConfig, is_integer
 from doge_export.runtime.graph import graph_file, open_graph
 from doge_export.runtime.hub_folder import local_folder
 from doge_export.runtime.interface import check_interface
 from doge_export.runtime.native.backend import native_library, open_native, open_weight_file
 from doge_export.runtime.native.classifier import Classifier
 from doge_export.runtime.native.interface import NativeModel
-from doge_export.runtime.native.support import Backend, NotNative, cache_kind, check_graph
+from doge_export.runtime.native.support import Backend, NotNative, cache_kind, can_drop_keys, check_graph
 from doge_export.runtime.one_call import GraphCall, NativeCall, OneCall
 from doge_export.runtime.session import Session
 from doge_export.runtime.task_session import TaskSession, WrongTask
@@ -62,6 +62,7 @@ def load(
     threads: int | None = None,
     providers: str | Sequence[Any] | None = None,
     backend: Backend | None = None,
+    window: int | None = None,
     wait: float | None = None,
     verify: bool = False,
     digest: str | None = None,
@@ -77,6 +78,9 @@ def load(
         providers: execution providers of onnxruntime in order of preference, or the name of one.
         backend: "native" for the native decoder, "graph" for onnxruntime over the folder's graph. None: the native
             decoder where it is there and computes this model, else the graph; the graph where `providers` are given.
+        window: number of keys that a token sees of each layer and head, those of highest score; fewer than the model
+            was trained with (its keep_window_size), so that answers are approximate, in less memory and time. None:
+            as trained.
         wait: most seconds that a call waits for another one's answer on the same session to end, before it raises
             SessionBusy; None without end, 0 not at all. Features and classes are computed without waiting.
         verify: compare every file with the manifest before anything of the folder is opened.
@@ -103,6 +107,8 @@ def load(
     }
     name = graph_file(folder, manifest, precision)
 
+    if window is not None and manifest.task != Session.task:
+        raise DogeExportError(f"a window is of caches, {folder} is for {manifest.task} and has none: leave it out")
     if manifest.task == FeatureSession.task:
         return FeatureSession(_open_one_call(folder, manifest, name, backend, **where), tokenizer, manifest, folder)
     if manifest.task == ClassificationSession.task:
@@ -112,7 +118,7 @@ def load(
     for note in generation_config.notes:
         warnings.warn(note, stacklevel=2)
     decoder = open_decoder(
-        folder, manifest, precision=precision, backend=backend, allow_host_code=allow_host_code, **where
+        folder, manifest, precision=precision, backend=backend, window=window, allow_host_code=allow_host_code, **where
     )
     return Session(decoder, tokenizer, manifest, generation_config, folder, wait, name)
 
@@ -151,6 +157,7 @@ def open_decoder(
     threads: int | None = None,
     providers: Sequence[Any] | None = None,
     backend: Backend | None = None,
+    window: int | None = None,
     allow_host_code: bool = False,
 ) -> Decoder:
     """Open the decoder for the interface that the manifest records of a graph.
@@ -160,7 +167,7 @@ def open_decoder(
     Args:
         folder: an exported folder of task text-generation.
         manifest: its manifest.
-        precision, threads, providers, backend, allow_host_code: see `load`.
+        precision, threads, providers, backend, window, allow_host_code: see `load`.
 
     Raises:
         DogeExportError: as for `load`, or this version has no decoder for the interface.
@@ -168,14 +175,18 @@ def open_decoder(
     name = graph_file(folder, manifest, precision)
     interface = manifest.graphs[name].interface
     limits = SequenceLimits.of(manifest)
+    window = None if window is None else smaller_window(manifest, window)
     if interface == "engine":
+        if window is not None:
+            raise DogeExportError(f"{folder} holds an engine, whose window is built in: leave the window out")
         if backend == "native":
             raise DogeExportError(f"{folder} holds an engine for a GPU, and the native decoder runs graphs")
         from doge_export.runtime.engine.engine_decoder import open_engine_decoder
 
         return open_engine_decoder(folder, limits, allow_host_code)
     if interface == "native":
-        return _native_folder_decoder(folder, manifest, name, threads, is_graph=backend == "graph" or bool(providers))
+        is_graph = backend == "graph" or bool(providers)
+        return _native_folder_decoder(folder, manifest, name, threads, window, is_graph=is_graph)
     if interface not in _DECODERS:
         raise DogeExportError(
             f"{folder} has a graph of interface {interface!r}; this version runs "
@@ -183,14 +194,38 @@ def open_decoder(
         )
 
     def native(asked: bool) -> Decoder:
-        return _native_decoder(_native_model(folder, manifest, name, threads, asked), manifest, name)
+        return _native_decoder(_native_model(folder, manifest, name, threads, asked), manifest, name, window)
 
     decoder = _natively(native, folder, backend, providers)
     if decoder is not None:
         return decoder
     session = open_graph(folder, name, threads=threads, providers=providers)
     check_interface(session, manifest, interface, folder / name)
-    return _DECODERS[interface](session, limits)
+    if window is None:
+        return _DECODERS[interface](session, limits)
+    if WINDOW not in {value.name for value in session.get_overridable_initializers()}:
+        raise DogeExportError(
+            f"the window of {folder}'s graph is built in: leave the window out, use the native decoder where it "
+            "computes this model, or export again with --cache bounded"
+        )
+    return BoundedDecoder(session, limits, window)
+
+
+def smaller_window(manifest: Manifest, window: int) -> int | None:
+    """Return a window below the trained one; None for the trained one itself.
+
+    Raises:
+        DogeExportError: the model has no window, or a smaller one.
+    """
+    a = manifest.architecture
+    trained = int(a.get("keep_window_size") or 0)
+    if trained == 0 or a.get("ratio_mask") is not None or a.get("score") in ("none", "threshold"):
+        raise DogeExportError("this model keeps no number of keys of highest score: leave the window out")
+    if not is_integer(window) or not 1 <= window <= trained:
+        raise DogeExportError(
+            f"the window is {window!r}, expected 1 to {trained}, the keep_window_size that the model was trained with"
+        )
+    return None if window == trained else int(window)
 
 
 def _open_one_call(
@@ -257,15 +292,16 @@ def _native_model(folder: Path, manifest: Manifest, name: str, threads: int | No
     return opened.model
 
 
-def _native_decoder(model: NativeModel, manifest: Manifest, name: str) -> Decoder:
+def _native_decoder(model: NativeModel, manifest: Manifest, name: str, window: int | None) -> Decoder:
     graph = manifest.graphs[name]
-    if manifest.cache == "bounded":
-        return BoundedNativeDecoder(model, SequenceLimits.of(manifest), cache_kind(graph))
-    return NativeDecoder(model, SequenceLimits.of(manifest), cache_kind(graph), finds_best=graph.precision == "fp32")
+    limits, cache = SequenceLimits.of(manifest), cache_kind(graph)
+    if manifest.cache == "bounded" or (window is not None and can_drop_keys(model.config)):
+        return BoundedNativeDecoder(model, limits, cache, window=window)
+    return NativeDecoder(model, limits, cache, finds_best=graph.precision == "fp32", window=window)
 
 
 def _native_folder_decoder(
-    folder: Path, manifest: Manifest, name: str, threads: int | None, *, is_graph: bool
+    folder: Path, manifest: Manifest, name: str, threads: int | None, window: int | None, *, is_graph: bool
 ) -> Decoder:
     if is_graph:
         raise DogeExportError(f"{folder} has the native form of the weights alone; leave backend and providers out")
@@ -273,7 +309,7 @@ def _native_folder_decoder(
         model = open_weight_file(folder / f"{name}_data", manifest, threads and min(threads, FEW))
     except NotNative as why:
         raise DogeExportError(f"{folder} needs the native decoder: {why}") from why
-    return _native_decoder(model, manifest, name)
+    return _native_decoder(model, manifest, name, window)
 
 
 def _check_backend(backend: str | None, providers: Any) -> None:

@@ -272,7 +272,7 @@ class Session(TaskSession):
         if state.form != self.decoder.state_form:
             raise DogeExportError(
                 f"{file} was saved where {state.form!r} computed, and {self.decoder.state_form!r} computes here: "
-                f"load the folder with the backend {state.form.partition(' ')[0]}"
+                f"load the folder with the backend {state.form.partition(' ')[0].rstrip(',')} and the same window"
             )
         return state
 

@@ -70,6 +70,14 @@ def test_folders_side_by_side_are_compared_with_the_first(nano_folder, nano_moe_
         }
 
 
+def test_smaller_windows_are_timed_beside_the_trained_one(nano_folder, native_library):
+    result = bench(nano_folder, backend=["native"], window=[16, 16], **QUICK)
+    assert list(result.rates) == list(result.process) == ["window 64", "window 16"]
+    assert result.baseline == "window 64" and result.ratio("window 16", "decode") > 0
+    done = run(nano_folder, "--backend", "native", "--window", 65, *QUICK_OPTIONS)
+    assert done.exit_code == 2 and "expected 1 to 64" in done.stderr
+
+
 @pytest.fixture
 def two_precisions(nano_folder, tmp_path):
     """A folder with a second graph: the same one under another name, since what is asked is which file runs."""

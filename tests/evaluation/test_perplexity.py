@@ -200,10 +200,10 @@ def test_command(run, nano_folder, tmp_path, session_of):
     file = tmp_path / "text.txt"
     file.write_bytes(TEXT.encode())
     expected = doge_export.evaluate_text(session_of("doge-nano"), TEXT, window=64)
-    done = run("eval", nano_folder, "--text", file, "--window", 64, "--threads", 1, "--json")
+    done = run("eval", nano_folder, "--text", file, "--length", 64, "--threads", 1, "--json")
     found = json.loads(done.stdout)["text"]
     assert found == pytest.approx(expected.to_dict())
-    shown = run("eval", nano_folder, "--text", file, "--window", 64, "--threads", 1).stdout
+    shown = run("eval", nano_folder, "--text", file, "--length", 64, "--threads", 1).stdout
     assert f"perplexity      {expected.perplexity:.4f}" in shown
 
 
@@ -221,7 +221,17 @@ def test_a_file_that_is_none_is_one_line(run, nano_folder, tmp_path, content, me
     assert message in done.stderr and done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("arguments", [[], ["--window", 8, "--choices", "q"], ["--text", "t", "--details", "d"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["--length", 8, "--choices", "q"],
+        ["--window", 8, "--choices", "q"],
+        ["--text", "t", "--details", "d"],
+        ["--text", "t", "--plot", "p.svg"],
+        ["--text", "t", "--window", 8, "--stride", 4],
+    ],
+)
 def test_options_that_do_not_go_together(run, nano_folder, arguments):
     assert run("eval", nano_folder, *arguments).exit_code == 2
 

@@ -60,7 +60,7 @@ def test_memory_stays(sessions):
     for start in range(0, 6000, 200):
         decoder.predict(ids[:, start : start + 200])
         bytes_at.append(decoder._present_state().bytes)
-    assert bytes_at[0] < bytes_at[3] == bytes_at[-1]
+    assert bytes_at[0] <= bytes_at[3] == bytes_at[-1]
 
 
 def test_goes_back_where_no_key_was_dropped_and_to_marks(sessions):

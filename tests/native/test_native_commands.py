@@ -68,7 +68,7 @@ def test_a_library_of_another_interface_is_one_line(nano_folder, native_library,
 
     monkeypatch.setattr(interface, "INTERFACE", 99)
     backend._loaded.cache_clear()
-    with pytest.raises(DogeExportError, match="has interface 2, this doge-export calls 99") as caught:
+    with pytest.raises(DogeExportError, match="has interface 3, this doge-export calls 99") as caught:
         load(nano_folder, backend="native")
     assert "\n" not in str(caught.value)
     assert load(nano_folder, threads=1).decoder.backend == "graph"

@@ -115,6 +115,7 @@ class Library:
         self._declare("doge_cpu_state_length", c_int32, c_void_p)
         self._declare("doge_cpu_state_bytes", c_uint64, c_void_p)
         self._declare("doge_cpu_state_rewind", c_int32, c_void_p, c_int32, *text)
+        self._declare("doge_cpu_state_window", c_int32, c_void_p, c_int32, *text)
         self._declare("doge_cpu_state_bound", c_int32, c_void_p, *text)
         self._declare("doge_cpu_state_slots", c_int32, c_void_p)
         self._declare("doge_cpu_state_saved_bytes", c_uint64, c_void_p)
@@ -241,6 +242,11 @@ class State:
     def bound(self) -> State:
         """Drop from now on what no later token sees."""
         self.library.check(self.library.c.doge_cpu_state_bound, self.handle)
+        return self
+
+    def window(self, keys: int) -> State:
+        """Let every token see so many keys, fewer than the model's."""
+        self.library.check(self.library.c.doge_cpu_state_window, self.handle, keys)
         return self
 
     @property

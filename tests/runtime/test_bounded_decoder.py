@@ -121,7 +121,7 @@ def test_generate_and_eval(folders, tmp_path):
     text = tmp_path / "text.txt"
     text.write_text(answers[0].text * 3)
     runs = [
-        CliRunner().invoke(main, ["eval", str(folder), "--text", str(text), "--json", "--window", "256"])
+        CliRunner().invoke(main, ["eval", str(folder), "--text", str(text), "--json", "--length", "256"])
         for folder in folders
     ]
     assert [run.exit_code for run in runs] == [0, 0], runs[0].output

@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 from collections.abc import Mapping
+from typing import Self
 
 import numpy as np
 import onnxruntime
@@ -22,6 +23,7 @@ from doge_export.runtime.graph import running
 from doge_export.runtime.state import check_arrays
 
 SCORES = "past_scores"
+WINDOW = "keep_window_size"
 NEG = np.finfo(np.float32).min
 """Score of padding."""
 MARKS = 2
@@ -43,13 +45,21 @@ class BoundedDecoder(GraphDecoder):
     _record_type = Lengths
     _progress: Lengths
 
-    def __init__(self, session: onnxruntime.InferenceSession, limits: SequenceLimits) -> None:
+    def __init__(
+        self, session: onnxruntime.InferenceSession, limits: SequenceLimits, window: int | None = None
+    ) -> None:
         super().__init__(session, limits)
+        self.window = window
+        self._settings = {} if window is None else {WINDOW: np.array([window])}
         caches = [name for name in self._shapes if name.startswith("past_key_values.")]
         self._pasts = [SCORES, *caches]
         self._outputs = ["logits", "present_scores", *(name.replace("past_key_values", "present") for name in caches)]
         self._marks: collections.deque[_State] = collections.deque(maxlen=MARKS)
         self.reset()
+
+    def fork(self) -> Self:
+        """See `Decoder.fork`."""
+        return type(self)(self._session, self._limits, self.window)
 
     @property
     def slots(self) -> int:
@@ -118,6 +128,7 @@ class BoundedDecoder(GraphDecoder):
             "position_ids": positions,
             "attention_mask": mask,
             "num_logits_to_keep": np.array(num_logits_to_keep),
+            **self._settings,
         }
         values = {
             name: OrtValue.ortvalue_from_numpy(np.asarray(array, np.int64, order="C")) for name, array in feeds.items()
@@ -144,6 +155,11 @@ class BoundedDecoder(GraphDecoder):
         self._caches = tuple(OrtValue.ortvalue_from_numpy(np.ascontiguousarray(state[name])) for name in self._pasts)
         self._progress.restore(length, np.array([[length]], np.int64))
         self.mark()
+
+    @property
+    def cache_bytes(self) -> int | None:
+        """See `Decoder.cache_bytes`."""
+        return sum(cache.numpy().nbytes for cache in self._caches)
 
     def cache_snapshot(self) -> list[tuple[Array, Array]]:
         """Copy the (key, value) slots of every layer, each [B, Hkv, slots, D]."""

@@ -40,6 +40,11 @@ class SequenceLimits:
         return cls(manifest.max_length, manifest.chunkable_length, manifest.cdmoe_routing == "reference")
 
 
+def with_window(form: str, window: int | None) -> str:
+    """Return the form of a state that also tells a smaller window, whose caches hold other keys."""
+    return form if window is None else f"{form}, window {window}"
+
+
 class Decoder(abc.ABC):
     """A graph with its cache, run over a growing sequence, one or several rows at a time.
 
@@ -48,9 +53,11 @@ class Decoder(abc.ABC):
         chunkable_length: length up to which a prompt gives the same logits when it is read in pieces.
         vocab_size: ids run from 0 to vocab_size - 1.
         backend: what computes.
+        window: number of keys that a token sees, where it is smaller than the model's keep_window_size; else None.
     """
 
     backend: ClassVar[str] = "graph"
+    window: int | None = None
     _record_type: ClassVar[type[Progress]] = Progress
 
     def __init__(self, limits: SequenceLimits, vocab_size: int) -> None:
@@ -142,6 +149,11 @@ class Decoder(abc.ABC):
                 then; else those before that one have.
         """
         return [decoder.predict(ids)[0] for decoder, ids in zip(decoders, input_ids, strict=True)]
+
+    @property
+    def cache_bytes(self) -> int | None:
+        """Memory of the caches now; None where it is not known."""
+        return None
 
     @abc.abstractmethod
     def cache_snapshot(self) -> list[tuple[Array, Array]]:

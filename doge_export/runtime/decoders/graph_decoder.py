@@ -6,7 +6,7 @@ from typing import Self
 
 import onnxruntime
 
-from doge_export.runtime.decoders.decoder import Decoder, SequenceLimits
+from doge_export.runtime.decoders.decoder import Decoder, SequenceLimits, with_window
 from doge_export.runtime.graph import CACHE_TYPES
 
 
@@ -24,7 +24,7 @@ class GraphDecoder(Decoder):
     @property
     def state_form(self) -> str | None:
         """See `Decoder.state_form`."""
-        return "graph"
+        return with_window("graph", self.window)
 
     def fork(self) -> Self:
         """See `Decoder.fork`; runs of one onnxruntime session may overlap."""

@@ -11,7 +11,7 @@ from typing import Self
 import numpy as np
 
 from doge_export.errors import DogeExportError, RunFailed
-from doge_export.runtime.decoders.decoder import Array, Decoder, SequenceLimits
+from doge_export.runtime.decoders.decoder import Array, Decoder, SequenceLimits, with_window
 from doge_export.runtime.native.interface import Call, Kind, NativeError, NativeModel, NativeState, failing_weights
 from doge_export.runtime.prediction import BestTokens, Candidates, Prediction
 
@@ -31,15 +31,22 @@ class NativeDecoder(Decoder):
         limits: limits of a sequence.
         cache: type of cached keys and values.
         finds_best: the model finds the best tokens in less time than all logits.
+        window: see `Decoder.window`.
     """
 
     backend = "native"
 
     def __init__(
-        self, model: NativeModel, limits: SequenceLimits, cache: Kind = Kind.FLOAT32, *, finds_best: bool = False
+        self,
+        model: NativeModel,
+        limits: SequenceLimits,
+        cache: Kind = Kind.FLOAT32,
+        *,
+        finds_best: bool = False,
+        window: int | None = None,
     ) -> None:
         super().__init__(limits, model.config.vocab_size)
-        self._model, self._cache = model, cache
+        self._model, self._cache, self.window = model, cache, window
         # Logits of a run that routes its tokens by one another cannot be had later from its last token.
         self._finds_best = finds_best and not limits.mixes_rows
         self._steps_to_screen = _SCREENED_AFTER
@@ -61,7 +68,7 @@ class NativeDecoder(Decoder):
 
     def fork(self) -> Self:
         """See `Decoder.fork`; runs of one model wait for each other, but for those of `predict_together`."""
-        return type(self)(self._model, self._limits, self._cache, finds_best=self._finds_best)
+        return type(self)(self._model, self._limits, self._cache, finds_best=self._finds_best, window=self.window)
 
     def reset(self, batch_size: int = 1) -> None:
         """Forget everything; the caches are kept if the batch size stays."""
@@ -75,7 +82,7 @@ class NativeDecoder(Decoder):
         self._state = self._empty_state(batch_size)
 
     def _empty_state(self, batch_size: int) -> NativeState:
-        return self._model.state(batch_size, self._cache, self.max_length)
+        return self._model.state(batch_size, self._cache, self.max_length, window=self.window)
 
     def rewind(self, length: int) -> None:
         """Forget every token from index `length` on."""
@@ -216,7 +223,7 @@ class NativeDecoder(Decoder):
     @property
     def state_form(self) -> str | None:
         """See `Decoder.state_form`."""
-        return f"native {self._cache.name.lower()}"
+        return with_window(f"native {self._cache.name.lower()}", self.window)
 
     def state(self) -> dict[str, Array]:
         """See `Decoder.state`: the caches as the native decoder lays them out, uint8."""
@@ -239,6 +246,11 @@ class NativeDecoder(Decoder):
         self.reset()
         self._state = fresh
         self._record(length, None)
+
+    @property
+    def cache_bytes(self) -> int | None:
+        """See `Decoder.cache_bytes`."""
+        return self._present_state().bytes
 
     def cache_snapshot(self) -> list[tuple[Array, Array]]:
         """Copy the (key, value) cache of every layer, each float32 [B, Hkv, slots, D]."""

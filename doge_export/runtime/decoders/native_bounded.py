@@ -36,14 +36,16 @@ class BoundedNativeDecoder(NativeDecoder):
     _record_type = Lengths
     _progress: Lengths
 
-    def __init__(self, model: NativeModel, limits: SequenceLimits, cache: Kind = Kind.FLOAT32) -> None:
+    def __init__(
+        self, model: NativeModel, limits: SequenceLimits, cache: Kind = Kind.FLOAT32, *, window: int | None = None
+    ) -> None:
         self._marks: collections.deque[_State] = collections.deque(maxlen=MARKS)
-        super().__init__(model, limits, cache)
+        super().__init__(model, limits, cache, window=window)
         self._before = self._progress.tokens
 
     def fork(self) -> Self:
         """See `Decoder.fork`."""
-        return type(self)(self._model, self._limits, self._cache)
+        return type(self)(self._model, self._limits, self._cache, window=self.window)
 
     def reset(self, batch_size: int = 1) -> None:
         """Forget everything."""
@@ -123,7 +125,7 @@ class BoundedNativeDecoder(NativeDecoder):
         self.mark()
 
     def _empty_state(self, batch_size: int) -> NativeState:
-        return self._model.state(batch_size, self._cache, self.max_length, bounded=True)
+        return self._model.state(batch_size, self._cache, self.max_length, bounded=True, window=self.window)
 
     def _record(self, new: int, attention_mask: Array | None) -> Array:
         self._before = self._progress.tokens

@@ -14,7 +14,7 @@ import numpy as np
 
 from doge_export.errors import DogeExportError, RunFailed
 
-INTERFACE = 2
+INTERFACE = 3
 """Number of the functions and structs below; a library of another number is not called."""
 
 _MESSAGE_BYTES = 512
@@ -242,6 +242,7 @@ class NativeLibrary:
             "state_bytes": (c_uint64, (c_void_p,)),
             "state_rewind": (c_int32, (c_void_p, c_int32, *told)),
             "state_copy": (c_int32, (c_void_p, c_int32, c_void_p, c_void_p, *told)),
+            "state_window": (c_int32, (c_void_p, c_int32, *told)),
             "state_bound": (c_int32, (c_void_p, *told)),
             "state_slots": (c_int32, (c_void_p,)),
             "state_saved_bytes": (c_uint64, (c_void_p,)),
@@ -341,13 +342,25 @@ class NativeModel:
         """Make an int8 copy of a float head, by which the best tokens are found in less time; once is enough."""
         self.library._call("screen", self._handle)
 
-    def state(self, batch: int, cache: Kind, max_length: int, *, bounded: bool = False) -> NativeState:
-        """Return empty caches for sequences of `batch` rows; bounded ones drop keys that no later token may see."""
+    def state(
+        self, batch: int, cache: Kind, max_length: int, *, bounded: bool = False, window: int | None = None
+    ) -> NativeState:
+        """Return empty caches for sequences of `batch` rows.
+
+        Args:
+            batch: number of rows.
+            cache: type of cached keys and values.
+            max_length: most tokens of a row.
+            bounded: drop keys that no later token may see.
+            window: keys that a token sees, fewer than the model's keep_window_size; None for that.
+        """
         if self._process != os.getpid():
             self._open()
         handle = c_void_p()
         self.library._call("state_create", self._handle, batch, int(cache), max_length, byref(handle))
         state = NativeState(self, handle, batch)
+        if window is not None:
+            self.library._call("state_window", handle, window)
         if bounded:
             self.library._call("state_bound", handle)
         return state

@@ -136,6 +136,11 @@ def config_of(a: Architecture, manifest: Manifest) -> Config:
         raise NotNative("the manifest has a size that is no number; export the model again") from error
 
 
+def can_drop_keys(config: Config) -> bool:
+    """Return whether a model with a window can do without the keys that have left it."""
+    return config.num_key_value_heads % config.score_heads == 0 and config.moe != MoeKind.REFERENCE
+
+
 def cache_kind(graph: GraphEntry) -> Kind:
     """Return the type of the caches that a graph's own have: 8 bits, or float32."""
     in_bytes = graph.quantization is not None and graph.quantization.get("cache") == "int8"

@@ -18,6 +18,8 @@ breaks ties as it does over the whole sequence, and no index has to be kept. Pad
 first to go. The graph knows neither the length of the sequence nor where a slot's token stood: RoPE is in the keys, and
 new tokens come with their positions.
 
+w is an input with a default, so that a run may keep fewer keys than the model was trained with.
+
 Each key/value head keeps other keys, those of its own score. A score for each query head of a group would need a copy
 of keys and values for each of them; `pipeline.plan` refuses such models, and those whose masks rank or hide all keys.
 """
@@ -26,6 +28,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import onnx_ir as ir
 from onnx_ir.tape import Tape
 
@@ -35,6 +38,7 @@ from doge_export.targets.passes.selection import causal_keys, padded_scores, row
 from doge_export.targets.passes.standard_attention import StandardAttention
 
 PAST_SCORES, PRESENT_SCORES = "past_scores", "present_scores"
+WINDOW = "keep_window_size"
 PAST, PRESENT = "slots", "kept_slots"
 """Names of the dynamic axes: slots before and after a run."""
 
@@ -43,8 +47,9 @@ class BoundedAttention(StandardAttention):
     """Lower every DynamicMaskAttention to attention over slots, and return the slots that are kept.
 
     Inputs `past_key_values.N.key`, `past_key_values.N.value` and `past_scores` have successors `present.N.key`,
-    `present.N.value` and `present_scores` of min(w, T) slots. `attention_mask` covers the new tokens alone. Needs,
-    beside what StandardAttention needs, the same keep_window_size in all layers and a score for each key/value head.
+    `present.N.value` and `present_scores` of min(w, T) slots. Input `keep_window_size` is w; feeding it is optional.
+    `attention_mask` covers the new tokens alone. Needs, beside what StandardAttention needs, the same keep_window_size
+    in all layers and a score for each key/value head.
     The slots of all layers are chosen together, at the end: few and wide nodes.
     """
 
@@ -67,7 +72,7 @@ class BoundedAttention(StandardAttention):
             for value in named(values, ".score"):
                 values.remove(value)
         self.heads = extent(nodes[0].inputs[4], 1)
-        self.window = nodes[0].attributes["keep_window_size"].as_int()
+        self.window = self._window_input(nodes[0].attributes["keep_window_size"].as_int())
         joint: list[int | str] = ["batch_size", len(nodes) * self.heads, PAST]
         self.past_scores = ir.val(PAST_SCORES, ir.DataType.FLOAT, joint)
         graph.inputs.append(self.past_scores)
@@ -95,10 +100,18 @@ class BoundedAttention(StandardAttention):
         scores = tape.op("Concat", [self.pasts[len(self.scores)], new_scores], {"axis": 2})
         self.scores.append(scores)
         by_row = tape.op("Unsqueeze", [scores, self.ints(2)])  # [B, Hkv, 1, T]
-        bias = row_bias(tape, self.graph, node, by_row, self.visible, self.total_length)
+        bias = row_bias(tape, self.graph, node, by_row, self.visible, self.total_length, self.window)
         for present, old in ((keys, node.outputs[1]), (values, node.outputs[2])):
             present.type, present.shape = old.type, old.shape
         return self.attend(tape, node, keys, values, bias, self.heads), keys, values, None
+
+    def _window_input(self, default: int) -> ir.Value:
+        """Add the input w, int64 [1], whose default is the model's."""
+        window = ir.val(WINDOW, dtype=ir.DataType.INT64, shape=[1])
+        window.const_value = ir.tensor(np.array([default], dtype=np.int64), name=WINDOW)
+        self.graph.inputs.append(window)
+        self.graph.register_initializer(window)
+        return window
 
     def _by_layer(self, tape: Tape, joint: ir.Value, layers: int) -> list[ir.Value]:
         """Split [B, L * Hkv, ...] into L values."""
@@ -111,7 +124,7 @@ class BoundedAttention(StandardAttention):
         """Let the outputs hold the best min(w, T) of T slots, in the order in which they were."""
         graph, layers, tape = self.graph, len(self.scores), Tape()
         scores = tape.op("Concat", self.scores, {"axis": 1})
-        count = tape.op("Min", [self.total_length, self.ints(self.window)])
+        count = tape.op("Min", [self.total_length, self.window])
         _, best = tape.op_multi_out("TopK", [scores, count], {"axis": -1, "sorted": 0}, num_outputs=2)
         ordered, _ = tape.op_multi_out("TopK", [best, count], {"axis": -1, "largest": 0, "sorted": 1}, num_outputs=2)
         kept = tape.op("GatherElements", [scores, ordered], {"axis": 2})

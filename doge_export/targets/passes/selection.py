@@ -97,7 +97,13 @@ def causal_keys(tape: Tape, graph: ir.Graph, past_length: ir.Value, total_length
 
 
 def row_bias(
-    tape: Tape, graph: ir.Graph, node: ir.Node, scores: ir.Value | None, visible: ir.Value, total_length: ir.Value
+    tape: Tape,
+    graph: ir.Graph,
+    node: ir.Node,
+    scores: ir.Value | None,
+    visible: ir.Value,
+    total_length: ir.Value,
+    window: ir.Value | None = None,
 ) -> ir.Value:
     """Return what an attention node adds to the products of each new token with every key, [B, Hs, S, T] float32.
 
@@ -108,6 +114,7 @@ def row_bias(
         scores: `raw_scores` of cached and new tokens, [B, Hs, 1, T]; None where all are zero.
         visible: as `visible_keys` returns it, causal where the node selects keys.
         total_length: T, int64 [1].
+        window: number of keys that a token keeps, int64 [1]; None for the node's keep_window_size.
 
     Raises:
         ContractError: a RatioMaskAttention without scores.
@@ -121,16 +128,17 @@ def row_bias(
             return tape.op("Add", [ranked, tape.op("Where", [visible, zero, lowest])])
         return tape.op("Where", [visible, ranked, lowest])
     bias = tape.op("Where", [visible, zero if scores is None else scores, lowest])
-    window = node.attributes["keep_window_size"].as_int()
-    return _keep_best(tape, graph, bias, window, total_length) if window else bias
+    if window is None and (kept := node.attributes["keep_window_size"].as_int()):
+        window = constant(graph, np.array([kept]))
+    return bias if window is None else _keep_best(tape, graph, bias, window, total_length)
 
 
-def _keep_best(tape: Tape, graph: ir.Graph, scores: ir.Value, window: int, total_length: ir.Value) -> ir.Value:
+def _keep_best(tape: Tape, graph: ir.Graph, scores: ir.Value, window: ir.Value, total_length: ir.Value) -> ir.Value:
     """Return the scores [B, Hs, S, T] float32 of causal rows, NEG where not among the `window` best of their row.
 
     Of equal scores TopK takes the lower index, as the operator demands.
     """
-    count = tape.op("Min", [total_length, constant(graph, np.array([window]))])
+    count = tape.op("Min", [total_length, window])
     best, indices = tape.op_multi_out("TopK", [scores, count], {"axis": -1, "sorted": 0}, num_outputs=2)
     nothing = tape.op("Expand", [constant(graph, np.array(NEG)), tape.op("Shape", [scores])])
     return tape.op("ScatterElements", [nothing, indices, best], {"axis": -1})

@@ -112,11 +112,21 @@ extern "C" uint64_t doge_cpu_state_bytes(const doge_cpu_state* state) {
 
 extern "C" int32_t doge_cpu_state_slots(const doge_cpu_state* state) { return state->slots; }
 
+extern "C" doge_cpu_status doge_cpu_state_window(doge_cpu_state* state, int32_t window, char* message, size_t message_bytes) {
+    const Message text{message, message_bytes};
+    if (state == nullptr || state->length > 0) return text.fail(DOGE_CPU_BAD_ARGUMENT, "no state, or one that is not empty");
+    const int32_t kept = state->model->config().keep_window_size;
+    if (window < 1 || (kept > 0 && window > kept))
+        return text.fail(DOGE_CPU_BAD_ARGUMENT, "a window of %d keys, the model keeps %d (0: all)", window, kept);
+    state->window = window;
+    return DOGE_CPU_SUCCESS;
+}
+
 extern "C" doge_cpu_status doge_cpu_state_bound(doge_cpu_state* state, char* message, size_t message_bytes) {
     const Message text{message, message_bytes};
     if (state == nullptr || state->length > 0) return text.fail(DOGE_CPU_BAD_ARGUMENT, "no state, or one that is not empty");
     const doge_cpu_config& c = state->model->config();
-    if (c.keep_window_size == 0 || c.num_key_value_heads % c.score_heads != 0 || c.moe == DOGE_CPU_MOE_REFERENCE)
+    if (state->window == 0 || c.num_key_value_heads % c.score_heads != 0 || c.moe == DOGE_CPU_MOE_REFERENCE)
         return text.fail(DOGE_CPU_UNSUPPORTED, "this model has no window, a score for each query head, or a router that mixes tokens");
     state->bounded = true;
     return DOGE_CPU_SUCCESS;

@@ -108,7 +108,7 @@ void forget_counts(doge_cpu_state& state) {
 // out meanwhile, the state is lost.
 void compact(doge_cpu_state& state) {
     const doge_cpu_config& c = state.model->config();
-    const int window = c.keep_window_size;
+    const int window = state.window;
     state.settled = -1;
     for (int b = 0; b < state.batch; b++) {
         const Cache& cache = state.caches[size_t(b)];
@@ -134,8 +134,8 @@ void compact(doge_cpu_state& state) {
 
 // Makes room for the next tokens of a call.
 void make_room(doge_cpu_state& state, int tokens) {
-    const int window = state.model->config().keep_window_size;
-    if (state.bounded && state.slots > window && state.slots + tokens > window + state.ROOM) compact(state);
+    const int window = state.window;
+    if (state.bounded && state.slots > window && state.slots + tokens > window + state.room(tokens)) compact(state);
 }
 
 // Makes room for the first tokens of a call, and notes what stays when it fails.
@@ -178,7 +178,8 @@ doge_cpu_status run(doge_cpu_state* const* states, const doge_cpu_call* calls, i
     model.pool->settle();
     std::vector<Sequence> sequences;
     for (int i = 0; i < count; i++) {
-        const int slots = states[i]->slots + calls[i].tokens, most_slots = model.config().keep_window_size + doge_cpu_state::ROOM;
+        const int slots = states[i]->slots + calls[i].tokens;
+        const int most_slots = states[i]->window + states[i]->room(std::min(step, calls[i].tokens));
         for (Cache& cache : states[i]->caches) cache.reserve(states[i]->bounded ? std::min(slots, most_slots) : slots);
         settle(*states[i], std::min(step, calls[i].tokens));
         std::vector<int32_t> positions = positions_of(*states[i], calls[i]);

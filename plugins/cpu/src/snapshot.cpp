@@ -90,7 +90,7 @@ uint64_t bytes_of(const doge_cpu_state& state, const Content& content) {
 // Whether a state can hold content that begins so.
 bool holds(const doge_cpu_state& state, const Content& content) {
     const Content mine = content_of(state);
-    const int window = state.model->config().keep_window_size;
+    const int window = state.window;
     const bool fits = content.length >= 0 && content.length <= state.max_length && content.slots >= 0;
     if (content.batch != mine.batch || content.cache_kind != mine.cache_kind || !fits) return false;
     return content.slots == content.length ||

@@ -62,7 +62,7 @@ Stack::Stack(const doge_cpu_model& model, const std::vector<Row>& rows)
         row_of_.insert(row_of_.end(), size_t(row.tokens), int(&row - rows_.data()));
         if (!selects(row)) continue;
         any_selects_ = true;
-        for (Selection& kept : row.kept()) kept.reserve(c.keep_window_size);
+        for (Selection& kept : row.kept()) kept.reserve(row.state->window);
     }
     if (any_selects_) worst_.resize(n * size_t(c.score_heads));
     list_items();
@@ -218,10 +218,10 @@ void Stack::remember(int id, int l) const {
 
 // Finds for each new token the worst key that it keeps.
 void Stack::select(int id, int l) {
-    const int heads = config_.score_heads, window = config_.keep_window_size;
+    const int heads = config_.score_heads;
     for (int i = id; i < int(rows_.size()) * heads; i += threads_) {
         const Row& r = rows_[size_t(i / heads)];
-        const int s = i % heads;
+        const int s = i % heads, window = r.state->window;
         if (!selects(r)) continue;
         const Cache& cache = r.cache();
         Selection& kept = r.kept()[size_t(l) * size_t(heads) + size_t(s)];

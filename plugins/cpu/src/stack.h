@@ -51,7 +51,7 @@ class Stack {
     const Row& row(int token) const { return rows_[size_t(row_of(token))]; }
     int place_of(int token) const { return row(token).past + token - row(token).begin; }
     bool is_token(int token) const;
-    bool selects(const Row& row) const { return config_.keep_window_size > 0 && row.end() > config_.keep_window_size; }
+    bool selects(const Row& row) const { return row.state->window > 0 && row.end() > row.state->window; }
     // A single token behind many keys shares them out: in as many parts as the pool has threads, however many work on this
     // call, so that sums, and answers, depend neither on who else waits nor on the rows beside it.
     bool shares(const Row& row) const;

@@ -79,7 +79,7 @@ Query Stack::query(const Row& row, int token, int h, size_t at, float* out) cons
         q.sum = work_.query_sums.data()[at];
     }
     q.limit = place_of(token) + 1;
-    q.selects = selects(row) && q.limit > config_.keep_window_size;
+    q.selects = selects(row) && q.limit > row.state->window;
     if (q.selects) {
         const int s = h * config_.score_heads / config_.num_attention_heads;
         const Selection::Kept worst = worst_[size_t(token) * size_t(config_.score_heads) + size_t(s)];

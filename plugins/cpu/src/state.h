@@ -1,5 +1,6 @@
 // A model, and a batch of sequences of it.
 #pragma once
+#include <algorithm>
 #include <memory>
 #include <vector>
 
@@ -24,10 +25,11 @@ struct doge_cpu_model {
 };
 
 struct doge_cpu_state {
-    static constexpr int ROOM = 512;  // keys beyond the window that a bounded state holds until it drops them
+    static constexpr int LEAST_ROOM = 64, ROOM = 512;
 
     const doge_cpu_model* model;
     int batch, max_length;
+    int window;         // keys that a token keeps; 0: all
     int length = 0;
     int slots = 0;      // places of the caches that are taken: as many, unless keys were dropped
     int settled = 0;    // of these, those that stay when a call fails; -1: none, since it has dropped some of them
@@ -38,7 +40,7 @@ struct doge_cpu_state {
     doge::cpu::Rope rope;
 
     doge_cpu_state(const doge_cpu_model& m, int batch_size, bool int8, int longest)
-        : model(&m), batch(batch_size), max_length(longest), rope(m.config(), m.weights) {
+        : model(&m), batch(batch_size), max_length(longest), window(m.config().keep_window_size), rope(m.config(), m.weights) {
         const doge_cpu_config& c = m.config();
         for (int b = 0; b < batch; b++) {
             caches.emplace_back(c, int8);
@@ -46,6 +48,10 @@ struct doge_cpu_state {
             kept.emplace_back(size_t(c.num_hidden_layers) * size_t(c.score_heads));
         }
     }
+
+    // Keys beyond the window that a bounded state holds until it drops them, more only while it reads a longer piece. As many
+    // as the window, so that behind twice the window memory is what it stays.
+    int room(int tokens) const { return std::max(tokens, std::clamp(window, LEAST_ROOM, ROOM)); }
 
     // Counts of a row: of every token, or of the last one alone once keys were dropped, since there is no going back then.
     size_t known() const { return slots == length ? size_t(length) : 1; }

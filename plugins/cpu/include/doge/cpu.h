@@ -31,7 +31,7 @@ extern "C" {
 #endif
 
 /* Of these functions and structs; a caller built for another number must not call anything else. */
-#define DOGE_CPU_INTERFACE 2
+#define DOGE_CPU_INTERFACE 3
 /* Of weight files. A file of another version is refused; make it anew. */
 #define DOGE_CPU_LAYOUT 1
 
@@ -248,10 +248,14 @@ DOGE_CPU_API doge_cpu_status doge_cpu_state_create(const doge_cpu_model* model, 
 DOGE_CPU_API void doge_cpu_state_destroy(doge_cpu_state* state); /* null is allowed */
 DOGE_CPU_API int32_t doge_cpu_state_length(const doge_cpu_state* state); /* P, padding included */
 DOGE_CPU_API uint64_t doge_cpu_state_bytes(const doge_cpu_state* state); /* memory of its caches now */
-/* From now on an empty state keeps of every layer and head the keep_window_size keys of highest score (of equal ones the
- * earlier), and up to 512 others for a while, so that its memory does not grow with its length. Exact: a later token sees no
- * other key. UNSUPPORTED for a model without a window, with more score heads than key/value heads, or with a router that
- * mixes a call's tokens. */
+/* From now on an empty state's tokens see the `window` keys of highest score, 1 to keep_window_size (any number where that is
+ * 0): an approximation of the model where it is less. */
+DOGE_CPU_API doge_cpu_status doge_cpu_state_window(doge_cpu_state* state, int32_t window, char* message,
+                                                   size_t message_bytes);
+/* From now on an empty state keeps of every layer and head as many keys of highest score as its window has (of equal ones the
+ * earlier), and for a while as many others, 64 to 512, or those of a longer piece of a prompt: its memory does not grow with
+ * its length. Exact: a later token sees no other key. UNSUPPORTED without a window, with more score heads than key/value heads,
+ * or with a router that mixes a call's tokens. */
 DOGE_CPU_API doge_cpu_status doge_cpu_state_bound(doge_cpu_state* state, char* message, size_t message_bytes);
 /* Keys that each layer and head holds: P, or fewer where keys were dropped. */
 DOGE_CPU_API int32_t doge_cpu_state_slots(const doge_cpu_state* state);
