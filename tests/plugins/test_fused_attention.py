@@ -99,6 +99,21 @@ def test_cached_equals_uncached(libraries, dtype):
     holds(fused_cases.check_steps(libraries, case, "cpu"))
 
 
+@pytest.mark.parametrize(
+    ("chunks", "dtype"),
+    [
+        (chunks, dtype)
+        if (dtype is DTYPES[1]) == (len(chunks) != 2) or len(chunks) == 4
+        else pytest.param(chunks, dtype, marks=pytest.mark.slow)
+        for chunks in fused_cases.CHUNKS
+        for dtype in DTYPES
+    ],
+)
+@pytest.mark.parametrize("norm", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_bounded(libraries, chunks, dtype, norm):
+    holds(fused_cases.check_fused_bounded(libraries, dtype, chunks, "cpu", norm=norm))
+
+
 def test_a_step_is_one_launch(libraries):
     """What the fused operator is for; a prompt takes one more than attention alone."""
 
