@@ -174,7 +174,7 @@ def open_decoder(
     if interface == "engine":
         if backend == "native":
             raise DogeExportError(f"{folder} holds an engine for a GPU, and the native decoder runs graphs")
-        from doge_export.runtime.engine.engine_decoder import open_engine_decoder
+        from doge_export.runtime.engine.bounded_decoder import open_engine_decoder
 
         return open_engine_decoder(folder, limits, allow_host_code)
     if interface == "native":

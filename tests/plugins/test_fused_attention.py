@@ -8,6 +8,7 @@ import random
 import fused_cases
 import gpu_correctness
 import pytest
+import torch
 from emulated_library import FORWARD, RANDOM
 from fused_cases import BASE, FusedCase, attention_inputs, call, call_unfused, differs, projected
 from gpu_correctness import Check
@@ -99,12 +100,14 @@ def test_cached_equals_uncached(libraries, dtype):
     holds(fused_cases.check_steps(libraries, case, "cpu"))
 
 
+BOUNDED = {torch.float32: (30, 60), torch.float16: (1,) * 60, torch.bfloat16: (50, 1, 1, 30)}
+"""Chunks by default; the others are slow."""
+
+
 @pytest.mark.parametrize(
     ("chunks", "dtype"),
     [
-        (chunks, dtype)
-        if (dtype is DTYPES[1]) == (len(chunks) != 2) or len(chunks) == 4
-        else pytest.param(chunks, dtype, marks=pytest.mark.slow)
+        pytest.param(chunks, dtype, marks=() if chunks == BOUNDED[dtype] else pytest.mark.slow)
         for chunks in fused_cases.CHUNKS
         for dtype in DTYPES
     ],
