@@ -65,7 +65,7 @@ def plan_traced(traced: Traced, options: EngineOptions) -> EnginePlan:
     graph, max_length = traced.graph, traced.max_length
     cache = options.cache or traced.cache
     if cache == "bounded":
-        capacity = _require_bounded(graph, max_length, options.attention)
+        capacity = _require_bounded(traced, options.attention)
     elif options.attention == "native":
         _require_no_selection(graph, max_length)
     max_logits = min(options.max_logits, max_length)
@@ -134,7 +134,7 @@ def _require_no_selection(model: ir.Model, capacity: int) -> None:
         )
 
 
-def _require_bounded(model: ir.Model, max_length: int, attention: str) -> int:
+def _require_bounded(traced: Traced, attention: str) -> int:
     """Return keep_window_size, the slots of bounded caches.
 
     Raises:
@@ -145,26 +145,27 @@ def _require_bounded(model: ir.Model, max_length: int, attention: str) -> int:
             "--cache bounded lets a new key take the slot of the worst one, for which TensorRT has no layer: drop it, "
             "or take --attention plugin"
         )
-    for node in model.graph:
-        if node.op_type != "DynamicMaskAttention":
-            continue
-        window, heads = (node.attributes[name].as_int() for name in ("keep_window_size", "kv_num_heads"))
-        if not window:
-            raise DogeExportError(
-                "--cache bounded has no bound for this model: without keep_window_size every token may attend to every "
-                "earlier one; drop it"
-            )
-        scores = extent(node_input(node, 6), 1)
-        if scores != heads:
-            raise DogeExportError(
-                f"--cache bounded needs one score for each of the {heads} key/value heads, this model has {scores}: "
-                "each would keep keys of its own, a cache for each in the place of one; drop it"
-            )
-        if max_length <= window:
-            raise DogeExportError(
-                f"--cache bounded keeps {window} keys and max length {max_length} needs no more: drop it, or add "
-                "--max-length unlimited"
-            )
+    nodes = [node for node in traced.graph.graph if node.op_type == "DynamicMaskAttention"]
+    heads, window = (
+        min(node.attributes[name].as_int() for node in nodes) for name in ("kv_num_heads", "keep_window_size")
+    )
+    trained_window = traced.provenance.architecture.get("keep_window_size", window)
+    if not trained_window:
+        raise DogeExportError(
+            "--cache bounded has no bound for this model: without keep_window_size every token may attend to every "
+            "earlier one; drop it"
+        )
+    scores = extent(node_input(nodes[0], 6), 1)
+    if scores != heads:
+        raise DogeExportError(
+            f"--cache bounded needs one score for each of the {heads} key/value heads, this model has {scores}: each "
+            "would keep keys of its own, a cache for each in the place of one; drop it"
+        )
+    if traced.max_length <= trained_window:
+        raise DogeExportError(
+            f"--cache bounded keeps {trained_window} keys and max length {traced.max_length} needs no more: drop it, "
+            "or add --max-length unlimited"
+        )
     return window
 
 

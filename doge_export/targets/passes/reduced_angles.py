@@ -47,7 +47,7 @@ class ReducedAngles(GraphPass):
             old, new = node.outputs[0], found[node_input(node, 0)][node.op_type]
             if new.name != old.name:
                 new.name, new.type, new.shape = old.name, old.type, old.shape
-            ir.convenience.replace_all_uses_with(old, new)
+            ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
             graph.remove(node, safe=True)
         return ir.passes.PassResult(model, modified=bool(nodes))
 
