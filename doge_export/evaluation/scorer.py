@@ -59,8 +59,8 @@ class Scorer:
         return np.concatenate(log_probs), np.concatenate(is_greedy)
 
     def _keep(self, input_ids: Sequence[int]) -> int:
-        """Cut the cache to the prefix that it shares with `input_ids`; return the length of that prefix."""
-        shared = common_prefix(self._cached, input_ids)
+        """Cut the cache to the prefix that it shares with `input_ids`, or to what it can go back to; return its length."""
+        shared = self._decoder.recallable(common_prefix(self._cached, input_ids))
         if shared:
             self._decoder.rewind(shared)
         else:

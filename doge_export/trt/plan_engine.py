@@ -142,8 +142,8 @@ def _require_bounded(traced: Traced, attention: str) -> int:
     """
     if attention == "native":
         raise DogeExportError(
-            "--cache bounded lets a new key take the slot of the worst one, for which TensorRT has no layer: drop it, "
-            "or take --attention plugin"
+            "--cache bounded lets a new key take the slot of the worst one, for which TensorRT has no layer: take "
+            "--attention plugin, or --cache unbounded"
         )
     nodes = [node for node in traced.graph.graph if node.op_type == "DynamicMaskAttention"]
     heads, window = (
@@ -153,18 +153,18 @@ def _require_bounded(traced: Traced, attention: str) -> int:
     if not trained_window:
         raise DogeExportError(
             "--cache bounded has no bound for this model: without keep_window_size every token may attend to every "
-            "earlier one; drop it"
+            "earlier one; take --cache unbounded"
         )
     scores = extent(node_input(nodes[0], 6), 1)
     if scores != heads:
         raise DogeExportError(
             f"--cache bounded needs one score for each of the {heads} key/value heads, this model has {scores}: each "
-            "would keep keys of its own, a cache for each in the place of one; drop it"
+            "would keep keys of its own, a cache for each in the place of one; take --cache unbounded"
         )
     if traced.max_length <= trained_window:
         raise DogeExportError(
-            f"--cache bounded keeps {trained_window} keys and max length {traced.max_length} needs no more: drop it, "
-            "or add --max-length unlimited"
+            f"--cache bounded keeps {trained_window} keys and max length {traced.max_length} needs no more: take "
+            "--cache unbounded, or --max-length unlimited"
         )
     return window
 
