@@ -59,7 +59,7 @@ class Scorer:
         return np.concatenate(log_probs), np.concatenate(is_greedy)
 
     def _keep(self, input_ids: Sequence[int]) -> int:
-        """Cut the cache to the prefix that it shares with `input_ids`, or to what it can go back to; return its length."""
+        """Cut the cache to the prefix that it shares with `input_ids`, as far as it can go back; return the length."""
         shared = self._decoder.recallable(common_prefix(self._cached, input_ids))
         if shared:
             self._decoder.rewind(shared)

@@ -18,9 +18,11 @@ from doge_runs import distinct_ids, module_logits
 from engine_on_cpu import NOWHERE, EngineOnCpu, agreement, plan_of, random_traced, reference, stored_traced
 from onnxruntime_engine import make_execute
 
+from doge_export import export
 from doge_export.assets import bundled
 from doge_export.cli import main
 from doge_export.errors import DogeExportError
+from doge_export.evaluation.scorer import Scorer
 from doge_export.graph import trace
 from doge_export.package import read_manifest
 from doge_export.package.manifest import UNLIMITED
@@ -187,6 +189,15 @@ def test_refused_models(name, message):
         plan_of(traced, cache="bounded")
 
 
+def test_an_export_with_bounded_caches_gives_an_engine_with_them(tmp_path):
+    export("doge-nano", tmp_path / "out", target="portable", cache="bounded", max_length=200, validate=False)
+    plan = plan_engine(tmp_path / "out", calibrate=False)
+    assert (plan.cache, plan.max_length) == ("bounded", 200) and plan.inputs["past_key_values.0.slots"].shape[
+        2
+    ] == WINDOW
+    assert plan_engine(tmp_path / "out", cache="unbounded", calibrate=False).cache == "unbounded"
+
+
 # -- the runtime -------------------------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def built():
@@ -285,6 +296,18 @@ def test_goes_back_where_no_key_was_dropped_and_to_marks(engine, nano):
             found = decoder.forward(ids[:, length:], num_logits_to_keep=1)
             assert apart(found[0], expected[0, -1:]) <= BAR
             decoder.rewind(decoder.recallable(length))
+
+
+def test_choices_behind_a_prompt_beyond_the_window_are_scored(engine, nano):
+    """What they share is read again where the cache cannot go back to its end."""
+    prompt = IDS[0, :100].tolist()
+    with engine.exclusive():
+        scorer = Scorer(engine)
+        for choice in ([5, 6], [7, 8]):
+            scores, _ = scorer.score([*prompt, choice[0]], 99, choice)
+            logits = module_logits(nano, np.array([[*prompt, choice[0]]]))[0, 99:].astype(float)
+            expected = logits[[0, 1], choice] - np.log(np.exp(logits).sum(-1))
+            np.testing.assert_allclose(scores, expected, atol=1e-4)
 
 
 def test_padding_is_counted_when_it_goes_back(engine):
