@@ -39,7 +39,7 @@ from doge_export.installing import need
 )
 @assumption_options
 @max_length_option(kind=Length())
-@cache_option
+@cache_option()
 @cdmoe_routing_option(
     "How a mixture of experts chooses: as its published code does, mixing tokens, or each token for itself.",
     default="reference",

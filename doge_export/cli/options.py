@@ -98,16 +98,17 @@ class Length(click.ParamType):
         return value if value == "unlimited" else click.INT.convert(value, param, ctx)
 
 
-def cache_option(function: Function) -> Function:
-    """Add the option --cache of exports."""
+def cache_option(default: str | None = None) -> Callable[[Function], Function]:
+    """Return the option --cache; with a `default` in words, None leaves the choice to the command."""
     return click.option(
         "--cache",
         type=click.Choice(get_args(Cache)),
-        default="unbounded",
-        show_default=True,
+        default="unbounded" if default is None else None,
+        show_default=default is None,
         help="Keys that the cache holds: those of all tokens, or the keep_window_size best of each layer and head, "
-        "which is exact, of constant size, and allows --max-length unlimited.",
-    )(function)
+        "which is exact, of constant size, and allows --max-length unlimited."
+        + ("" if default is None else f" [default: {default}]"),
+    )
 
 
 def max_length_option(note: str = "", kind: Any = int) -> Callable[[Function], Function]:

@@ -9,6 +9,8 @@ import click
 
 from doge_export.cli.options import (
     PATH,
+    Length,
+    cache_option,
     cdmoe_routing_option,
     force_option,
     identity_options,
@@ -23,7 +25,7 @@ from doge_export.installing import install_command, is_there, need
 from doge_export.paths import check_apart, check_file, check_folder
 from doge_export.plugin.gpus import DEFAULT_GPU, capability, capability_of
 from doge_export.plugin.tensorrt_versions import NATIVE_SINCE, NEWEST, dotted, release
-from doge_export.trt.limits import CANDIDATES, MAX_TOP_K
+from doge_export.trt.limits import CANDIDATES, MAX_PROMPT, MAX_TOP_K
 
 
 @click.command()
@@ -56,7 +58,16 @@ from doge_export.trt.limits import CANDIDATES, MAX_TOP_K
     help="By the plugin, or by TensorRT's own layers: those need no plugin and hold keep_window_size tokens at most.",
 )
 @click.option("--max-batch", type=click.IntRange(1), default=1, show_default=True, help="Rows at a time.")
-@max_length_option("; the caches are as long")
+@cache_option("unbounded, or that of the export")
+@max_length_option('; the caches are as long, unless they are bounded, which allows "unlimited"', Length())
+@click.option(
+    "--max-prompt",
+    type=click.IntRange(1),
+    default=MAX_PROMPT,
+    show_default=True,
+    metavar="N",
+    help="With bounded caches: tokens of a prompt that must be read whole, for scaled RoPE or reference routing.",
+)
 @identity_options
 @cdmoe_routing_option(
     "How a mixture of experts chooses, see `doge-export onnx`. [default: reference, or that of the export]"

@@ -210,7 +210,7 @@ class KernelLibrary:
 
         Args:
             new: the new tokens.
-            past, past_lengths, num_heads, scale, keep_window_size: as in `attention`; the cache has no slots.
+            past, past_lengths, num_heads, scale, keep_window_size: as in `attention`.
             present, new_lengths, output, workspace: as in `attention`.
 
         Returns:

@@ -181,7 +181,7 @@ def open_decoder(
             raise DogeExportError(f"{folder} holds an engine, whose window is built in: leave the window out")
         if backend == "native":
             raise DogeExportError(f"{folder} holds an engine for a GPU, and the native decoder runs graphs")
-        from doge_export.runtime.engine.engine_decoder import open_engine_decoder
+        from doge_export.runtime.engine.bounded_decoder import open_engine_decoder
 
         return open_engine_decoder(folder, limits, allow_host_code)
     if interface == "native":

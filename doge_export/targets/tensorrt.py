@@ -24,6 +24,7 @@ from doge_export.targets.passes.inline_functions import InlineFunctions
 from doge_export.targets.passes.native_attention import NativeAttention
 from doge_export.targets.passes.plugin_nodes import PluginNodes
 from doge_export.targets.passes.primitives import PrimitiveRMSNorm, PrimitiveRotaryEmbedding
+from doge_export.targets.passes.reduced_angles import ReducedAngles
 from doge_export.targets.passes.rope_tables import RopeTables, scales_rope
 from doge_export.targets.passes.routed_experts import RoutedExperts
 from doge_export.targets.passes.transpose_weights import TransposeWeights
@@ -46,12 +47,16 @@ class Form:
         attention: "plugin" for our kernels, "native" for TensorRT's own layers.
         capacity: slots of a cache row.
         candidates: how many of the best next tokens the graph gives beside all logits; 0 for none.
+        bounded: the caches keep the `capacity` best keys of rows of any length.
+        longest: with bounded caches, the most tokens of a row in one run.
     """
 
     precision: EnginePrecision
     attention: Attention
     capacity: int
     candidates: int = 0
+    bounded: bool = False
+    longest: int = 0
 
 
 def lower_for_tensorrt(model: ir.Model, form: Form) -> None:
@@ -74,7 +79,7 @@ def lower_for_tensorrt(model: ir.Model, form: Form) -> None:
     run_passes(
         model,
         (
-            *([] if scales_rope(model.graph) else [RopeTables(form.capacity)]),
+            *_angles(model.graph, form),
             Float32RMSNorm(),
             *([Candidates(form.candidates)] if form.candidates else []),
             *([PluginNodes()] if form.attention == "plugin" else []),
@@ -83,6 +88,13 @@ def lower_for_tensorrt(model: ir.Model, form: Form) -> None:
     )
     tidy(model)
     model.graph.sort()
+
+
+def _angles(graph: ir.Graph, form: Form) -> Sequence[ir.passes.InPlacePass]:
+    """Return the pass for cosines and sines of RoPE: rows of unbounded length have no table by position."""
+    if form.bounded:
+        return [ReducedAngles()]
+    return [] if scales_rope(graph) else [RopeTables(form.capacity)]
 
 
 def lower_in_float32(model: ir.Model, form: Form) -> None:
@@ -99,7 +111,7 @@ def lower_in_float32(model: ir.Model, form: Form) -> None:
     """
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     passes: Sequence[ir.passes.InPlacePass] = (
-        FixedCapacity(form.capacity),
+        FixedCapacity(form.capacity, bounded=form.bounded, longest=form.longest),
         FuseAttention(),
         FuseRouting(),
         PrimitiveRMSNorm(),

@@ -31,6 +31,7 @@ def plan_facts(planned: EnginePlan) -> dict[str, Any]:
         "tensorrt": None if is_rtx else dotted(planned.tensorrt_version),
         "max_batch": planned.max_batch,
         "max_length": planned.max_length,
+        "cache": planned.cache,
         "max_logits": planned.max_logits,
         "plugin_nodes": planned.plugin_nodes,
         "memory": dataclasses.asdict(memory),
@@ -73,6 +74,7 @@ def manifest_of(planned: EnginePlan, skipped: str, *, tf32: bool = False) -> Man
         graphs={ENGINE: entry},
         versions=versions(),
         validation={"skipped": skipped},
+        cache=planned.cache,
     )
 
 

@@ -24,7 +24,7 @@ Made by doge-export {manifest.doge_export} from `{name}`: {sidecar.precision}, a
 to {sidecar.max_batch} rows of {sidecar.max_length} tokens.
 
 - {_built(sidecar)}
-- {calls}
+- {calls}{_cache(manifest)}
 - against PyTorch: {validation_line(manifest)}
 
 With this folder as `out`, once doge-export is installed (`pip install ".[{kind.extra}]"` in a clone of its repository):
@@ -36,6 +36,16 @@ With this folder as `out`, once doge-export is installed (`pip install ".[{kind.
 `engine/engine.json` names inputs, outputs, profiles and caches; an engine holds code: open only one you trust.
 """
     (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def _cache(manifest: Manifest) -> str:
+    """Return a line that says of bounded caches what they hold; nothing of others."""
+    if manifest.cache != "bounded":
+        return ""
+    return (
+        f"\n- its caches are bounded, exactly: each layer and head holds the "
+        f"{manifest.architecture.get('keep_window_size')} keys that a later token may\n  attend to, at any length"
+    )
 
 
 def _built(sidecar: Sidecar) -> str:

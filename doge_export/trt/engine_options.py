@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import get_args
 
 from doge_export.errors import DogeExportError
+from doge_export.package.manifest import Cache
 from doge_export.plugin.tensorrt_versions import NATIVE_SINCE, NEWEST, OLDEST, MajorMinor, dotted
 from doge_export.runtime.engine.kinds import KINDS, RTX, TENSORRT, KindName
 from doge_export.targets.tensorrt import DTYPES, Attention, EnginePrecision
-from doge_export.trt.limits import CANDIDATES, MAX_LOGITS, MAX_TOP_K
+from doge_export.trt.limits import CANDIDATES, MAX_LOGITS, MAX_PROMPT, MAX_TOP_K
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +24,9 @@ class EngineOptions:
         max_logits: the most tokens of a row whose logits one run may give.
         candidates: number of best next tokens that every run gives beside all logits; 0: none. Greedy choice and top-k
             below this number (lower still if logits are equal there) copy only these to the host.
+        cache: "bounded" keeps only the keys that a later token may attend to, keep_window_size of each layer and head;
+            None is that of the export.
+        max_prompt: with bounded caches, the most tokens of a prompt that must be read whole.
         builder: the TensorRT that is to read the graph, and build.
         tensorrt_version: of TensorRT. One for RTX reads what the newest TensorRT does, and counts otherwise.
         calibrate: in fp16, run the graph on texts first and report as findings the values that float16 cannot hold.
@@ -32,6 +37,8 @@ class EngineOptions:
     max_batch: int = 1
     max_logits: int = MAX_LOGITS
     candidates: int = CANDIDATES
+    cache: Cache | None = None
+    max_prompt: int = MAX_PROMPT
     builder: KindName = TENSORRT.name
     tensorrt_version: MajorMinor = NEWEST
     calibrate: bool = True
@@ -48,7 +55,10 @@ class EngineOptions:
             raise DogeExportError(f"unknown attention {self.attention!r}; choose plugin or native")
         if self.builder not in KINDS:
             raise DogeExportError(f"unknown builder {self.builder!r}; choose {' or '.join(KINDS)}")
-        for name, value in (("max batch", self.max_batch), ("max logits", self.max_logits)):
+        if self.cache not in (None, *get_args(Cache)):
+            raise DogeExportError(f"unknown cache {self.cache!r}; choose {' or '.join(get_args(Cache))}")
+        counts = {"max batch": self.max_batch, "max logits": self.max_logits, "max prompt": self.max_prompt}
+        for name, value in counts.items():
             if not _is_int(value) or value < 1:
                 raise DogeExportError(f"{name} is {value!r}, expected 1 or more")
         if not _is_int(self.candidates) or not 0 <= self.candidates <= MAX_TOP_K:

@@ -12,7 +12,7 @@ from typing import Any
 import onnx_ir as ir
 
 from doge_export.checkpoint.architecture import CdmoeRouting
-from doge_export.package.manifest import SourceEntry
+from doge_export.package.manifest import Cache, SourceEntry
 from doge_export.plugin.build import TENSORRT_PLUGIN
 from doge_export.runtime.engine.kinds import TENSORRT, KindName
 from doge_export.targets.half.extremes import Extreme, by_operator
@@ -140,22 +140,24 @@ class EnginePlan:
         input_ids      [batch, sequence]    rows shorter than `sequence` are padded on the right, with any valid id
         past_lengths   [batch]              number of tokens that each row's caches hold
         logits_tokens  [batch, num_logits]  indices along `sequence` of the new tokens whose logits are wanted
+        new_lengths    [batch]              only with bounded caches: number of real tokens of each row
         position_ids   [batch, sequence]    only if RoPE is scaled by the length: position in the text; padding repeats
                                             the position of the row's last real token
         past_key_values.{i}.key, .value     [batch, Hkv, capacity, D]
         past_key_values.{i}.score           float32 [batch, Hs, capacity], native attention: [batch, Hs, capacity, 1]
+        past_key_values.{i}.slots           int32 [batch, Hkv, capacity]: with bounded caches, places in the text
 
     Outputs of the graph:
 
         logits                              float32 [batch, num_logits, V]
         best_logits, best_tokens            float32 and int32 [batch, num_logits, candidates]: the highest logits and
                                             their tokens; absent if no candidates are asked for
-        present.{i}.key, .value, .score     like the past ones, in the same memory
+        present.{i}.key, .value, ...        like the past ones, in the same memory
 
     Attributes:
         graph: lowered, without functions, typed.
         precision, attention, builder, tensorrt_version, max_batch: as in `EngineOptions`.
-        max_length: tokens of a row; `capacity` of the caches.
+        max_length: tokens of a row; unless caches are bounded, also their `capacity`.
         max_logits: as in `EngineOptions`, at most `max_length`.
         inputs, outputs: all of the graph, caches included, by name.
         caches: the inputs and outputs that share a buffer.
@@ -168,6 +170,7 @@ class EnginePlan:
         types: operator -> type -> number of nodes that give it.
         provenance: source of the model.
         extremes: the largest magnitude seen of each value that float16 is to hold; empty without calibration.
+        cache: keys that the caches hold; bounded ones have a `capacity` of keep_window_size.
     """
 
     graph: ir.Model
@@ -188,6 +191,7 @@ class EnginePlan:
     provenance: Provenance
     extremes: tuple[Extreme, ...] = ()
     builder: KindName = TENSORRT.name
+    cache: Cache = "unbounded"
 
     @property
     def typing(self) -> dict[str, Any]:

@@ -82,10 +82,12 @@ def _feeds(session: onnxruntime.InferenceSession, ids: np.ndarray) -> dict[str, 
     given = {
         "input_ids": ids[None].astype(np.int32),
         "past_lengths": np.zeros(1, np.int32),
+        "new_lengths": np.array([length], np.int32),
         "logits_tokens": np.array([[length - 1]], np.int32),
         "position_ids": np.arange(length, dtype=np.int32)[None],
     }
-    return {
-        value.name: given[value.name] if value.name in given else np.zeros((1, *value.shape[1:]), np.float32)
-        for value in session.get_inputs()
-    }
+    for value in session.get_inputs():
+        if value.name not in given:
+            kind = np.int32 if value.type == "tensor(int32)" else np.float32
+            given[value.name] = np.zeros((1, *value.shape[1:]), kind)
+    return {value.name: given[value.name] for value in session.get_inputs()}

@@ -9,3 +9,5 @@ CANDIDATES = 64
 """Default number of best next tokens: more than the 50 that transformers samples from by default."""
 MAX_LOGITS = 64
 """Default number of tokens of a row whose logits one run may give."""
+MAX_PROMPT = 4096
+"""Default for the tokens of a prompt that must be read whole, where caches are bounded and texts are not."""

@@ -134,6 +134,7 @@ def feed(sidecar: Sidecar, ids: np.ndarray) -> dict[str, np.ndarray]:
     values: dict[str, Any] = {
         "input_ids": ids,
         "past_lengths": np.zeros(batch),
+        "new_lengths": np.full(batch, new),
         "logits_tokens": places,
         "position_ids": places,
     }

@@ -37,18 +37,21 @@ class Engine:
     @property
     def name(self) -> str:
         """Name in the report, such as "doge-nano fp16 plugin"."""
-        return f"{self.model} {self.precision} {self.attention}"
+        return f"{self.model} {self.precision} {self.attention}" + (" bounded" if "cache" in self.options else "")
 
 
 _WINDOW = 64
 """keep_window_size of the bundled models, the longest row of native attention."""
 
+_BOUNDED = {"cache": "bounded", "max_length": 320}
 _MOE = {"cdmoe_routing": "per-token", "max_length": 160}
 
 ENGINES = (
     Engine("doge-nano", "fp32", options={"max_length": 320}),
     Engine("doge-nano", "fp16", options={"max_length": 320}),
     Engine("doge-nano", "bf16", options={"max_length": 320}),
+    Engine("doge-nano", "fp32", options=_BOUNDED),
+    Engine("doge-nano", "fp16", options=_BOUNDED),
     Engine("doge-nano", "fp32", "native", {"max_length": _WINDOW}),
     Engine("doge-nano", "fp16", "native", {"max_length": _WINDOW}),
     Engine("doge-nano-moe", "fp32", options=_MOE),

@@ -9,17 +9,22 @@ from typing import Any
 import onnx_ir as ir
 
 from doge_export.errors import DogeExportError
-from doge_export.package.manifest import MODEL, Manifest
+from doge_export.package.manifest import MODEL, Cache, Manifest
 from doge_export.trt.engine_plan import Provenance
 
 
 @dataclasses.dataclass(frozen=True)
 class Traced:
-    """A canonical language model for sequences of up to `max_length` tokens, and its source."""
+    """A canonical language model for sequences of up to `max_length` tokens, and its source.
+
+    Attributes:
+        cache: that of the export that the model was taken from.
+    """
 
     graph: ir.Model
     max_length: int
     provenance: Provenance
+    cache: Cache = "unbounded"
 
 
 def open_model(model: str | Path, **options: Any) -> Traced:
@@ -55,9 +60,10 @@ def open_model(model: str | Path, **options: Any) -> Traced:
         **manifest.source.adapter_options,
         **manifest.assumptions,
     }
-    return _checkpoint(
+    traced = _checkpoint(
         manifest.source.model, {name: value for name, value in recorded.items() if value is not None} | given
     )
+    return dataclasses.replace(traced, cache=manifest.cache)
 
 
 def _checkpoint(model: str | Path, options: dict[str, Any]) -> Traced:

@@ -8,9 +8,6 @@ const char* fused_attention_malformed(const doge_fused_attention_params& p) {
     if (malformed != nullptr) {
         return malformed;
     }
-    if (p.attention.past_slots != nullptr) {
-        return "past_slots are given, and the fused operator has no bounded caches";
-    }
     if (p.attention.head_size % 2 != 0) {
         return message("head_size is %d, not even: its halves are rotated", p.attention.head_size);
     }

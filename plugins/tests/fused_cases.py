@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Iterator
 
 import torch
-from gpu_correctness import Check, Libraries, title_of
+from gpu_correctness import CHUNKS, Check, Libraries, misplaced, title_of
 from operator_cases import LIMITS, UNTOUCHED, AttentionCase, attention_inputs, error
 from torch import Tensor
 from torch.nn import functional as F
@@ -194,6 +194,33 @@ def check_steps(libraries: Libraries, case: FusedCase, device: str) -> Check:
     return Check(title, error(found, expected), LIMITS[case.dtype], "" if same else "the caches differ")
 
 
+def check_fused_bounded(
+    libraries: Libraries, dtype: torch.dtype, chunks: tuple[int, ...], device: str, *, norm: bool = True
+) -> Check:
+    """Chunks into caches of w slots give what one call on an unbounded cache gives, and the best w keys remain."""
+    attention = AttentionCase(past=(0, 0), new=sum(chunks), heads=8, kv_heads=2, size=64, window=48, dtype=dtype)
+    case = FusedCase(attention, norm=norm)
+    new, whole = on_device(projected(case), device), attention_inputs(attention, device).past
+    lengths = torch.zeros(2, dtype=torch.int32, device=device)
+    expected = call(libraries.kernels, case, new, whole, lengths)
+    shape = (2, attention.kv_heads, attention.window)
+    cache = KernelCache(
+        *(torch.full((*shape, attention.size), 7.0, dtype=dtype, device=device) for _ in range(2)),
+        torch.full(shape, 7.0, device=device),
+        torch.full(shape, -1, dtype=torch.int32, device=device),
+    )
+    outputs, start = [], 0
+    for size in chunks:
+        part = slice(start, start + size)
+        cut = {name: getattr(new, name)[:, part].contiguous() for name in ("projection", "score_source", "cos", "sin")}
+        outputs.append(call(libraries.kernels, case, dataclasses.replace(new, **cut), cache, lengths))
+        lengths, start = lengths + size, start + size
+    title = f"fused, bounded, chunks {chunks} {str(dtype).removeprefix('torch.')}"
+    on_host = KernelCache(*(tensor.cpu() for tensor in whole.tensors()))
+    note = misplaced(attention, on_host, cache)
+    return Check(title, error(torch.cat(outputs, 1).cpu(), expected.cpu()), LIMITS[dtype], note)
+
+
 BASE = AttentionCase(past=(130, 7, 0, 64), new=1, heads=8, kv_heads=2, score_heads=2, size=64)
 
 
@@ -231,4 +258,6 @@ def all_fused_checks(libraries: Libraries, device: str) -> Iterator[Check]:
             case = FusedCase(dataclasses.replace(BASE, new=new, window=20, dtype=dtype))
             yield check_fused_separate(libraries, f"S {new}", case, device)
             yield check_fused_padded(libraries, f"S {new}", case, device)
+        for chunks in CHUNKS:
+            yield check_fused_bounded(libraries, dtype, chunks, device)
         yield check_steps(libraries, FusedCase(dataclasses.replace(BASE, new=60, window=20, dtype=dtype)), device)

@@ -112,6 +112,9 @@ void Decoder::allocate() {
             buffers_["present." + name.substr(past.size())] = buffers_[name];  // written in place
         }
     }
+    if (buffers_.count("new_lengths") != 0) {
+        max_length_ = 1 << 24;  // bounded caches: a row may be as long as float32 counts positions
+    }
     check(cudaDeviceSynchronize());  // the zeros are written on another stream than the engine's
 }
 
@@ -134,7 +137,7 @@ void Decoder::bind(nvinfer1::IExecutionContext& context, int32_t new_tokens) {
 
 void Decoder::upload(const char* name, const std::vector<int32_t>& values) {
     const auto found = buffers_.find(name);
-    if (found != buffers_.end()) {  // only some models take position_ids
+    if (found != buffers_.end()) {  // only some engines take position_ids and new_lengths
         check(cudaMemcpyAsync(found->second->data(), values.data(), values.size() * sizeof(int32_t),
                               cudaMemcpyHostToDevice, stream_));
     }
@@ -161,10 +164,11 @@ int32_t Decoder::run(const std::vector<int32_t>& tokens) {
     bind(context, new_tokens);
     std::vector<int32_t> positions(tokens.size());
     std::iota(positions.begin(), positions.end(), length_);
-    const std::vector<int32_t> past{length_}, last{new_tokens - 1};
+    const std::vector<int32_t> past{length_}, last{new_tokens - 1}, real{new_tokens};
     upload("input_ids", tokens);
     upload("position_ids", positions);
     upload("past_lengths", past);
+    upload("new_lengths", real);
     upload("logits_tokens", last);
     require(context.enqueueV3(stream_), "the engine did not run");
     std::vector<float> logits(static_cast<size_t>(candidates_));

@@ -8,6 +8,7 @@ import random
 import fused_cases
 import gpu_correctness
 import pytest
+import torch
 from emulated_library import FORWARD, RANDOM
 from fused_cases import BASE, FusedCase, attention_inputs, call, call_unfused, differs, projected
 from gpu_correctness import Check
@@ -97,6 +98,23 @@ def test_separate_and_padded(libraries, new, dtype):
 def test_cached_equals_uncached(libraries, dtype):
     case = FusedCase(dataclasses.replace(BASE, new=40, window=20, dtype=dtype))
     holds(fused_cases.check_steps(libraries, case, "cpu"))
+
+
+BOUNDED = {torch.float32: (30, 60), torch.float16: (1,) * 60, torch.bfloat16: (50, 1, 1, 30)}
+"""Chunks by default; the others are slow."""
+
+
+@pytest.mark.parametrize(
+    ("chunks", "dtype"),
+    [
+        pytest.param(chunks, dtype, marks=() if chunks == BOUNDED[dtype] else pytest.mark.slow)
+        for chunks in fused_cases.CHUNKS
+        for dtype in DTYPES
+    ],
+)
+@pytest.mark.parametrize("norm", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_bounded(libraries, chunks, dtype, norm):
+    holds(fused_cases.check_fused_bounded(libraries, dtype, chunks, "cpu", norm=norm))
 
 
 def test_a_step_is_one_launch(libraries):

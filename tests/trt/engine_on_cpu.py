@@ -16,7 +16,7 @@ import torch
 from compositions import traced_once
 from doge_runs import module_logits
 from one_thread import open_session
-from sixteen_bits import emulated
+from sixteen_bits import SIXTEEN_BITS, emulated
 
 from doge_export.checkpoint import open_checkpoint
 from doge_export.graph import trace
@@ -95,11 +95,14 @@ class EngineOnCpu:
         """Forget everything; slots that nothing was written to hold `fill`."""
         self.lengths = np.zeros(batch, np.int32)
         self.caches = {
-            cache.past: np.full(
-                (batch, *cache.shape[1:]), fill, np.float32 if self._is_rounded else cache.dtype.numpy()
-            )
+            cache.past: np.full((batch, *cache.shape[1:]), fill, self._stored(cache.dtype))
             for cache in self.plan.caches
         }
+
+    def _stored(self, dtype: ir.DataType) -> np.dtype:
+        """The type in which a cache of a type is kept here."""
+        is_wide = self._is_rounded and dtype in SIXTEEN_BITS
+        return np.dtype(np.float32) if is_wide else dtype.numpy()
 
     def read(self, rows: Sequence[Sequence[int]], padding: int = 0, width: int = 0) -> list[np.ndarray]:
         """Append ids to each row, none to some if need be; gives the logits [new, V] of each row's."""
@@ -112,6 +115,7 @@ class EngineOnCpu:
         feeds = {
             "input_ids": ids,
             "past_lengths": self.lengths,
+            "new_lengths": new.astype(np.int32),
             "logits_tokens": np.tile(np.arange(size, dtype=np.int32), (len(rows), 1)),
             "position_ids": positions.astype(np.int32),
         }

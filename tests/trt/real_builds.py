@@ -69,10 +69,10 @@ def checkpoint(model: str) -> Path:
 
 
 @functools.cache
-def planned(model: str, precision: str, attention: str, max_length: int) -> EnginePlan:
+def planned(model: str, precision: str, attention: str, max_length: int, cache: str = "unbounded") -> EnginePlan:
     """The plan of an engine with room for one row."""
     _, traced = stored_traced(checkpoint(model), max_length)
-    return plan_of(traced, precision=precision, attention=attention, builder="rtx")
+    return plan_of(traced, precision=precision, attention=attention, builder="rtx", cache=cache)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,12 +90,17 @@ class RealBuild:
 
 @functools.cache
 def built(
-    model: str, precision: str, attention: str, max_length: int = 64, capabilities: tuple[tuple[int, int], ...] = (ADA,)
+    model: str,
+    precision: str,
+    attention: str,
+    max_length: int = 64,
+    capabilities: tuple[tuple[int, int], ...] = (ADA,),
+    cache: str = "unbounded",
 ) -> RealBuild:
     """Build an engine, once in this process."""
     trt = rtx()
     plugin = require_plugin() if attention == "plugin" else None
-    plan = planned(model, precision, attention, max_length)
+    plan = planned(model, precision, attention, max_length, cache)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.onnx"
         write_onnx(plan.graph, file)

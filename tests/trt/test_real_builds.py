@@ -15,6 +15,7 @@ from real_builds import ADA, BUNDLED, built, planned, require_plugin, rtx
 
 from doge_export.cli import main
 from doge_export.package import read_manifest, verify_files
+from doge_export.package.manifest import UNLIMITED
 from doge_export.runtime.engine import installation
 from doge_export.runtime.engine.sidecar import read_sidecar
 from doge_export.trt import dry_run
@@ -36,9 +37,9 @@ SOURCE_OF_KERNEL = 110_000
 """Bytes of a generated kernel in an engine: its source, which is compiled on the GPU that runs it."""
 
 
-def check(model, precision, attention, max_length=64):
+def check(model, precision, attention, max_length=64, cache="unbounded"):
     """What every engine shows."""
-    real = built(model, precision, attention, max_length)
+    real = built(model, precision, attention, max_length, cache=cache)
     plan, engine = real.plan, real.built
     assert engine.warnings == ()
     assert engine.plugin_layers == plan.plugin_nodes == sum(node.domain == "doge" for node in plan.graph.graph)
@@ -87,6 +88,18 @@ def check_size(plan, engine):
 @pytest.mark.parametrize(("model", "precision", "attention"), DEFAULT)
 def test_an_engine_is_built(model, precision, attention):
     check(model, precision, attention)
+
+
+def test_an_engine_with_bounded_caches_is_built():
+    """It launches no more than one without."""
+    check("doge-nano", "fp16", "plugin", UNLIMITED, "bounded")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("model", [*BUNDLED, "20M", "20M-MoE"])
+def test_every_engine_with_bounded_caches(model, precision):
+    check(model, precision, "plugin", UNLIMITED, "bounded")
 
 
 @pytest.mark.parametrize(("model", "precision", "attention"), [case for case in MATRIX if case not in DEFAULT])

@@ -6,6 +6,7 @@ All are allocated once, for the largest batch; a smaller batch uses the first by
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -104,6 +105,20 @@ class Buffers:
         self._device.download(stored, self.addresses[name])
         self._device.synchronize()
         return as_float32(stored, cache.dtype)
+
+    def caches(self, batch: int) -> dict[str, np.ndarray]:
+        """Return copies of the first `batch` rows of all caches, as they are stored, by name of input."""
+        copies = {pair.past: np.empty((batch, *pair.shape[1:]), storage(pair.dtype)) for pair in self._sidecar.caches}
+        for name, copy in copies.items():
+            self._device.download(copy, self.addresses[name])
+        self._device.synchronize()
+        return copies
+
+    def write_caches(self, copies: Mapping[str, np.ndarray]) -> None:
+        """Set the first rows of all caches to what `caches` returned."""
+        for name, copy in copies.items():
+            self._device.upload(self.addresses[name], np.ascontiguousarray(copy))
+        self._device.synchronize()
 
     def _name_addresses(self) -> None:
         for block in self._blocks:

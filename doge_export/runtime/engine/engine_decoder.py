@@ -10,17 +10,16 @@ caller has asked for it. If the caller then gives another token, the step is for
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple, Self
 
 import numpy as np
 
 from doge_export.errors import DogeExportError
 from doge_export.runtime.decoders.decoder import Array, Decoder, SequenceLimits
-from doge_export.runtime.engine.open_engine import open_engine
 from doge_export.runtime.engine.runner import Runner
 from doge_export.runtime.prediction import BestTokens, Prediction, predictions
+from doge_export.runtime.state import check_arrays
 
 PATIENCE = 4
 """Best tokens that a caller must take in a row before the decoder looks ahead: one who samples takes another one soon,
@@ -72,8 +71,11 @@ class EngineDecoder(Decoder):
         for rows, start in self._pieces(input_ids, attention_mask):
             first = max(new - keep - start, 0)
             size = rows.ids.shape[1]
-            # A run gives at most max_logits; reading the same tokens again writes the same keys to the same places.
-            for column in range(first, size, self._max_logits):
+            columns = range(first, size, self._max_logits)  # a run gives at most max_logits
+            again = self._before_again(rows) if len(columns) > 1 else None
+            for column in columns:
+                if column > first and again is not None:
+                    again()
                 self._run(rows, rows.places[:, column : column + self._max_logits])
                 wanted.append(self._runner.buffers.logits())
             if first >= size:  # no logits are wanted, but a run gives at least one
@@ -97,7 +99,7 @@ class EngineDecoder(Decoder):
             for row, (tokens, logits) in enumerate(zip(*best, strict=True))
         ]
 
-    def _pieces(self, input_ids: Array, attention_mask: Array | None) -> Iterator[tuple[_Packed, int]]:
+    def _pieces(self, input_ids: Array, attention_mask: Array | None) -> Iterator[tuple[Packed, int]]:
         """Yield the pieces that one run reads, each counted as read, and their first columns."""
         self._progress.check(input_ids)
         if self._limits.mixes_rows and attention_mask is not None and not np.all(attention_mask):
@@ -109,10 +111,26 @@ class EngineDecoder(Decoder):
         for start in range(0, input_ids.shape[1], longest):
             piece = slice(start, start + longest)
             ids, past = input_ids[:, piece], self._progress.tokens[:, 0]
-            mask, _ = self._progress.append(ids.shape[1], None if attention_mask is None else attention_mask[:, piece])
+            mask = self._append(ids.shape[1], None if attention_mask is None else attention_mask[:, piece])
             yield _pack(ids, mask.astype(bool), past), start
 
-    def _step(self, input_ids: Array) -> _Packed:
+    def _append(self, new: int, attention_mask: Array | None) -> Array:
+        """Count tokens as read; return their mask, int64 [B, new]."""
+        return self._progress.append(new, attention_mask)[0]
+
+    def _before_again(self, rows: Packed) -> Callable[[], None] | None:
+        """Return what makes the caches ready to read the same tokens a second time; None where they are.
+
+        They write the same keys to the same places.
+        """
+        return None
+
+    @property
+    def _may_look_ahead(self) -> bool:
+        """True if the next step can be forgotten when it turns out to be of another token."""
+        return self.length < self.max_length
+
+    def _step(self, input_ids: Array) -> Packed:
         """Run a step of decoding, and start the one that is likely to come next."""
         ((rows, _),) = self._pieces(input_ids, None)
         is_best = self._best_next is not None and all(map(np.array_equal, self._best_next, (rows.ids[:, 0], rows.past)))
@@ -121,19 +139,19 @@ class EngineDecoder(Decoder):
             self._runner.advance()
         else:
             self._runner.start((len(rows.ids), 1, 1), **_inputs(rows, rows.places))
-        if self._streak >= PATIENCE and self.length < self.max_length:
+        if self._streak >= PATIENCE and self._may_look_ahead:
             ahead = rows._replace(positions=rows.positions + 1, past=rows.past + 1)
             self._runner.follow(**_inputs(ahead, rows.places))
         self._runner.wait()
         return rows
 
-    def _again(self, rows: _Packed) -> None:
+    def _again(self, rows: Packed) -> None:
         """Run a step again whose logits a later one has overwritten; who asks for all logits needs no look ahead."""
         if self._runner.is_ahead:
             self._run(rows, rows.places[:, -1:])
         self._streak = 0
 
-    def _run(self, rows: _Packed, places: Array) -> None:
+    def _run(self, rows: Packed, places: Array) -> None:
         self._runner.run((*rows.ids.shape, places.shape[1]), **_inputs(rows, places))
 
     def cache_snapshot(self) -> list[tuple[Array, Array]]:
@@ -146,6 +164,33 @@ class EngineDecoder(Decoder):
         for row, tokens in enumerate(self._progress.tokens[:, 0].tolist()):
             cache[row, :, self.length - tokens :] = stored[row, :, :tokens]
         return cache
+
+    @property
+    def state_form(self) -> str | None:
+        """See `Decoder.state_form`."""
+        return "engine"
+
+    def state(self) -> dict[str, Array]:
+        """See `Decoder.state`: by the engine's names, the first slots of row 0; those of bfloat16 as uint16."""
+        live = min(self.length, self._slots)
+        return {name: each[:, :, :live].copy() for name, each in self._runner.buffers.caches(1).items()}
+
+    def restore(self, state: Mapping[str, Array], length: int) -> None:
+        """See `Decoder.restore`."""
+        caches, live = self._runner.buffers.caches(1), min(length, self._slots)
+        expected = {name: ((*each.shape[:2], live, *each.shape[3:]), each.dtype) for name, each in caches.items()}
+        check_arrays(state, expected)
+        self.reset()
+        for name, each in caches.items():
+            each[:, :, :live] = state[name]
+        self._runner.buffers.write_caches(caches)
+        self._best_next = None
+        self._append(length, None)
+
+    @property
+    def _slots(self) -> int:
+        """Keys that the caches can hold of each layer and head."""
+        return self._runner.sidecar.caches[0].shape[2]
 
     @property
     def scratch_bytes(self) -> int:
@@ -188,39 +233,42 @@ class _AllLogits:
         return self._copied[index]
 
 
-class _Packed(NamedTuple):
+class Packed(NamedTuple):
     """New tokens as the engine takes them, all int32.
 
     Attributes:
         ids: [B, S], real tokens first.
         positions: [B, S], in the text.
         places: [B, S], the column that the token of each column moved to; any for padding.
-        past: [B], number of tokens that the caches hold.
+        past: [B], number of tokens that were read before.
+        new: [B], number of these tokens that are no padding.
     """
 
     ids: Array
     positions: Array
     places: Array
     past: Array
+    new: Array
 
 
-def _inputs(rows: _Packed, places: Array) -> dict[str, Array]:
+def _inputs(rows: Packed, places: Array) -> dict[str, Array]:
     """Return the engine's inputs by name; `places` are those of the tokens whose logits are wanted."""
     return {
         "input_ids": rows.ids,
         "past_lengths": rows.past,
+        "new_lengths": rows.new,
         "position_ids": rows.positions,
         "logits_tokens": places,
     }
 
 
-def _pack(ids: Array, real: Array, past: Array) -> _Packed:
+def _pack(ids: Array, real: Array, past: Array) -> Packed:
     """Move the real tokens of each row to its front.
 
     Args:
         ids: [B, S].
         real: bool [B, S], False for padding.
-        past: [B], number of tokens that the caches hold.
+        past: [B], number of tokens that were read before.
     """
     counted = real.cumsum(axis=1)
     places = np.maximum(counted - 1, 0)
@@ -229,9 +277,4 @@ def _pack(ids: Array, real: Array, past: Array) -> _Packed:
         ids = np.take_along_axis(ids, order, axis=1)
     last = np.maximum(counted[:, -1:] - 1, 0)
     positions = past[:, None] + np.minimum(np.arange(ids.shape[1]), last)
-    return _Packed(*(array.astype(np.int32) for array in (ids, positions, places, past)))
-
-
-def open_engine_decoder(folder: Path, limits: SequenceLimits, allow_host_code: bool = False) -> EngineDecoder:
-    """Open the decoder of a folder that `doge-export trt` wrote. Raises what `open_engine` raises."""
-    return EngineDecoder(Runner(open_engine(folder, allow_host_code)), limits)
+    return Packed(*(array.astype(np.int32) for array in (ids, positions, places, past, counted[:, -1])))

@@ -101,6 +101,11 @@ class Sidecar:
     onnx: dict[str, Any]
     format: int = FORMAT
 
+    @property
+    def is_bounded(self) -> bool:
+        """True if the caches keep the best keys alone, with slots that tell their places in the text."""
+        return any(cache.past.endswith(".slots") for cache in self.caches)
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
         values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))

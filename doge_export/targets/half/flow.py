@@ -94,6 +94,8 @@ def _dtype(value: ir.Value) -> ir.DataType | None:
 def _is_real(node: ir.Node, place: int, reals: set[ir.Value]) -> bool:
     if node.op_type in NOT_REAL or (node.op_type == "TopK" and place == 1):
         return False
+    if node.outputs[place].dtype == ir.DataType.INT32:  # slots of a bounded cache
+        return False
     if node.op_type == "Cast":
         return node.attributes["to"].as_int() == FLOAT
     if node.op_type == "CastLike":

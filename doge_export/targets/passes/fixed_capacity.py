@@ -21,10 +21,13 @@ from doge_export.targets.lowering import constant, named
 from doge_export.targets.passes.rope_tables import POSITIONS, scales_rope
 from doge_export.targets.passes.selection import ATTENTION, check_attention, raw_scores
 
-PAST_LENGTHS = 7
-"""The place of past_lengths among an attention node's inputs."""
+PAST_LENGTHS, NEW_LENGTHS, PAST_SLOTS = 7, 8, 9
+"""The places of these among an attention node's inputs; the last two are there with bounded caches only."""
 
 INT32 = ir.DataType.INT32
+
+LONGEST = 2**24
+"""Most tokens of a row with bounded caches: float32 counts no further."""
 
 
 class FixedCapacity(GraphPass):
@@ -35,17 +38,23 @@ class FixedCapacity(GraphPass):
     3. Positions are computed from past_lengths. They stay an input only where RoPE is scaled by the length of the
        longest row, which padding must not make longer.
     4. Only the hidden states that logits_tokens names reach the head.
+    5. Bounded caches keep the `capacity` best keys of a row in any order, see plugins/include/doge/operators.h. Their
+       slots, int32, tell the place in the text of each; new_lengths tells padding, which must not take the place of a
+       key.
 
     Needs a canonical language model: inputs input_ids, attention_mask and position_ids; DynamicMaskAttention as its
     only attention operator, with padding marked in the scores; an output `logits` that a MatMul computes.
 
     Args:
         capacity: slots of a cache row.
+        bounded: a row may be longer than its cache.
+        longest: with bounded caches, the most tokens of a row in one run.
     """
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, *, bounded: bool = False, longest: int = 0) -> None:
         super().__init__()
-        self._capacity = capacity
+        self._capacity, self._bounded = capacity, bounded
+        self._longest = longest if bounded else capacity
 
     def requires(self, model: ir.Model) -> None:
         """Require a canonical language model without RatioMaskAttention."""
@@ -76,12 +85,16 @@ class FixedCapacity(GraphPass):
             value.dtype, value.shape = INT32, ir.Shape(["batch", "sequence"])
         is_scaled = scales_rope(graph)
         caches = [value for value in graph.inputs if value not in (ids, mask, positions)]
-        graph.inputs[:] = [ids, past_lengths, logits_tokens, *([positions] if is_scaled else []), *caches]
+        new_lengths = ir.val("new_lengths", dtype=INT32, shape=["batch"])
+        optional = [*([new_lengths] if self._bounded else []), *([positions] if is_scaled else [])]
+        graph.inputs[:] = [ids, past_lengths, logits_tokens, *optional, *caches]
 
         self._drop_mask(mask, ids)
         for node in [node for node in graph if node.op_type == "DynamicMaskAttention"]:
             node.resize_inputs(PAST_LENGTHS + 1)
             node.replace_input_with(PAST_LENGTHS, past_lengths)
+            if self._bounded:
+                self._add_slots(node, new_lengths)
         self._cast_to_int64(positions, positions if is_scaled else self._positions(ids, past_lengths))
         self._resize_caches()
         self._gather_logits(logits_tokens)
@@ -102,18 +115,35 @@ class FixedCapacity(GraphPass):
             node.replace_input_with(3, scores)
         mask.replace_all_uses_with(ids)  # readers of its shape; the nodes that marked padding have no reader any more
 
+    def _add_slots(self, node: ir.Node, new_lengths: ir.Value) -> None:
+        """Let an attention node keep the places of its keys in an input, and give them in an output."""
+        past_key = node_input(node, 4)
+        assert past_key.name is not None
+        shape = ir.Shape(["batch", extent(past_key, 1), self._capacity])
+        name = past_key.name.replace(".key", ".slots")
+        past = ir.val(name, dtype=INT32, shape=shape)
+        node.attributes["bounded"] = ir.AttrInt64("bounded", 1)
+        node.resize_inputs(PAST_SLOTS + 1)
+        node.replace_input_with(NEW_LENGTHS, new_lengths)
+        node.replace_input_with(PAST_SLOTS, past)
+        node.resize_outputs(len(node.outputs) + 1)
+        present = node.outputs[-1]
+        present.name, present.dtype, present.shape = name.replace("past_key_values", "present"), INT32, shape
+        self._graph.inputs.append(past)
+        self._graph.outputs.append(present)
+
     def _positions(self, ids: ir.Value, past_lengths: ir.Value) -> ir.Value:
-        """Compute positions int32 [B, S]: the row's past length plus the token's place, at most capacity - 1.
+        """Compute positions int32 [B, S]: the row's past length plus the token's place, up to the last of a row.
 
         The bound keeps padding inside the tables of cosines and sines.
         """
         graph, tape = self._graph, Tape()
-        places = constant_range(graph, self._capacity)
+        places = constant_range(graph, self._longest)
         new = tape.op("Shape", [ids], {"start": 1, "end": 2})
         zero = constant(graph, np.array([0]))
         steps = tape.op("Slice", [places, zero, new, zero])
         first = tape.op("Unsqueeze", [past_lengths, constant(graph, np.array([1]))])
-        last = constant(graph, np.array(self._capacity - 1, np.int32))
+        last = constant(graph, np.array((LONGEST if self._bounded else self._capacity) - 1, np.int32))
         positions = tape.op("Min", [tape.op("Add", [first, steps]), last], name=POSITIONS)
         positions.name, positions.dtype, positions.shape = POSITIONS, INT32, ir.Shape(["batch", "sequence"])
         graph.insert_before(graph[0], tape.nodes)

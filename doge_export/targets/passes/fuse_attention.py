@@ -150,6 +150,7 @@ def _fuse(graph: ir.Graph, node: ir.Node, parts: _Parts) -> None:
     projected.dtype, projected.shape = FLOAT, ir.Shape([*shape_of(node_input(node, 2), 3)[:2], sum(widths)])
     given = {name: node.attributes[name] for name in DYNAMIC_MASK_ATTENTION.attributes}
     inputs = [projected, source, rows, parts.scores.rate, parts.cos, parts.sin, *node.inputs[4:8], *(parts.norms or ())]
+    inputs += node.inputs[8:]  # of bounded caches
     fused = ir.node(
         FUSED_DYNAMIC_MASK_ATTENTION.name, inputs,
         {
@@ -160,6 +161,8 @@ def _fuse(graph: ir.Graph, node: ir.Node, parts: _Parts) -> None:
         domain=DOMAIN, num_outputs=len(node.outputs), name=node.name,
     )  # fmt: skip
     fused.attributes.update(given)
+    if "bounded" in node.attributes:
+        fused.attributes.add(node.attributes["bounded"])
     for old, new in zip(node.outputs, fused.outputs, strict=True):
         new.name, new.type, new.shape = old.name, old.type, old.shape
     nodes = [*tape.nodes, fused]
@@ -180,7 +183,9 @@ class UnfuseAttention(Lowering):
         projected, source, rows, rate, cos, sin, *caches = (node_input(node, place) for place in range(10))
         heads, kv_heads = (node.attributes[name].as_int() for name in ("num_heads", "kv_num_heads"))
         size, real = extent(caches[0], 3), projected.dtype or FLOAT
-        norms = [node_input(node, place) for place in (10, 11)] if node.attributes["qk_norm"].as_int() else [None] * 2
+        has_norms, bounded = node.attributes["qk_norm"].as_int(), node.attributes.get_int("bounded", 0)
+        norms = [node_input(node, place) for place in (10, 11)] if has_norms else [None] * 2
+        caches += [node_input(node, place) for place in range(len(node.inputs) - 2 * bounded, len(node.inputs))]
         step = tape.op("MatMul", [source, tape.op("Transpose", [rows], {"perm": [1, 0]})])
         score = tape.op("Mul", [rate, tape.op("Softplus", [step])])
         if node.attributes["exponential_score"].as_int():
@@ -214,7 +219,7 @@ class UnfuseAttention(Lowering):
             x.dtype = real
         results = tape.op_multi_out(
             DYNAMIC_MASK_ATTENTION.name, [*rounded, value, score, *caches],
-            {name: node.attributes[name].value for name in DYNAMIC_MASK_ATTENTION.attributes},
+            {name: node.attributes[name].value for name in DYNAMIC_MASK_ATTENTION.attributes} | {"bounded": bounded},
             domain=DOMAIN, num_outputs=len(node.outputs),
         )  # fmt: skip
         for old, new in zip(node.outputs, results, strict=True):

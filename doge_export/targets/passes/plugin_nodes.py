@@ -19,7 +19,7 @@ OPERATORS = (DYNAMIC_MASK_ATTENTION.name, FUSED_DYNAMIC_MASK_ATTENTION.name, CDM
 
 DEFAULTS = {
     DYNAMIC_MASK_ATTENTION.name: {"bounded": 0, "alias_kv_cache": 0},
-    FUSED_DYNAMIC_MASK_ATTENTION.name: {"alias_kv_cache": 0},
+    FUSED_DYNAMIC_MASK_ATTENTION.name: {"bounded": 0, "alias_kv_cache": 0},
 }
 """The plugin's values of attributes that nodes may leave out; a test compares them with the plugin's own list."""
 

@@ -83,7 +83,7 @@ typedef struct {
     int32_t* present_slots;      /* [B, Hkv, C], or NULL: unbounded */
 } doge_attention_params;
 
-/* DynamicMaskAttention and what stands between the projections and it, over an unbounded cache.
+/* DynamicMaskAttention and what stands between the projections and it, over caches of either kind.
  *
  * `projected` holds, of every new token, its queries, then its keys, then its values. Of a query and a key each head is
  * normalised, x / sqrt(mean(x^2) + epsilon) * norm, where norms are given, then rotated: the pair (x[n], x[D/2 + n]) by
@@ -92,7 +92,7 @@ typedef struct {
  * value and score.
  */
 typedef struct {
-    doge_attention_params attention; /* query, key, value and score are not read; no slots */
+    doge_attention_params attention; /* query, key, value and score are not read */
     int32_t num_score_inputs;        /* X */
     int32_t exponential_score;       /* 1: exp(rate * softplus(...)); 0: rate * softplus(...) */
     float epsilon;                   /* of the norms */

@@ -131,7 +131,7 @@ void wrong_engines() {
     CHECK_EQUAL(runtime(stored)->text(), "num_experts_per_tok=4 weights_inside=0");
     CHECK_PROBLEM(runtime(cdmoe_values()), "the engine stores no schema number; it was not built with this plugin");
     CHECK_PROBLEM(runtime(with(stored, "schema", kSchemaNumber + 1)),
-                  "the engine was built by a plugin of schema 2, this one has schema 1; build the engine again");
+                  "the engine was built by a plugin of schema 3, this one has schema 2; build the engine again");
     // An engine stores what has a default, too: a default may change, an engine must not.
     const Values attention = with(without(bounded_values(), "bounded"), "schema", kSchemaNumber);
     CHECK_PROBLEM(made(make_dynamic_mask_attention, attention, Phase::runtime), "bounded is missing; 0 or 1 expected");

@@ -54,17 +54,18 @@ std::string problem_of(const Operator& node, const std::vector<Tensor>& inputs) 
 // Memory that nobody reads: only where it is matters.
 char memory[32];
 
-void attention_arguments(bool norm) {
-    const void* inputs[12];
-    void* outputs[4];
-    for (size_t index = 0; index < 12; ++index) {
+void attention_arguments(bool norm, bool bounded) {
+    const void* inputs[14];
+    void* outputs[5];
+    for (size_t index = 0; index < 14; ++index) {
         inputs[index] = memory + index;
     }
-    for (size_t index = 0; index < 4; ++index) {
-        outputs[index] = memory + 12 + index;
+    for (size_t index = 0; index < 5; ++index) {
+        outputs[index] = memory + 14 + index;
     }
-    const auto node = made(make_fused_dynamic_mask_attention, with(fused_attention_values(), "qk_norm", norm ? 1 : 0));
-    const Sizes sizes = sizes_for(*node, fused_attention_inputs({}, 512, Type::bfloat16, norm));
+    const Values values = with(fused_attention_values(), "qk_norm", norm ? 1 : 0);
+    const auto node = made(make_fused_dynamic_mask_attention, with(values, "bounded", bounded ? 1 : 0));
+    const Sizes sizes = sizes_for(*node, fused_attention_inputs({}, 512, Type::bfloat16, norm, bounded));
     node->check(sizes, Type::bfloat16);
     CHECK_EQUAL(node->run(sizes, Type::bfloat16, inputs, outputs, memory + 20, memory + 21), 11);
     const doge_fused_attention_params& p = attention_seen;
@@ -81,7 +82,10 @@ void attention_arguments(bool norm) {
     CHECK_EQUAL(p.num_score_inputs, 512);
     CHECK_EQUAL(p.exponential_score, 1);
     CHECK_EQUAL(p.epsilon, 1e-6F);
-    CHECK(p.attention.past_slots == nullptr && p.attention.new_lengths == nullptr);
+    const size_t last = norm ? 12 : 10;
+    CHECK(static_cast<const void*>(p.attention.new_lengths) == (bounded ? inputs[last] : nullptr));
+    CHECK(static_cast<const void*>(p.attention.past_slots) == (bounded ? inputs[last + 1] : nullptr));
+    CHECK(static_cast<void*>(p.attention.present_slots) == (bounded ? outputs[4] : nullptr));
     const void* given[] = {p.projected, p.score_source,       p.score_weight,         p.score_rate,
                            p.cos,       p.sin,                p.attention.past_key,   p.attention.past_value,
                            p.attention.past_score, p.attention.past_lengths};
@@ -109,6 +113,12 @@ void attention_problems() {
                 "projected is 896 wide; num_heads + 2 * kv_num_heads 16 times head size 64 expected");
     CHECK_EQUAL(problem_of(*node, fused_attention_inputs({}, 510, Type::float16, true)),
                 "num_score_inputs is 510; the kernels cover multiples of 4");
+    const auto bounded = made(make_fused_dynamic_mask_attention, with(fused_attention_values(), "bounded", 1));
+    CHECK_EQUAL(problem_of(*bounded, fused_attention_inputs({}, 512, Type::float16, true, true)), "none");
+    sizes = {};
+    sizes.capacity = 1024;
+    CHECK_EQUAL(problem_of(*bounded, fused_attention_inputs(sizes, 512, Type::float16, true, true)),
+                "a bounded cache needs keep_window_size (2048) equal to capacity (1024)");
     std::vector<Tensor> inputs = fused_attention_inputs({}, 512, Type::float16, true);
     inputs[4].shape = inputs[5].shape = shape({2, 3, 64});
     CHECK_EQUAL(problem_of(*node, inputs), "cos is 64 wide; half of head size 64 expected");
@@ -124,6 +134,11 @@ void aliases() {
         CHECK_EQUAL(node->aliased_input(0), -1);
         CHECK_EQUAL(node->aliased_input(1), aliasing != 0 ? 6 : -1);
         CHECK_EQUAL(node->aliased_input(3), aliasing != 0 ? 8 : -1);
+    }
+    for (const int32_t norm : {0, 1}) {
+        Values values = with(with(fused_attention_values(), "alias_kv_cache", 1), "bounded", 1);
+        const auto node = made(make_fused_dynamic_mask_attention, with(values, "qk_norm", norm));
+        CHECK_EQUAL(node->aliased_input(4), norm != 0 ? 13 : 11);
     }
 }
 
@@ -154,8 +169,10 @@ void experts(int32_t mixes_tokens) {
 }  // namespace
 
 int main() {
-    attention_arguments(true);
-    attention_arguments(false);
+    for (const bool norm : {false, true}) {
+        attention_arguments(norm, false);
+        attention_arguments(norm, true);
+    }
     attention_problems();
     aliases();
     experts(0);

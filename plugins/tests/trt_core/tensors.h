@@ -60,7 +60,7 @@ inline std::vector<trt::Tensor> attention_outputs(const AttentionSizes& s, trt::
 }
 
 inline std::vector<trt::Tensor> fused_attention_inputs(const AttentionSizes& s, int64_t score_inputs, trt::Type type,
-                                                       bool norm) {
+                                                       bool norm, bool bounded = false) {
     const int64_t half = s.head_size < 0 ? trt::Shape::kUnknown : s.head_size / 2;
     const trt::Shape angles = shape({s.batch, s.new_tokens, half});
     const trt::Type f32 = trt::Type::float32;
@@ -78,6 +78,10 @@ inline std::vector<trt::Tensor> fused_attention_inputs(const AttentionSizes& s, 
     inputs.insert(inputs.begin(), first.begin(), first.end());
     for (int n = 0; n < 2 && norm; ++n) {
         inputs.push_back({f32, true, shape({s.head_size})});
+    }
+    if (bounded) {
+        inputs.push_back({trt::Type::int32, true, shape({s.batch})});
+        inputs.push_back({trt::Type::int32, true, shape({s.batch, s.num_kv_heads, s.capacity})});
     }
     return inputs;
 }

@@ -31,4 +31,10 @@ inline void check_heads(int32_t num_heads, int32_t kv_num_heads) {
     }
 }
 
+inline void check_window(bool bounded, int32_t keep_window_size) {
+    if (bounded && keep_window_size == 0) {
+        throw Problem("keep_window_size is 0, which keeps every key; 1 or more expected with bounded 1");
+    }
+}
+
 }  // namespace doge::trt

@@ -11,7 +11,7 @@ namespace doge::trt {
 inline constexpr const char* kPluginNamespace = "doge";
 inline constexpr const char* kPluginVersion = "1";
 // Of what an engine stores of a node. Raised when a field is added, dropped or changes its meaning.
-inline constexpr int32_t kSchemaNumber = 1;
+inline constexpr int32_t kSchemaNumber = 2;
 
 enum class FieldType { float32, int32, text, other };
 

@@ -99,9 +99,7 @@ public:
 protected:
     void check_attributes() const override {
         check_heads(num_heads_, kv_num_heads_);
-        if (bounded() && keep_window_size_ == 0) {
-            throw Problem("keep_window_size is 0, which keeps every key; 1 or more expected with bounded 1");
-        }
+        check_window(bounded(), keep_window_size_);
     }
 
 private:

@@ -11,8 +11,11 @@ namespace {
 
 const std::vector<Axis> kCache = {Axis::batch, Axis::num_kv_heads, Axis::capacity, Axis::head_size};
 const std::vector<Axis> kScores = {Axis::batch, Axis::num_score_heads, Axis::capacity};
+const std::vector<Axis> kSlots = {Axis::batch, Axis::num_kv_heads, Axis::capacity};
 const std::vector<Axis> kAngles = {Axis::batch, Axis::new_tokens, Axis::half_head_size};
 
+// The order of inputs, as far as it is fixed: behind past_lengths come the norms, if there are any, and then those of
+// bounded mode.
 enum Input {
     projected,
     score_source,
@@ -27,7 +30,7 @@ enum Input {
     query_norm,
     key_norm
 };
-enum Output { output, present_key, present_value, present_score };
+enum Output { output, present_key, present_value, present_score, present_slots };
 
 const Signature kTensors = {
     {
@@ -43,12 +46,15 @@ const Signature kTensors = {
         {"past_lengths", Element::int32, {Axis::batch}},
         {"query_norm", Element::float32, {Axis::head_size}, "qk_norm"},
         {"key_norm", Element::float32, {Axis::head_size}, "qk_norm"},
+        {"new_lengths", Element::int32, {Axis::batch}, "bounded"},
+        {"past_slots", Element::int32, kSlots, "bounded"},
     },
     {
         {"output", Element::real, {Axis::batch, Axis::new_tokens, Axis::query_width}},
         {"present_key", Element::real, kCache, nullptr, "past_key"},
         {"present_value", Element::real, kCache, nullptr, "past_value"},
         {"present_score", Element::float32, kScores, nullptr, "past_score"},
+        {"present_slots", Element::int32, kSlots, "bounded", "past_slots"},
     },
 };
 
@@ -66,6 +72,7 @@ public:
             {"exponential_score", &exponential_score_, kFlag, true},
             {"qk_norm", &qk_norm_, kFlag, true},
             {"epsilon", &epsilon_, kPositive, true},
+            {"bounded", &bounded_, kFlag, false},
             {"alias_kv_cache", &alias_kv_cache_, kFlag, false},
         };
     }
@@ -110,6 +117,12 @@ public:
         p.attention.present_key = outputs[present_key];
         p.attention.present_value = outputs[present_value];
         p.attention.present_score = static_cast<float*>(outputs[present_score]);
+        if (bounded()) {
+            const int new_lengths = qk_norm_ != 0 ? key_norm + 1 : past_lengths + 1;
+            p.attention.new_lengths = static_cast<const int32_t*>(inputs[new_lengths]);
+            p.attention.past_slots = static_cast<const int32_t*>(inputs[new_lengths + 1]);
+            p.attention.present_slots = static_cast<int32_t*>(outputs[present_slots]);
+        }
         return doge_fused_attention(&p, workspace, doge_fused_attention_workspace_bytes(&p), stream);
     }
 
@@ -122,10 +135,17 @@ public:
     }
 
 protected:
-    void check_attributes() const override { check_heads(num_heads_, kv_num_heads_); }
+    void check_attributes() const override {
+        check_heads(num_heads_, kv_num_heads_);
+        check_window(bounded(), keep_window_size_);
+    }
 
 private:
+    bool bounded() const { return bounded_ != 0; }
+
     doge_fused_attention_params params(const Sizes& sizes, Type type) const {
+        // Only whether there are slots decides about sizes; `run` puts the real ones in.
+        static int32_t some_slots[1] = {};
         doge_fused_attention_params p = {};
         p.attention.batch = sizes.known(Axis::batch);
         p.attention.new_tokens = sizes.known(Axis::new_tokens);
@@ -137,6 +157,8 @@ private:
         p.attention.keep_window_size = keep_window_size_;
         p.attention.scale = scale_;
         p.attention.dtype = dtype_of(type);
+        p.attention.past_slots = bounded() ? some_slots : nullptr;
+        p.attention.present_slots = bounded() ? some_slots : nullptr;
         p.num_score_inputs = sizes.known(Axis::num_score_inputs);
         p.exponential_score = exponential_score_;
         p.epsilon = epsilon_;
@@ -150,6 +172,7 @@ private:
     int32_t exponential_score_ = 0;
     int32_t qk_norm_ = 0;
     float epsilon_ = 0;
+    int32_t bounded_ = 0;
     int32_t alias_kv_cache_ = 0;
 };
 

@@ -1,0 +1,149 @@
+"""The decoder of an engine with bounded caches: memory and time of a token do not depend on the length of the text.
+
+A run changes the caches for good once they are full: the key that it drops is gone. So a step cannot be forgotten, nor
+the same tokens be read twice; whoever wants either needs a copy of the slots, which lies in the host's memory.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from doge_export.errors import DogeExportError
+from doge_export.runtime.decoders.decoder import Array, SequenceLimits
+from doge_export.runtime.decoders.progress import Lengths
+from doge_export.runtime.engine.engine_decoder import EngineDecoder, Packed
+from doge_export.runtime.engine.open_engine import open_engine
+from doge_export.runtime.engine.runner import Runner
+from doge_export.runtime.prediction import Prediction
+
+MARKS = 2
+"""States that are kept to return to: the ends of the last two prompts of a conversation."""
+
+
+class _State(NamedTuple):
+    """The caches after `length` tokens of a row, `tokens` of them without padding."""
+
+    length: int
+    tokens: int
+    caches: Mapping[str, Array]
+
+
+class BoundedEngineDecoder(EngineDecoder):
+    """Decoder over slots; it is set back to a length up to which no key was dropped, or to one that was marked."""
+
+    _record_type = Lengths
+    _progress: Lengths
+
+    def __init__(self, runner: Runner, limits: SequenceLimits) -> None:
+        super().__init__(runner, limits)
+        self._marks: collections.deque[_State] = collections.deque(maxlen=MARKS)
+
+    @property
+    def slots(self) -> int:
+        """Keys that each layer and head now holds."""
+        return min(self._most_tokens, self._slots)
+
+    def reset(self, batch_size: int = 1) -> None:
+        """See `EngineDecoder.reset`."""
+        super().reset(batch_size)
+        self._marks.clear()
+
+    def mark(self) -> None:
+        """See `Decoder.mark`. Costs a copy of the slots to the host."""
+        if self.batch_size == 1:
+            self._marks.append(_State(self.length, self._most_tokens, self._runner.buffers.caches(1)))
+
+    def recallable(self, length: int) -> int:
+        """See `Decoder.recallable`."""
+        if length == self.length or self._holds_all:
+            return length
+        known = [mark.length for mark in self._marks if mark.length <= length]
+        # A mark without a dropped key serves every length before it.
+        whole = [length for mark in self._marks if mark.length > length and mark.tokens <= self._slots]
+        return max(known + whole, default=0)
+
+    def rewind(self, length: int) -> None:
+        """Forget every token from index `length` on; slots are in the order of the text until the first key leaves.
+
+        Raises:
+            DogeExportError: keys of the first `length` tokens were dropped, and no state of that length is kept.
+        """
+        if not 0 <= length <= self.length:
+            raise ValueError(f"cannot rewind to {length}: the cache has read {self.length} tokens")
+        if length == self.length:
+            return
+        if not self._holds_all and length:
+            marks = [mark for mark in self._marks if mark.length >= length]
+            exact = next((mark for mark in marks if mark.length == length), None)
+            found = exact or next((mark for mark in marks if mark.tokens <= self._slots), None)
+            if found is None:
+                raise DogeExportError(
+                    f"this bounded cache cannot be set back from {self.length} to {length} tokens: keys of that time "
+                    "were dropped; reset it and read the tokens again"
+                )
+            self._runner.buffers.write_caches(found.caches)
+        self._best_next = None
+        padding = self.length - self._progress.tokens  # on the left of each row
+        self._progress.restore(length, (length - padding).clip(min=0))
+        for mark in [mark for mark in self._marks if mark.length > length]:
+            self._marks.remove(mark)
+
+    def restore(self, state: Mapping[str, Array], length: int) -> None:
+        """See `Decoder.restore`."""
+        super().restore(state, length)
+        self.mark()
+
+    def forward(self, input_ids: Array, attention_mask: Array | None = None, num_logits_to_keep: int = 0) -> Array:
+        """See `Decoder.forward`."""
+        self._check_whole(input_ids.shape[1])
+        return super().forward(input_ids, attention_mask, num_logits_to_keep)
+
+    def predict(self, input_ids: Array, attention_mask: Array | None = None) -> list[Prediction]:
+        """See `Decoder.predict`."""
+        self._check_whole(input_ids.shape[1])
+        return super().predict(input_ids, attention_mask)
+
+    def _check_whole(self, new: int) -> None:
+        """Refuse a prompt that must be read whole, and is longer than a run."""
+        longest = self._runner.buffers.longest
+        if new > longest and self.length + new > self.chunkable_length:
+            raise DogeExportError(
+                f"{new} tokens are more than this engine reads at a time ({longest}), and beyond "
+                f"{self.chunkable_length} tokens a prompt of this model must be read whole: shorten it, or build again "
+                f"with --max-prompt {new}"
+            )
+
+    @property
+    def _most_tokens(self) -> int:
+        return int(self._progress.tokens.max())
+
+    @property
+    def _holds_all(self) -> bool:
+        """True if no key has been dropped yet."""
+        return self._most_tokens <= self._slots
+
+    @property
+    def _may_look_ahead(self) -> bool:
+        return self._most_tokens < self._slots and super()._may_look_ahead
+
+    def _append(self, new: int, attention_mask: Array | None) -> Array:
+        mask, _, tokens = self._progress.after(new, attention_mask)
+        self._progress.restore(self.length + new, tokens)
+        return mask
+
+    def _before_again(self, rows: Packed) -> Callable[[], None] | None:
+        """See `EngineDecoder._before_again`: as long as there are free slots, new keys take the same ones again."""
+        if not rows.past.any() or (rows.past + rows.new).max() <= self._slots:
+            return None
+        buffers = self._runner.buffers
+        before = buffers.caches(len(rows.past))
+        return lambda: buffers.write_caches(before)
+
+
+def open_engine_decoder(folder: Path, limits: SequenceLimits, allow_host_code: bool = False) -> EngineDecoder:
+    """Open the decoder of a folder that `doge-export trt` wrote. Raises what `open_engine` raises."""
+    runner = Runner(open_engine(folder, allow_host_code))
+    return (BoundedEngineDecoder if runner.sidecar.is_bounded else EngineDecoder)(runner, limits)
