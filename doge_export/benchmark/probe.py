@@ -27,6 +27,7 @@ def probe(
     new_tokens: int,
     precision: str | None = None,
     backend: str | None = None,
+    device: str | None = None,
     allow_host_code: bool = False,
 ) -> dict[str, Any]:
     """Measure a fresh process that loads a graph and decodes.
@@ -37,6 +38,7 @@ def probe(
         new_tokens: number of tokens to decode after the first, cut to what the export holds.
         precision: precision of the graph; None for the one that `load` opens.
         backend: what computes it; None for what `load` takes.
+        device: where onnxruntime runs it; None for the CPU.
         allow_host_code: see `load`.
 
     Returns:
@@ -52,6 +54,7 @@ def probe(
         str(new_tokens),
         precision or "",
         backend or "",
+        device or "",
         *(["host-code"] if allow_host_code else []),
     ]
     done = subprocess.run(
@@ -65,7 +68,13 @@ def probe(
 
 
 def main(
-    folder: str, threads: str, new_tokens: str, precision: str = "", backend: str = "", host_code: str = ""
+    folder: str,
+    threads: str,
+    new_tokens: str,
+    precision: str = "",
+    backend: str = "",
+    device: str = "",
+    host_code: str = "",
 ) -> None:
     """Measure this process and print the result."""
     start = time.perf_counter()
@@ -82,6 +91,7 @@ def main(
         precision=precision or None,
         threads=int(threads) or None,
         backend=cast("Backend | None", backend or None),
+        device=device or None,
         allow_host_code=bool(host_code),
     )
     assert isinstance(session, Session)

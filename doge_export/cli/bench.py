@@ -11,6 +11,7 @@ from doge_export.cli.options import (
     EXPORTED,
     PATH,
     PRECISION,
+    device_option,
     host_code_option,
     json_option,
     threads_option,
@@ -66,6 +67,7 @@ if TYPE_CHECKING:
     multiple=True,
     help="What computes on a CPU: the native decoder, or onnxruntime. May be given twice. [default: as load]",
 )
+@device_option
 @threads_option
 @verify_option
 @host_code_option

@@ -20,6 +20,8 @@ from doge_export.runtime.decoders.growing import GrowingDecoder, GrowingScoresDe
 from doge_export.runtime.decoders.in_place import InPlaceDecoder
 from doge_export.runtime.decoders.native import NativeDecoder
 from doge_export.runtime.decoders.native_bounded import BoundedNativeDecoder
+from doge_export.runtime.decoders.on_device import OnDeviceDecoder
+from doge_export.runtime.device import CPU, Device, check_runs_on_cuda, open_graph_on_cuda, parsed_device
 from doge_export.runtime.feature_session import FeatureSession
 from doge_export.runtime.generation_config import GenerationConfig
 from doge_export.runtime.graph import graph_file, open_graph
@@ -58,6 +60,7 @@ def load(
     threads: int | None = None,
     providers: str | Sequence[Any] | None = None,
     backend: Backend | None = None,
+    device: str | None = None,
     wait: float | None = None,
     verify: bool = False,
     digest: str | None = None,
@@ -73,6 +76,8 @@ def load(
         providers: execution providers of onnxruntime in order of preference, or the name of one.
         backend: "native" for the native decoder, "graph" for onnxruntime over the folder's graph. None: the native
             decoder where it is there and computes this model, else the graph; the graph where `providers` are given.
+        device: "cuda", or "cuda:1" for the GPU of that number: onnxruntime runs the folder's fp16 graph there, with its
+            caches. None or "cpu": the CPU. Not run on a GPU yet.
         wait: most seconds that a call waits for another one's answer on the same session to end, before it raises
             SessionBusy; None without end, 0 not at all. Features and classes are computed without waiting.
         verify: compare every file with the manifest before anything of the folder is opened.
@@ -88,6 +93,7 @@ def load(
     """
     check_threads(threads)
     _check_backend(backend, providers)
+    place = _checked_device(device, backend, providers)
     if wait is not None and not (isinstance(wait, (int, float)) and 0 <= wait <= MAX_WAIT):
         raise DogeExportError(f"wait is {wait!r}, expected seconds from 0 to {MAX_WAIT}, or None to wait without end")
     folder = local_folder(folder)
@@ -97,6 +103,8 @@ def load(
         "threads": threads,
         "providers": [providers] if isinstance(providers, str) else providers,
     }
+    if place != CPU:
+        precision = check_runs_on_cuda(folder, manifest, precision)
     name = graph_file(folder, manifest, precision)
 
     if manifest.task != Session.task and backend == "native":
@@ -115,7 +123,7 @@ def load(
     for note in generation_config.notes:
         warnings.warn(note, stacklevel=2)
     decoder = open_decoder(
-        folder, manifest, precision=precision, backend=backend, allow_host_code=allow_host_code, **where
+        folder, manifest, precision=precision, backend=backend, device=place, allow_host_code=allow_host_code, **where
     )
     return Session(decoder, tokenizer, manifest, generation_config, folder, wait, name)
 
@@ -154,6 +162,7 @@ def open_decoder(
     threads: int | None = None,
     providers: Sequence[Any] | None = None,
     backend: Backend | None = None,
+    device: Device = CPU,
     allow_host_code: bool = False,
 ) -> Decoder:
     """Open the decoder for the interface that the manifest records of a graph.
@@ -164,6 +173,7 @@ def open_decoder(
         folder: an exported folder of task text-generation.
         manifest: its manifest.
         precision, threads, providers, backend, allow_host_code: see `load`.
+        device: where the graph runs; one that `check_runs_on_cuda` accepts.
 
     Raises:
         DogeExportError: as for `load`, or this version has no decoder for the interface.
@@ -184,6 +194,10 @@ def open_decoder(
             f"{folder} has a graph of interface {interface!r}; this version runs "
             f"{', '.join(_DECODERS)}, engine, native: install a newer doge-export"
         )
+    if device != CPU:
+        session = open_graph_on_cuda(folder, name, device, threads=threads)
+        check_interface(session, manifest, interface, folder / name)
+        return OnDeviceDecoder(session, limits, device)
     if backend == "native" or (backend is None and providers is None and NATIVE_BY_DEFAULT):
         try:
             return _native_decoder(folder, manifest, name, threads, asked=backend == "native")
@@ -226,6 +240,13 @@ def _native_folder_decoder(
         raise DogeExportError(f"{folder} needs the native decoder: {why}") from why
     graph = manifest.graphs[name]
     return NativeDecoder(model, SequenceLimits.of(manifest), cache_kind(graph), finds_best=graph.precision == "fp32")
+
+
+def _checked_device(device: str | None, backend: str | None, providers: Any) -> Device:
+    place = parsed_device(device)
+    if place != CPU and (backend == "native" or providers is not None):
+        raise DogeExportError(f"device {device} is onnxruntime's: leave backend native and execution providers out")
+    return place
 
 
 def _check_backend(backend: str | None, providers: Any) -> None:
