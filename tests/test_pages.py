@@ -196,6 +196,7 @@ CHECKS = {
     "cmake": _check_cmake,
     "polygraphy": lambda words: None,  # run by tests/trt/test_command.py
     "trtexec": lambda words: None,  # its options were looked up in its source; TensorRT is not here
+    "tritonserver": lambda words: None,  # Triton is not here
     "apt": _check_packages,
     "build/doge_generate": lambda words: _check_cmake_target("trt_cpp", "doge_generate"),
     "from": _check_import,

@@ -23,6 +23,7 @@ from doge_export.benchmark.timed_model import TimedModel, TimedSession
 from doge_export.console import progress
 from doge_export.errors import DogeExportError
 from doge_export.installing import need
+from doge_export.runtime.device import CPU, parsed_device
 from doge_export.runtime.graph import graph_file
 from doge_export.runtime.loading import load_as
 from doge_export.runtime.native.support import Backend
@@ -94,6 +95,7 @@ def bench(
     rounds: int = 5,
     backend: Sequence[Backend] = (),
     window: Sequence[int] = (),
+    device: str | None = None,
     others: Sequence[TimedModel] = (),
     verify: bool = False,
     allow_host_code: bool = False,
@@ -114,6 +116,7 @@ def bench(
         rounds: number of rounds, after one that is not counted.
         backend: what computes each graph, see `load`; several are timed side by side. By default what `load` takes.
         window: windows smaller than the trained one to time beside it, see `load`.
+        device: where onnxruntime runs the graphs, see `load`.
         others: models of other libraries that take their turns too; the first is what ratios refer to.
         verify, allow_host_code: see `load`.
 
@@ -122,7 +125,9 @@ def bench(
     """
     if compare is not None:
         need("export", "torch", "safetensors")
-    opening = {"threads": threads, "verify": verify, "allow_host_code": allow_host_code}
+    opening = {"threads": threads, "device": device, "verify": verify, "allow_host_code": allow_host_code}
+    if parsed_device(device) != CPU and not precision:
+        precision = ["fp16"]
     given = [folders] if isinstance(folders, (str, Path)) else folders
     sessions = _open(
         list(dict.fromkeys(map(Path, given))),
@@ -147,7 +152,7 @@ def bench(
         "threads": threads,
     }
     process = {
-        name: probe(session.folder, threads, new_tokens, asked, by, session.decoder.window, allow_host_code)
+        name: probe(session.folder, threads, new_tokens, asked, by, session.decoder.window, device, allow_host_code)
         for name, session, asked, by in sessions
     }
     described: dict[str, dict[str, Any]] = {name: _described(session, asked) for name, session, asked, _ in sessions}

@@ -1,8 +1,8 @@
 """Time and memory of a fresh process: `python -m doge_export.benchmark.probe FOLDER THREADS NEW_TOKENS ...`.
 
-Four arguments more are the precision of the graph, what computes it, its window, and "host-code", as `probe` passes
-them. The program prints one JSON object. It runs in a process of its own because a process can measure its imports, its
-loading and its peak memory only once.
+Five arguments more are the precision of the graph, what computes it, its window, its device, and "host-code", as
+`probe` passes them. The program prints one JSON object. It runs in a process of its own because a process can measure
+its imports, its loading and its peak memory only once.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ def probe(
     precision: str | None = None,
     backend: str | None = None,
     window: int | None = None,
+    device: str | None = None,
     allow_host_code: bool = False,
 ) -> dict[str, Any]:
     """Measure a fresh process that loads a graph and decodes.
@@ -39,6 +40,7 @@ def probe(
         precision: precision of the graph; None for the one that `load` opens.
         backend: what computes it; None for what `load` takes.
         window, allow_host_code: see `load`.
+        device: where onnxruntime runs it; None for the CPU.
 
     Returns:
         import_seconds, load_seconds and first_token_seconds (loading included); base_bytes and peak_bytes, the peak
@@ -54,6 +56,7 @@ def probe(
         precision or "",
         backend or "",
         str(window or 0),
+        device or "",
         *(["host-code"] if allow_host_code else []),
     ]
     done = subprocess.run(
@@ -73,6 +76,7 @@ def main(
     precision: str = "",
     backend: str = "",
     window: str = "0",
+    device: str = "",
     host_code: str = "",
 ) -> None:
     """Measure this process and print the result."""
@@ -91,6 +95,7 @@ def main(
         threads=int(threads) or None,
         backend=cast("Backend | None", backend or None),
         window=int(window) or None,
+        device=device or None,
         allow_host_code=bool(host_code),
     )
     assert isinstance(session, Session)

@@ -11,6 +11,7 @@ from doge_export.cli.options import (
     EXPORTED,
     PATH,
     PRECISION,
+    device_option,
     host_code_option,
     json_option,
     threads_option,
@@ -73,6 +74,7 @@ if TYPE_CHECKING:
     metavar="N",
     help="Keys that a token sees, fewer than the model was trained with: timed beside it. May be given several times.",
 )
+@device_option
 @threads_option
 @verify_option
 @host_code_option

@@ -138,6 +138,11 @@ backend_option = click.option(
     type=click.Choice(("native", "graph")),
     help="What computes on a CPU: the native decoder, or onnxruntime. [default: native where it is there]",
 )
+device_option = click.option(
+    "--device",
+    metavar="cpu|cuda[:N]",
+    help="Where onnxruntime runs the graph: cuda for its fp16 graph on a GPU (extra `gpu`). [default: cpu]",
+)
 verify_option = click.option(
     "--verify", is_flag=True, help="Compare every file of FOLDER with its manifest before anything is opened."
 )
@@ -162,9 +167,16 @@ def session_options(function: Function) -> Function:
 
     @functools.wraps(function)
     def collected(
-        *args: Any, threads: int | None, backend: Any, verify: bool, allow_host_code: bool, **options: Any
+        *args: Any,
+        threads: int | None,
+        backend: Any,
+        device: str | None,
+        verify: bool,
+        allow_host_code: bool,
+        **options: Any,
     ) -> Any:
-        opening = {"threads": threads, "backend": backend, "verify": verify, "allow_host_code": allow_host_code}
+        opening = {"threads": threads, "backend": backend, "device": device, "verify": verify}
+        opening["allow_host_code"] = allow_host_code
         return function(*args, opening=opening, **options)
 
     return _all(
@@ -175,6 +187,7 @@ def session_options(function: Function) -> Function:
         ),
         threads_option,
         backend_option,
+        device_option,
         verify_option,
         host_code_option,
     )(collected)  # type: ignore[return-value]

@@ -20,6 +20,8 @@ from doge_export.runtime.decoders.growing import GrowingDecoder, GrowingScoresDe
 from doge_export.runtime.decoders.in_place import InPlaceDecoder
 from doge_export.runtime.decoders.native import NativeDecoder
 from doge_export.runtime.decoders.native_bounded import BoundedNativeDecoder
+from doge_export.runtime.decoders.on_device import OnDeviceDecoder
+from doge_export.runtime.device import CPU, Device, check_runs_on_cuda, open_graph_on_cuda, parsed_device
 from doge_export.runtime.feature_session import FeatureSession
 from doge_export.runtime.generation_config import GenerationConfig, is_integer
 from doge_export.runtime.graph import graph_file, open_graph
@@ -63,6 +65,7 @@ def load(
     providers: str | Sequence[Any] | None = None,
     backend: Backend | None = None,
     window: int | None = None,
+    device: str | None = None,
     wait: float | None = None,
     verify: bool = False,
     digest: str | None = None,
@@ -81,6 +84,8 @@ def load(
         window: number of keys that a token sees of each layer and head, those of highest score; fewer than the model
             was trained with (its keep_window_size), so that answers are approximate, in less memory and time. None:
             as trained.
+        device: "cuda", or "cuda:1" for the GPU of that number: onnxruntime runs the folder's fp16 graph there, with its
+            caches. None or "cpu": the CPU. Not run on a GPU yet.
         wait: most seconds that a call waits for another one's answer on the same session to end, before it raises
             SessionBusy; None without end, 0 not at all. Features and classes are computed without waiting.
         verify: compare every file with the manifest before anything of the folder is opened.
@@ -96,6 +101,7 @@ def load(
     """
     check_threads(threads)
     _check_backend(backend, providers)
+    place = _checked_device(device, backend, providers)
     if wait is not None and not (isinstance(wait, (int, float)) and 0 <= wait <= MAX_WAIT):
         raise DogeExportError(f"wait is {wait!r}, expected seconds from 0 to {MAX_WAIT}, or None to wait without end")
     folder = local_folder(folder)
@@ -105,6 +111,8 @@ def load(
         "threads": threads,
         "providers": [providers] if isinstance(providers, str) else providers,
     }
+    if place != CPU:
+        precision = check_runs_on_cuda(folder, manifest, precision)
     name = graph_file(folder, manifest, precision)
 
     if window is not None and manifest.task != Session.task:
@@ -118,7 +126,14 @@ def load(
     for note in generation_config.notes:
         warnings.warn(note, stacklevel=2)
     decoder = open_decoder(
-        folder, manifest, precision=precision, backend=backend, window=window, allow_host_code=allow_host_code, **where
+        folder,
+        manifest,
+        precision=precision,
+        backend=backend,
+        window=window,
+        device=place,
+        allow_host_code=allow_host_code,
+        **where,
     )
     return Session(decoder, tokenizer, manifest, generation_config, folder, wait, name)
 
@@ -158,6 +173,7 @@ def open_decoder(
     providers: Sequence[Any] | None = None,
     backend: Backend | None = None,
     window: int | None = None,
+    device: Device = CPU,
     allow_host_code: bool = False,
 ) -> Decoder:
     """Open the decoder for the interface that the manifest records of a graph.
@@ -168,6 +184,7 @@ def open_decoder(
         folder: an exported folder of task text-generation.
         manifest: its manifest.
         precision, threads, providers, backend, window, allow_host_code: see `load`.
+        device: where the graph runs; one that `check_runs_on_cuda` accepts.
 
     Raises:
         DogeExportError: as for `load`, or this version has no decoder for the interface.
@@ -192,6 +209,12 @@ def open_decoder(
             f"{folder} has a graph of interface {interface!r}; this version runs "
             f"{', '.join(_DECODERS)}, engine, native: install a newer doge-export"
         )
+    if device != CPU:
+        if window is not None:
+            raise DogeExportError("the window of a graph on a GPU is built in: leave window or device out")
+        session = open_graph_on_cuda(folder, name, device, threads=threads)
+        check_interface(session, manifest, interface, folder / name)
+        return OnDeviceDecoder(session, limits, device)
 
     def native(asked: bool) -> Decoder:
         return _native_decoder(_native_model(folder, manifest, name, threads, asked), manifest, name, window)
@@ -310,6 +333,13 @@ def _native_folder_decoder(
     except NotNative as why:
         raise DogeExportError(f"{folder} needs the native decoder: {why}") from why
     return _native_decoder(model, manifest, name, window)
+
+
+def _checked_device(device: str | None, backend: str | None, providers: Any) -> Device:
+    place = parsed_device(device)
+    if place != CPU and (backend == "native" or providers is not None):
+        raise DogeExportError(f"device {device} is onnxruntime's: leave backend native and execution providers out")
+    return place
 
 
 def _check_backend(backend: str | None, providers: Any) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from doge_export.serve.api_error import ApiError
 from doge_export.serve.fields import Fields
+from doge_export.serve.tool_calls import with_objects
 
 LARGEST = 2**31 - 1
 
@@ -111,6 +112,7 @@ def _is_bias(bias: dict[str, Any]) -> bool:
 
 def _message(message: Any) -> Any:
     """Join the parts of a message's content, which are texts here, to the one text that chat templates read."""
+    message = with_objects(message)
     content = message.get("content") if isinstance(message, dict) else None
     if not isinstance(content, list):
         return message

@@ -76,13 +76,14 @@ class Streamed(Response):
     async def _events(self, part: Any) -> None:
         rows, request = self._answers.rows, self._request
         for index in range(len(rows) if request.is_chat else 0):
-            await part(_event(self._bodies.chunk(index, None, None, None)))
+            await part(_event(self._bodies.beginning(index)))
         async for events in self._answers.events():
             parts = []
             for index, event in events:
-                if event.piece or event.finish_reason is not None or event.record is not None:
-                    told = None if event.record is None else [event.record]
-                    parts.append(_event(self._bodies.chunk(index, event.piece, told, event.finish_reason)))
+                told = None if event.record is None else [event.record]
+                chunk = self._bodies.chunk(index, event.piece, told, event.finish_reason)
+                if chunk is not None:
+                    parts.append(_event(chunk))
             if parts:
                 await part(b"".join(parts))
         if request.include_usage:

@@ -1,12 +1,15 @@
 """A Llama of the same shape and bits in llama.cpp, as a subject of `doge_export.benchmark.bench`.
 
-Needs the packages llama-cpp-python and gguf. Weights are random: speed does not depend on what they say. The file holds
-no tokenizer, and the head is tied to the embedding as Doge's is.
+Needs the packages llama-cpp-python and gguf. Weights are random: speed does not depend on what they say. The head is
+tied to the embedding as Doge's is. `python llama_cpp_model.py out llama.gguf --precision int8` writes a file with the
+tokenizer of an exported folder, as servers need one; this takes gguf alone.
 """
 
 from __future__ import annotations
 
+import argparse
 import ctypes
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -17,8 +20,18 @@ QUANTS = {"fp32": "F32", "int8": "Q8_0", "int4": "Q4_0"}
 """What llama.cpp calls the nearest of its formats: 32 weights to a scale, where ours has 128."""
 
 
-def write_gguf(file: Path, architecture: dict[str, Any], precision: str, max_length: int) -> None:
-    """Write a Llama with the sizes of a Doge's architecture and random weights."""
+def write_gguf(
+    file: Path, architecture: dict[str, Any], precision: str, max_length: int, tokenizer: dict[str, Any] | None = None
+) -> None:
+    """Write a Llama with the sizes of a Doge's architecture and random weights.
+
+    Args:
+        file: where it is written.
+        architecture: of a manifest.
+        precision: a key of `QUANTS`.
+        max_length: most tokens of a sequence.
+        tokenizer: content of a tokenizer.json; None for a file without a vocabulary.
+    """
     from gguf import GGMLQuantizationType, GGUFWriter
     from gguf.quants import quantize
 
@@ -42,7 +55,10 @@ def write_gguf(file: Path, architecture: dict[str, Any], precision: str, max_len
     writer.add_rope_freq_base(10000.0)
     writer.add_layer_norm_rms_eps(1e-6)
     writer.add_vocab_size(a["vocab_size"])
-    writer.add_tokenizer_model("none")
+    if tokenizer is None:
+        writer.add_tokenizer_model("none")
+    else:
+        add_tokenizer(writer, tokenizer, a["vocab_size"])
 
     def matrix(name: str, rows: int, columns: int) -> None:
         values = (chance.standard_normal((rows, columns)) * columns**-0.5).astype(np.float32)
@@ -72,6 +88,23 @@ def write_gguf(file: Path, architecture: dict[str, Any], precision: str, max_len
     writer.write_tensors_to_file()
     writer.close()
     staged.replace(file)
+
+
+def add_tokenizer(writer: Any, tokenizer: dict[str, Any], vocab_size: int) -> None:
+    """Add a byte-level BPE tokenizer that splits as Llama 3's does, and begins a text with the token of id 0."""
+    from gguf import TokenType
+
+    special = {token["id"]: token["content"] for token in tokenizer["added_tokens"]}
+    words = {number: word for word, number in tokenizer["model"]["vocab"].items()} | special
+    merges = [each if isinstance(each, str) else " ".join(each) for each in tokenizer["model"]["merges"]]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("llama-bpe")
+    writer.add_token_list([words.get(number, f"unused{number}") for number in range(vocab_size)])
+    writer.add_token_types([TokenType.CONTROL if n in special else TokenType.NORMAL for n in range(vocab_size)])
+    writer.add_token_merges(merges)
+    writer.add_bos_token_id(0)
+    writer.add_eos_token_id(1)
+    writer.add_add_bos_token(True)
 
 
 class LlamaCpp:
@@ -128,3 +161,21 @@ class LlamaCpp:
             raise SystemExit("llama.cpp fails to decode")
         logits = np.ctypeslib.as_array(self._c.llama_get_logits_ith(self._context, -1), (self._vocabulary,))
         self._token[0] = int(logits.argmax())
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="an exported folder with a tokenizer")
+    parser.add_argument("file", type=Path, help="the GGUF file to write")
+    parser.add_argument("--precision", choices=QUANTS, default="int8")
+    arguments = parser.parse_args()
+    manifest, tokenizer = (
+        json.loads((arguments.folder / name).read_text(encoding="utf-8"))
+        for name in ("doge_export.json", "tokenizer.json")
+    )
+    write_gguf(arguments.file, manifest["architecture"], arguments.precision, manifest["max_length"], tokenizer)
+
+
+if __name__ == "__main__":
+    main()

@@ -24,7 +24,7 @@ class Answer:
     Attributes:
         first: seconds to the first token.
         whole: seconds to the end.
-        tokens: tokens, as the server counts them.
+        tokens: tokens, as the server counts them; events with text where it counts none.
         error: what went wrong; empty for nothing.
     """
 
@@ -84,12 +84,13 @@ class Load:
 
     async def _read(self, reader: Any, answer: Answer, began: float, vanish_after: int | None) -> str:
         status = (await reader.readline()).decode().strip()
-        events = 0
+        events = texts = 0
         while line := await reader.readline():
             if not line.startswith(b"data: "):
                 continue
             if line.startswith(b"data: [DONE]"):
-                return "" if answer.tokens else "no usage"
+                answer.tokens = answer.tokens or texts
+                return "" if answer.tokens else "an answer without tokens"
             events += 1
             if events == 1:
                 answer.first = time.perf_counter() - began
@@ -99,6 +100,8 @@ class Load:
                 answer.tokens = json.loads(line[6:])["usage"]["completion_tokens"]
             elif b'"error"' in line:
                 return line.decode().strip()
+            else:
+                texts += b'"text": ""' not in line and b'"text":""' not in line
         return status if " 200 " not in status else "the stream was cut"
 
     async def run(self, clients: int, requests: int, vanish: bool = False) -> tuple[list[Answer], float]:

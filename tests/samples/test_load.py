@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import runpy
 import sys
@@ -47,6 +48,24 @@ def test_clients_are_counted_and_vanish(run, bundled_folder, monkeypatch):
         served.until_idle()
         code, lines = run("load.py", *options, "--api-key", KEY, "--clients", 4)
         assert code == 1 and any("429" in line for line in lines)
+
+
+def test_events_are_counted_where_a_server_counts_nothing(monkeypatch):
+    """As that of llama-cpp-python does, whose streams end without numbers."""
+    monkeypatch.syspath_prepend(str(SAMPLE))
+    import load
+
+    async def read(usage):
+        reader, answer = asyncio.StreamReader(), load.Answer()
+        events = [b'{"choices": [{"text": " word"}]}', b'{"choices": [{"text": ""}]}', b'{"choices":[{"text":"a"}]}']
+        events += [b'{"choices": [], "usage": {"completion_tokens": 7}}'] if usage else []
+        reader.feed_data(b"HTTP/1.1 200 OK\r\n\r\n")
+        reader.feed_data(b"".join(b"data: " + event + b"\n\n" for event in [*events, b"[DONE]"]))
+        reader.feed_eof()
+        assert await load.Load._read(None, reader, answer, 0.0, None) == ""
+        return answer.tokens
+
+    assert [asyncio.run(read(usage)) for usage in (False, True)] == [2, 7]
 
 
 def test_a_folder_gets_a_tokenizer_that_knows_every_id(run, bundled_folder, tmp_path):

@@ -9,7 +9,6 @@ A step of one token binds nothing anew: every input, lengths included, is a buff
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Self
 
 import numpy as np
 import onnxruntime
@@ -21,10 +20,6 @@ from doge_export.runtime.graph import running
 from doge_export.runtime.prediction import Prediction, predictions
 from doge_export.runtime.state import check_arrays
 
-Device = tuple[str, int]
-"""Memory that buffers lie in: onnxruntime's name of the device, and its number."""
-CPU: Device = ("cpu", 0)
-
 
 class InPlaceDecoder(GraphDecoder):
     """Decoder over caches of fixed capacity that are updated in place.
@@ -32,25 +27,19 @@ class InPlaceDecoder(GraphDecoder):
     Args:
         session: the graph.
         limits: limits of a sequence.
-        device: memory that the buffers lie in.
 
     Raises:
         DogeExportError: the graph was written by an older doge-export.
     """
 
-    def __init__(self, session: onnxruntime.InferenceSession, limits: SequenceLimits, device: Device = CPU) -> None:
+    def __init__(self, session: onnxruntime.InferenceSession, limits: SequenceLimits) -> None:
         super().__init__(session, limits)
-        self._device = device
         if "past_length" not in self._shapes:
             raise DogeExportError("the graph is of an older doge-export, which this one does not run; export it again")
         self._layers = sum(name.startswith("past_key_values.") and name.endswith(".key") for name in self._shapes)
         self._score_width = self._shapes["past_scores"][1] if "past_scores" in self._shapes else 0
         self._takes_positions = "position_ids" in self._shapes
         self.reset()
-
-    def fork(self) -> Self:
-        """See `Decoder.fork`."""
-        return type(self)(self._session, self._limits, self._device)
 
     def reset(self, batch_size: int = 1) -> None:
         """Forget everything; the buffers are kept if the batch size stays."""
@@ -61,14 +50,15 @@ class InPlaceDecoder(GraphDecoder):
     def forward(self, input_ids: Array, attention_mask: Array | None = None, num_logits_to_keep: int = 0) -> Array:
         """See `Decoder.forward`."""
         logits = self._run(input_ids, attention_mask, num_logits_to_keep)
-        return logits.copy() if logits is self._step_logits else logits
+        return self._step_logits.copy() if logits is None else logits
 
     def predict(self, input_ids: Array, attention_mask: Array | None = None) -> list[Prediction]:
         """See `Decoder.predict`; the logits of a step are read where onnxruntime wrote them."""
-        return predictions(self._run(input_ids, attention_mask, 1))
+        logits = self._run(input_ids, attention_mask, 1)
+        return predictions(self._step_logits if logits is None else logits)
 
-    def _run(self, input_ids: Array, attention_mask: Array | None, num_logits_to_keep: int) -> Array:
-        """Run as `forward` does; the logits of a step lie in memory that the next step overwrites."""
+    def _run(self, input_ids: Array, attention_mask: Array | None, num_logits_to_keep: int) -> Array | None:
+        """Run as `forward` does; None for a step, whose logits the next step overwrites in `_step_logits`."""
         self._progress.check(input_ids)
         past, new = self.length, input_ids.shape[1]
         if self._limits.mixes_rows and past and new > 1 and self.batch_size > 1:
@@ -78,7 +68,8 @@ class InPlaceDecoder(GraphDecoder):
             )
         _, positions = self._progress.append(new, attention_mask)
         if new == 1:
-            return self._step(past, input_ids, positions)
+            self._step(past, input_ids, positions)
+            return None
         ids = np.ascontiguousarray(input_ids, dtype=np.int64)
         rows = [slice(None)] if past == 0 or self.batch_size == 1 else [slice(r, r + 1) for r in range(self.batch_size)]
         last = positions[:, -1]
@@ -139,40 +130,52 @@ class InPlaceDecoder(GraphDecoder):
         shape = (batch_size, self._kv_heads, self.max_length, self._head_dim)
         dtype = self._cache_types["past_key_values.0.key"]
         self._caches = [(np.zeros(shape, dtype), np.zeros(shape, dtype)) for _ in range(self._layers)]
+        self._step_logits = np.zeros((batch_size, 1, self.vocab_size), np.float32)
+        self._allocate_small(batch_size)
+        self._binding = self._bind(slice(None), self._step_tokens, self._step_logits, self._step_scores)
+
+    def _allocate_small(self, batch_size: int) -> None:
         self._scores = np.zeros((batch_size, self._score_width, 1, self.max_length), np.float32)
         self._step_tokens = _Tokens(np.zeros((batch_size, 1), np.int64), np.zeros((batch_size, 1), np.int64))
-        self._step_logits = np.zeros((batch_size, 1, self.vocab_size), np.float32)
         self._step_scores = np.zeros((batch_size, self._score_width, 1, 1), np.float32)
         self._keep = np.zeros((), np.int64)
-        self._binding = self._bind(slice(None), self._step_tokens, self._step_logits, self._step_scores)
 
     def _bind(self, row: slice, tokens: _Tokens, logits: Array, new_scores: Array) -> onnxruntime.IOBinding:
         """Bind the inputs and outputs of a run of these rows."""
         binding = self._session.io_binding()
-        inputs = {"attention_mask": self._progress.mask[row], "num_logits_to_keep": self._keep, **tokens.inputs()}
-        outputs = {"logits": logits}
-        if not self._takes_positions:
-            del inputs["position_ids"]
+        inputs, outputs = self._small_inputs(row, tokens), {"logits": logits}
         if self._score_width:
-            inputs["past_scores"], outputs["new_scores"] = self._scores[row], new_scores
+            outputs["new_scores"] = new_scores
         for layer, caches in enumerate(self._caches):
             for part, cache in zip(("key", "value"), caches, strict=True):
                 inputs[f"past_key_values.{layer}.{part}"] = outputs[f"present.{layer}.{part}"] = cache[row]
         for name, array in inputs.items():
-            binding.bind_input(name, *self._device, array.dtype, array.shape, array.ctypes.data)
+            binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
         for name, array in outputs.items():
-            binding.bind_output(name, *self._device, array.dtype, array.shape, array.ctypes.data)
+            binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
         return binding
 
-    def _step(self, past: int, input_ids: Array, positions: Array) -> Array:
+    def _small_inputs(self, row: slice, tokens: _Tokens) -> dict[str, Array]:
+        """Return the inputs of a run besides keys and values, by name."""
+        inputs = {"attention_mask": self._progress.mask[row], "num_logits_to_keep": self._keep, **tokens.inputs()}
+        if not self._takes_positions:
+            del inputs["position_ids"]
+        if self._score_width:
+            inputs["past_scores"] = self._scores[row]
+        return inputs
+
+    def _step_binding(self) -> onnxruntime.IOBinding:
+        """Return what the next step of one token runs with."""
+        return self._binding
+
+    def _step(self, past: int, input_ids: Array, positions: Array) -> None:
         tokens = self._step_tokens
         tokens.ids[...] = input_ids
         tokens.positions[...] = positions
         tokens.advance(past)
         with running():
-            self._session.run_with_iobinding(self._binding)
+            self._session.run_with_iobinding(self._step_binding())
         self._scores[..., past] = self._step_scores[..., 0]
-        return self._step_logits
 
     def _chunk(self, row: slice, past: int, ids: Array, positions: Array, keep: int) -> Array:
         """Read several new tokens, of all rows of an empty cache at once or of one row behind its past.
