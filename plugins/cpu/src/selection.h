@@ -39,7 +39,8 @@ class Selection {
     std::vector<int> places() const {
         std::vector<int> found;
         for (const Kept& key : heap_) found.push_back(key.place);
-        std::sort(found.begin(), found.end());
+        // By a function of its own: libc++ has the usual sort compiled, and WebAssembly is linked without it.
+        std::sort(found.begin(), found.end(), [](int a, int b) { return a < b; });
         return found;
     }
 
