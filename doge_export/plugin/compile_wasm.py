@@ -1,4 +1,4 @@
-"""Compile plugins/cpu to WebAssembly, as its sources.json says: a module for every engine, and one with relaxed SIMD."""
+"""Compile plugins/cpu to WebAssembly, as its sources.json says: one module for every engine, one with relaxed SIMD."""
 
 from __future__ import annotations
 

@@ -1,19 +1,21 @@
-// node [--experimental-wasm-relaxed-simd] measure.mjs PORTABLE NATIVE [--rounds N] [--gguf FILE]: tokens a second of the engines
-// that a page has, in turns, on one thread: the native module, onnxruntime-web, and wllama where a GGUF file is given.
-// PORTABLE and NATIVE are exports of one model; packages are found from the current folder.
+// node measure.mjs PORTABLE NATIVE [--rounds N] [--packages DIR]: tokens a second of the engines that a page has, in turns, on
+// one thread: the native decoder and onnxruntime-web. PORTABLE and NATIVE are exports of one model. A Node before 22 has relaxed
+// SIMD by --experimental-wasm-relaxed-simd alone.
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import path from "node:path";
 import { parseArgs } from "node:util";
-import { pathToFileURL } from "node:url";
+import { fileURLToPath, pathToFileURL } from "node:url";
 import { Doge } from "./doge.mjs";
 import { NativeDoge } from "./native.mjs";
 import { measured, summary } from "./speed.mjs";
 
-const { values, positionals } = parseArgs({ allowPositionals: true, options: { rounds: { type: "string", default: "5" } } });
+const packages = fileURLToPath(new URL("../browser", import.meta.url));
+const options = { rounds: { type: "string", default: "5" }, packages: { type: "string", default: packages } };
+const { values, positionals } = parseArgs({ allowPositionals: true, options });
 const [portable, native] = positionals;
 const manifestOf = (folder) => JSON.parse(readFileSync(path.join(folder, "doge_export.json"), "utf8"));
-const require = createRequire(path.join(process.cwd(), "x.mjs"));
+const require = createRequire(path.join(values.packages, "package.json"));
 const ort = (await import(pathToFileURL(require.resolve("onnxruntime-web")).href)).default;
 ort.env.wasm.numThreads = 1;
 ort.env.logLevel = "error";

@@ -1,11 +1,14 @@
-// How fast engines are, in turns: a prompt of 256 tokens, and answers behind 16 and behind 1024 of them.
+// How fast engines are, in turns: a prompt of 256 tokens, and answers behind 16 and behind 1024 of them. In Node by the time
+// of the processor, which other work takes less from.
+
+const clock = globalThis.process?.cpuUsage ? () => process.cpuUsage().user / 1000 : () => performance.now();
 
 /** Tokens a second, by what was done. */
 async function rates(doge) {
   const seconds = async (work) => {
-    const began = performance.now();
+    const began = clock();
     await work();
-    return (performance.now() - began) / 1000;
+    return (clock() - began) / 1000;
   };
   const ids = (count) => Array.from({ length: count }, (_, place) => 3 + ((place * 7919) % 1000));
   const wanted = { best: true };

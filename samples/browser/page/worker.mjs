@@ -63,7 +63,8 @@ async function loadNative(folder, manifest, precision) {
   const [file, graph] = graphOf(manifest, precision ? [precision] : PREFERRED.native);
   await loadTexts(folder, manifest);
   const fetchModule = async (name) => {
-    const response = await fetch(new URL(`javascript/native/${name}`, self.location.href));
+    const response = await fetch(new URL(`javascript/native/${name}`, self.location.href)).catch(() => null);
+    if (!response) throw new Error(`${name} cannot be reached: connect to the network, and reload the page`);
     if (!response.ok) throw new Error(`${name} is not there: doge-export plugin build --cpu --target wasm makes it`);
     return response.arrayBuffer();
   };
