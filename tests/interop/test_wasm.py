@@ -49,11 +49,11 @@ def test_modules_are_small_and_ask_for_nothing(modules):
 @pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
 def test_greedy_answers(native, answered, precision):
     session = load(native, precision=precision, backend="native")
-    prompts = [session.tokenizer.encode(text) for text in PROMPTS]
-    expected = [session.generate(ids, do_sample=False, max_new_tokens=TOKENS, eos_token_id=[]).tokens for ids in prompts]
-    request = {"precision": precision, "prompts": [list(map(int, ids)) for ids in prompts], "maxNewTokens": TOKENS}
+    expected = [session.generate(text, do_sample=False, max_new_tokens=TOKENS) for text in PROMPTS]
+    prompts = [answer.prompt_token_ids for answer in expected]
+    request = {"precision": precision, "prompts": prompts, "maxNewTokens": TOKENS}
     found = answered(native, request)
-    assert found["answers"] == [list(map(int, tokens)) for tokens in expected]
+    assert found["answers"] == [answer.token_ids for answer in expected]
     # Relaxed SIMD, where the engine has it, or the reason why it was not taken.
     relaxed = answered(native, request, "--experimental-wasm-relaxed-simd")
     assert relaxed["answers"] == found["answers"] or relaxed["instructionSet"] == "wasmrelaxed"

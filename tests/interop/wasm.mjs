@@ -6,8 +6,10 @@ import { choose } from "../../samples/javascript/decoder.mjs";
 import { NativeDoge } from "../../samples/javascript/native.mjs";
 
 const [modules, folder, text] = process.argv.slice(2);
-const { precision, prompts = [], draws = 0, cut, ...options } = JSON.parse(text);
-const manifest = JSON.parse(readFileSync(path.join(folder, "doge_export.json"), "utf8"));
+const { precision, prompts = [], draws = 0, cut, ...settings } = JSON.parse(text);
+const read = (name) => JSON.parse(readFileSync(path.join(folder, name), "utf8"));
+const manifest = read("doge_export.json");
+const options = { ...settings, eos: [read("generation_config.json").eos_token_id].flat() };
 const [file, graph] = Object.entries(manifest.graphs).find(([, { precision: name }]) => name === precision);
 const weights = readFileSync(path.join(folder, `${file}_data`)).subarray(0, cut);
 const fetchModule = (name) => readFileSync(path.join(modules, name));
