@@ -64,7 +64,8 @@ def test_chosen_tokens_follow_the_distribution(native, answered):
     """Of one step, drawn often: the frequencies are those of the logits, cut by topK and topP."""
     session = load(native, precision="fp32", backend="native")
     ids = [int(token) for token in session.tokenizer.encode(PROMPTS[0])]
-    found = answered(native, {"precision": "fp32", "draws": 2000, "prompts": [ids], "temperature": 0.8, "topK": 4, "topP": 0.9})
+    options = {"temperature": 0.8, "topK": 4, "topP": 0.9}
+    found = answered(native, {"precision": "fp32", "draws": 2000, "prompts": [ids], **options})
     assert max(abs(found["drawn"][token] - share) for token, share in found["shares"].items()) < 0.04
     assert set(found["drawn"]) == set(found["shares"]) and len(found["shares"]) <= 4
 
@@ -86,4 +87,3 @@ def test_the_same_sources_give_the_same_modules(modules, tmp_path, monkeypatch):
     for name in ("doge_cpu.wasm", "doge_cpu_relaxed.wasm"):
         digests = {hashlib.sha256((folder / name).read_bytes()).hexdigest() for folder in (modules, again)}
         assert len(digests) == 1
-
