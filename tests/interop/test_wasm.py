@@ -72,7 +72,7 @@ def test_chosen_tokens_follow_the_distribution(native, answered):
 
 def test_troubles_are_a_line(native, answered):
     for request, said in (
-        ({"cut": 1000}, "the file is"),
+        ({"cut": 1000}, "a weight file cut short"),
         ({"prompts": [[5] * 300]}, "the prompt has 300 tokens, and this model holds 256: shorten it"),
         ({"prompts": [[100000]]}, "token 100000 is not in the vocabulary"),
     ):
