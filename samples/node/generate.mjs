@@ -60,6 +60,7 @@ const texts = new Texts(
     tokenizer: read("tokenizer.json"),
     config: read("tokenizer_config.json"),
     generation: read("generation_config.json"),
+    chatTemplate: "chat_template.jinja" in manifest.files ? readFileSync(path.join(folder, "chat_template.jinja"), "utf8") : undefined,
   },
 );
 const ids = values.chat ? texts.encodeChat([{ role: "user", content: prompt }]) : texts.encode(prompt);

@@ -56,7 +56,10 @@ async function loadTexts(folder, manifest) {
   const listed = names.map((name) => (name in manifest.files ? jsonOf(folder, name, manifest) : undefined));
   const [tokenizer, config, generation] = await Promise.all(listed);
   if (!tokenizer) throw new Error("The folder has no tokenizer.json: export a checkpoint that has one.");
-  texts = new Texts({ Tokenizer, Template }, { tokenizer, config, generation });
+  const file = "chat_template.jinja";
+  const source = file in manifest.files ? await bytesOf(folder, file, manifest) : undefined;
+  const chatTemplate = source && new TextDecoder().decode(source);
+  texts = new Texts({ Tokenizer, Template }, { tokenizer, config, generation, chatTemplate });
 }
 
 async function loadNative(folder, manifest, precision) {
