@@ -14,6 +14,7 @@ from doge_export.cli.options import PATH, json_option
 from doge_export.cli.render import columns, echo_json
 from doge_export.console import log
 from doge_export.errors import DogeExportError
+from doge_export.plugin.compile_wasm import WASM
 from doge_export.plugin.cpu_targets import CPU_TARGETS
 
 
@@ -26,8 +27,8 @@ def command() -> None:
 @click.option("--cpu", is_flag=True, help="Build the native decoder for CPUs alone; a C++ compiler is enough.")
 @click.option(
     "--target",
-    type=click.Choice(tuple(CPU_TARGETS)),
-    help="With --cpu: the system to build for, by zig (pip install ziglang). [default: this one]",
+    type=click.Choice((*CPU_TARGETS, WASM)),
+    help="With --cpu: the system to build for, by zig (pip install ziglang); wasm: two modules. [default: this one]",
 )
 @click.option("--output", type=PATH, metavar="DIR", help="Copy the libraries there. [default: leave them in the cache]")
 @click.option("--force", is_flag=True, help="Replace DIR when it is not empty.")

@@ -99,14 +99,14 @@ def _compile(
         item = tree / f"{number}.o"
         line = [*command, *common, *file.get("flags", []), "-c", str(file["path"]), "-o", str(item)]
         own = file.get(processor, [])
-        done = _run(compiler, [*line, *own], longest)
+        done = run_compiler(compiler, [*line, *own], longest)
         if done.returncode and own:  # the compiler may be older than the instructions
-            done = _run(compiler, line, longest)
+            done = run_compiler(compiler, line, longest)
             sys.stderr.write(
                 f"{compiler.version} refuses {' '.join(own)}: the library has no kernels of {file['path'].stem}\n"
             )
         if done.returncode:
-            raise RunFailed(f"{file['path'].name} does not compile by {compiler.version}: {_first_error(done.stdout)}")
+            raise RunFailed(f"{file['path'].name} does not compile by {compiler.version}: {first_error(done.stdout)}")
         return item
 
     with ThreadPoolExecutor(jobs) as pool:
@@ -114,16 +114,24 @@ def _compile(
     library = tree / "library"
     # zig's own libraries always come along; another compiler's are those that onnxruntime needs, too.
     links = [*recipe["link_flags"], *(["-Wl,-s"] if compiler.is_zig else [])]
-    done = _run(compiler, [*command, *map(str, objects), *links, "-o", str(library)], longest)
+    done = run_compiler(compiler, [*command, *map(str, objects), *links, "-o", str(library)], longest)
     if done.returncode:
-        raise RunFailed(f"the native decoder does not link by {compiler.version}: {_first_error(done.stdout)}")
+        raise RunFailed(f"the native decoder does not link by {compiler.version}: {first_error(done.stdout)}")
     return library
 
 
-def _run(compiler: CppCompiler, command: list[str], longest: float | None) -> subprocess.CompletedProcess[str]:
+def run_compiler(
+    compiler: CppCompiler, command: list[str], longest: float | None, folder: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a compiler in a folder, None for the present one; it may take `longest` seconds.
+
+    Raises:
+        RunFailed: it has not ended then.
+    """
     try:
         return subprocess.run(
             command,
+            cwd=folder,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -136,7 +144,8 @@ def _run(compiler: CppCompiler, command: list[str], longest: float | None) -> su
         raise RunFailed(f"{compiler.version} has not ended after {longest} s") from error
 
 
-def _first_error(output: str) -> str:
+def first_error(output: str) -> str:
+    """Return the first line of a compiler's output that tells of an error."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     found = next((line for line in lines if "error" in line.lower() or "undefined" in line), lines[-1] if lines else "")
     return found[:300] or "it says nothing"

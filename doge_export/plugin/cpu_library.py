@@ -18,6 +18,7 @@ from doge_export.package.atomic import staged_folder
 from doge_export.package.fingerprint import names_in
 from doge_export.paths import is_own, user_cache
 from doge_export.plugin.compile_cpu import compile_cpu, describe_build
+from doge_export.plugin.compile_wasm import MODULES, WASM, compile_wasm
 from doge_export.plugin.cpp_compiler import find_cpp_compiler
 from doge_export.plugin.cpu_targets import CPU_TARGETS, library_name, machine
 from doge_export.plugin.sources import NATIVE, native_hash, plugin_sources
@@ -34,7 +35,7 @@ class CpuLibrary:
     """A compiled library.
 
     Attributes:
-        path: its file.
+        path: its file; of WebAssembly the first of two modules, beside which the other lies.
         facts: version, source_hash, target and compiler that it was made by.
         cached: nothing had to be compiled.
         seconds: that compiling took.
@@ -131,7 +132,7 @@ def build_cpu(
 
     Args:
         output: folder to copy it to. None leaves it in the cache.
-        target: a name of `CPU_TARGETS`. None: this system.
+        target: a name of `CPU_TARGETS`, or "wasm". None: this system.
         cxx: command of the C++ compiler. None: see `find_cpp_compiler`.
         jobs: number of compilers at a time.
         force: replace `output` if it is not empty.
@@ -143,7 +144,8 @@ def build_cpu(
     started = time.monotonic()
     sources = cpu_sources()
     compiler = find_cpp_compiler(cxx, zig=target is not None)
-    name = CPU_TARGETS[target].file if target else library_name()
+    is_wasm = target == WASM
+    name = MODULES[0] if is_wasm else CPU_TARGETS[target].file if target else library_name()
     present = native_hash(sources)
     parts = [present, target, compiler.command, compiler.version, machine()]
     key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
@@ -154,7 +156,10 @@ def build_cpu(
         console.log(f"compiling the native decoder by {compiler.version}, once (kept in {entry})")
         facts = describe_build(present, target, compiler.version)
         with staged_folder(entry, force=True, recorded=names_in) as staging:
-            compile_cpu(sources, staging / name, compiler, target, jobs=jobs)
+            if is_wasm:
+                compile_wasm(sources, staging, compiler, jobs=jobs)
+            else:
+                compile_cpu(sources, staging / name, compiler, target, jobs=jobs)
             (staging / FACTS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     folder = entry
     if output is not None:
@@ -178,5 +183,5 @@ def read_facts(folder: Path, name: str | None = None) -> dict[str, Any] | None:
 
 def _recorded(folder: Path) -> set[str] | None:
     """Return the names of the files of a build that was copied to a folder; None if the folder is no build."""
-    names = {FACTS, *(target.file for target in CPU_TARGETS.values())}
+    names = {FACTS, *MODULES, *(target.file for target in CPU_TARGETS.values())}
     return {name for name in names if (folder / name).is_file()} if (folder / FACTS).is_file() else None

@@ -1,9 +1,11 @@
-// node serve.mjs FOLDER [PORT] [--no-isolation]: the page, its libraries and the folder of a model as static files.
+// node serve.mjs FOLDER [FOLDER] [--port N] [--no-isolation]: the page, its libraries and the folders of a model as static
+// files: one of target native, of target portable, or both.
 //
 // Any static server will do. This one sends the two headers that let a page use threads; without them it uses one.
-import { createReadStream, statSync } from "node:fs";
+import { createReadStream, readFileSync, statSync } from "node:fs";
 import { createServer } from "node:http";
 import path from "node:path";
+import { parseArgs } from "node:util";
 import { fileURLToPath, pathToFileURL } from "node:url";
 
 const HERE = path.dirname(fileURLToPath(import.meta.url));
@@ -17,10 +19,16 @@ const TYPES = {
   ".wasm": "application/wasm",
 };
 
-/** Returns an http.Server of the page with the model in `folder`. */
-export function pageServer(folder, { isolation = true } = {}) {
+/** Returns where a folder is served: what the native decoder reads has a place of its own. */
+function placeOf(folder) {
+  const { target } = JSON.parse(readFileSync(path.join(folder, "doge_export.json"), "utf8"));
+  return target === "native" ? "/native/" : "/model/";
+}
+
+/** Returns an http.Server of the page with a model in `folders`. */
+export function pageServer(folders, { isolation = true } = {}) {
   const places = {
-    "/model/": folder,
+    ...Object.fromEntries([folders].flat().map((folder) => [placeOf(folder), folder])),
     "/lib/ort/": path.join(HERE, "node_modules/onnxruntime-web/dist"),
     "/lib/tokenizers/": path.join(HERE, "node_modules/@huggingface/tokenizers/dist"),
     "/lib/jinja/": path.join(HERE, "node_modules/@huggingface/jinja/dist"),
@@ -42,13 +50,20 @@ export function pageServer(folder, { isolation = true } = {}) {
 }
 
 if (import.meta.url === pathToFileURL(process.argv[1]).href) {
-  const [folder, port = "8000"] = process.argv.slice(2).filter((word) => !word.startsWith("--"));
-  if (folder === undefined) {
-    process.stderr.write("error: give the folder of a model: node serve.mjs FOLDER [PORT]\n");
+  const options = { port: { type: "string", default: "8000" }, "no-isolation": { type: "boolean", default: false } };
+  const { values, positionals: folders } = parseArgs({ allowPositionals: true, options });
+  const fail = (message) => {
+    process.stderr.write(`error: ${message}\n`);
     process.exit(2);
+  };
+  if (folders.length === 0) fail("give the folder of a model: node serve.mjs FOLDER");
+  let server;
+  try {
+    server = pageServer(folders, { isolation: !values["no-isolation"] });
+  } catch (error) {
+    fail(`${folders.join(" or ")} is no exported folder (${error.code ?? error.message})`);
   }
-  const server = pageServer(folder, { isolation: !process.argv.includes("--no-isolation") });
-  server.listen(Number(port), "127.0.0.1", () => {
+  server.listen(Number(values.port), "127.0.0.1", () => {
     process.stdout.write(`http://127.0.0.1:${server.address().port}/\n`);
   });
 }

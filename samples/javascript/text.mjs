@@ -23,13 +23,14 @@ class Stream {
 export class Texts {
   /**
    * @param classes Tokenizer of @huggingface/tokenizers and Template of @huggingface/jinja
-   * @param files   contents of tokenizer.json, tokenizer_config.json and generation_config.json
+   * @param files   contents of tokenizer.json, tokenizer_config.json and generation_config.json; and of chat_template.jinja,
+   *                which folders that are not portable have in place of a line in tokenizer_config.json
    */
-  constructor({ Tokenizer, Template }, { tokenizer, config, generation = {} }) {
+  constructor({ Tokenizer, Template }, { tokenizer, config, generation = {}, chatTemplate }) {
     this.tokenizer = new Tokenizer(tokenizer, config);
     this.config = config;
     const template = config.chat_template;
-    const source = Array.isArray(template) ? template.find(({ name }) => name === "default")?.template : template;
+    const source = Array.isArray(template) ? template.find(({ name }) => name === "default")?.template : (template ?? chatTemplate);
     this.template = source ? new Template(source) : null;
     this.eos = [generation.eos_token_id ?? []].flat();
   }

@@ -4,8 +4,6 @@ import path from "node:path";
 import { parseArgs } from "node:util";
 import { Template } from "@huggingface/jinja";
 import { Tokenizer } from "@huggingface/tokenizers";
-import * as ort from "onnxruntime-node";
-import { Doge } from "../javascript/doge.mjs";
 import { Texts } from "../javascript/text.mjs";
 
 const { values, positionals } = parseArgs({
@@ -32,17 +30,37 @@ try {
   fail(`${folder} is no exported folder (${error.code ?? error.message}): doge-export onnx MODEL FOLDER --target portable`);
 }
 const found = Object.entries(manifest.graphs).find(([, graph]) => graph.precision === values.precision);
-if (manifest.target !== "portable") fail(`${folder} is for ${manifest.target}: export it with --target portable`);
+const { target } = manifest;
+if (target !== "portable" && target !== "native") fail(`${folder} is for ${target}: export it with --target portable or native`);
 if (!found) fail(`${folder} has no ${values.precision} graph: export it with --precision ${values.precision}`);
 
-const session = await ort.InferenceSession.create(path.join(folder, found[0]), { logSeverityLevel: 3 });
-const doge = new Doge(ort, session, manifest);
+/** Opens a graph by onnxruntime, or the weights of target native by the WebAssembly module. */
+async function open([file, graph]) {
+  if (target === "portable") {
+    const { Doge } = await import("../javascript/doge.mjs");
+    const ort = await import("onnxruntime-node");
+    return new Doge(ort, await ort.InferenceSession.create(path.join(folder, file), { logSeverityLevel: 3 }), manifest);
+  }
+  const { NativeDoge } = await import("../javascript/native.mjs");
+  const fetchModule = (name) => readFileSync(new URL(`../javascript/native/${name}`, import.meta.url));
+  const weights = readFileSync(path.join(folder, `${file}_data`));
+  return NativeDoge.load({ manifest, graph, weights, fetchModule });
+}
+
+let doge;
+try {
+  doge = await open(found);
+} catch (error) {
+  if (error.code !== "ENOENT") throw error;
+  fail(`there is no ${error.path}: doge-export plugin build --cpu --target wasm --output samples/javascript/native`);
+}
 const texts = new Texts(
   { Tokenizer, Template },
   {
     tokenizer: read("tokenizer.json"),
     config: read("tokenizer_config.json"),
     generation: read("generation_config.json"),
+    chatTemplate: "chat_template.jinja" in manifest.files ? readFileSync(path.join(folder, "chat_template.jinja"), "utf8") : undefined,
   },
 );
 const ids = values.chat ? texts.encodeChat([{ role: "user", content: prompt }]) : texts.encode(prompt);

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from doge_export.errors import DogeExportError
 from doge_export.pipeline.onnx import export
+from doge_export.plugin.cpu_library import build_cpu
 
 
 @pytest.fixture(scope="session")
@@ -17,6 +19,14 @@ def folder(tmp_path_factory):
     """doge-nano in every precision that a portable folder may have."""
     folder = tmp_path_factory.mktemp("portable") / "nano"
     export("doge-nano", folder, target="portable", precisions=("int8", "int4", "fp16"), validate=False)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def native(tmp_path_factory):
+    """doge-nano for the native decoder, in every precision that it has."""
+    folder = tmp_path_factory.mktemp("native") / "nano"
+    export("doge-nano", folder, target="native", precisions=("int8", "int4"), validate=False)
     return folder
 
 
@@ -61,3 +71,12 @@ def node(tmp_path_factory):
 def script():
     """The path of a script in this folder."""
     return lambda name: Path(__file__).with_name(name)
+
+
+@pytest.fixture(scope="session")
+def modules(tmp_path_factory):
+    """A folder with the WebAssembly modules of the native decoder."""
+    try:
+        return build_cpu(tmp_path_factory.mktemp("wasm") / "native", target="wasm").path.parent
+    except DogeExportError as error:
+        pytest.skip(str(error))

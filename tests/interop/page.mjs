@@ -1,5 +1,5 @@
 // Visits the page of samples/browser in headless Chromium: `node page.mjs CHROMIUM SAMPLE FOLDER VISIT...`, where a VISIT is
-// JSON: {query, isolation, message, steps: [...], screenshot, size, scheme}. Prints what each visit saw, as JSON.
+// JSON: {query, isolation, folders, messages, stop, cut, broken, again, screenshot, size, scheme}. Prints what each saw, as JSON.
 import path from "node:path";
 import { pathToFileURL } from "node:url";
 import { chromium } from "playwright-core";
@@ -10,7 +10,7 @@ const browser = await chromium.launch({ executablePath, args: ["--no-sandbox"] }
 const results = [];
 
 for (const visit of visits.map((text) => JSON.parse(text))) {
-  const server = pageServer(folder, { isolation: visit.isolation ?? true });
+  const server = pageServer(visit.folders ?? folder, { isolation: visit.isolation ?? true });
   await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
   const context = await browser.newContext({
     viewport: visit.size ?? { width: 900, height: 700 },
@@ -33,6 +33,7 @@ for (const visit of visits.map((text) => JSON.parse(text))) {
     await page.goto(url, { waitUntil: "load" });
     await settled();
     result.said.push(await page.textContent("#status"));
+    result.bytes = await page.evaluate(() => performance.getEntriesByType("resource").reduce((sum, one) => sum + one.decodedBodySize, 0));
     return performance.now() - began;
   };
   const ask = async (message) => {

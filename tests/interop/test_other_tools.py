@@ -73,3 +73,22 @@ def test_transformers_js(folder, transformers_js, precision):
     chat = session.tokenizer.apply_chat_template([{"role": "user", "content": TEXT}], add_generation_prompt=True)
     ids = session.tokenizer.encode(chat, add_special_tokens=False)
     assert transformers_js[precision]["chat"] == session.generate(ids, **OPTIONS).text
+
+
+@pytest.fixture(scope="module")
+def transformers_js_page(folder, node, script):
+    """Its answers by precision to a text, in headless Chromium, on one thread of WebAssembly."""
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("chromium is not installed")
+    where = node("@huggingface/transformers@^4.3.2", "playwright-core")
+    shutil.copy(script("transformers_js_page.mjs"), where)
+    names = {"fp32": "fp32", "fp16": "fp16", "int8": "q8", "int4": "q4"}
+    command = ["node", "transformers_js_page.mjs", chromium, folder.parent, folder.name, TOKENS, TEXT, *names.values()]
+    answers = said(command, cwd=where)
+    return {precision: answers[name] for precision, name in names.items()}
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_transformers_js_in_a_page(folder, transformers_js_page, precision):
+    assert transformers_js_page[precision] == load(folder, precision=precision).generate(TEXT, **OPTIONS).text

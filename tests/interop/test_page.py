@@ -42,14 +42,22 @@ def visited(folder, node, script, tmp_path_factory):
         assert all(one["errors"] == [] for one in seen)
         return seen
 
+    visit.samples = samples
     return visit
+
+
+@pytest.fixture(scope="module")
+def with_modules(visited, modules, tmp_path_factory):
+    """`visited`, where the page has the native decoder's modules."""
+    shutil.copytree(modules, visited.samples / "javascript" / "native")
+    return visited
 
 
 @pytest.fixture(scope="module")
 def expected(folder):
     """The greedy answer in a precision."""
 
-    def of(precision, tokens=256):
+    def of(precision, tokens=256, folder=folder):
         session = load(folder, precision=precision)
         ids = session.tokenizer.encode_chat([{"role": "user", "content": TEXT}])
         return session.generate(ids, do_sample=False, max_new_tokens=tokens).text
@@ -90,5 +98,38 @@ def test_troubles_are_a_line(visited):
         ({"messages": ["word " * 300]}, "Too long: the prompt has "),
     ]
     for visit, (_, said) in zip(visited(*(visit for visit, _ in visits)), visits, strict=True):
+        assert said in visit["said"][-1]
+        assert visit["answers"] == []
+
+
+def test_the_native_decoder_is_the_first_engine(with_modules, native, folder, expected):
+    """Of a folder of target native, alone or beside a portable one; onnxruntime where it is asked for, or has to do."""
+    alone, both, asked, few = with_modules(
+        {"folders": [str(native)], "messages": [TEXT], "again": "offline"},
+        {"folders": [str(folder), str(native)], "query": "precision=fp32", "isolation": False, "messages": [TEXT]},
+        {"folders": [str(folder), str(native)], "query": "engine=onnxruntime"},
+        {"folders": [str(native)], "query": "precision=int4", "messages": [TEXT]},
+    )
+    assert alone["said"][0].startswith("Ready: int8 on the CPU, native decoder with ")
+    assert alone["answers"] == [expected("int8", folder=native)] and len(alone["said"]) == 5
+    assert alone["warm"] < 2000, "usable within 2 s from a warm cache"
+    assert both["said"][0].startswith("Ready: fp32 on the CPU, native") and both["answers"] == [expected("fp32")]
+    assert asked["said"][0].startswith("Ready: fp16 on the CPU, ")
+    # Rounding of few bits may differ by the engine's instructions: the beginning is equal.
+    assert few["answers"][0].startswith(expected("int4", tokens=16, folder=native))
+
+
+def test_troubles_of_the_native_decoder_are_a_line(with_modules, native, folder):
+    visits = [
+        ({"cut": "**/*.onnx_data"}, "is damaged or was cut off (7 bytes"),
+        ({"broken": "**/doge_export.json"}, "cannot be reached: connect to the network"),
+        ({"broken": "**/*.wasm"}, "wasm cannot be reached: connect to the network"),
+        ({"query": "precision=int7"}, "The folder has no int7 graph"),
+        ({"messages": ["word " * 300]}, "Too long: the prompt has "),
+        ({"folders": [str(folder), str(native)], "broken": "**/doge_cpu*.wasm"}, "The native decoder did not start: "),
+    ]
+    for visit, (_, said) in zip(
+        with_modules(*({"folders": [str(native)], **visit} for visit, _ in visits)), visits, strict=True
+    ):
         assert said in visit["said"][-1]
         assert visit["answers"] == []

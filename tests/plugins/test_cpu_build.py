@@ -15,7 +15,7 @@ import pytest
 from copied_hook import hook_in, initialized
 
 from doge_export.errors import DogeExportError, RunFailed
-from doge_export.plugin import compile_cpu, cpu_library
+from doge_export.plugin import compile_cpu, compile_wasm, cpu_library
 from doge_export.plugin.cpp_compiler import CppCompiler, find_cpp_compiler
 from doge_export.plugin.cpu_library import build_cpu, find_cpu_library
 from doge_export.plugin.cpu_targets import CPU_TARGETS, library_name, universal
@@ -123,6 +123,31 @@ def test_two_processors_in_one_file():
     for number, content in enumerate((b"first", b"second")):
         _, _, at, size, page = struct.unpack(">5I", joined[8 + 20 * number : 28 + 20 * number])
         assert joined[at : at + size] == content and at % 2**page == 0
+
+
+def test_webassembly_is_two_modules_of_the_recipe(compiled, monkeypatch, tmp_path):
+    """A compiler that notes its calls: every file once, the table of relaxed SIMD twice, and two links."""
+    log = tmp_path / "calls"
+    compiler = tmp_path / "c++"
+    compiler.write_text(f'#!/bin/sh\necho "$*" >> {log}\nwhile [ "$1" != -o ]; do shift; done\necho module > "$2"\n')
+    compiler.chmod(0o755)
+    monkeypatch.setattr(
+        cpu_library, "find_cpp_compiler", lambda named=None, zig=False: CppCompiler((str(compiler),), "mine", zig)
+    )
+    built = build_cpu(tmp_path / "out", target="wasm", jobs=1)
+    assert sorted(path.name for path in built.path.parent.iterdir()) == sorted([*compile_wasm.MODULES, "build.json"])
+    recipe = json.loads((cpu_library.cpu_sources() / "cpu" / "sources.json").read_text())
+    assert tuple(recipe["wasm"]["modules"]) == compile_wasm.MODULES
+    calls = log.read_text().splitlines()
+    units = [call for call in calls if " -c " in call]
+    assert len(units) == len(recipe["files"]) + len(recipe["wasm"]["files"]) + 1 and len(calls) == len(units) + 2
+    assert all("-target wasm32-wasi" in call for call in calls)
+    relaxed = [call for call in units if "isa_wasmrelaxed" in call]
+    assert ["-mrelaxed-simd" in call for call in relaxed] == [True, False]
+    exports = {f"doge_cpu_{name}" for name in recipe["wasm"]["exports"]}
+    assert exports - {"doge_cpu_wasm_self_test"} <= marked()
+    with pytest.raises(DogeExportError, match="not compiled"):
+        find_cpu_library()
 
 
 @pytest.fixture

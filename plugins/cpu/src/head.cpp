@@ -57,7 +57,7 @@ Head::Head(const doge_cpu_model& model, const std::vector<Row>& rows, const Stac
     }
     if (kept_ > 0) work_.head.need(*model_.kernels, kept_, config_.hidden_size);
     if (computed_ > 0) strip_ = std::clamp(STRIP / computed_ / LANES * LANES, LANES, 256);
-    if (screened_ > 0) {
+    if (model_.screen.ready() && screened_ > 0) {
         work_.bounds.need(size_t(screened_) * 2 * size_t(padded(config_.vocab_size)));
         if (work_.screen_inputs.size() < size_t(screened_)) work_.screen_inputs.resize(size_t(screened_));
         for (int i = 0; i < screened_; i++) work_.screen_inputs[size_t(i)].need(*model_.kernels, config_.hidden_size);
@@ -114,7 +114,7 @@ void Head::run(int id) {
     if (kept_ == 0 && !any_hidden_) return;
     hidden(id);
     if (computed_ > 0) compute(id);
-    if (screened_ > 0) screen(id);
+    if (model_.screen.ready() && screened_ > 0) screen(id);
     if (!any_candidates_) return;
     pool_.barrier();
     merge(id);

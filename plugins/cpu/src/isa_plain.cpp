@@ -1,3 +1,10 @@
+#if defined(__wasm__)
+#include "kernels.h"
+
+namespace doge::cpu {
+const Kernels* kernels_plain() { return nullptr; }  // SIMD128 is everywhere, and a module is downloaded
+}  // namespace doge::cpu
+#else
 #include "simd_plain.h"
 
 #include "kernels_of_simd.h"
@@ -8,3 +15,4 @@ const Kernels* kernels_plain() {
     return &kernels;
 }
 }  // namespace doge::cpu
+#endif

@@ -5,7 +5,9 @@
 #include "matrix_kernels.h"
 #include "vector_kernels.h"
 #include "attention_kernels.h"
+#ifndef DOGE_CPU_NO_SCREEN
 #include "screen_kernel.h"
+#endif
 
 namespace doge::cpu {
 namespace {
@@ -16,6 +18,10 @@ void widen_all(const int8_t* codes, int n, int16_t* wide) {
 }
 #else
 constexpr void (*widen_all)(const int8_t*, int, int16_t*) = nullptr;
+#endif
+
+#ifdef DOGE_CPU_NO_SCREEN
+constexpr void (*screen)(const ScreenedHead&, const ScreenedInput&, int, int, float*, float*) = nullptr;
 #endif
 
 constexpr Kernels table(const char* name) {

@@ -5,6 +5,9 @@
 #include <cstdio>
 
 #include "doge/cpu.h"
+#if defined(__wasm__)
+#include "small_format.h"
+#endif
 
 namespace doge::cpu {
 
@@ -19,7 +22,11 @@ struct Message {
         if (text != nullptr && bytes > 0) {
             va_list arguments;
             va_start(arguments, format);
+#if defined(__wasm__)
+            format_small(text, bytes, format, arguments);
+#else
             std::vsnprintf(text, bytes, format, arguments);
+#endif
             va_end(arguments);
         }
         return status;

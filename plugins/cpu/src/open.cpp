@@ -43,7 +43,9 @@ doge_cpu_status open(const void* bytes, uint64_t size, int32_t threads, const ch
     model->kernels = kernels;
     model->weights.read(model->file);
     model->pool = std::make_unique<Pool>(threads);
+#ifndef DOGE_CPU_NO_SCREEN  // it saves nothing but time, and is left out of WebAssembly, which is downloaded
     if ((flags & DOGE_CPU_SCREEN) != 0) model->screen.make(model->weights.head, *model->pool);
+#endif
     *out = model.release();
     return DOGE_CPU_SUCCESS;
 }

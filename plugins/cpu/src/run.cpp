@@ -171,7 +171,8 @@ doge_cpu_status run(doge_cpu_state* const* states, const doge_cpu_call* calls, i
         return message.fail(DOGE_CPU_NO_MEMORY, "%lld tokens at once need more memory than there are addresses",
                             static_cast<long long>(batch * step));
     std::vector<doge_cpu_state*> sorted(states, states + count);
-    std::sort(sorted.begin(), sorted.end(), std::less<>());
+    std::make_heap(sorted.begin(), sorted.end(), std::less<>());
+    std::sort_heap(sorted.begin(), sorted.end(), std::less<>());
     if (std::adjacent_find(sorted.begin(), sorted.end()) != sorted.end())
         return message.fail(DOGE_CPU_BAD_ARGUMENT, "a state is there twice");
     const Lock turn(model.turn);

@@ -23,7 +23,11 @@ namespace doge::cpu {
 class Screen {
    public:
     // Whether there is a copy: of heads of floats alone, of columns that have blocks.
+#ifdef DOGE_CPU_NO_SCREEN
+    static constexpr bool ready() { return false; }
+#else
     bool ready() const { return head_.bytes != nullptr; }
+#endif
     void make(const Linear& head, Pool& pool);
     const ScreenedHead& head() const { return head_; }
 

@@ -94,4 +94,5 @@ clear.addEventListener("click", () => {
 // Keeps the page and the model for visits without a network, where the browser lets it.
 navigator.serviceWorker?.register("service.mjs", { type: "module" }).catch(() => {});
 const options = Object.fromEntries(new URLSearchParams(location.search));
-worker.postMessage({ type: "load", model: new URL("model/", location.href).href, ...options });
+const [model, native] = ["model/", "native/"].map((folder) => new URL(folder, location.href).href);
+worker.postMessage({ type: "load", model, native, ...options });

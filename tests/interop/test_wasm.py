@@ -1,0 +1,89 @@
+"""The native decoder in WebAssembly, under Node: its answers are those of `doge-export generate`.
+
+pytest -m slow tests/interop/test_wasm.py
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from doge_export.plugin.cpu_library import build_cpu
+from doge_export.runtime import load
+
+pytestmark = pytest.mark.slow
+
+SAMPLES = Path(__file__).parents[2] / "samples"
+PROMPTS = ["Once upon a time", "The little dog was very sad. " * 12]
+TOKENS = 60
+
+
+@pytest.fixture(scope="module")
+def answered(modules, script):
+    """Runs wasm.mjs, see there; the JSON that it prints."""
+    if shutil.which("node") is None:
+        pytest.skip("node is not installed")
+
+    def run(folder, request, *options):
+        command = ["node", "--no-warnings", *options, script("wasm.mjs"), modules, folder, json.dumps(request)]
+        done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    return run
+
+
+def test_modules_are_small_and_ask_for_nothing(modules):
+    """150 KB is what issue 16 allows; a module without imports needs no system at all."""
+    for name in ("doge_cpu.wasm", "doge_cpu_relaxed.wasm"):
+        content = (modules / name).read_bytes()
+        assert content[:8] == b"\0asm\1\0\0\0" and len(content) <= 150 * 1024
+        assert str(SAMPLES.parent).encode() not in content
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
+def test_greedy_answers(native, answered, precision):
+    session = load(native, precision=precision, backend="native")
+    expected = [session.generate(text, do_sample=False, max_new_tokens=TOKENS) for text in PROMPTS]
+    prompts = [answer.prompt_token_ids for answer in expected]
+    request = {"precision": precision, "prompts": prompts, "maxNewTokens": TOKENS}
+    found = answered(native, request)
+    assert found["answers"] == [answer.token_ids for answer in expected]
+    # Relaxed SIMD, where the engine has it, or the reason why it was not taken.
+    relaxed = answered(native, request, "--experimental-wasm-relaxed-simd")
+    assert relaxed["answers"] == found["answers"] or relaxed["instructionSet"] == "wasmrelaxed"
+    assert relaxed["refused"] in (None, "relaxed SIMD computes wrongly here")
+
+
+def test_chosen_tokens_follow_the_distribution(native, answered):
+    """Of one step, drawn often: the frequencies are those of the logits, cut by topK and topP."""
+    session = load(native, precision="fp32", backend="native")
+    ids = [int(token) for token in session.tokenizer.encode(PROMPTS[0])]
+    options = {"temperature": 0.8, "topK": 4, "topP": 0.9}
+    found = answered(native, {"precision": "fp32", "draws": 2000, "prompts": [ids], **options})
+    assert max(abs(found["drawn"][token] - share) for token, share in found["shares"].items()) < 0.04
+    assert set(found["drawn"]) == set(found["shares"]) and len(found["shares"]) <= 4
+
+
+def test_troubles_are_a_line(native, answered):
+    for request, said in (
+        ({"cut": 1000}, "a weight file cut short"),
+        ({"prompts": [[5] * 300]}, "the prompt has 300 tokens, and this model holds 256: shorten it"),
+        ({"prompts": [[100000]]}, "token 100000 is not in the vocabulary"),
+    ):
+        found = answered(native, {"precision": "int8", "maxNewTokens": 2, **request})
+        assert said in found["error"] and "\n" not in found["error"]
+
+
+def test_the_same_sources_give_the_same_modules(modules, tmp_path, monkeypatch):
+    monkeypatch.setenv("DOGE_EXPORT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("ZIG_LOCAL_CACHE_DIR", str(tmp_path / "zig"))
+    again = build_cpu(tmp_path / "again", target="wasm").path.parent
+    for name in ("doge_cpu.wasm", "doge_cpu_relaxed.wasm"):
+        digests = {hashlib.sha256((folder / name).read_bytes()).hexdigest() for folder in (modules, again)}
+        assert len(digests) == 1
