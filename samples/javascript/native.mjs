@@ -2,7 +2,7 @@
 // Node and in a page, on one thread.
 import { Decoder } from "./decoder.mjs";
 
-const INTERFACE = 2; // of plugins/cpu/include/doge/cpu.h, which names every function and number here
+const INTERFACE = 3; // of plugins/cpu/include/doge/cpu.h, which names every function and number here
 const INT8 = 8;
 const FLOAT32 = 32;
 const TOO_LONG = 4;
