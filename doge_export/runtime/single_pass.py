@@ -12,7 +12,7 @@ from doge_export.errors import DogeExportError
 from doge_export.package.manifest import Manifest
 from doge_export.runtime.files import damage_of
 from doge_export.runtime.generation_config import is_integer
-from doge_export.runtime.one_call import OneCall
+from doge_export.runtime.one_call import NativeCall, OneCall
 from doge_export.runtime.prompts import any_mask, id_matrix, text_rows
 from doge_export.runtime.task_session import TaskSession
 from doge_export.runtime.tokenizer import Tokenizer
@@ -49,6 +49,11 @@ class SinglePassSession(TaskSession):
     def computes_by(self) -> str:
         """What computes, in words: "onnxruntime", or the native decoder with its instruction set and threads."""
         return self._model.computes_by
+
+    @property
+    def is_native(self) -> bool:
+        """Whether the native decoder computes, whose calls wait for each other and use all of its threads."""
+        return isinstance(self._model, NativeCall)
 
     def fork(self) -> Self:
         """Return another session on the same model, which costs no memory of its own."""

@@ -14,6 +14,7 @@ from doge_export.runtime.loading import load
 from doge_export.runtime.prediction import Prediction
 from doge_export.runtime.prompts import need_tokenizer
 from doge_export.runtime.session import Session
+from doge_export.runtime.single_pass import SinglePassSession
 from doge_export.runtime.task_session import TaskSession
 from doge_export.serve.api_error import ApiError
 from doge_export.serve.lanes import ForkLanes
@@ -36,7 +37,7 @@ class ServedModel:
     def __init__(self, folder: Path, parallel: int, max_queue: int, **opening: Any) -> None:
         self._parallel, self._max_queue = parallel, max_queue
         session = load(folder, **opening)
-        if parallel > 1 and opening.get("threads") is None and not _reads_together(session):
+        if parallel > 1 and opening.get("threads") is None and not _shares_threads(session):
             # Each lane then computes in its own thread: more threads for one of them would only wait for the others'.
             session.close()
             session = load(folder, **opening | {"threads": 1})
@@ -108,5 +109,8 @@ class ServedModel:
         self.session.close()
 
 
-def _reads_together(session: TaskSession) -> bool:
-    return isinstance(session, Session) and session.decoder.reads_together
+def _shares_threads(session: TaskSession) -> bool:
+    """Return whether all lanes compute by the threads of one model: together, or one after another."""
+    if isinstance(session, Session):
+        return session.decoder.reads_together
+    return isinstance(session, SinglePassSession) and session.is_native

@@ -37,10 +37,15 @@ def with_objects(message: Any) -> Any:
 
 
 def _object(arguments: Any) -> dict[str, Any]:
-    value = json.loads(arguments) if isinstance(arguments, str) else arguments
+    # Some clients send back a call without arguments with an empty text.
+    value = json.loads(arguments or "{}", parse_constant=_refused) if isinstance(arguments, str) else arguments
     if not isinstance(value, dict):
         raise ValueError("not an object")
     return value
+
+
+def _refused(constant: str) -> Any:
+    raise ValueError(f"{constant} is no JSON")
 
 
 class ToolCalls:
@@ -80,11 +85,11 @@ class ToolCalls:
 
     def _call(self, text: str) -> dict[str, Any] | None:
         try:
-            value = json.loads(text)
+            value = json.loads(text, parse_constant=_refused)
             name, arguments = value["name"], _object(value.get("arguments") or {})
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             return None
-        if name not in self._names:
+        if not isinstance(name, str) or name not in self._names:
             return None
         self.count += 1
         function = {"name": name, "arguments": json.dumps(arguments, ensure_ascii=False)}

@@ -51,11 +51,11 @@ def plan_engine(
     asked = EngineOptions(**{name: value for name, value in options.items() if name in fields})
     asked.check()
     opening = {name: value for name, value in options.items() if name not in fields}
-    is_unlimited = max_length == "unlimited"
-    traced = open_model(model, max_length=UNLIMITED if is_unlimited else max_length, **opening)
-    if is_unlimited and (asked.cache or traced.cache) != "bounded":
+    traced = open_model(model, max_length=UNLIMITED if max_length == "unlimited" else max_length, **opening)
+    # An export may be unlimited, too, and be asked for without its bounded cache.
+    if traced.max_length == UNLIMITED and (asked.cache or traced.cache) != "bounded":
         raise DogeExportError(
-            "max length unlimited needs a cache of constant size: add --cache bounded, or give a number of tokens"
+            "max length unlimited needs a cache of constant size: add --cache bounded, or a number with --max-length"
         )
     return plan_traced(traced, asked)
 

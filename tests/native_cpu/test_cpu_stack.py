@@ -208,6 +208,11 @@ def test_a_smaller_window_is_that_of_a_model_trained_with_it(library, random_mod
                 model.state(1).window(wrong)
         with pytest.raises(CpuError, match="not empty"):
             state.window(8)
+    # Of a model that keeps every key any number is a window; one beyond the longest sequence drops nothing.
+    state = model.state(1).window(2**31 - 1)
+    state = state.bound() if bounded else state
+    assert_equal_to_rounding(state.run(ids), model.state(1).run(ids), BOUND)
+    assert state.slots == 300
 
 
 @pytest.mark.parametrize("window", [20, 100, 150])

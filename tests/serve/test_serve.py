@@ -290,6 +290,16 @@ def test_embeddings_are_those_of_the_session(embedder, features):
     assert embedder.metrics()["doge_answers_running"] == 0
 
 
+def test_vectors_are_computed_by_as_many_threads_as_there_are(features, native_library, monkeypatch):
+    """The native decoder's calls wait for each other, so that one thread for each would leave processors idle."""
+    opened = []
+    monkeypatch.setattr("doge_export.serve.model.load", lambda folder, **how: opened.append(how) or load(folder, **how))
+    for how, loads in (({}, [{}]), ({"backend": "graph"}, [{"backend": "graph"}, {"backend": "graph", "threads": 1}])):
+        opened.clear()
+        ServedModel(features, 8, 1, **how).close()
+        assert opened == loads
+
+
 @pytest.mark.parametrize(
     "settings, code",
     [

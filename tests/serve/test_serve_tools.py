@@ -28,6 +28,8 @@ ANSWERS = {
     '<tool_call>{"name": "bark", "arguments": {}}</tool_call>': (..., []),
     '<tool_call>{"name": "sit", "arguments": [1]}</tool_call> x': (..., []),
     "<tool_call>sit</tool_call><tool_call>[]</tool_call>": (..., []),
+    '<tool_call>{"name": ["sit"], "arguments": {}}</tool_call>': (..., []),
+    '<tool_call>{"name": "sit", "arguments": {"x": NaN}}</tool_call>': (..., []),
     '<tool_call>{"name": "sit"': (..., []),
 }
 """What a model writes; its content, ... for the text itself, and the calls."""
@@ -121,6 +123,9 @@ def test_calls_and_their_results_go_to_the_template(server, monkeypatch):
     client.chat.completions.create(model="out", messages=messages, max_tokens=1)
     assert seen[0][1]["tool_calls"][0]["function"] == {"name": "fetch", "arguments": {"what": "ball"}}
     assert function["arguments"] == '{"what": "ball"}' and seen[0][2] == messages[2]
+    function["arguments"] = ""  # as some clients send back a call without arguments
+    client.chat.completions.create(model="out", messages=messages, max_tokens=1)
+    assert seen[1][1]["tool_calls"][0]["function"]["arguments"] == {}
     for wrong in (3, [3], [{}], [{"function": {"name": "a", "arguments": "{"}}], [{"function": {"arguments": "[]"}}]):
         with pytest.raises(openai.BadRequestError, match="tool_calls of a message"):
             client.chat.completions.create(

@@ -198,6 +198,14 @@ def test_an_export_with_bounded_caches_gives_an_engine_with_them(tmp_path):
     assert plan_engine(tmp_path / "out", cache="unbounded", calibrate=False).cache == "unbounded"
 
 
+def test_an_unlimited_export_needs_a_length_without_its_bounded_caches(monkeypatch):
+    _, traced = stored_traced(bundled("doge-nano"), 160)
+    unlimited = dataclasses.replace(traced, max_length=UNLIMITED)
+    monkeypatch.setattr("doge_export.trt.plan_engine.open_model", lambda *_, **__: unlimited)
+    with pytest.raises(DogeExportError, match="or a number with --max-length"):
+        plan_engine("out", cache="unbounded")
+
+
 # -- the runtime -------------------------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def built():
@@ -287,6 +295,8 @@ def test_goes_back_where_no_key_was_dropped_and_to_marks(engine, nano):
         decoder.mark()
         decoder.forward(ids[:, 100:])
         assert (decoder.length, decoder.slots) == (120, WINDOW)
+        keys, values = decoder.cache_snapshot()[0]  # validation looks at it where an answer is wrong
+        assert keys.shape == values.shape == (1, 2, WINDOW, 64)
         assert [decoder.recallable(length) for length in (120, 119, 100, 99, 50, 30)] == [120, 100, 100, 50, 50, 30]
         with pytest.raises(DogeExportError, match="cannot be set back from 120 to 110 tokens"):
             decoder.rewind(110)

@@ -91,6 +91,12 @@ class BoundedEngineDecoder(EngineDecoder):
         for mark in [mark for mark in self._marks if mark.length > length]:
             self._marks.remove(mark)
 
+    def _cache(self, name: str) -> Array:
+        if self._holds_all and self.length <= self._slots:
+            return super()._cache(name)
+        # Once a key was dropped, slots are in no order of the text: nothing says which token they are of.
+        return self._runner.buffers.cache(f"past_key_values.{name}", self.batch_size)[:, :, : self.slots].copy()
+
     def restore(self, state: Mapping[str, Array], length: int) -> None:
         """See `Decoder.restore`."""
         super().restore(state, length)

@@ -1,4 +1,5 @@
 // Models and states: made, looked at, and given back.
+#include <algorithm>
 #include <cstring>
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -120,7 +121,7 @@ extern "C" doge_cpu_status doge_cpu_state_window(doge_cpu_state* state, int32_t 
     const int32_t kept = state->model->config().keep_window_size;
     if (window < 1 || (kept > 0 && window > kept))
         return text.fail(DOGE_CPU_BAD_ARGUMENT, "a window of %d keys, the model keeps %d (0: all)", window, kept);
-    state->window = window;
+    state->window = std::min(window, state->max_length);
     return DOGE_CPU_SUCCESS;
 }
 

@@ -40,7 +40,7 @@ struct doge_cpu_state {
     doge::cpu::Rope rope;
 
     doge_cpu_state(const doge_cpu_model& m, int batch_size, bool int8, int longest)
-        : model(&m), batch(batch_size), max_length(longest), window(m.config().keep_window_size), rope(m.config(), m.weights) {
+        : model(&m), batch(batch_size), max_length(longest), window(std::min(m.config().keep_window_size, longest)), rope(m.config(), m.weights) {
         const doge_cpu_config& c = m.config();
         for (int b = 0; b < batch; b++) {
             caches.emplace_back(c, int8);
