@@ -20,6 +20,7 @@ const RELAXED = new Uint8Array([
 export class NativeDoge extends Decoder {
   #wasm;
   #places;
+  #isWhole = false;
 
   /**
    * Opens a weight file.
@@ -84,13 +85,15 @@ export class NativeDoge extends Decoder {
     }
     this.#check(this.#wasm.doge_cpu_state_rewind(this.state, same, ...this.#message()));
     this.read.length = same;
+    this.#isWhole = prompt.length > this.chunkableLength;
     return same;
   }
 
   /** Reads ids behind those before; returns the logits of the last one, or with `best` the best token alone. */
   async step(ids, { best = false } = {}) {
     const found = this.#run(this.state, ids, best);
-    this.read.push(...ids);
+    // The keys of a prompt that is read whole depend on its length: no other prompt may use them.
+    if (!this.#isWhole) this.read.push(...ids);
     return found;
   }
 
