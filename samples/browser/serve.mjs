@@ -50,12 +50,17 @@ export function pageServer(folders, { isolation = true } = {}) {
 }
 
 if (import.meta.url === pathToFileURL(process.argv[1]).href) {
-  const options = { port: { type: "string", default: "8000" }, "no-isolation": { type: "boolean", default: false } };
-  const { values, positionals: folders } = parseArgs({ allowPositionals: true, options });
   const fail = (message) => {
     process.stderr.write(`error: ${message}\n`);
     process.exit(2);
   };
+  const options = { port: { type: "string", default: "8000" }, "no-isolation": { type: "boolean", default: false } };
+  let values, folders;
+  try {
+    ({ values, positionals: folders } = parseArgs({ allowPositionals: true, options }));
+  } catch (error) {
+    fail(error.message);
+  }
   if (folders.length === 0) fail("give the folder of a model: node serve.mjs FOLDER");
   let server;
   try {
@@ -63,7 +68,12 @@ if (import.meta.url === pathToFileURL(process.argv[1]).href) {
   } catch (error) {
     fail(`${folders.join(" or ")} is no exported folder (${error.code ?? error.message})`);
   }
-  server.listen(Number(values.port), "127.0.0.1", () => {
-    process.stdout.write(`http://127.0.0.1:${server.address().port}/\n`);
-  });
+  server.on("error", (error) => fail(`port ${values.port} cannot be served (${error.code}): choose another by --port`));
+  try {
+    server.listen(Number(values.port), "127.0.0.1", () => {
+      process.stdout.write(`http://127.0.0.1:${server.address().port}/\n`);
+    });
+  } catch (error) {
+    fail(error.message); // no number of a port
+  }
 }

@@ -7,7 +7,13 @@ const INT8 = 8;
 const FLOAT32 = 32;
 const TOO_LONG = 4;
 const MESSAGE_BYTES = 512;
+const VOCAB_SIZE_AT = 64; // of doge_cpu_header, both in its config
+const MAX_LENGTH_AT = 100;
+const LEAST_IDS = 256; // a piece of a prompt
 const MEGABYTE = 2 ** 20;
+const ADDRESSES = 2 ** 32;
+
+const aligned = (place) => Math.ceil(place / 64) * 64;
 
 /** A function of relaxed SIMD: an engine that knows these instructions takes it. */
 const RELAXED = new Uint8Array([
@@ -20,6 +26,8 @@ const RELAXED = new Uint8Array([
 export class NativeDoge extends Decoder {
   #wasm;
   #places;
+  #capacity = 0;
+  #isWhole = false;
 
   /**
    * Opens a weight file.
@@ -47,12 +55,10 @@ export class NativeDoge extends Decoder {
   constructor(wasm, { manifest, graph, weights, relaxed }) {
     super(manifest);
     this.#wasm = wasm;
-    this.vocabulary = manifest.architecture.vocab_size;
     const size = weights.length;
     const file = this.#memory(size);
     new Uint8Array(wasm.memory.buffer).set(weights, file);
-    const places = { message: this.#memory(MESSAGE_BYTES), out: this.#memory(16), call: this.#memory(64) };
-    this.#places = { ...places, logits: this.#memory(this.vocabulary * 4), ids: this.#memory(this.maxLength * 8) };
+    this.#places = { message: this.#memory(MESSAGE_BYTES), out: this.#memory(16), call: this.#memory(64) };
     // No weights are copied by this: every model reads the same file.
     const kind = graph.quantization?.cache === "int8" ? INT8 : FLOAT32;
     const open = (name) => this.#open(file, size, name, kind);
@@ -60,6 +66,8 @@ export class NativeDoge extends Decoder {
     const isExact = sets.includes("wasmrelaxed") && wasm.doge_cpu_wasm_self_test() === 1;
     this.refused = sets.includes("wasmrelaxed") && !isExact ? "relaxed SIMD computes wrongly here" : undefined;
     const trials = ["wasm", "wasmrelaxed"].filter((name) => name === "wasm" || isExact).map(open);
+    this.vocabulary = this.#vocabularyOf(file, manifest);
+    this.#places.logits = this.#memory(this.vocabulary * 4);
     this.milliseconds = {};
     if (trials.length > 1 && relaxed === undefined) {
       for (let round = 0; round < 3; round++) trials.forEach((trial) => this.#time(trial));
@@ -84,13 +92,15 @@ export class NativeDoge extends Decoder {
     }
     this.#check(this.#wasm.doge_cpu_state_rewind(this.state, same, ...this.#message()));
     this.read.length = same;
+    this.#isWhole = prompt.length > this.chunkableLength;
     return same;
   }
 
   /** Reads ids behind those before; returns the logits of the last one, or with `best` the best token alone. */
   async step(ids, { best = false } = {}) {
     const found = this.#run(this.state, ids, best);
-    this.read.push(...ids);
+    // The keys of a prompt that is read whole depend on its length: no other prompt may use them.
+    if (!this.#isWhole) this.read.push(...ids);
     return found;
   }
 
@@ -101,7 +111,8 @@ export class NativeDoge extends Decoder {
   }
 
   #run(state, ids, best) {
-    const { call, logits, ids: at, out } = this.#places;
+    const { call, logits, out } = this.#places;
+    const at = this.#placeOfIds(ids.length);
     new BigInt64Array(this.#wasm.memory.buffer, at, ids.length).set(BigInt64Array.from(ids, BigInt));
     // doge_cpu_call: tokens, logits_to_keep, ids, mask, positions, logits, hidden, num_candidates, reserved, and where
     // candidates and their logits go.
@@ -112,6 +123,31 @@ export class NativeDoge extends Decoder {
     if (!best) return new Float32Array(buffer, logits, this.vocabulary);
     if (!Number.isFinite(new Float32Array(buffer, out + 8, 1)[0])) throw new Error("the model gives logits that are not finite: its files are damaged");
     return Number(new BigInt64Array(buffer, out, 1)[0]);
+  }
+
+  /** Where ids go: memory for a piece of a prompt, and more where one is read whole. */
+  #placeOfIds(count) {
+    if (count > this.#capacity) {
+      if (this.#capacity > 0) this.#wasm.free(this.#places.idsMemory);
+      this.#capacity = 0;
+      const capacity = Math.max(count, LEAST_IDS);
+      this.#places.idsMemory = this.#allocated(capacity * 8 + 64);
+      this.#places.ids = aligned(this.#places.idsMemory);
+      this.#capacity = capacity;
+    }
+    return this.#places.ids;
+  }
+
+  /** The vocabulary of a weight file that is open, and therefore checked: the module writes as many logits. */
+  #vocabularyOf(file, manifest) {
+    const header = new DataView(this.#wasm.memory.buffer, file, MAX_LENGTH_AT + 4);
+    const found = [header.getInt32(VOCAB_SIZE_AT, true), header.getInt32(MAX_LENGTH_AT, true)];
+    const said = [manifest.architecture.vocab_size, manifest.max_length];
+    if (found.join() !== said.join()) {
+      const text = ([vocabulary, length]) => `${vocabulary} tokens of vocabulary and a length of ${length}`;
+      throw new Error(`the weight file has ${text(found)}, doge_export.json ${text(said)}: they are not of one export`);
+    }
+    return found[0];
   }
 
   #open(file, size, name, kind) {
@@ -135,10 +171,15 @@ export class NativeDoge extends Decoder {
     this.milliseconds[name] = Math.min(this.milliseconds[name] ?? Infinity, performance.now() - began);
   }
 
+  /** Memory that is kept for as long as the module. */
   #memory(bytes) {
-    const place = this.#wasm.malloc(bytes + 64) >>> 0;
+    return aligned(this.#allocated(bytes + 64));
+  }
+
+  #allocated(bytes) {
+    const place = bytes < ADDRESSES ? this.#wasm.malloc(bytes) >>> 0 : 0; // a larger number would wrap around
     if (place === 0) throw new Error(`${Math.ceil(bytes / MEGABYTE)} MB of memory are not there: close other pages`);
-    return Math.ceil(place / 64) * 64;
+    return place;
   }
 
   #message() {

@@ -2,34 +2,52 @@
 import { readFileSync } from "node:fs";
 import path from "node:path";
 import { parseArgs } from "node:util";
-import { Template } from "@huggingface/jinja";
-import { Tokenizer } from "@huggingface/tokenizers";
 import { Texts } from "../javascript/text.mjs";
 
-const { values, positionals } = parseArgs({
-  allowPositionals: true,
-  options: {
-    precision: { type: "string", default: "fp32" },
-    chat: { type: "boolean", default: false },
-    "max-new-tokens": { type: "string", default: "100" },
-    temperature: { type: "string", default: "0" },
-  },
-});
-const [folder, prompt] = positionals;
 const fail = (message) => {
   process.stderr.write(`error: ${message}\n`);
   process.exit(2);
 };
+
+/** Says in a line why a folder, a package or a module could not be used. */
+function reasonOf(error) {
+  const [line] = String(error.message ?? error).split("\n");
+  if (error.code === "ENOENT") {
+    const hint = ": doge-export plugin build --cpu --target wasm --output samples/javascript/native";
+    return `there is no ${error.path}${error.path?.endsWith(".wasm") ? hint : ""}`;
+  }
+  if (error.code === "ERR_MODULE_NOT_FOUND") return `${line}: npm install --prefix samples/node`;
+  return error instanceof WebAssembly.RuntimeError ? `the memory has run out (${line})` : line;
+}
+
+/** Returns what work returns; its trouble ends the program. */
+async function orFail(work) {
+  try {
+    return await work();
+  } catch (error) {
+    return fail(reasonOf(error));
+  }
+}
+
+const options = {
+  precision: { type: "string", default: "fp32" },
+  chat: { type: "boolean", default: false },
+  "max-new-tokens": { type: "string", default: "100" },
+  temperature: { type: "string", default: "0" },
+};
+const { values, positionals } = await orFail(() => parseArgs({ allowPositionals: true, options }));
+const [folder, prompt] = positionals;
 if (prompt === undefined) fail("give a folder and a prompt: node generate.mjs FOLDER PROMPT");
 const read = (name) => JSON.parse(readFileSync(path.join(folder, name), "utf8"));
 
-let manifest;
+let manifest, graphs;
 try {
   manifest = read("doge_export.json");
+  graphs = Object.entries(manifest.graphs);
 } catch (error) {
   fail(`${folder} is no exported folder (${error.code ?? error.message}): doge-export onnx MODEL FOLDER --target portable`);
 }
-const found = Object.entries(manifest.graphs).find(([, graph]) => graph.precision === values.precision);
+const found = graphs.find(([, graph]) => graph.precision === values.precision);
 const { target } = manifest;
 if (target !== "portable" && target !== "native") fail(`${folder} is for ${target}: export it with --target portable or native`);
 if (!found) fail(`${folder} has no ${values.precision} graph: export it with --precision ${values.precision}`);
@@ -47,29 +65,32 @@ async function open([file, graph]) {
   return NativeDoge.load({ manifest, graph, weights, fetchModule });
 }
 
-let doge;
-try {
-  doge = await open(found);
-} catch (error) {
-  if (error.code !== "ENOENT") throw error;
-  fail(`there is no ${error.path}: doge-export plugin build --cpu --target wasm --output samples/javascript/native`);
+/** Returns the tokenizer of the folder, and its chat template. */
+async function openTexts() {
+  const { Template } = await import("@huggingface/jinja");
+  const { Tokenizer } = await import("@huggingface/tokenizers");
+  const chatTemplate = "chat_template.jinja" in manifest.files && readFileSync(path.join(folder, "chat_template.jinja"), "utf8");
+  return new Texts(
+    { Tokenizer, Template },
+    {
+      tokenizer: read("tokenizer.json"),
+      config: read("tokenizer_config.json"),
+      generation: read("generation_config.json"),
+      chatTemplate: chatTemplate || undefined,
+    },
+  );
 }
-const texts = new Texts(
-  { Tokenizer, Template },
-  {
-    tokenizer: read("tokenizer.json"),
-    config: read("tokenizer_config.json"),
-    generation: read("generation_config.json"),
-    chatTemplate: "chat_template.jinja" in manifest.files ? readFileSync(path.join(folder, "chat_template.jinja"), "utf8") : undefined,
-  },
-);
-const ids = values.chat ? texts.encodeChat([{ role: "user", content: prompt }]) : texts.encode(prompt);
+
+const doge = await orFail(() => open(found));
+const texts = await orFail(openTexts);
+const encode = () => (values.chat ? texts.encodeChat([{ role: "user", content: prompt }]) : texts.encode(prompt));
+const ids = await orFail(encode);
 const stream = texts.stream();
+const settings = { maxNewTokens: Number(values["max-new-tokens"]), temperature: Number(values.temperature), eos: texts.eos };
 try {
-  const options = { maxNewTokens: Number(values["max-new-tokens"]), temperature: Number(values.temperature) };
-  for await (const id of doge.generate(ids, { ...options, eos: texts.eos })) process.stdout.write(stream.push(id));
+  for await (const id of doge.generate(ids, settings)) process.stdout.write(stream.push(id));
 } catch (error) {
-  if (error instanceof RangeError) fail(error.message);
-  throw error;
+  if (error instanceof TypeError || error instanceof ReferenceError) throw error; // a bug here
+  fail(reasonOf(error));
 }
 process.stdout.write("\n");

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import os
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -44,8 +44,11 @@ def missing_parts(out: Path, rows: int, size: int) -> list[int]:
 
 def write_part(out: Path, part: int, rows: list[Row]) -> None:
     """Write a part beside its place, and move it there; two workers may do so at once."""
-    staged = out / f".part-{part:06d}.{os.getpid()}"
-    staged.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    staged = out / f".part-{part:06d}.{uuid.uuid4().hex}"  # a process id may be there on another machine, too
+    lines = (json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)  # times, decimals, bytes: as text
+    staged.write_text(
+        "".join(lines), encoding="utf-8", errors="backslashreplace"
+    )  # half a surrogate pair, as JSON has it
     staged.replace(part_file(out, part))
 
 
@@ -61,16 +64,21 @@ def worked(session: Any, rows: list[Row], field: str, settings: dict[str, Any]) 
             for answer in session.generate(texts, **settings)
         ]
 
+    def text_of(row: Row) -> Any:
+        if not isinstance(row, dict):
+            raise TypeError(f"a row is an object with fields, and this is a {type(row).__name__}")
+        return row[field]
+
     try:
-        found = results([row[field] for row in rows])
+        found = results([text_of(row) for row in rows])
     except (DogeExportError, KeyError, TypeError):  # of one of them
         found = []
         for row in rows:
             try:
-                found += results([row[field]])
+                found += results([text_of(row)])
             except (DogeExportError, KeyError, TypeError) as error:
                 found.append({"error": f"{type(error).__name__}: {error}"})
-    return [row | result for row, result in zip(rows, found, strict=True)]
+    return [(row if isinstance(row, dict) else {"row": row}) | result for row, result in zip(rows, found, strict=True)]
 
 
 class Worker:

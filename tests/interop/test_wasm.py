@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 
 SAMPLES = Path(__file__).parents[2] / "samples"
 PROMPTS = ["Once upon a time", "The little dog was very sad. " * 12]
-TOKENS = 60
+TOKENS, BEGINNING = 60, 16
 
 
 @pytest.fixture(scope="module")
@@ -54,9 +54,11 @@ def test_greedy_answers(native, answered, precision):
     request = {"precision": precision, "prompts": prompts, "maxNewTokens": TOKENS}
     found = answered(native, request)
     assert found["answers"] == [answer.token_ids for answer in expected]
-    # Relaxed SIMD, where the engine has it, or the reason why it was not taken.
+    # Relaxed SIMD, where the engine has it, or the reason why it was not taken. Its sums of codes are exact. It rounds
+    # a float product and sum once, SIMD128 twice: in fp32 that is every sum, and only the beginning must be equal.
     relaxed = answered(native, request, "--experimental-wasm-relaxed-simd")
-    assert relaxed["answers"] == found["answers"] or relaxed["instructionSet"] == "wasmrelaxed"
+    equal = BEGINNING if relaxed["instructionSet"] == "wasmrelaxed" and precision == "fp32" else TOKENS
+    assert [ids[:equal] for ids in relaxed["answers"]] == [ids[:equal] for ids in found["answers"]]
     assert relaxed["refused"] in (None, "relaxed SIMD computes wrongly here")
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
+import decimal
 import json
 import os
 import signal
@@ -42,6 +44,14 @@ def test_parts_appear_whole_and_are_found_again(bulk, tmp_path):
     assert sorted(each.name for each in tmp_path.iterdir()) == ["part-000001.jsonl", "rows.jsonl"]
 
 
+def test_what_json_does_not_know_is_written_as_text(bulk, tmp_path):
+    """Parquet has times, decimals and bytes; a part that was computed must not be lost for them."""
+    at = datetime.datetime(2026, 11, 29, 14, 5)
+    bulk.write_part(tmp_path, 0, [{"at": at, "price": decimal.Decimal("1.50"), "raw": b"a", "half": "\ud83d"}])
+    (row,) = bulk.rows_of(bulk.part_file(tmp_path, 0))
+    assert row == {"at": "2026-11-29 14:05:00", "price": "1.50", "raw": "b'a'", "half": "\ud83d"}
+
+
 def test_a_row_that_fails_tells_why_and_the_others_are_answered(bulk):
     def generate(texts, **settings):
         if any(len(text) > 5 for text in texts):
@@ -49,10 +59,13 @@ def test_a_row_that_fails_tells_why_and_the_others_are_answered(bulk):
         return [types.SimpleNamespace(text=text + "!", finish_reason="eos") for text in texts]
 
     session = types.SimpleNamespace(task="text-generation", generate=generate)
-    rows = [{"id": 1, "text": "a"}, {"id": 2, "text": "a long one"}, {"id": 3}]
+    rows = [{"id": 1, "text": "a"}, {"id": 2, "text": "a long one"}, {"id": 3}, ["a"], 4]
     found = bulk.worked(session, rows, "text", {})
     assert found[0] == {"id": 1, "text": "a", "answer": "a!", "finish_reason": "eos"}
     assert found[1]["error"] == "DogeExportError: too long" and found[2]["error"].startswith("KeyError")
+    for row, kind in ((3, "list"), (4, "int")):
+        error = f"TypeError: a row is an object with fields, and this is a {kind}"
+        assert found[row] == {"row": rows[row], "error": error}
 
 
 @pytest.fixture(scope="module")
