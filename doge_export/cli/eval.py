@@ -10,6 +10,7 @@ import click
 
 from doge_export.cli.options import PATH, folder_argument, json_option, session_options
 from doge_export.cli.render import columns, echo_json
+from doge_export.console import log
 from doge_export.package.atomic_file import written_file
 from doge_export.paths import check_apart, check_file, read_text
 
@@ -95,13 +96,15 @@ def command(
         check_apart({"--details": details}, {"FOLDER": folder, "--choices": choices, "--text": text})
     content = None if text is None else read_text(text, LONGEST_TEXT)
     questions = None if choices is None else read_questions(choices)
+    if windows and length is None:
+        log("note: --window is the number of keys that a token sees; the number of tokens read at once is --length")
     session = load_as(Session, folder, purpose="eval", precision=precision, **opening)
     graph = session.manifest.graphs[graph_file(folder, session.manifest, precision)]
     results: dict[str, Any] = {"folder": str(folder), "precision": graph.precision}
     if content is not None and windows:
         from doge_export.evaluation.windows import evaluate_windows
 
-        results["windows"] = evaluate_windows(folder, content, windows, length=length, precision=precision, **opening)
+        results["windows"] = evaluate_windows(session, content, windows, length=length)
     elif content is not None:
         results["text"] = evaluate_text(session, content, window=length, stride=stride)
     if questions is not None:
