@@ -83,7 +83,9 @@ def command(
     if text is None and (length is not None or stride is not None or windows):
         raise click.UsageError("--length, --stride and --window are of --text; give it too.")
     if windows and stride is not None:
-        raise click.UsageError("--stride is of the perplexity without --window; leave one of them out.")
+        raise click.UsageError(
+            "--stride is of the perplexity without --window, and tokens read at once are --length; leave one out."
+        )
     if plot is not None and not windows:
         raise click.UsageError("--plot is of --window; give it too.")
     if plot is not None:

@@ -166,14 +166,11 @@ def _length(session: Session, length: Any) -> int:
         )
     in_pieces = session.decoder.chunkable_length
     if in_pieces < 2:
+        mixes = session.manifest.cdmoe_routing == "reference"
+        advice = ", or export again with --cdmoe-routing per-token" if mixes else ""
         raise DogeExportError(
             "windows are compared on texts read in pieces, and the tokens of this model depend on those read with "
-            "them: leave the window out"
-            + (
-                ", or export again with --cdmoe-routing per-token"
-                if session.manifest.cdmoe_routing == "reference"
-                else ""
-            )
+            f"them: leave the window out{advice}"
         )
     if length > in_pieces:
         log(f"note: the length is {in_pieces} instead of {length}: longer texts must be read whole by this model")
