@@ -10,6 +10,7 @@ import click
 
 from doge_export.cli.options import PATH, folder_argument, json_option, session_options
 from doge_export.cli.render import columns, echo_json
+from doge_export.console import log
 from doge_export.package.atomic_file import written_file
 from doge_export.paths import check_apart, check_file, read_text
 
@@ -82,7 +83,9 @@ def command(
     if text is None and (length is not None or stride is not None or windows):
         raise click.UsageError("--length, --stride and --window are of --text; give it too.")
     if windows and stride is not None:
-        raise click.UsageError("--stride is of the perplexity without --window; leave one of them out.")
+        raise click.UsageError(
+            "--stride is of the perplexity without --window, and tokens read at once are --length; leave one out."
+        )
     if plot is not None and not windows:
         raise click.UsageError("--plot is of --window; give it too.")
     if plot is not None:
@@ -95,13 +98,15 @@ def command(
         check_apart({"--details": details}, {"FOLDER": folder, "--choices": choices, "--text": text})
     content = None if text is None else read_text(text, LONGEST_TEXT)
     questions = None if choices is None else read_questions(choices)
+    if windows and length is None:
+        log("note: --window is the number of keys that a token sees; the number of tokens read at once is --length")
     session = load_as(Session, folder, purpose="eval", precision=precision, **opening)
     graph = session.manifest.graphs[graph_file(folder, session.manifest, precision)]
     results: dict[str, Any] = {"folder": str(folder), "precision": graph.precision}
     if content is not None and windows:
         from doge_export.evaluation.windows import evaluate_windows
 
-        results["windows"] = evaluate_windows(folder, content, windows, length=length, precision=precision, **opening)
+        results["windows"] = evaluate_windows(session, content, windows, length=length)
     elif content is not None:
         results["text"] = evaluate_text(session, content, window=length, stride=stride)
     if questions is not None:

@@ -14,7 +14,7 @@ from doge_export.package.manifest import Manifest, read_manifest
 from doge_export.package.verify import verify as verify_folder
 from doge_export.regular_file import is_there
 from doge_export.runtime.classification_session import ClassificationSession
-from doge_export.runtime.decoders.bounded import WINDOW, BoundedDecoder
+from doge_export.runtime.decoders.bounded import BoundedDecoder
 from doge_export.runtime.decoders.decoder import Decoder, SequenceLimits
 from doge_export.runtime.decoders.growing import GrowingDecoder, GrowingScoresDecoder
 from doge_export.runtime.decoders.in_place import InPlaceDecoder
@@ -87,7 +87,7 @@ def load(
         device: "cuda", or "cuda:1" for the GPU of that number: onnxruntime runs the folder's fp16 graph there, with its
             caches. None or "cpu": the CPU. Not run on a GPU yet.
         wait: most seconds that a call waits for another one's answer on the same session to end, before it raises
-            SessionBusy; None without end, 0 not at all. Features and classes are computed without waiting.
+            SessionBusy; None without end, 0 not at all. It is of answers: calls for features and classes never raise.
         verify: compare every file with the manifest before anything of the folder is opened.
         digest: sha256 that the manifest must have, as `doge-export verify` prints it; it implies `verify`.
         allow_host_code: let an engine run code for the CPU that it contains, as engines built with
@@ -195,7 +195,7 @@ def open_decoder(
     window = None if window is None else smaller_window(manifest, window)
     if interface == "engine":
         if window is not None:
-            raise DogeExportError(f"{folder} holds an engine, whose window is built in: leave the window out")
+            raise _engine_has_window(folder)
         if backend == "native":
             raise DogeExportError(f"{folder} holds an engine for a GPU, and the native decoder runs graphs")
         from doge_export.runtime.engine.bounded_decoder import open_engine_decoder
@@ -224,14 +224,35 @@ def open_decoder(
         return decoder
     session = open_graph(folder, name, threads=threads, providers=providers)
     check_interface(session, manifest, interface, folder / name)
-    if window is None:
-        return _DECODERS[interface](session, limits)
-    if WINDOW not in {value.name for value in session.get_overridable_initializers()}:
-        raise DogeExportError(
-            f"the window of {folder}'s graph is built in: leave the window out, use the native decoder where it "
-            "computes this model, or export again with --cache bounded"
-        )
-    return BoundedDecoder(session, limits, window)
+    opened = _DECODERS[interface](session, limits)
+    return opened if window is None else _graph_with_window(opened, folder, window)
+
+
+def with_window(session: Session, window: int) -> Decoder:
+    """Return a decoder with a window below the trained one over the weights that a session has opened.
+
+    Raises:
+        DogeExportError: as for `load` with this window.
+    """
+    opened = session.decoder
+    if isinstance(opened, NativeDecoder):
+        return _native_decoder(opened.model, session.manifest, session.graph, window)
+    if session.manifest.graphs[session.graph].interface == "engine":
+        raise _engine_has_window(session.folder)
+    return _graph_with_window(opened, session.folder, window)
+
+
+def _graph_with_window(opened: Decoder, folder: Path, window: int) -> Decoder:
+    if isinstance(opened, BoundedDecoder) and opened.takes_window:
+        return opened.with_window(window)
+    raise DogeExportError(
+        f"the window of {folder}'s graph is built in: leave the window out, use the native decoder where it "
+        "computes this model, or export again with --cache bounded"
+    )
+
+
+def _engine_has_window(folder: Path) -> DogeExportError:
+    return DogeExportError(f"{folder} holds an engine, whose window is built in: leave the window out")
 
 
 def smaller_window(manifest: Manifest, window: int) -> int | None:

@@ -19,7 +19,7 @@ _PAGE = 256
 
 
 class OneCall(Protocol):
-    """A model of one of these tasks, which threads may call at the same time."""
+    """A model of one of these tasks, which threads may share."""
 
     @property
     def computes_by(self) -> str:

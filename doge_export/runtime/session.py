@@ -61,6 +61,11 @@ class Session(TaskSession):
         self._turns = Turns(wait)
 
     @property
+    def graph(self) -> str:
+        """Name of the graph in the folder's manifest."""
+        return self._graph or next(iter(self.manifest.graphs))
+
+    @property
     def max_length(self) -> int:
         """Most tokens of a row, prompt and answer together."""
         return self.decoder.max_length
@@ -277,7 +282,7 @@ class Session(TaskSession):
         return state
 
     def _digest(self) -> str:
-        return graph_digest(self.manifest, self._graph or next(iter(self.manifest.graphs)))
+        return graph_digest(self.manifest, self.graph)
 
     def logits(self, input_ids: Any, attention_mask: Any = None, chunks: Sequence[int] | None = None) -> np.ndarray:
         """Compute the logits of every token.

@@ -27,7 +27,8 @@ PAIRS = 2**24
 class SinglePassSession(TaskSession):
     """Session over a model of the inputs input_ids and attention_mask, and one output.
 
-    Nothing of a call is kept, so threads may share a session, and their calls run at the same time.
+    Nothing of a call is kept, so threads may share a session. Their calls run at the same time in onnxruntime; in the
+    native decoder they wait for each other.
     """
 
     def __init__(

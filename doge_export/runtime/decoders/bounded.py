@@ -62,6 +62,15 @@ class BoundedDecoder(GraphDecoder):
         return type(self)(self._session, self._limits, self.window)
 
     @property
+    def takes_window(self) -> bool:
+        """True if the graph has its window as a value that a run may replace."""
+        return WINDOW in {value.name for value in self._session.get_overridable_initializers()}
+
+    def with_window(self, window: int) -> Self:
+        """Return a fork with a smaller window; the graph must take it."""
+        return type(self)(self._session, self._limits, window)
+
+    @property
     def slots(self) -> int:
         """Keys that each layer and head now holds."""
         return self._caches[0].shape()[2]

@@ -57,6 +57,11 @@ class NativeDecoder(Decoder):
         _decoders.add(self)
 
     @property
+    def model(self) -> NativeModel:
+        """The weights, which other decoders may share."""
+        return self._model
+
+    @property
     def computes_by(self) -> str:
         """See `Decoder.computes_by`."""
         return self._model.described
