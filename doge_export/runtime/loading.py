@@ -283,6 +283,8 @@ def _open_one_call(
     """Open what computes features or classes; arguments as in `load`."""
 
     def native(asked: bool) -> OneCall:
+        if manifest.graphs[name].interface != "one-call":
+            raise NotNative(f"the manifest says {manifest.task}, and {name} is a graph that writes text")
         model = _native_model(folder, manifest, name, threads, asked)
         if manifest.task != ClassificationSession.task:
             return NativeCall(model)

@@ -16,7 +16,7 @@ FUSED = {**ATTENTION, "exponential_score": 1, "qk_norm": 1, "epsilon": 0.125}
 FUSED_CDMOE = {**CDMOE, "num_routing_heads": 1, "mixes_tokens": 1}
 DEFAULTS = {
     "DynamicMaskAttention": {"bounded": "0", "alias_kv_cache": "0"},
-    "FusedDynamicMaskAttention": {"alias_kv_cache": "0"},
+    "FusedDynamicMaskAttention": {"bounded": "0", "alias_kv_cache": "0"},
 }
 NAMES = {"DynamicMaskAttention", "CDMoE", "FusedDynamicMaskAttention", "FusedCDMoE"}
 
