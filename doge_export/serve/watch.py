@@ -29,7 +29,9 @@ class Watched:
         self._app, self._metrics, self._limits, self._paths = app, metrics, limits, frozenset(paths)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Answer a request."""
+        """Answer a request; other messages, such as another server's "lifespan", go on as they come."""
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
         arrived = time.monotonic()
         scope.setdefault("state", {})["arrived"] = arrived
         is_read = any(name == b"expect" for name, _ in scope["headers"])  # such a client waits before it sends a body

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import shutil
@@ -17,6 +18,7 @@ from serving import serving  # noqa: E402
 
 from doge_export import load  # noqa: E402
 from doge_export.errors import DogeExportError  # noqa: E402
+from doge_export.serve.app import App  # noqa: E402
 from doge_export.serve.limits import LARGEST_BODY  # noqa: E402
 from doge_export.serve.model import ServedModel  # noqa: E402
 
@@ -345,3 +347,17 @@ def test_onnxruntime_answers_as_well(folder):
     with serving(folder, parallel=2, backend="graph") as served:
         answer = served.client().completions.create(model="out", prompt=prompts, max_tokens=12, temperature=0)
     assert [each.text for each in answer.choices] == wanted
+
+
+def test_another_server_may_begin_and_end_the_application():
+    """As Ray's does, by the messages of ASGI's "lifespan"."""
+    coming, told = iter(["lifespan.startup", "lifespan.shutdown"]), []
+
+    async def receive():
+        return {"type": next(coming)}
+
+    async def send(message):
+        told.append(message["type"])
+
+    asyncio.run(App("out").asgi({"type": "lifespan", "asgi": {"version": "3.0"}}, receive, send))
+    assert told == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
