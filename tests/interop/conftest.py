@@ -23,11 +23,18 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def native(tmp_path_factory):
-    """doge-nano for the native decoder, in every precision that it has."""
+def native_folder(native_file, tmp_path_factory):
     folder = tmp_path_factory.mktemp("native") / "nano"
-    export("doge-nano", folder, target="native", precisions=("int8", "int4"), validate=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DOGE_EXPORT_CPU_LIBRARY", str(native_file))
+        export("doge-nano", folder, target="native", precisions=("int8", "int4"), validate=False)
     return folder
+
+
+@pytest.fixture
+def native(native_folder, native_library):
+    """doge-nano for the native decoder, which is there, in every precision that it has."""
+    return native_folder
 
 
 @pytest.fixture(scope="session")

@@ -28,7 +28,7 @@ def visited(folder, node, script, tmp_path_factory):
         pytest.skip("chromium is not installed")
     samples = tmp_path_factory.mktemp("samples")
     for name in ("browser", "javascript"):
-        shutil.copytree(SAMPLES / name, samples / name, ignore=shutil.ignore_patterns("node_modules"))
+        shutil.copytree(SAMPLES / name, samples / name, ignore=shutil.ignore_patterns("node_modules", "native"))
     packages = ("onnxruntime-web@^1.24.0", "@huggingface/tokenizers@^0.2.0", "@huggingface/jinja@^0.5.0")
     where = node(*packages, "playwright-core")
     (samples / "browser" / "node_modules").symlink_to(where / "node_modules")
@@ -49,7 +49,7 @@ def visited(folder, node, script, tmp_path_factory):
 @pytest.fixture(scope="module")
 def with_modules(visited, modules, tmp_path_factory):
     """`visited`, where the page has the native decoder's modules."""
-    shutil.copytree(modules, visited.samples / "javascript" / "native")
+    shutil.copytree(modules, visited.samples / "javascript" / "native", dirs_exist_ok=True)
     return visited
 
 
