@@ -108,11 +108,15 @@ class InPlaceDecoder(GraphDecoder):
         expected |= {name: ((1, each.shape[1], 1, length), each.dtype) for name, each in scores.items()}
         check_arrays(state, expected)
         self.reset()
-        for name, buffer in self._buffers().items():
-            buffer[:, :, :length] = state[name]
+        for name in caches:
+            self._fill(name, state[name])
         for name, buffer in self._score_buffers().items():
             buffer[..., :length] = state[name]
         self._progress.append(length, None)
+
+    def _fill(self, name: str, content: Array) -> None:
+        """Write the beginning of an empty buffer of keys or values, [1, Hkv, length, D]."""
+        self._buffers()[name][:, :, : content.shape[2]] = content
 
     def _buffers(self) -> dict[str, Array]:
         """Return the buffers of keys and values by the graph's names."""

@@ -6,7 +6,6 @@ Not run on a GPU yet: tests run it with the CPU as the device, which takes the s
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
 from typing import Any, Self
 
 import numpy as np
@@ -18,7 +17,6 @@ from doge_export.runtime.decoders.decoder import Array, SequenceLimits
 from doge_export.runtime.decoders.in_place import InPlaceDecoder, _Tokens
 from doge_export.runtime.device import CPU, Device
 from doge_export.runtime.prediction import Prediction, check_finite
-from doge_export.runtime.state import check_arrays
 
 
 class _StepLogits:
@@ -108,20 +106,11 @@ class OnDeviceDecoder(InPlaceDecoder):
             (k[:, :, : self.length], v[:, :, : self.length]) for k, v in zip(arrays[::2], arrays[1::2], strict=True)
         ]
 
-    def restore(self, state: Mapping[str, Array], length: int) -> None:
-        """See `Decoder.restore`."""
-        caches, scores = self._buffers(), self._score_buffers()
-        expected = {name: ((1, each.shape[1], length, each.shape[3]), each.dtype) for name, each in caches.items()}
-        expected |= {name: ((1, each.shape[1], 1, length), each.dtype) for name, each in scores.items()}
-        check_arrays(state, expected)
-        self.reset()
-        for name, value in self._values.items():
-            whole = np.zeros(value.shape(), self._cache_type)
-            whole[:, :, :length] = state[name]
-            value.update_inplace(whole)
-        for name, buffer in self._score_buffers().items():
-            buffer[..., :length] = state[name]
-        self._progress.append(length, None)
+    def _fill(self, name: str, content: Array) -> None:
+        value = self._values[name]  # a view of it is one of a copy, where the device is no CPU
+        whole = np.zeros(value.shape(), self._cache_type)
+        whole[:, :, : content.shape[2]] = content
+        value.update_inplace(whole)
 
     def _buffers(self) -> dict[str, Array]:
         """Return copies, or views where the device is the CPU."""
