@@ -83,7 +83,16 @@ def write_plot(result: Benchmark, file: Path) -> None:
         conditions = f"{result.machine['cpu']}, threads: {result.settings['threads'] or 'default'}"
         figure.text(0.01, 0.02, conditions, color="#5b6270", fontsize=8)
         figure.subplots_adjust(left=0.05, right=0.99, top=0.92, bottom=0.23 + 0.06 * rows, wspace=0.2)
-        kind = file.suffix.lower().removeprefix(".")
-        metadata = {"Date": None, "Creator": None} if kind == "svg" else None
-        with written_file("--plot", file) as stream:
-            figure.savefig(stream, format=kind, dpi=150, metadata=metadata)
+        save_plot(figure, file)
+
+
+def save_plot(figure: Any, file: Path) -> None:
+    """Write a figure as its suffix says, .svg or .png, the same bytes for the same figure.
+
+    Raises:
+        DogeExportError: the file cannot be written.
+    """
+    kind = file.suffix.lower().removeprefix(".")
+    metadata = {"Date": None, "Creator": None} if kind == "svg" else None
+    with written_file("--plot", file) as stream:
+        figure.savefig(stream, format=kind, dpi=150, metadata=metadata)

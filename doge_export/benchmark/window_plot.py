@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from doge_export.benchmark.plot import COLORS, STYLE
+from doge_export.benchmark.plot import COLORS, STYLE, save_plot
 from doge_export.evaluation.windows import WindowsScore
-from doge_export.package.atomic_file import written_file
 
 
 def write_window_plot(score: WindowsScore, file: Path) -> None:
@@ -38,7 +37,4 @@ def write_window_plot(score: WindowsScore, file: Path) -> None:
         right.set_yscale("log")
         figure.legend(*left.get_legend_handles_labels(), loc="lower left", ncols=3)
         figure.subplots_adjust(left=0.06, right=0.99, top=0.92, bottom=0.2 + 0.06 * ((len(score.windows) + 2) // 3))
-        kind = file.suffix.lower().removeprefix(".")
-        metadata = {"Date": None, "Creator": None} if kind == "svg" else None
-        with written_file("--plot", file) as stream:
-            figure.savefig(stream, format=kind, dpi=150, metadata=metadata)
+        save_plot(figure, file)
