@@ -384,4 +384,10 @@ def quantization_options(function: Function) -> Function:
             is_flag=True,
             help="Keep cached keys and values in float32, where int8 and int4 graphs for onnxruntime take 8 bits.",
         ),
+        click.option(
+            "--expand-weights",
+            is_flag=True,
+            help="Turn int8 and int4 weights of target portable into float32 when a graph is loaded: for "
+            "onnxruntime-web, whose WebAssembly is 4 to 6 times slower in few bits.",
+        ),
     )(function)

@@ -274,7 +274,7 @@ def _quality(manifest: Manifest) -> str:
     lines += _by_position({name: quality for name, (_, quality) in graphs.items()})
     lines += _reach(first, manifest)
     lines += ["", *(f"- `{name}`: {_how(graph)}" for name, (graph, _) in graphs.items())]
-    if manifest.target == "portable" and any(graph.quantization for graph, _ in graphs.values()):
+    if manifest.target == "portable" and any("MatMulNBits" in graph.operators for graph, _ in graphs.values()):
         lines += [
             "",
             "Beside standard operators the quantised ones have MatMulNBits of com.microsoft.",
@@ -324,6 +324,8 @@ def _how(graph: GraphEntry) -> str:
     quantization = graph.quantization or {}
     method = {"nearest": "rounded to the nearest", "gptq": "GPTQ"}[quantization["method"]]
     text = f"weights of {quantization['bits']} bits, {quantization['block']} to a scale, {method}"
+    if quantization.get("expanded"):
+        text += "; onnxruntime expands them to float32 when it creates a session, and then is as fast and large as fp32"
     if quantization.get("cache") == "int8":
         text += "; keys and values cached in 8 bits, a scale for each head and channel"
     if "calibration" in quantization:

@@ -156,7 +156,7 @@ class Options(TypedDict, total=False):
             on a model without CDMoE.
         generation, cdmoe, ratio_mask: facts that the files of an old checkpoint leave open, see `Assumptions`.
         precisions: "int8", "int4", "fp16": graphs to add to the fp32 one, each with a limit on its losses against it.
-        max_kl, calibration, eval_text, float_cache: see `quantization.request.QuantizationRequest`.
+        max_kl, calibration, eval_text, float_cache, expand_weights: see `quantization.request.QuantizationRequest`.
         revision: branch, tag or commit of a hub repository.
         token: access token for a private hub repository.
         cache_dir: folder for downloads.
@@ -178,6 +178,7 @@ class Options(TypedDict, total=False):
     calibration: str | Path | None
     eval_text: str | Path | None
     float_cache: bool
+    expand_weights: bool
     revision: str | None
     token: str | None
     cache_dir: str | Path | None
@@ -188,7 +189,7 @@ class Options(TypedDict, total=False):
 
 
 _WHERE = ("revision", "token", "cache_dir", "offline", "trust_remote_code", "adapter", "adapter_revision")
-_QUANTIZATION = ("precisions", "max_kl", "calibration", "eval_text", "float_cache")
+_QUANTIZATION = ("precisions", "max_kl", "calibration", "eval_text", "float_cache", "expand_weights")
 _RENAMED = {"quantize": "precisions", "dtype": "precisions"}
 
 

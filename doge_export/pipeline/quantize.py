@@ -44,6 +44,7 @@ def quantize(
     calibration: str | Path | None = None,
     eval_text: str | Path | None = None,
     float_cache: bool = False,
+    expand_weights: bool = False,
     force: bool = False,
 ) -> QuantizeResult:
     """Add graphs in fewer bits to an exported folder, from its fp32 graph, without the checkpoint or torch.
@@ -52,7 +53,7 @@ def quantize(
         folder: a folder that `export` wrote; it is replaced at the end, or not at all. Of a hub id, the snapshot in the
             cache is meant.
         precisions: "int8", "int4", "fp16".
-        max_kl, calibration, eval_text, float_cache: see `QuantizationRequest`.
+        max_kl, calibration, eval_text, float_cache, expand_weights: see `QuantizationRequest`.
         force: make graphs anew that the folder already has.
 
     Raises:
@@ -61,7 +62,7 @@ def quantize(
     """
     need("export", "onnx", "onnxscript")
     folder = local_folder(folder)
-    request = QuantizationRequest.checked(precisions, max_kl, calibration, eval_text, float_cache)
+    request = QuantizationRequest.checked(precisions, max_kl, calibration, eval_text, float_cache, expand_weights)
     manifest = verify(folder)
     _check(folder, manifest, request, force)
     check_files(request, Tokenizer.from_folder(folder))

@@ -45,7 +45,7 @@ def add_graphs(folder: Path, manifest: Manifest, request: QuantizationRequest) -
         if precision is FP16:
             entry = _write_half(folder, interface, evaluation[-1])
         else:
-            entry = _write_quantised(folder, manifest, precision, calibration, ranges)
+            entry = _write_quantised(folder, manifest, precision, calibration, ranges, request.expand_weights)
         limits = Limits.of(precision, request.max_kl, manifest)
         began = time.monotonic()
         quality = _measured(folder, precision, evaluation, limits)
@@ -57,7 +57,7 @@ def add_graphs(folder: Path, manifest: Manifest, request: QuantizationRequest) -
         if not quality.passed:
             unrounded = None
             if ranges is not None and precision is not FP16:
-                _write_quantised(folder, manifest, precision, calibration, None)
+                _write_quantised(folder, manifest, precision, calibration, None, request.expand_weights)
                 unrounded = _measured(folder, precision, evaluation[-1:], limits)
             raise RunFailed(
                 f"{precision.name} loses too much: KL of "
@@ -129,6 +129,7 @@ def _write_quantised(
     precision: ReducedPrecision,
     calibration: Texts | None,
     ranges: Ranges | None,
+    expand_weights: bool,
 ) -> GraphEntry:
     """Write one quantised graph."""
     import onnx_ir as ir
@@ -143,14 +144,15 @@ def _write_quantised(
     model = ir.load(folder / MODEL)
     weights = quantizable_weights(model.graph)
     stored = store(weights, precision, folder / MODEL, calibration)
-    QuantizeWeights(weights, stored, standard_lookups=manifest.target == "portable")(model)
+    standard_lookups = manifest.target == "portable"
+    QuantizeWeights(weights, stored, standard_lookups=standard_lookups, expand=expand_weights)(model)
     if ranges is not None:
         QuantizeCaches(ranges)(model)
     write_onnx(model, folder / precision.file)
     quantization: dict[str, Any] = {
         "bits": precision.bits,
         "block": precision.block,
-        "accuracy_level": ACCURACY_LEVEL,
+        **({"expanded": True} if expand_weights else {"accuracy_level": ACCURACY_LEVEL}),
         "method": "nearest" if calibration is None or precision.bits == 8 else "gptq",
         "exceptions": stored.exceptions,
     }

@@ -1,7 +1,9 @@
 """Weights in blocks of few bits: MatMul becomes MatMulNBits, Gather becomes GatherBlockQuantized (com.microsoft).
 
 GatherBlockQuantized needs onnxruntime 1.23, and the default WebAssembly build of onnxruntime-web has no kernel for it:
-for graphs that are to run anywhere, standard operators read the same codes.
+for graphs that are to run anywhere, standard operators read the same codes. That build's MatMulNBits unpacks the whole
+weight at every token and takes 4 to 6 times as long as a float32 product; so a product, too, may be spelled in standard
+operators, which onnxruntime folds into the float32 weight once, when it creates the session.
 
 Requirements of onnxruntime's CPU kernels, beyond the documentation of the operators (onnxruntime 1.31):
 
@@ -42,13 +44,20 @@ class QuantizeWeights(GraphPass):
         weights: as `quantizable_weights` returns them for the graph.
         storage: decides how each is stored.
         standard_lookups: read tables with standard operators.
+        expand: compute the float32 matrices of products from constants; they are as large and as fast as float32 ones.
     """
 
     def __init__(
-        self, weights: Iterable[QuantizableWeight], storage: Storage, *, standard_lookups: bool = False
+        self,
+        weights: Iterable[QuantizableWeight],
+        storage: Storage,
+        *,
+        standard_lookups: bool = False,
+        expand: bool = False,
     ) -> None:
         super().__init__()
-        self._weights, self._storage, self._standard_lookups = list(weights), storage, standard_lookups
+        self._weights, self._storage = list(weights), storage
+        self._standard_lookups, self._expand = standard_lookups, expand
 
     def requires(self, model: ir.Model) -> None:
         """Require initializers of this graph."""
@@ -67,15 +76,17 @@ class QuantizeWeights(GraphPass):
                 continue
             self._rewrite(weight, pieces)
             modified = True
-        if modified:
+        if any(node.domain == "com.microsoft" for node in model.graph):
             model.opset_imports["com.microsoft"] = 1
         return ir.passes.PassResult(model, modified)
 
     def _rewrite(self, weight: QuantizableWeight, pieces: Sequence[StoredRows]) -> None:
         stored = [self._store(weight, rows, blocks, number) for number, (rows, blocks) in enumerate(pieces)]
+        pairs = list(zip(pieces, stored, strict=True)) if weight.products else []
+        factors = [self._factor(weight, *pair) for pair in pairs]
         for node in weight.products:
             tape = Tape()
-            parts = [self._product(tape, node.inputs[0], weight, *piece) for piece in zip(pieces, stored, strict=True)]
+            parts = [factor(tape, node.inputs[0]) for factor in factors]
             replace(node, tape, [parts[0] if len(parts) == 1 else tape.op("Concat", parts, {"axis": -1})])
         for node in weight.lookups:
             if len(pieces) != 1 or pieces[0][1] is None:
@@ -109,12 +120,14 @@ class QuantizeWeights(GraphPass):
         self._graph.register_initializer(value)
         return value
 
-    def _product(
-        self, tape: Tape, x: ir.Value | None, weight: QuantizableWeight, piece: StoredRows, stored: Sequence[ir.Value]
-    ) -> ir.Value:
+    def _factor(
+        self, weight: QuantizableWeight, piece: StoredRows, stored: Sequence[ir.Value]
+    ) -> Callable[[Tape, ir.Value | None], ir.Value]:
+        """Return how an input is multiplied with some rows of a weight."""
         rows, blocks = piece
-        if blocks is None:
-            return tape.op("MatMul", [x, *stored])
+        if blocks is None or self._expand:
+            matrix = stored[0] if blocks is None else self._expanded(blocks, stored)
+            return lambda tape, x: tape.op("MatMul", [x, matrix])
         attributes = {
             "K": weight.shape[1],
             "N": rows.stop - rows.start,
@@ -122,7 +135,22 @@ class QuantizeWeights(GraphPass):
             "block_size": blocks.block,
             "accuracy_level": ACCURACY_LEVEL,
         }
-        return tape.op("MatMulNBits", [x, *stored], attributes, domain="com.microsoft")
+        return lambda tape, x: tape.op("MatMulNBits", [x, *stored], attributes, domain="com.microsoft")
+
+    def _expanded(self, blocks: Blocks, stored: Sequence[ir.Value]) -> ir.Value:
+        """Return the float32 matrix [K, N] of constants, computed at the graph's beginning."""
+        codes, scales, *zeros = stored
+        if zeros:
+            raise ContractError(codes, "expected symmetric blocks, found zero points")
+        tape = Tape()
+        rows, count = blocks.scales.shape
+        by_block = constant(self._graph, np.array([rows, count, blocks.block]))
+        factors = tape.op("Unsqueeze", [scales, constant(self._graph, np.array([-1]))])
+        weights = tape.op("Mul", [self._centred(tape, codes, blocks.bits, by_block), factors])
+        flat = tape.op("Reshape", [weights, constant(self._graph, np.array([rows, -1]))])
+        matrix = tape.op("Transpose", [flat], {"perm": [1, 0]})
+        self._graph.insert_before(self._graph[0], tape.nodes)
+        return matrix
 
     def _lookup(
         self, tape: Tape, node: ir.Node, blocks: Blocks, stored: Sequence[ir.Value], *, shared: bool
@@ -148,22 +176,26 @@ class QuantizeWeights(GraphPass):
         if zeros:
             raise ContractError(node, "expected symmetric blocks, found zero points")
         ids = node_input(node, 1)
+        by_block = self._behind_ids(tape, node, blocks.codes.shape[1], blocks.block)
+        centred = self._centred(tape, tape.op("Gather", [codes, ids], {"axis": 0}), blocks.bits, by_block)
+        last = constant(self._graph, np.array([-1]))
+        factors = tape.op("Unsqueeze", [tape.op("Gather", [scales, ids], {"axis": 0}), last])
+        return tape.op("Reshape", [tape.op("Mul", [centred, factors]), self._behind_ids(tape, node, -1)])
+
+    def _centred(self, tape: Tape, packed: ir.Value, bits: int, shape: ir.Value) -> ir.Value:
+        """Return packed codes, less the middle one, as float32 of a shape [..., K / block, block]."""
 
         def number(value: float) -> ir.Value:
             return constant(self._graph, np.array(value, np.float32))
 
-        last = constant(self._graph, np.array([-1]))
-        bytes_ = tape.op("Cast", [tape.op("Gather", [codes, ids], {"axis": 0})], {"to": ir.DataType.FLOAT})
-        if blocks.bits == 4:
-            high = tape.op("Floor", [tape.op("Mul", [bytes_, number(1 / 16)])])
-            low = tape.op("Sub", [bytes_, tape.op("Mul", [high, number(16)])])
+        codes = tape.op("Cast", [packed], {"to": ir.DataType.FLOAT})
+        if bits == 4:
+            high = tape.op("Floor", [tape.op("Mul", [codes, number(1 / 16)])])
+            low = tape.op("Sub", [codes, tape.op("Mul", [high, number(16)])])
+            last = constant(self._graph, np.array([-1]))
             halves = [tape.op("Unsqueeze", [half, last]) for half in (low, high)]
-            bytes_ = tape.op("Concat", halves, {"axis": -1})
-        width = blocks.codes.shape[1]
-        by_block = tape.op("Reshape", [bytes_, self._behind_ids(tape, node, width, blocks.block)])
-        centred = tape.op("Sub", [by_block, number(2 ** (blocks.bits - 1))])
-        factors = tape.op("Unsqueeze", [tape.op("Gather", [scales, ids], {"axis": 0}), last])
-        return tape.op("Reshape", [tape.op("Mul", [centred, factors]), self._behind_ids(tape, node, -1)])
+            codes = tape.op("Concat", halves, {"axis": -1})
+        return tape.op("Sub", [tape.op("Reshape", [codes, shape]), number(2 ** (bits - 1))])
 
     def _behind_ids(self, tape: Tape, node: ir.Node, *sizes: int) -> ir.Value:
         """Return the shape of a lookup's ids, followed by these sizes."""

@@ -22,6 +22,8 @@ class QuantizationRequest:
         calibration: UTF-8 file that shows what inputs and caches are like; by default the fp32 model writes the text.
         eval_text: UTF-8 file to compare graphs on; by default the fp32 model writes the text.
         float_cache: keys and values stay float32; else int8 and int4 graphs for onnxruntime cache them in 8 bits.
+        expand_weights: int8 and int4 weights become float32 when a graph is loaded, for runtimes without fast kernels
+            of few bits: onnxruntime-web's WebAssembly. For target portable.
     """
 
     precisions: tuple[ReducedPrecision, ...]
@@ -29,6 +31,7 @@ class QuantizationRequest:
     calibration: Path | None = None
     eval_text: Path | None = None
     float_cache: bool = False
+    expand_weights: bool = False
 
     @classmethod
     def of(
@@ -38,6 +41,7 @@ class QuantizationRequest:
         calibration: str | Path | None = None,
         eval_text: str | Path | None = None,
         float_cache: bool = False,
+        expand_weights: bool = False,
         *,
         target: str,
     ) -> Self | None:
@@ -47,12 +51,13 @@ class QuantizationRequest:
             DogeExportError: as `checked`; or something is said of no precision.
         """
         if not precisions:
-            if float_cache or any(value is not None for value in (max_kl, calibration, eval_text)):
+            if float_cache or expand_weights or any(value is not None for value in (max_kl, calibration, eval_text)):
                 raise DogeExportError(
-                    "a limit, a text or a cache is given, but no precision; add --precision int8 or --precision fp16"
+                    "a limit, a text, a cache or expanded weights are asked for, but no precision; add "
+                    "--precision int8 or --precision fp16"
                 )
             return None
-        return cls.checked(precisions, max_kl, calibration, eval_text, float_cache, target=target)
+        return cls.checked(precisions, max_kl, calibration, eval_text, float_cache, expand_weights, target=target)
 
     @classmethod
     def checked(
@@ -62,6 +67,7 @@ class QuantizationRequest:
         calibration: str | Path | None = None,
         eval_text: str | Path | None = None,
         float_cache: bool = False,
+        expand_weights: bool = False,
         *,
         target: str | None = None,
     ) -> Self:
@@ -75,10 +81,11 @@ class QuantizationRequest:
             raise DogeExportError(
                 f"cannot quantise to {', '.join(unknown) or 'nothing'}; choose {' or '.join(REDUCED)}"
             )
-        if float_cache and all(REDUCED[name] is FP16 for name in precisions):
-            raise DogeExportError(
-                "a float32 cache is a choice of int8 and int4 only; add --precision int8, or leave it out"
-            )
+        for given, what in ((float_cache, "a float32 cache"), (expand_weights, "expanding weights")):
+            if given and all(REDUCED[name] is FP16 for name in precisions):
+                raise DogeExportError(
+                    f"{what} is a choice of int8 and int4 only; add --precision int8, or leave it out"
+                )
         if max_kl is not None and not (max_kl >= 0 and math.isfinite(max_kl)):
             raise DogeExportError(f"max KL is {max_kl}, expected a number from 0")
         request = cls(
@@ -87,6 +94,7 @@ class QuantizationRequest:
             calibration=_text(calibration),
             eval_text=_text(eval_text),
             float_cache=float_cache,
+            expand_weights=expand_weights,
         )
         request.check_target(target)
         return request
@@ -95,8 +103,14 @@ class QuantizationRequest:
         """Refuse precisions that a graph for `target` does not come in.
 
         Raises:
-            DogeExportError: the target is canonical, and a precision is not fp16.
+            DogeExportError: the target is canonical, and a precision is not fp16; or weights are to be expanded for
+                another target than portable.
         """
+        if self.expand_weights and target not in (None, "portable"):
+            raise DogeExportError(
+                f"weights are expanded for target portable alone, and this is {target}, which has kernels for them: "
+                "leave --expand-weights out, or export with --target portable"
+            )
         if target == "native":
             raise DogeExportError(
                 "a folder of target native is written with its precisions at once: export the checkpoint again with "
@@ -116,6 +130,7 @@ class QuantizationRequest:
             "calibration": None if self.calibration is None else str(self.calibration),
             "eval_text": None if self.eval_text is None else str(self.eval_text),
             "float_cache": self.float_cache,
+            "expand_weights": self.expand_weights,
         }
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import onnx_ir as ir
+import onnxruntime
 import pytest
 from one_thread import open_session
 from weight_graph import model_of
@@ -109,6 +110,26 @@ def test_standard_operators_read_what_numpy_reads(monkeypatch, product, bits, bl
     ids = np.random.default_rng(2).integers(0, ROWS, (2, 3))
     feeds = {} if product is None else {"x": np.zeros((2, 3, WIDTH), np.float32)}
     np.testing.assert_array_equal(run(model, ids=ids, **feeds)[-1], blocks.dequantized()[ids])
+
+
+@pytest.mark.parametrize(("bits", "block"), [(8, 128), (4, 32)])
+@pytest.mark.parametrize("product", ["MatMul", *TIED])
+def test_expanded_weights_are_folded_when_a_session_is_created(product, bits, block, tmp_path):
+    """A runtime without kernels of few bits multiplies float32 by float32, with nothing to unpack at every token."""
+    blocks = nearest(random_weight(), bits, block)
+    model = model_of(random_weight(), product=product, lookup=product in TIED)
+    quantise(model, whole(blocks), standard_lookups=True, expand=True)
+    assert {node.domain for node in model.graph} == {""}
+    x = np.random.default_rng(2).standard_normal((2, 3, WIDTH)).astype(np.float32)
+    ids = {"ids": np.arange(6).reshape(2, 3)} if product in TIED else {}
+    wanted = x @ blocks.dequantized().T
+    np.testing.assert_allclose(run(model, x=x, **ids)[0], wanted, atol=1e-4 * np.abs(wanted).max())
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "folded.onnx")
+    onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"])
+    folded = ir.load(tmp_path / "folded.onnx").graph
+    (node,) = (node for node in folded if node.op_type in ("MatMul", "FusedMatMul"))
+    assert node.inputs[1].is_initializer()
 
 
 @pytest.mark.parametrize("product", TIED)
