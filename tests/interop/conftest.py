@@ -23,6 +23,15 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def expanded(tmp_path_factory):
+    """doge-nano, with weights that onnxruntime expands as it loads a graph."""
+    folder = tmp_path_factory.mktemp("expanded") / "nano"
+    options = {"target": "portable", "precisions": ("int8", "int4"), "expand_weights": True}
+    export("doge-nano", folder, **options, validate=False)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def native_folder(native_file, tmp_path_factory):
     folder = tmp_path_factory.mktemp("native") / "nano"
     with pytest.MonkeyPatch.context() as patch:

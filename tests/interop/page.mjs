@@ -1,18 +1,19 @@
 // Visits the page of samples/browser in headless Chromium: `node page.mjs CHROMIUM SAMPLE FOLDER VISIT...`, where a VISIT is
-// JSON: {query, isolation, folders, messages, stop, cut, broken, again, screenshot, size, scheme}. Prints what each saw, as JSON.
+// JSON: {query, isolation, folders, flags (of Chromium), messages, stop, cut, broken, again, screenshot, size, scheme}. Prints what each saw, as JSON.
 import path from "node:path";
 import { pathToFileURL } from "node:url";
 import { chromium } from "playwright-core";
 
 const [executablePath, sample, folder, ...visits] = process.argv.slice(2);
 const { pageServer } = await import(pathToFileURL(path.join(sample, "serve.mjs")).href);
-const browser = await chromium.launch({ executablePath, args: ["--no-sandbox"] });
+const browsers = {}; // by their flags
+const browserWith = async (flags) => (browsers[flags] ??= await chromium.launch({ executablePath, args: ["--no-sandbox", ...flags] }));
 const results = [];
 
 for (const visit of visits.map((text) => JSON.parse(text))) {
   const server = pageServer(visit.folders ?? folder, { isolation: visit.isolation ?? true });
   await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
-  const context = await browser.newContext({
+  const context = await (await browserWith(visit.flags ?? [])).newContext({
     viewport: visit.size ?? { width: 900, height: 700 },
     colorScheme: visit.scheme ?? "light",
   });
@@ -68,5 +69,5 @@ for (const visit of visits.map((text) => JSON.parse(text))) {
   await context.close();
   server.close();
 }
-await browser.close();
+for (const browser of Object.values(browsers)) await browser.close();
 process.stdout.write(JSON.stringify(results) + "\n");

@@ -39,6 +39,11 @@ def test_the_declared_version_runs_it(folder, python, precision):
     assert [int(word) for word in done.stdout.split()] == expected
 
 
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_the_declared_version_runs_expanded_weights(expanded, python, precision):
+    test_the_declared_version_runs_it(expanded, python, precision)
+
+
 def test_eight_bits_need_the_newer_one(folder, python):
     """What is declared is not more than is needed."""
     done = run(python(*RELEASES["1.18"]), folder / read_manifest(folder).graph_of("int8"))

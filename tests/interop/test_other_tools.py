@@ -76,19 +76,28 @@ def test_transformers_js(folder, transformers_js, precision):
 
 
 @pytest.fixture(scope="module")
-def transformers_js_page(folder, node, script):
+def transformers_js_page(node, script):
     """Its answers by precision to a text, in headless Chromium, on one thread of WebAssembly."""
     chromium = shutil.which("chromium")
     if chromium is None:
         pytest.skip("chromium is not installed")
     where = node("@huggingface/transformers@^4.3.2", "playwright-core")
     shutil.copy(script("transformers_js_page.mjs"), where)
-    names = {"fp32": "fp32", "fp16": "fp16", "int8": "q8", "int4": "q4"}
-    command = ["node", "transformers_js_page.mjs", chromium, folder.parent, folder.name, TOKENS, TEXT, *names.values()]
-    answers = said(command, cwd=where)
-    return {precision: answers[name] for precision, name in names.items()}
+
+    def answers(folder, *precisions):
+        names = {"fp32": "fp32", "fp16": "fp16", "int8": "q8", "int4": "q4"}
+        what = [folder.parent, folder.name, TOKENS, TEXT, *(names[precision] for precision in precisions)]
+        answered = said(["node", "transformers_js_page.mjs", chromium, *what], cwd=where)
+        return {precision: answered[names[precision]] for precision in precisions}
+
+    return answers
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
-def test_transformers_js_in_a_page(folder, transformers_js_page, precision):
-    assert transformers_js_page[precision] == load(folder, precision=precision).generate(TEXT, **OPTIONS).text
+def test_transformers_js_in_a_page(folder, transformers_js_page):
+    answers = transformers_js_page(folder, *PRECISIONS)
+    assert answers == {name: load(folder, precision=name).generate(TEXT, **OPTIONS).text for name in PRECISIONS}
+
+
+def test_transformers_js_in_a_page_takes_expanded_weights(expanded, transformers_js_page):
+    answers = transformers_js_page(expanded, "int8", "int4")
+    assert answers == {name: load(expanded, precision=name).generate(TEXT, **OPTIONS).text for name in answers}

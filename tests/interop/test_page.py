@@ -84,6 +84,27 @@ def test_a_visit_without_threads_and_one_without_network(visited, expected):
     assert offline["answers"] == [expected("fp16")] and len(offline["said"]) == 5
 
 
+def test_expanded_weights_are_the_first_choice_of_onnxruntime(visited, expanded, expected):
+    """They are multiplied in float32 here and in Python: answers are equal to the last token."""
+    first, few = visited(
+        {"folders": [str(expanded)], "messages": [TEXT]},
+        {"folders": [str(expanded)], "query": "precision=int4", "messages": [TEXT]},
+    )
+    assert first["said"][0].startswith("Ready: int8 on the CPU")
+    assert first["answers"] == [expected("int8", folder=expanded)]
+    assert few["answers"] == [expected("int4", folder=expanded)]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int4"])
+def test_webgpu(visited, expected, precision):
+    """On SwiftShader, WebGPU on a CPU: a second a token, and no 16-bit floats, so fp16 graphs ran on no WebGPU here."""
+    flags = ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan"]
+    query = f"device=webgpu&precision={precision}&maxNewTokens=8"
+    (visit,) = visited({"flags": flags, "query": query, "messages": [TEXT]})
+    assert visit["said"][0].startswith(f"Ready: {precision} on the GPU")
+    assert visit["answers"] == [expected(precision, tokens=8)]
+
+
 def test_an_answer_can_be_stopped(visited, expected):
     (visit,) = visited({"stop": TEXT})
     (answer,) = visit["answers"]
