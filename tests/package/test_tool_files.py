@@ -88,6 +88,15 @@ def test_precisions_and_large_files_for_transformers_js(portable, tmp_path):
     }
 
 
+def test_expanded_weights_are_what_webassembly_takes(portable, tmp_path):
+    """They have the speed of fp32 at a quarter of its download; of few bits as they are it is slower."""
+    int8 = dataclasses.replace(GRAPH, precision="int8", quantization={"expanded": True})
+    graphs = {MODEL: GRAPH, "onnx/model_fp16.onnx": dataclasses.replace(GRAPH, precision="fp16"), "onnx/q.onnx": int8}
+    manifest = dataclasses.replace(read_manifest(portable), graphs=graphs)
+    devices = transformers_js_config(tmp_path, manifest)["device_config"]
+    assert devices == {"wasm": {"dtype": "q8"}, "webgpu": {"dtype": "fp16"}}
+
+
 def test_onnxruntime_genai_finds_graph_and_names(portable):
     config = read(portable, GENAI)
     decoder = config["model"]["decoder"]

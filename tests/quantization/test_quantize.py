@@ -1,6 +1,7 @@
 import dataclasses
 import itertools
 import json
+import shutil
 
 import numpy as np
 import onnx_ir as ir
@@ -141,6 +142,7 @@ def test_a_graph_is_made_anew_only_with_force(copy, texts):
     ("precisions", "options", "message"),
     [
         (["fp16"], {"float_cache": True}, "choice of int8 and int4 only"),
+        (["fp16"], {"expand_weights": True}, "expanding weights is a choice of int8 and int4 only"),
         (["int5"], {}, "cannot quantise to int5; choose int8 or int4"),
         ([], {}, "cannot quantise to nothing"),
         (["int8"], {"max_kl": -1.0}, "max KL is -1.0"),
@@ -151,6 +153,26 @@ def test_a_graph_is_made_anew_only_with_force(copy, texts):
 def test_refused_before_anything_is_read(precisions, options, message, tmp_path):
     with pytest.raises(DogeExportError, match=message):
         quantize(tmp_path / "no such folder", precisions, **options)
+
+
+def test_expanded_weights(quantised, texts, tmp_path):
+    """The rounding of weights is all that is lost, and standard operators are all that a runtime needs."""
+    few = quantised("doge-nano-moe", "portable")
+    folder = tmp_path / "expanded"
+    shutil.copytree(few.folder, folder)
+    result = quantize(folder, ["int8"], expand_weights=True, force=True, **texts)
+    graph = result.manifest.graphs[FILES["int8"]]
+    assert graph.quantization["expanded"] is True and "accuracy_level" not in graph.quantization
+    assert set(graph.opset) == {""} and graph.onnxruntime == "1.18"
+    assert graph.quality["kl_mean"] < few.manifest.graphs[FILES["int8"]].quality["kl_mean"]
+    assert (folder / FILES["int8"]).stat().st_size < 1.1 * (few.folder / FILES["int8"]).stat().st_size
+    card = (folder / "README.md").read_text()
+    assert "expands them to float32 when it creates a session" in card
+
+
+def test_weights_are_expanded_for_one_target_alone(copy, texts):
+    with pytest.raises(DogeExportError, match="target portable alone, and this is onnxruntime"):
+        quantize(copy, ["int8"], expand_weights=True, force=True, **texts)
 
 
 def test_damaged_and_foreign_folders_are_refused(copy, texts, tmp_path):
