@@ -355,8 +355,8 @@ def quantization_options(function: Function) -> Function:
             "precisions",
             type=PrecisionChoice(ADDABLE),
             multiple=True,
-            help="Add a graph with weights of 8 or 4 bits, or with weights, activations and caches of 16 bits for GPUs "
-            "and browsers. May be given several times.",
+            help="Add a graph with weights of 8 or 4 bits; or for GPUs and browsers one with weights, activations and "
+            "caches of 16 bits, or with such activations and weights of 4. May be given several times.",
         ),
         _renamed_option("--quantize"),
         _renamed_option("--dtype"),
@@ -365,7 +365,7 @@ def quantization_options(function: Function) -> Function:
             type=float,
             metavar="NATS",
             help="Mean KL divergence from the fp32 graph that is allowed at every stretch of a text. "
-            "[default: 0.01 for int8, beyond keep_window_size 0.03; 0.15 for int4, 0.001 for fp16]",
+            "[default: 0.01 for int8, beyond keep_window_size 0.03; 0.15 for int4 and q4f16, 0.001 for fp16]",
         ),
         click.option(
             "--calibration",

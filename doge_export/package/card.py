@@ -314,25 +314,31 @@ def _rounded(value: float | None) -> str:
 
 
 def _how(graph: GraphEntry) -> str:
+    parts = [] if graph.quantization is None else _weights(graph.quantization)
     if graph.typing:
         largest = max(graph.typing["largest"].values(), key=lambda extreme: extreme["magnitude"])
-        return (
-            "weights, activations and the key/value cache in float16; float32 inside norms, softmax, angles and "
-            "scores; logits are given as float32. The largest float16 value on that text is "
+        parts.append(
+            f"{'' if parts else 'weights, '}activations and the key/value cache in float16; float32 inside norms, "
+            "softmax, angles and scores; logits are given as float32. The largest float16 value on that text is "
             f"{largest['magnitude']:.4g}, of 65504. For GPUs and browsers: on a CPU int8 is smaller and faster"
         )
-    quantization = graph.quantization or {}
+    return "; ".join(parts)
+
+
+def _weights(quantization: Mapping[str, Any]) -> list[str]:
+    """Return what is said of weights in fewer bits, and of caches in 8."""
     method = {"nearest": "rounded to the nearest", "gptq": "GPTQ"}[quantization["method"]]
-    text = f"weights of {quantization['bits']} bits, {quantization['block']} to a scale, {method}"
+    parts = [f"weights of {quantization['bits']} bits, {quantization['block']} to a scale, {method}"]
     if quantization.get("expanded"):
-        text += "; onnxruntime expands them to float32 when it creates a session, and then is as fast and large as fp32"
+        parts.append("onnxruntime expands them to float32 when it creates a session, and is then as fast as with fp32")
     if quantization.get("cache") == "int8":
-        text += "; keys and values cached in 8 bits, a scale for each head and channel"
+        parts.append("keys and values cached in 8 bits, a scale for each head and channel")
     if "calibration" in quantization:
         calibration = quantization["calibration"]
-        text += f"; calibrated on {calibration['tokens']} tokens ({calibration['text']})"
-    kept = len(quantization["exceptions"])
-    return f"{text}; {kept} weights are stored otherwise, see `doge_export.json`" if kept else text
+        parts.append(f"calibrated on {calibration['tokens']} tokens ({calibration['text']})")
+    if kept := len(quantization["exceptions"]):
+        parts.append(f"{kept} weights are stored otherwise, see `doge_export.json`")
+    return parts
 
 
 def _number(value: float | None) -> str:

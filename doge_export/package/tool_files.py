@@ -19,10 +19,10 @@ from doge_export.regular_file import is_there, read_regular
 GENAI = "genai_config.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 
-TRANSFORMERS_JS = {"fp32": "fp32", "fp16": "fp16", "int8": "q8", "int4": "q4"}
+TRANSFORMERS_JS = {"fp32": "fp32", "fp16": "fp16", "int8": "q8", "int4": "q4", "q4f16": "q4f16"}
 """Names of precisions in transformers.js."""
 
-DEVICES = {"wasm": ("fp16", "fp32"), "webgpu": ("fp16", "fp32")}
+DEVICES = {"wasm": ("fp16", "fp32"), "webgpu": ("fp16", "q4f16", "fp32")}
 """Precisions for each device of transformers.js, best first.
 
 WebAssembly computes fp16 graphs in float32: half the download of fp32 at its speed. Of a 20M, in tokens a second of one
@@ -111,8 +111,9 @@ def transformers_js_config(folder: Path, manifest: Manifest) -> dict[str, Any]:
             if not files.keys().isdisjoint(precisions)
         }
     }
-    if "fp16" in files and manifest.task == "text-generation":
-        settings["kv_cache_dtype"] = {"fp16": "float16"}
+    halves = {precision: "float16" for precision in ("fp16", "q4f16") if precision in files}
+    if halves and manifest.task == "text-generation":
+        settings["kv_cache_dtype"] = halves
     external = {Path(name).name: 1 for name in files.values() if is_there(folder / f"{name}_data")}
     if external:
         settings["use_external_data_format"] = external

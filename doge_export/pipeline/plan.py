@@ -155,7 +155,8 @@ class Options(TypedDict, total=False):
         cdmoe_routing: "reference" (the default) mixes tokens as transformers does, "per-token" does not; without effect
             on a model without CDMoE.
         generation, cdmoe, ratio_mask: facts that the files of an old checkpoint leave open, see `Assumptions`.
-        precisions: "int8", "int4", "fp16": graphs to add to the fp32 one, each with a limit on its losses against it.
+        precisions: "int8", "int4", "fp16", "q4f16": graphs to add to the fp32 one, each with a limit on its losses
+            against it.
         max_kl, calibration, eval_text, float_cache, expand_weights: see `quantization.request.QuantizationRequest`.
         revision: branch, tag or commit of a hub repository.
         token: access token for a private hub repository.

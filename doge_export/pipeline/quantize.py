@@ -52,7 +52,7 @@ def quantize(
     Args:
         folder: a folder that `export` wrote; it is replaced at the end, or not at all. Of a hub id, the snapshot in the
             cache is meant.
-        precisions: "int8", "int4", "fp16".
+        precisions: "int8", "int4", "fp16", "q4f16".
         max_kl, calibration, eval_text, float_cache, expand_weights: see `QuantizationRequest`.
         force: make graphs anew that the folder already has.
 

@@ -7,18 +7,25 @@ import gc
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from doge_export.console import log, progress
 from doge_export.errors import RunFailed
-from doge_export.package.manifest import MODEL, GraphEntry, Interface, Manifest
+from doge_export.package.disk import scratch_folder
+from doge_export.package.manifest import MODEL, GraphEntry, Manifest
 from doge_export.quantization.advice import advice
 from doge_export.quantization.caches import Ranges, cache_ranges
 from doge_export.quantization.quality import Quality, measure
-from doge_export.quantization.reduced_precision import FP16, ReducedPrecision
+from doge_export.quantization.reduced_precision import ReducedPrecision
 from doge_export.quantization.request import QuantizationRequest
 from doge_export.quantization.stretches import Limits
 from doge_export.quantization.texts import Texts, of_all_lengths, texts_for
+from doge_export.targets.lowering import named
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from doge_export.quantization.recipe import Stored
 
 
 def add_graphs(folder: Path, manifest: Manifest, request: QuantizationRequest) -> tuple[Manifest, dict[str, Quality]]:
@@ -35,17 +42,14 @@ def add_graphs(folder: Path, manifest: Manifest, request: QuantizationRequest) -
     Raises:
         RunFailed: a graph loses more than its limit; the message names the first.
     """
-    interface = manifest.graphs[MODEL].interface
     gc.collect()  # traced programs are full of cycles, which would keep their weights
     evaluation, calibration, ranges = _material(folder, manifest, request)
     qualities = {}
     for precision in request.precisions:
         started = time.monotonic()
         log(f"writing {precision.file}")
-        if precision is FP16:
-            entry = _write_half(folder, interface, evaluation[-1])
-        else:
-            entry = _write_quantised(folder, manifest, precision, calibration, ranges, request.expand_weights)
+        material = (evaluation[-1], calibration)
+        entry = _write(folder, manifest, precision, *material, ranges, request.expand_weights)
         limits = Limits.of(precision, request.max_kl, manifest)
         began = time.monotonic()
         quality = _measured(folder, precision, evaluation, limits)
@@ -56,8 +60,8 @@ def add_graphs(folder: Path, manifest: Manifest, request: QuantizationRequest) -
         log(f"{precision.name}: measured in {time.monotonic() - began:.1f} s")
         if not quality.passed:
             unrounded = None
-            if ranges is not None and precision is not FP16:
-                _write_quantised(folder, manifest, precision, calibration, None, request.expand_weights)
+            if ranges is not None and not precision.is_half:
+                _write(folder, manifest, precision, *material, None, request.expand_weights)
                 unrounded = _measured(folder, precision, evaluation[-1:], limits)
             raise RunFailed(
                 f"{precision.name} loses too much: KL of "
@@ -90,9 +94,9 @@ def _material(
     session = load(folder, precision="fp32", backend="graph")
     log("writing text with the float32 model" if request.eval_text is None else f"reading {request.eval_text}")
     evaluation = of_all_lengths(texts_for("evaluation", session, request.eval_text), manifest)
-    quantised = [precision for precision in request.precisions if precision is not FP16]
+    quantised = [precision for precision in request.precisions if precision.bits < 16]
     in_place = isinstance(session, Session) and session.manifest.graphs[MODEL].interface == "in-place"
-    caches = bool(quantised) and in_place and not request.float_cache
+    caches = not all(precision.is_half for precision in quantised) and in_place and not request.float_cache
     if not caches and all(precision.bits == 8 for precision in quantised):
         return evaluation, None, None
     calibration = of_all_lengths(texts_for("calibration", session, request.calibration), manifest)
@@ -100,65 +104,100 @@ def _material(
     return evaluation, calibration[-1], cache_ranges(session.decoder, every) if caches else None
 
 
-def _write_half(folder: Path, interface: Interface, texts: Texts) -> GraphEntry:
-    """Write the graph in 16 bits; RunFailed where a value would not fit."""
-    import onnx_ir as ir
-
-    from doge_export.package.onnx_file import describe_graph, write_onnx
-    from doge_export.quantization.extremes import extremes_of
-    from doge_export.targets.half import HalfPrecision, operators_by_type, prepare
-    from doge_export.targets.half.extremes import by_operator
-
-    extremes = extremes_of(folder / MODEL, texts)
-    beyond = next((extreme for extreme in extremes if extreme.overflows), None)
-    if beyond is not None:
-        raise RunFailed(
-            f"fp16 cannot hold this model: on text, {beyond}; nothing was written (int8 and int4 compute in float32)"
-        )
-    model = ir.load(folder / MODEL)
-    prepare(model)
-    HalfPrecision()(model)
-    write_onnx(model, folder / FP16.file)
-    typing = {"operators": operators_by_type(model), "largest": by_operator(extremes)}
-    return dataclasses.replace(describe_graph(model, FP16.name, interface), typing=typing)
-
-
-def _write_quantised(
+def _write(
     folder: Path,
     manifest: Manifest,
     precision: ReducedPrecision,
+    texts: Texts,
     calibration: Texts | None,
     ranges: Ranges | None,
     expand_weights: bool,
 ) -> GraphEntry:
-    """Write one quantised graph."""
+    """Write one graph: activations in 16 bits, then weights and caches in fewer, each as far as the precision has it.
+
+    Args:
+        texts: text whose values 16 bits must hold.
+        calibration: text for GPTQ.
+        ranges: of caches of 8 bits; None leaves them in float32. Those of 16 bits stay as they are.
+        expand_weights: see `QuantizationRequest`; only with activations in float32.
+
+    Raises:
+        RunFailed: a value does not fit into 16 bits.
+    """
     import onnx_ir as ir
 
     from doge_export.package.onnx_file import describe_graph, write_onnx
     from doge_export.quantization.quantize_caches import QuantizeCaches
-    from doge_export.quantization.quantize_weights import ACCURACY_LEVEL, QuantizeWeights
-    from doge_export.quantization.recipe import store
-    from doge_export.quantization.weights import quantizable_weights
-    from doge_export.targets.lowering import named
+    from doge_export.targets.half import HalfPrecision, operators_by_type, prepare
 
     model = ir.load(folder / MODEL)
-    weights = quantizable_weights(model.graph)
-    stored = store(weights, precision, folder / MODEL, calibration)
-    standard_lookups = manifest.target == "portable"
-    QuantizeWeights(weights, stored, standard_lookups=standard_lookups, expand=expand_weights)(model)
+    if precision.is_half:
+        ranges, expand_weights = None, False
+        largest = _largest(folder / MODEL, precision, texts)
+        prepare(model)
+    stored = None if precision.bits == 16 else _stored(model, folder / MODEL, precision, calibration)
+    typing: dict[str, Any] | None = None
+    if precision.is_half:
+        HalfPrecision()(model)
+        typing = {"operators": operators_by_type(model), "largest": largest}
+    quantization: dict[str, Any] | None = None
+    if stored is not None:
+        quantization = _quantize_weights(model, stored, precision, manifest, expand_weights)
+        if named(model.graph.inputs, ".key"):
+            quantization["cache"] = "fp16" if precision.is_half else "fp32" if ranges is None else "int8"
+        if calibration is not None and (precision.bits < 8 or ranges is not None):
+            quantization["calibration"] = {"text": calibration.origin, "tokens": calibration.tokens}
     if ranges is not None:
         QuantizeCaches(ranges)(model)
     write_onnx(model, folder / precision.file)
-    quantization: dict[str, Any] = {
+    entry = describe_graph(model, precision.name, manifest.graphs[MODEL].interface)
+    return dataclasses.replace(entry, typing=typing, quantization=quantization)
+
+
+def _largest(file: Path, precision: ReducedPrecision, texts: Texts) -> dict[str, Any]:
+    """Return the largest values of the float32 graph by operator; RunFailed where 16 bits do not hold one."""
+    from doge_export.quantization.extremes import extremes_of
+    from doge_export.targets.half.extremes import by_operator
+
+    extremes = extremes_of(file, texts)
+    beyond = next((extreme for extreme in extremes if extreme.overflows), None)
+    if beyond is not None:
+        raise RunFailed(
+            f"{precision.name} cannot hold this model: on text, {beyond}; nothing was written (int8 and int4 compute "
+            "in float32)"
+        )
+    return by_operator(extremes)
+
+
+def _stored(model: ir.Model, file: Path, precision: ReducedPrecision, calibration: Texts | None) -> Stored:
+    """Return the storage of all weights of a float32 graph, which is in `file` unless it was prepared for 16 bits."""
+    from doge_export.package.onnx_file import write_onnx
+    from doge_export.quantization.recipe import store
+    from doge_export.quantization.weights import quantizable_weights
+
+    weights = quantizable_weights(model.graph)
+    if not precision.is_half:
+        return store(weights, precision, file, calibration)
+    with scratch_folder() as scratch:
+        write_onnx(model, scratch / "prepared.onnx")
+        return store(weights, precision, scratch / "prepared.onnx", calibration)
+
+
+def _quantize_weights(
+    model: ir.Model, stored: Stored, precision: ReducedPrecision, manifest: Manifest, expand_weights: bool
+) -> dict[str, Any]:
+    """Rewrite the weights of a graph; return what the manifest says of them."""
+    from doge_export.quantization.quantize_weights import ACCURACY_LEVEL, QuantizeWeights
+    from doge_export.quantization.weights import quantizable_weights
+
+    # A weight that is read in both types has two names by now, and is left as it is.
+    weights = [weight for weight in quantizable_weights(model.graph) if weight.name in stored.rows]
+    standard_lookups = manifest.target == "portable"
+    QuantizeWeights(weights, stored, standard_lookups=standard_lookups, expand=expand_weights)(model)
+    return {
         "bits": precision.bits,
         "block": precision.block,
         **({"expanded": True} if expand_weights else {"accuracy_level": ACCURACY_LEVEL}),
-        "method": "nearest" if calibration is None or precision.bits == 8 else "gptq",
+        "method": "nearest" if precision.bits == 8 else "gptq",
         "exceptions": stored.exceptions,
     }
-    if named(model.graph.inputs, ".key"):
-        quantization["cache"] = "fp32" if ranges is None else "int8"
-    if calibration is not None and (precision.bits < 8 or ranges is not None):
-        quantization["calibration"] = {"text": calibration.origin, "tokens": calibration.tokens}
-    entry = describe_graph(model, precision.name, manifest.graphs[MODEL].interface)
-    return dataclasses.replace(entry, quantization=quantization)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from doge_export.quantization.quality import Quality
-from doge_export.quantization.reduced_precision import FP16, INT4, ReducedPrecision
+from doge_export.quantization.reduced_precision import FP16, ReducedPrecision
 from doge_export.quantization.stretches import Limits
 
 
@@ -45,7 +45,7 @@ def advice(
             parts.append(f"a float32 cache does not ({float_cache.kl_mean:.2g})")
     # Beyond the window int8 has a lower limit than int4, and may not keep it either.
     if precision is not FP16:
-        finer = "int8" if precision is INT4 and not selects else "fp16"
+        finer = "int8" if precision.bits == 4 and not selects else "fp16"
         choices.append(f"--precision {finer} (not measured here)")
     needed = max(part.kl_mean + (part.kl_standard_error or 0) for part in quality.stretches)
     setting = f"--max-kl {_rounded_up(needed):g}" if math.isfinite(needed) else "--max-kl"

@@ -8,7 +8,8 @@ operators, which onnxruntime folds into the float32 weight once, when it creates
 Requirements of onnxruntime's CPU kernels, beyond the documentation of the operators (onnxruntime 1.31):
 
 - MatMulNBits must find codes, scales and zero points in initializers. Behind a node (a Cast of float16 scales, say)
-  it runs with accuracy_level 4 only as long as the node is folded, and is silently wrong otherwise. Scales are float32.
+  it runs with accuracy_level 4 only as long as the node is folded, and is silently wrong otherwise. Scales are of
+  the type of the inputs, float32 or float16.
 - Both operators can read one weight whose codes are [N, blocks, bytes], which GatherBlockQuantized takes for a table of
   matrices. It then wants scales [N, blocks, 1], a Reshape of the stored ones; 4-bit zero points would have to be
   stored a second time, unpacked.
@@ -24,7 +25,7 @@ from onnx_ir.tape import Tape
 
 from doge_export.quantization.blocks import Blocks, StoredRows
 from doge_export.quantization.weights import QuantizableWeight
-from doge_export.targets.contract import ContractError, GraphPass, node_input
+from doge_export.targets.contract import ContractError, GraphPass, initializer, node_input
 from doge_export.targets.lowering import constant, replace
 
 ACCURACY_LEVEL = 4
@@ -103,14 +104,15 @@ class QuantizeWeights(GraphPass):
         del self._graph.initializers[weight.name]
 
     def _store(self, weight: QuantizableWeight, rows: slice, blocks: Blocks | None, number: int) -> list[ir.Value]:
-        """Register codes, scales and zero points, if there are any, as initializers; or one float32 matrix [K, N]."""
+        """Register codes, scales and zero points, if there are any, as initializers; or one matrix [K, N] as it is."""
         name = weight.name if number == 0 else f"{weight.name}.{number}"
         if blocks is None:
-            return [self._initializer(f"{name}.float32", np.ascontiguousarray(weight.matrix()[rows].T))]
+            matrix = np.ascontiguousarray(weight.matrix()[rows].T, weight.dtype.numpy())
+            return [self._initializer(f"{name}.{weight.dtype.name.lower()}", matrix)]
         codes, zeros = blocks.packed_codes(), blocks.packed_zero_points()
         if not weight.products:
             codes = codes.reshape(len(codes), -1)
-        parts = {f"q{blocks.bits}": codes, "scales": blocks.scales}
+        parts = {f"q{blocks.bits}": codes, "scales": blocks.scales.astype(weight.dtype.numpy())}
         if zeros is not None:
             parts["zero_points"] = zeros
         return [self._initializer(f"{name}.{ending}", array) for ending, array in parts.items()]
@@ -138,7 +140,7 @@ class QuantizeWeights(GraphPass):
         return lambda tape, x: tape.op("MatMulNBits", [x, *stored], attributes, domain="com.microsoft")
 
     def _expanded(self, blocks: Blocks, stored: Sequence[ir.Value]) -> ir.Value:
-        """Return the float32 matrix [K, N] of constants, computed at the graph's beginning."""
+        """Return the matrix [K, N] of constants, in the type of the scales, computed at the graph's beginning."""
         codes, scales, *zeros = stored
         if zeros:
             raise ContractError(codes, "expected symmetric blocks, found zero points")
@@ -146,7 +148,7 @@ class QuantizeWeights(GraphPass):
         rows, count = blocks.scales.shape
         by_block = constant(self._graph, np.array([rows, count, blocks.block]))
         factors = tape.op("Unsqueeze", [scales, constant(self._graph, np.array([-1]))])
-        weights = tape.op("Mul", [self._centred(tape, codes, blocks.bits, by_block), factors])
+        weights = tape.op("Mul", [self._centred(tape, codes, blocks.bits, by_block, scales), factors])
         flat = tape.op("Reshape", [weights, constant(self._graph, np.array([rows, -1]))])
         matrix = tape.op("Transpose", [flat], {"perm": [1, 0]})
         self._graph.insert_before(self._graph[0], tape.nodes)
@@ -171,24 +173,25 @@ class QuantizeWeights(GraphPass):
         return tape.op("Reshape", [rows(scales, zeros, 2), self._behind_ids(tape, node, -1)])
 
     def _standard_lookup(self, tape: Tape, node: ir.Node, blocks: Blocks, stored: Sequence[ir.Value]) -> ir.Value:
-        """Return scale * (code - middle) of the rows that the ids name, float32 [..., K]."""
+        """Return scale * (code - middle) of the rows that the ids name, [..., K] in the type of the scales."""
         codes, scales, *zeros = stored
         if zeros:
             raise ContractError(node, "expected symmetric blocks, found zero points")
         ids = node_input(node, 1)
         by_block = self._behind_ids(tape, node, blocks.codes.shape[1], blocks.block)
-        centred = self._centred(tape, tape.op("Gather", [codes, ids], {"axis": 0}), blocks.bits, by_block)
+        centred = self._centred(tape, tape.op("Gather", [codes, ids], {"axis": 0}), blocks.bits, by_block, scales)
         last = constant(self._graph, np.array([-1]))
         factors = tape.op("Unsqueeze", [tape.op("Gather", [scales, ids], {"axis": 0}), last])
         return tape.op("Reshape", [tape.op("Mul", [centred, factors]), self._behind_ids(tape, node, -1)])
 
-    def _centred(self, tape: Tape, packed: ir.Value, bits: int, shape: ir.Value) -> ir.Value:
-        """Return packed codes, less the middle one, as float32 of a shape [..., K / block, block]."""
+    def _centred(self, tape: Tape, packed: ir.Value, bits: int, shape: ir.Value, scales: ir.Value) -> ir.Value:
+        """Return packed codes, less the middle one, in the type of the scales, of a shape [..., K / block, block]."""
+        dtype = initializer(scales)[1].dtype
 
         def number(value: float) -> ir.Value:
-            return constant(self._graph, np.array(value, np.float32))
+            return constant(self._graph, np.array(value, dtype.numpy()))
 
-        codes = tape.op("Cast", [packed], {"to": ir.DataType.FLOAT})
+        codes = tape.op("Cast", [packed], {"to": dtype})
         if bits == 4:
             high = tape.op("Floor", [tape.op("Mul", [codes, number(1 / 16)])])
             low = tape.op("Sub", [codes, tape.op("Mul", [high, number(16)])])

@@ -82,7 +82,7 @@ class QuantizationRequest:
                 f"cannot quantise to {', '.join(unknown) or 'nothing'}; choose {' or '.join(REDUCED)}"
             )
         for given, what in ((float_cache, "a float32 cache"), (expand_weights, "expanding weights")):
-            if given and all(REDUCED[name] is FP16 for name in precisions):
+            if given and all(REDUCED[name].is_half for name in precisions):
                 raise DogeExportError(
                     f"{what} is a choice of int8 and int4 only; add --precision int8, or leave it out"
                 )

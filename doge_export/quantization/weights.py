@@ -13,6 +13,8 @@ import onnx_ir as ir
 
 from doge_export.targets.contract import initializer
 
+FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class QuantizableWeight:
@@ -36,6 +38,11 @@ class QuantizableWeight:
         return initializer(self.value)[0]
 
     @property
+    def dtype(self) -> ir.DataType:
+        """FLOAT or FLOAT16."""
+        return initializer(self.value)[1].dtype
+
+    @property
     def shape(self) -> tuple[int, int]:
         """[N, K]: N outputs or entries, K inputs or the width of an entry."""
         first, second = initializer(self.value)[1].shape.numpy()
@@ -43,7 +50,7 @@ class QuantizableWeight:
 
     def matrix(self) -> np.ndarray:
         """Return the weight, float32 [N, K]."""
-        stored = initializer(self.value)[1].numpy()
+        stored = initializer(self.value)[1].numpy().astype(np.float32, copy=False)
         return stored if self.by_row else np.ascontiguousarray(stored.T)
 
     def parts(self) -> list[tuple[str, slice]]:
@@ -61,14 +68,14 @@ class QuantizableWeight:
 
 
 def quantizable_weights(graph: ir.Graph) -> list[QuantizableWeight]:
-    """Return every float32 matrix that only linear layers and lookups read."""
+    """Return every matrix, float32 or float16, that only linear layers and lookups read."""
     found = (_quantizable(value) for value in graph.initializers.values())
     return [weight for weight in found if weight is not None]
 
 
 def _quantizable(value: ir.Value) -> QuantizableWeight | None:
     tensor = value.const_value
-    if tensor is None or tensor.dtype != ir.DataType.FLOAT or len(tensor.shape) != 2 or value.is_graph_output():
+    if tensor is None or tensor.dtype not in FLOATS or len(tensor.shape) != 2 or value.is_graph_output():
         return None
     products: list[ir.Node] = []
     lookups: list[ir.Node] = []

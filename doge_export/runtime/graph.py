@@ -32,7 +32,7 @@ DAMAGED = (
 )
 """Errors that onnxruntime raises for a file that is not a graph, or was damaged since it was written."""
 
-MOST_EXACT_FIRST = ("fp32", "fp16", "int8", "int4")
+MOST_EXACT_FIRST = ("fp32", "fp16", "int8", "int4", "q4f16")
 
 CACHE_TYPES: dict[str, type[np.generic]] = {
     "tensor(float)": np.float32,

@@ -75,7 +75,7 @@ def load(
 
     Args:
         folder: an exported folder, or the hub id of one.
-        precision: precision of the graph to run: "fp32", "fp16", "int8" or "int4"; by default the most exact
+        precision: precision of the graph to run: "fp32", "fp16", "int8", "int4" or "q4f16"; by default the most exact
             one of the folder, which is fp32 as a rule.
         threads: CPU threads of onnxruntime; by default as many as suit the graph's size.
         providers: execution providers of onnxruntime in order of preference, or the name of one.

@@ -18,7 +18,7 @@ from doge_export.plugin.cpu_library import build_cpu
 def folder(tmp_path_factory):
     """doge-nano in every precision that a portable folder may have."""
     folder = tmp_path_factory.mktemp("portable") / "nano"
-    export("doge-nano", folder, target="portable", precisions=("int8", "int4", "fp16"), validate=False)
+    export("doge-nano", folder, target="portable", precisions=("int8", "int4", "fp16", "q4f16"), validate=False)
     return folder
 
 

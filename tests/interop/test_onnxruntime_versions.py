@@ -28,7 +28,7 @@ def run(interpreter, file):
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "int4"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "int4", "q4f16"])
 def test_the_declared_version_runs_it(folder, python, precision):
     manifest = read_manifest(folder)
     name = manifest.graph_of(precision)

@@ -19,7 +19,7 @@ from doge_export.runtime import load
 pytestmark = pytest.mark.slow
 
 TEXT, TOKENS = "Once upon a time", 16
-PRECISIONS = ("fp32", "fp16", "int8", "int4")
+PRECISIONS = ("fp32", "fp16", "int8", "int4", "q4f16")
 OPTIONS = {"do_sample": False, "max_new_tokens": TOKENS}
 
 
@@ -60,7 +60,7 @@ def transformers_js(folder, node, script):
     """Its answers by precision, to a text and to a message of a conversation."""
     where = node("@huggingface/transformers@^4.3.2")
     shutil.copy(script("transformers_js.mjs"), where)
-    names = {"fp32": "fp32", "fp16": "fp16", "int8": "q8", "int4": "q4"}
+    names = {"fp32": "fp32", "fp16": "fp16", "int8": "q8", "int4": "q4", "q4f16": "q4f16"}
     command = ["node", "transformers_js.mjs", folder.parent, folder.name, TOKENS, TEXT, *names.values()]
     answers = said(command, cwd=where)
     return {precision: answers[name] for precision, name in names.items()}
@@ -85,7 +85,7 @@ def transformers_js_page(node, script):
     shutil.copy(script("transformers_js_page.mjs"), where)
 
     def answers(folder, *precisions):
-        names = {"fp32": "fp32", "fp16": "fp16", "int8": "q8", "int4": "q4"}
+        names = {"fp32": "fp32", "fp16": "fp16", "int8": "q8", "int4": "q4", "q4f16": "q4f16"}
         what = [folder.parent, folder.name, TOKENS, TEXT, *(names[precision] for precision in precisions)]
         answered = said(["node", "transformers_js_page.mjs", chromium, *what], cwd=where)
         return {precision: answered[names[precision]] for precision in precisions}

@@ -186,6 +186,32 @@ def test_a_limit_that_is_exceeded_writes_nothing(nano_folder, texts, tmp_path):
     assert not (folder / FILE).exists()
 
 
+@pytest.mark.parametrize(("name", "target"), [("doge-nano", "portable"), ("doge-nano", "onnxruntime")])
+def test_weights_of_4_bits_with_activations_of_16(folders, name, target, texts, tmp_path):
+    """q4f16: what 4 bits lose, and nothing in float32 that fp16 has in 16 bits."""
+    folder = tmp_path / "out"
+    shutil.copytree(folders(name, target).folder, folder)
+    result = quantize(folder, ["q4f16"], **texts)
+    file = "onnx/model_q4f16.onnx"
+    entry, half = result.manifest.graphs[file], result.manifest.graphs[FILE]
+    assert entry.quantization["bits"] == 4 and entry.quantization["cache"] == "fp16"
+    assert entry.typing["largest"].keys() == half.typing["largest"].keys()
+    assert 0 < entry.quality["kl_mean"] < 0.15 and entry.quality["perplexity_ratio"] < 1.05
+    assert result.manifest.files[file].bytes < 0.3 * result.manifest.files[FILE].bytes
+    graph = ir.load(folder / file).graph
+    scales = [node.inputs[2].const_value.dtype for node in graph if node.op_type == "MatMulNBits"]
+    products = half.typing["operators"]["float16"]["MatMul"]
+    assert scales.count(ir.DataType.FLOAT16) + entry.typing["operators"]["float16"]["MatMul"] >= products
+    caches = [value.dtype for value in graph.inputs if value.name.endswith((".key", ".value"))]
+    assert caches and set(caches) == {ir.DataType.FLOAT16}
+    session = load(folder, precision="q4f16")
+    ids = session.tokenizer.encode("Once upon a time, there was a little cat named Tom.")
+    whole, pieces = session.logits([ids]), session.logits([ids], chunks=[5, *[1] * (len(ids) - 5)])
+    np.testing.assert_allclose(pieces, whole, atol=whole.std() / 20)
+    card = (folder / "README.md").read_text()
+    assert f"| `{file}` | q4f16 |" in card and "weights of 4 bits, 128 to a scale, GPTQ" in card
+
+
 def test_only_fp16_is_for_the_canonical_target(tmp_path):
     with pytest.raises(DogeExportError, match="--precision fp16"):
         export(bundled("doge-nano"), tmp_path / "out", target="canonical", precisions=["int8", "fp16"])

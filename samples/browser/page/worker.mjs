@@ -13,7 +13,7 @@ import { bytesOf, jsonOf } from "./download.mjs";
  */
 const PREFERRED = {
   native: ["int8", "int4", "fp32"],
-  webgpu: ["fp16", "fp32"],
+  webgpu: ["fp16", "q4f16", "fp32"],
   wasm: ["fp16", "fp32", "int8", "int4"],
 };
 
@@ -91,7 +91,7 @@ async function loadPortable(folder, manifest, { device, precision }) {
   device ??= half ? "webgpu" : "wasm";
   const isSmall = ({ precision, quantization }) => precision === "int8" && quantization?.expanded;
   const small = device === "wasm" && Object.values(manifest.graphs).some(isSmall) ? ["int8"] : [];
-  const best = [...small, ...PREFERRED[device].filter((name) => name !== "fp16" || half || device === "wasm")];
+  const best = [...small, ...PREFERRED[device].filter((name) => !name.endsWith("16") || half || device === "wasm")];
   const [file, graph] = graphOf(manifest, precision ? [precision] : best);
   const { Doge } = await import("./javascript/doge.mjs");
   const ort = await import(device === "webgpu" ? "./lib/ort/ort.webgpu.min.mjs" : "./lib/ort/ort.wasm.min.mjs");
