@@ -187,17 +187,18 @@ def _quantize_weights(
     model: ir.Model, stored: Stored, precision: ReducedPrecision, manifest: Manifest, expand_weights: bool
 ) -> dict[str, Any]:
     """Rewrite the weights of a graph; return what the manifest says of them."""
-    from doge_export.quantization.quantize_weights import ACCURACY_LEVEL, QuantizeWeights
+    from doge_export.quantization.quantize_weights import ACCURACY_LEVEL, HALF_ACCURACY_LEVEL, QuantizeWeights
     from doge_export.quantization.weights import quantizable_weights
 
     # A weight that is read in both types has two names by now, and is left as it is.
     weights = [weight for weight in quantizable_weights(model.graph) if weight.name in stored.rows]
     standard_lookups = manifest.target == "portable"
     QuantizeWeights(weights, stored, standard_lookups=standard_lookups, expand=expand_weights)(model)
+    level = HALF_ACCURACY_LEVEL if precision.is_half else ACCURACY_LEVEL
     return {
         "bits": precision.bits,
         "block": precision.block,
-        **({"expanded": True} if expand_weights else {"accuracy_level": ACCURACY_LEVEL}),
+        **({"expanded": True} if expand_weights else {"accuracy_level": level}),
         "method": "nearest" if precision.bits == 8 else "gptq",
         "exceptions": stored.exceptions,
     }

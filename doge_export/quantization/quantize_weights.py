@@ -31,6 +31,9 @@ from doge_export.targets.lowering import constant, replace
 ACCURACY_LEVEL = 4
 """4: inputs of linear layers are rounded to 8 bits block by block, so that products are of integers."""
 
+HALF_ACCURACY_LEVEL = 0
+"""0: float16 inputs are multiplied as they are. At level 4 onnxruntime 1.22's CPU computes other numbers altogether."""
+
 Storage = Callable[[QuantizableWeight], Sequence[StoredRows]]
 """Returns the rows of a weight in order, from the first output to the last; all in one where the weight has lookups."""
 
@@ -135,7 +138,7 @@ class QuantizeWeights(GraphPass):
             "N": rows.stop - rows.start,
             "bits": blocks.bits,
             "block_size": blocks.block,
-            "accuracy_level": ACCURACY_LEVEL,
+            "accuracy_level": ACCURACY_LEVEL if weight.dtype == ir.DataType.FLOAT else HALF_ACCURACY_LEVEL,
         }
         return lambda tape, x: tape.op("MatMulNBits", [x, *stored], attributes, domain="com.microsoft")
 

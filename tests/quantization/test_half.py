@@ -199,6 +199,8 @@ def test_weights_of_4_bits_with_activations_of_16(folders, name, target, texts, 
     assert 0 < entry.quality["kl_mean"] < 0.15 and entry.quality["perplexity_ratio"] < 1.05
     assert result.manifest.files[file].bytes < 0.3 * result.manifest.files[FILE].bytes
     graph = ir.load(folder / file).graph
+    levels = {node.attributes["accuracy_level"].as_int() for node in graph if node.op_type == "MatMulNBits"}
+    assert levels <= {0, 4} and entry.quantization["accuracy_level"] == 0
     scales = [node.inputs[2].const_value.dtype for node in graph if node.op_type == "MatMulNBits"]
     products = half.typing["operators"]["float16"]["MatMul"]
     assert scales.count(ir.DataType.FLOAT16) + entry.typing["operators"]["float16"]["MatMul"] >= products
