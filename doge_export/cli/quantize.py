@@ -33,7 +33,7 @@ def command(folder: Path, precisions: tuple[str, ...], verify: bool, as_json: bo
     from doge_export.pipeline.quantize import quantize
 
     if not precisions:
-        raise click.UsageError("say what to add: --precision int8, --precision int4 or --precision fp16.")
+        raise click.UsageError("say what to add: --precision int8, int4, fp16 or q4f16.")
     need("export", "onnx", "onnxscript")
     if verify:
         verify_folder(folder)

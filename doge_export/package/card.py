@@ -274,7 +274,8 @@ def _quality(manifest: Manifest) -> str:
     lines += _by_position({name: quality for name, (_, quality) in graphs.items()})
     lines += _reach(first, manifest)
     lines += ["", *(f"- `{name}`: {_how(graph)}" for name, (graph, _) in graphs.items())]
-    if manifest.target == "portable" and any("MatMulNBits" in graph.operators for graph, _ in graphs.values()):
+    few_bits = "com.microsoft.MatMulNBits"
+    if manifest.target == "portable" and any(few_bits in graph.operators for graph, _ in graphs.values()):
         lines += [
             "",
             "Beside standard operators the quantised ones have MatMulNBits of com.microsoft.",
@@ -320,7 +321,8 @@ def _how(graph: GraphEntry) -> str:
         parts.append(
             f"{'' if parts else 'weights, '}activations and the key/value cache in float16; float32 inside norms, "
             "softmax, angles and scores; logits are given as float32. The largest float16 value on that text is "
-            f"{largest['magnitude']:.4g}, of 65504. For GPUs and browsers: on a CPU int8 is smaller and faster"
+            f"{largest['magnitude']:.4g}, of 65504. For GPUs and browsers: on a CPU int8 is "
+            f"{'faster' if parts else 'smaller and faster'}"
         )
     return "; ".join(parts)
 

@@ -136,10 +136,8 @@ def _write(
         largest = _largest(folder / MODEL, precision, texts)
         prepare(model)
     stored = None if precision.bits == 16 else _stored(model, folder / MODEL, precision, calibration)
-    typing: dict[str, Any] | None = None
     if precision.is_half:
         HalfPrecision()(model)
-        typing = {"operators": operators_by_type(model), "largest": largest}
     quantization: dict[str, Any] | None = None
     if stored is not None:
         quantization = _quantize_weights(model, stored, precision, manifest, expand_weights)
@@ -150,6 +148,7 @@ def _write(
     if ranges is not None:
         QuantizeCaches(ranges)(model)
     write_onnx(model, folder / precision.file)
+    typing = {"operators": operators_by_type(model), "largest": largest} if precision.is_half else None
     entry = describe_graph(model, precision.name, manifest.graphs[MODEL].interface)
     return dataclasses.replace(entry, typing=typing, quantization=quantization)
 
@@ -190,8 +189,7 @@ def _quantize_weights(
     from doge_export.quantization.quantize_weights import ACCURACY_LEVEL, HALF_ACCURACY_LEVEL, QuantizeWeights
     from doge_export.quantization.weights import quantizable_weights
 
-    # A weight that is read in both types has two names by now, and is left as it is.
-    weights = [weight for weight in quantizable_weights(model.graph) if weight.name in stored.rows]
+    weights = quantizable_weights(model.graph)
     standard_lookups = manifest.target == "portable"
     QuantizeWeights(weights, stored, standard_lookups=standard_lookups, expand=expand_weights)(model)
     level = HALF_ACCURACY_LEVEL if precision.is_half else ACCURACY_LEVEL
@@ -200,5 +198,5 @@ def _quantize_weights(
         "block": precision.block,
         **({"expanded": True} if expand_weights else {"accuracy_level": level}),
         "method": "nearest" if precision.bits == 8 else "gptq",
-        "exceptions": stored.exceptions,
+        "exceptions": stored.exceptions_of(weights),
     }

@@ -60,7 +60,20 @@ class Stored:
 
     def __call__(self, weight: QuantizableWeight) -> Sequence[StoredRows]:
         """Return the rows of a weight; see `quantize_weights.Storage`."""
-        return self.rows[weight.name]
+        return self.rows[_before_halving(weight)]
+
+    def exceptions_of(self, weights: Iterable[QuantizableWeight]) -> dict[str, dict[str, Any]]:
+        """Return `exceptions`, those that stay floats with the type that they have in a graph by now."""
+        types = {_before_halving(weight): weight.dtype.name.lower() for weight in weights}
+        return {
+            name: how | {"dtype": types.get(name, how["dtype"])} if how["dtype"] == "float32" else how
+            for name, how in self.exceptions.items()
+        }
+
+
+def _before_halving(weight: QuantizableWeight) -> str:
+    """Return the name of a weight in the float32 graph: read in both types it has two versions in one of 16 bits."""
+    return weight.name.removesuffix(".float16")
 
 
 def store(

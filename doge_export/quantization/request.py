@@ -106,11 +106,6 @@ class QuantizationRequest:
             DogeExportError: the target is canonical, and a precision is not fp16; or weights are to be expanded for
                 another target than portable.
         """
-        if self.expand_weights and target not in (None, "portable"):
-            raise DogeExportError(
-                f"weights are expanded for target portable alone, and this is {target}, which has kernels for them: "
-                "leave --expand-weights out, or export with --target portable"
-            )
         if target == "native":
             raise DogeExportError(
                 "a folder of target native is written with its precisions at once: export the checkpoint again with "
@@ -120,6 +115,11 @@ class QuantizationRequest:
             raise DogeExportError(
                 "a graph for target canonical is quantised by the compiler it is for: export for onnxruntime or "
                 "portable, or leave it at --precision fp16"
+            )
+        if self.expand_weights and target not in (None, "portable"):
+            raise DogeExportError(
+                f"weights are expanded for target portable alone, and this is {target}: leave --expand-weights out, or "
+                "export with --target portable"
             )
 
     def to_dict(self) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def check_runs_on_cuda(folder: Path, manifest: Manifest, precision: str | None) 
     if precision not in (None, "fp16"):
         raise DogeExportError(
             f"device cuda runs fp16 graphs, not {precision}: onnxruntime's GroupQueryAttention takes 16-bit floats "
-            "alone there, and no keys of 8 bits beside a bias; leave --precision out"
+            "alone there, no keys of 8 bits beside a bias, and products of 4 bits are not tried; leave --precision out"
         )
     if manifest.graph_of("fp16") is None and any(each.interface == "engine" for each in manifest.graphs.values()):
         raise DogeExportError(f"{folder} holds an engine, which runs on the GPU by itself: leave --device out")

@@ -86,9 +86,12 @@ def replace(node: ir.Node, tape: Tape, values: Sequence[ir.Value | None]) -> Non
 
 
 def constant(graph: ir.Graph, array: np.ndarray) -> ir.Value:
-    """Return a small initializer, the same one for all equal arrays."""
+    """Return a small initializer, the same one for all equal arrays of one type."""
     text = "_".join(str(x).replace("-", "m") for x in array.ravel().tolist()) or "empty"
     name = f"{array.dtype}_{'x'.join(map(str, array.shape)) or 'scalar'}_{text}"
+    found = graph.initializers.get(name)
+    if found is not None and found.const_value is not None and found.const_value.dtype.numpy() != array.dtype:
+        name += ".exact"  # that one was rounded to 16 bits since
     if name not in graph.initializers:
         graph.register_initializer(ir.val(name, const_value=ir.tensor(array, name=name)))
     return graph.initializers[name]

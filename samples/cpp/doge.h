@@ -18,7 +18,7 @@ struct Model {
     std::vector<int64_t> eos;   // tokens that end an answer
 };
 
-// Reads the manifest of `folder` and finds its graph of `precision`: fp32, fp16, int8 or int4.
+// Reads the manifest of `folder` and finds its graph of `precision`: fp32, fp16, int8, int4 or q4f16.
 // Throws std::invalid_argument where the folder is none, or has no such graph.
 Model find_model(const std::string& folder, const std::string& precision);
 

@@ -1,4 +1,4 @@
-// node generate.mjs FOLDER PROMPT [--precision fp32|fp16|int8|int4] [--chat] [--max-new-tokens N] [--temperature T]
+// node generate.mjs FOLDER PROMPT [--precision fp32|fp16|int8|int4|q4f16] [--chat] [--max-new-tokens N] [--temperature T]
 import { readFileSync } from "node:fs";
 import path from "node:path";
 import { parseArgs } from "node:util";

@@ -97,6 +97,13 @@ def test_expanded_weights_are_what_webassembly_takes(portable, tmp_path):
     assert devices == {"wasm": {"dtype": "q8"}, "webgpu": {"dtype": "fp16"}}
 
 
+def test_weights_of_4_bits_in_the_graph_of_16_are_for_webgpu(portable, tmp_path):
+    graphs = {MODEL: GRAPH, "onnx/model_q4f16.onnx": dataclasses.replace(GRAPH, precision="q4f16")}
+    settings = transformers_js_config(tmp_path, dataclasses.replace(read_manifest(portable), graphs=graphs))
+    assert settings["device_config"] == {"wasm": {"dtype": "fp32"}, "webgpu": {"dtype": "q4f16"}}
+    assert settings["kv_cache_dtype"] == {"q4f16": "float16"}
+
+
 def test_onnxruntime_genai_finds_graph_and_names(portable):
     config = read(portable, GENAI)
     decoder = config["model"]["decoder"]

@@ -49,7 +49,9 @@ class TestBundled:
             assert graph.quality["kl_mean"] == max(part["kl_mean"] for part in graph.quality["stretches"])
             assert [part["length"] for part in graph.quality["stretches"]] == [192] * 2 + [256] * 3
             assert graph.quality["argmax_agreement"] > 0.9
-            assert f"| `{FILES[precision]}` | {precision} |" in (result.folder / "README.md").read_text()
+            card = (result.folder / "README.md").read_text()
+            assert f"| `{FILES[precision]}` | {precision} |" in card
+            assert ("have MatMulNBits of com.microsoft" in card) == (target == "portable")
 
     def test_nodes_come_after_what_they_read(self, quantised, name, target):
         for file in FILES.values():
@@ -167,6 +169,7 @@ def test_expanded_weights(quantised, texts, tmp_path):
     assert graph.quality["kl_mean"] < few.manifest.graphs[FILES["int8"]].quality["kl_mean"]
     assert (folder / FILES["int8"]).stat().st_size < 1.1 * (few.folder / FILES["int8"]).stat().st_size
     card = (folder / "README.md").read_text()
+    assert "MatMulNBits of com.microsoft" in card  # int4 has them still
     assert "expands them to float32 when it creates a session" in card
 
 
