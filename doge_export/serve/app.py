@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import hmac
 import json
@@ -176,19 +177,22 @@ class App:
             raise ApiError(400, f"the body is not JSON: {str(error)[:200]}", "invalid_json") from None
 
     async def _chat(self, http: Http) -> Response:
-        return await self._write(http, chat_request(await self._body(http)))
+        return await self._write(http, chat_request)
 
     async def _completions(self, http: Http) -> Response:
-        return await self._write(http, completion_request(await self._body(http)))
+        return await self._write(http, completion_request)
 
-    async def _write(self, http: Http, request: Request) -> Response:
+    async def _write(self, http: Http, read: Callable[[Any], Request]) -> Response:
         from doge_export.serve.answers import Answers
         from doge_export.serve.streamed import Streamed
 
-        self._check_name(request.model)
-        model = self._loaded()
-        rows = await run_in_threadpool(model.rows, request)
-        answers = Answers(model, rows, request.logprobs, self._metrics, http.state.arrived)
+        scheduler = None if self.model is None else self.model.scheduler
+        with contextlib.nullcontext() if scheduler is None else scheduler.request_coming():
+            request = read(await self._body(http))
+            self._check_name(request.model)
+            model = self._loaded()
+            rows = model.rows(request) if request.is_short else await run_in_threadpool(model.rows, request)
+            answers = Answers(model, rows, request.logprobs, self._metrics, http.state.arrived)
         if request.stream:
             return Streamed(answers, request, self.limits)
         records: list[list[Any]] = [[] for _ in rows]

@@ -10,6 +10,8 @@ from doge_export.serve.fields import Fields
 from doge_export.serve.tool_calls import with_objects
 
 LARGEST = 2**31 - 1
+_FEW, _SHORT = 4, 1000
+"""Answers, and characters or token ids, of a request that is checked in about a millisecond at most."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +39,12 @@ class Request:
     stream: bool
     include_usage: bool
     logprobs: int | None
+
+    @property
+    def is_short(self) -> bool:
+        """True if another thread would take longer to begin than this request is checked: a few short texts."""
+        is_plain = not self.is_chat and self.settings["response_format"] is None
+        return is_plain and len(self.prompts) * self.n <= _FEW and sum(map(len, self.prompts)) <= _SHORT
 
 
 def chat_request(body: Any) -> Request:

@@ -7,13 +7,19 @@ import collections
 import contextlib
 import dataclasses
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from doge_export.runtime.generate import FinishReason, Row
 from doge_export.runtime.prediction import Prediction
 from doge_export.serve.api_error import ApiError, log_bug
 from doge_export.serve.lanes import Lanes
+
+_PATIENCE = 0.005
+"""Most seconds for which a step waits for requests that are being read, so that their prompts are read together.
+
+Clients whose answers end together ask again together, and what reads their requests needs the processors, too."""
 
 Look = Callable[[Prediction], Callable[[int], Any]]
 """Reader of a prediction before its token is chosen; what it returns makes a record of the token."""
@@ -67,6 +73,8 @@ class Scheduler:
         self._changed = threading.Condition()
         self._waiting: collections.deque[Task] = collections.deque()
         self._running: dict[int, Task] = {}
+        self._coming = 0
+        self._patient_until = 0.0
         self._is_closed = False
         self._failure: BaseException | None = None
         self._events: list[tuple[Task, Event]] = []
@@ -87,6 +95,21 @@ class Scheduler:
     def running(self) -> int:
         """Answers that are being written."""
         return len(self._running)
+
+    @contextlib.contextmanager
+    def request_coming(self) -> Iterator[None]:
+        """Read a request in the body, for which the next step waits a little."""
+        with self._changed:
+            if self._coming == 0:
+                self._patient_until = time.monotonic() + _PATIENCE
+            self._coming += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._coming -= 1
+                if self._coming == 0:
+                    self._changed.notify()
 
     def submit(self, tasks: list[Task]) -> None:
         """Let answers wait for their lanes.
@@ -138,6 +161,9 @@ class Scheduler:
             with self._changed:
                 while not (self._waiting or self._running or self._is_closed):
                     self._changed.wait()
+                self._changed.wait_for(
+                    lambda: self._coming == 0 or self._is_closed, max(0.0, self._patient_until - time.monotonic())
+                )
                 if self._is_closed:
                     return
             self._drop_cancelled()
