@@ -81,6 +81,7 @@ class App:
         cors = [Middleware(CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"])]
         handlers: Any = {HTTPException: self._not_routed}
         app = Starlette(routes=routes, middleware=cors if origins else [], exception_handlers=handlers)
+        app.router.redirect_slashes = False  # an answer in another form than the API's
         self.asgi = Watched(app, self._metrics, self.limits, [route.path for route in routes])
 
     def _route(self, path: str, endpoint: Endpoint, method: str) -> Route:
@@ -157,6 +158,7 @@ class App:
 
     async def _body(self, http: Http) -> Any:
         self._check_client(http)
+        _check_is_json(http)
         most, content = self.limits.body_bytes, bytearray()
         too_large = ApiError(413, f"the body has more than {most} bytes", "body_too_large")
         length = http.headers.get("content-length", "")
@@ -172,7 +174,7 @@ class App:
             message = f"the body did not come within {self.limits.body_seconds:g} s"
             raise ApiError(408, message, "timeout", headers={"Connection": "close"}) from None
         try:
-            return json.loads(bytes(content), parse_constant=_refuse_constant)
+            return json.loads(content.decode("utf-8-sig"), parse_constant=_refuse_constant)
         except (ValueError, RecursionError) as error:
             raise ApiError(400, f"the body is not JSON: {str(error)[:200]}", "invalid_json") from None
 
@@ -254,6 +256,16 @@ class App:
         finally:
             for each in (wanted, gone):
                 each.cancel()
+
+
+def _check_is_json(http: Http) -> None:
+    """Refuse a body that its sender says is something else."""
+    kind = http.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise ApiError(415, f"the body is {kind[:80]!r}, expected application/json", "unsupported_media_type")
+    encoding = http.headers.get("content-encoding", "identity").strip().lower()
+    if encoding != "identity":
+        raise ApiError(415, f"the body is in {encoding[:80]!r}, expected it as it is", "unsupported_encoding")
 
 
 def _refuse_constant(name: str) -> Any:
