@@ -38,12 +38,18 @@ def checked_tools(tools: list[Any] | None) -> list[Any] | None:
         ApiError: one is something else.
     """
     for tool in tools or []:
-        function = tool.get("function") if isinstance(tool, dict) and tool.get("type") == "function" else None
-        name = function.get("name") if isinstance(function, dict) else None
-        if not (isinstance(name, str) and name and isinstance(function.get("parameters", {}), dict)):
+        if not _is_function(tool):
             expected = 'expected {"type": "function", "function": {"name": NAME, "parameters": SCHEMA}}'
             raise ApiError(400, f"a tool is no function: {expected}", "invalid_value", "tools")
     return tools
+
+
+def _is_function(tool: Any) -> bool:
+    function = tool.get("function") if isinstance(tool, dict) and tool.get("type") == "function" else None
+    if not isinstance(function, dict) or not isinstance(function.get("parameters", {}), dict):
+        return False
+    name = function.get("name")
+    return isinstance(name, str) and bool(name)
 
 
 def _wrong(message: str) -> ApiError:
