@@ -166,10 +166,32 @@ class Scheduler:
                 )
                 if self._is_closed:
                     return
+                asking = set() if self._lanes.is_full else {task.loop for task in self._waiting}
+            self._let_loops_catch_up(asking)
             self._drop_cancelled()
             self._admit()
             self._step()
+            began = {task.loop for task, _ in self._events if len(task.row.token_ids) == 1}
             self._hand_out()
+            self._let_loops_catch_up(began)
+
+    def _let_loops_catch_up(self, loops: set[asyncio.AbstractEventLoop]) -> None:
+        """Wait a little until event loops have read what has come and sent what there is.
+
+        Around first tokens alone: a step takes all processors, and a loop that a step keeps from one makes others wait.
+        """
+        for loop in loops:
+            done = threading.Event()
+
+            def turn(left: int, loop: asyncio.AbstractEventLoop = loop, done: threading.Event = done) -> None:
+                if left:
+                    loop.call_soon(turn, left - 1)
+                else:
+                    done.set()
+
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(turn, 3)
+                done.wait(_PATIENCE)
 
     def _drop_cancelled(self) -> None:
         for lane in [lane for lane, task in self._running.items() if task.is_cancelled]:
