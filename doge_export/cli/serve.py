@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,11 @@ from doge_export.cli.options import folder_argument, session_options
 @click.option("--parallel", type=click.IntRange(1, 256), default=8, show_default=True, help="Answers written at once.")
 @click.option("--max-queue", type=click.IntRange(0), default=64, show_default=True, help="Answers that may wait.")
 @click.option(
-    "--request-timeout", type=click.FloatRange(0.1), default=600, show_default=True, help="Most seconds of a request."
+    "--request-timeout",
+    type=click.FloatRange(0.1, 86_400),
+    default=600,
+    show_default=True,
+    help="Most seconds of a request.",
 )
 @session_options
 def command(
@@ -56,6 +61,8 @@ def command(
     if api_key == "":
         raise DogeExportError("--api-key is empty: give a key, or leave it out for a server without one")
 
+    if math.isnan(request_timeout):  # in no range, and refused by none
+        raise DogeExportError("--request-timeout is nan: give a number of seconds")
     read_manifest(folder)
     app = App(folder.resolve().name, api_key=api_key, origins=cors, limits=Limits(request_seconds=request_timeout))
     serve(folder, host, port, app, parallel=parallel, max_queue=max_queue, precision=precision, **opening)

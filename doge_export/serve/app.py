@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import hmac
 import json
@@ -80,6 +81,7 @@ class App:
         cors = [Middleware(CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"])]
         handlers: Any = {HTTPException: self._not_routed}
         app = Starlette(routes=routes, middleware=cors if origins else [], exception_handlers=handlers)
+        app.router.redirect_slashes = False  # an answer in another form than the API's
         self.asgi = Watched(app, self._metrics, self.limits, [route.path for route in routes])
 
     def _route(self, path: str, endpoint: Endpoint, method: str) -> Route:
@@ -156,6 +158,7 @@ class App:
 
     async def _body(self, http: Http) -> Any:
         self._check_client(http)
+        _check_is_json(http)
         most, content = self.limits.body_bytes, bytearray()
         too_large = ApiError(413, f"the body has more than {most} bytes", "body_too_large")
         length = http.headers.get("content-length", "")
@@ -171,24 +174,27 @@ class App:
             message = f"the body did not come within {self.limits.body_seconds:g} s"
             raise ApiError(408, message, "timeout", headers={"Connection": "close"}) from None
         try:
-            return json.loads(bytes(content), parse_constant=_refuse_constant)
+            return json.loads(content.decode("utf-8-sig"), parse_constant=_refuse_constant)
         except (ValueError, RecursionError) as error:
             raise ApiError(400, f"the body is not JSON: {str(error)[:200]}", "invalid_json") from None
 
     async def _chat(self, http: Http) -> Response:
-        return await self._write(http, chat_request(await self._body(http)))
+        return await self._write(http, chat_request)
 
     async def _completions(self, http: Http) -> Response:
-        return await self._write(http, completion_request(await self._body(http)))
+        return await self._write(http, completion_request)
 
-    async def _write(self, http: Http, request: Request) -> Response:
+    async def _write(self, http: Http, read: Callable[[Any], Request]) -> Response:
         from doge_export.serve.answers import Answers
         from doge_export.serve.streamed import Streamed
 
-        self._check_name(request.model)
-        model = self._loaded()
-        rows = await run_in_threadpool(model.rows, request)
-        answers = Answers(model, rows, request.logprobs, self._metrics, http.state.arrived)
+        scheduler = None if self.model is None else self.model.scheduler
+        with contextlib.nullcontext() if scheduler is None else scheduler.request_coming():
+            request = read(await self._body(http))
+            self._check_name(request.model)
+            model = self._loaded()
+            rows = model.rows(request) if request.is_short else await run_in_threadpool(model.rows, request)
+            answers = Answers(model, rows, request.logprobs, self._metrics, http.state.arrived)
         if request.stream:
             return Streamed(answers, request, self.limits)
         records: list[list[Any]] = [[] for _ in rows]
@@ -250,6 +256,16 @@ class App:
         finally:
             for each in (wanted, gone):
                 each.cancel()
+
+
+def _check_is_json(http: Http) -> None:
+    """Refuse a body that its sender says is something else."""
+    kind = http.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise ApiError(415, f"the body is {kind[:80]!r}, expected application/json", "unsupported_media_type")
+    encoding = http.headers.get("content-encoding", "identity").strip().lower()
+    if encoding != "identity":
+        raise ApiError(415, f"the body is in {encoding[:80]!r}, expected it as it is", "unsupported_encoding")
 
 
 def _refuse_constant(name: str) -> Any:

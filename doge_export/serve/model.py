@@ -69,6 +69,10 @@ class ServedModel:
         count, most = len(request.prompts) * request.n, self._parallel + self._max_queue
         if count > most:
             raise ApiError(400, f"the request asks for {count} answers, expected {most} at most", "invalid_value")
+        for (token,), _ in request.settings["sequence_bias"] or ():
+            if token >= session.decoder.vocab_size:
+                message = f"logit_bias has token id {token}: the ids end at {session.decoder.vocab_size - 1}"
+                raise ApiError(400, message, "invalid_value", "logit_bias")
         rows: list[Row] = []
         for prompt in request.prompts:
             if request.is_chat:

@@ -7,9 +7,12 @@ from typing import Any
 
 from doge_export.serve.api_error import ApiError
 from doge_export.serve.fields import Fields
-from doge_export.serve.tool_calls import with_objects
+from doge_export.serve.messages import checked_message, checked_tools
 
 LARGEST = 2**31 - 1
+_MOST_STOPS = 16
+_FEW, _SHORT = 4, 1000
+"""Answers, and characters or token ids, of a request that is checked in about a millisecond at most."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +41,12 @@ class Request:
     include_usage: bool
     logprobs: int | None
 
+    @property
+    def is_short(self) -> bool:
+        """True if another thread would take longer to begin than this request is checked: a few short texts."""
+        is_plain = not self.is_chat and self.settings["response_format"] is None
+        return is_plain and len(self.prompts) * self.n <= _FEW and sum(map(len, self.prompts)) <= _SHORT
+
 
 def chat_request(body: Any) -> Request:
     """Read a body of /v1/chat/completions."""
@@ -45,7 +54,7 @@ def chat_request(body: Any) -> Request:
     messages = fields.of(list, "messages", "a list of messages")
     if not messages:
         raise ApiError(400, "messages is missing or empty: give at least one message", "invalid_value", "messages")
-    tools = fields.of(list, "tools", "a list of functions")
+    tools = checked_tools(fields.of(list, "tools", "a list of functions"))
     if fields.any("tool_choice") == "none":
         tools = None
     fields.only("tool_choice", "auto", "none")
@@ -54,7 +63,9 @@ def chat_request(body: Any) -> Request:
     if top is not None and not wanted:
         raise ApiError(400, "top_logprobs needs logprobs: true", "invalid_value", "top_logprobs")
     most = fields.integer("max_completion_tokens", 1, LARGEST)
-    return _request(fields, [[_message(each) for each in messages]], True, tools, (top or 0) if wanted else None, most)
+    return _request(
+        fields, [[checked_message(each) for each in messages]], True, tools, (top or 0) if wanted else None, most
+    )
 
 
 def completion_request(body: Any) -> Request:
@@ -78,7 +89,7 @@ def _request(
 ) -> Request:
     model = fields.model()
     stream = fields.of(bool, "stream", "true or false") or False
-    options = fields.of(dict, "stream_options", "an object") or {}
+    include_usage = _includes_usage(fields, stream)
     bias = fields.of(dict, "logit_bias", "an object of token ids and numbers") or {}
     settings = {
         "max_new_tokens": most or fields.integer("max_tokens", 1, LARGEST),
@@ -88,7 +99,7 @@ def _request(
         "min_p": fields.number("min_p", 0, 1),
         "repetition_penalty": fields.number("repetition_penalty", 0.01, 10),
         "seed": fields.integer("seed", 0, 2**63),
-        "stop": fields.of((str, list), "stop", "a text or a list of texts"),
+        "stop": _stops(fields),
         "response_format": fields.of(dict, "response_format", "an object"),
         "sequence_bias": [[[int(token)], float(value)] for token, value in bias.items()] if _is_bias(bias) else None,
     }
@@ -97,7 +108,30 @@ def _request(
     fields.only("frequency_penalty", 0)
     n = fields.integer("n", 1, 16) or 1
     fields.finish()
-    return Request(model, prompts, is_chat, tools, settings, n, stream, bool(options.get("include_usage")), logprobs)
+    return Request(model, prompts, is_chat, tools, settings, n, stream, include_usage, logprobs)
+
+
+def _includes_usage(fields: Fields, stream: bool) -> bool:
+    options = fields.of(dict, "stream_options", "an object")
+    if options is None:
+        return False
+    if not stream:
+        raise ApiError(400, "stream_options needs stream: true", "invalid_value", "stream_options")
+    inner = Fields(options)
+    wanted = inner.of(bool, "include_usage", "true or false")
+    inner.only("include_obfuscation", False)
+    inner.finish()
+    return bool(wanted)
+
+
+def _stops(fields: Fields) -> Any:
+    stops = fields.of((str, list), "stop", "a text or a list of texts")
+    if isinstance(stops, list):
+        if not all(isinstance(text, str) and text for text in stops):
+            raise ApiError(400, "stop has what is no text, or an empty one", "invalid_type", "stop")
+        if len(stops) > _MOST_STOPS:
+            raise ApiError(400, f"stop has {len(stops)} texts, expected {_MOST_STOPS} at most", "invalid_value", "stop")
+    return stops
 
 
 def _is_ids(prompt: Any) -> bool:
@@ -107,18 +141,6 @@ def _is_ids(prompt: Any) -> bool:
 def _is_bias(bias: dict[str, Any]) -> bool:
     if not all(key.isdecimal() and len(key) < 10 and type(value) in (int, float) for key, value in bias.items()):
         raise ApiError(400, "logit_bias is not an object of token ids and numbers", "invalid_type", "logit_bias")
+    if not all(abs(value) <= 100 for value in bias.values()):
+        raise ApiError(400, "logit_bias has a number beyond -100 to 100", "invalid_value", "logit_bias")
     return bool(bias)
-
-
-def _message(message: Any) -> Any:
-    """Join the parts of a message's content, which are texts here, to the one text that chat templates read."""
-    message = with_objects(message)
-    content = message.get("content") if isinstance(message, dict) else None
-    if not isinstance(content, list):
-        return message
-    texts = [part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None for part in content]
-    if not all(isinstance(text, str) for text in texts):
-        raise ApiError(
-            400, "a part of a message is not a text: this model reads texts alone", "invalid_value", "messages"
-        )
-    return {**message, "content": "".join(text for text in texts if text)}

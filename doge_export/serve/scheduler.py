@@ -7,13 +7,19 @@ import collections
 import contextlib
 import dataclasses
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from doge_export.runtime.generate import FinishReason, Row
 from doge_export.runtime.prediction import Prediction
 from doge_export.serve.api_error import ApiError, log_bug
 from doge_export.serve.lanes import Lanes
+
+_PATIENCE = 0.005
+"""Most seconds for which a step waits for requests that are being read, so that their prompts are read together.
+
+Clients whose answers end together ask again together, and what reads their requests needs the processors, too."""
 
 Look = Callable[[Prediction], Callable[[int], Any]]
 """Reader of a prediction before its token is chosen; what it returns makes a record of the token."""
@@ -67,6 +73,8 @@ class Scheduler:
         self._changed = threading.Condition()
         self._waiting: collections.deque[Task] = collections.deque()
         self._running: dict[int, Task] = {}
+        self._coming = 0
+        self._patient_until = 0.0
         self._is_closed = False
         self._failure: BaseException | None = None
         self._events: list[tuple[Task, Event]] = []
@@ -87,6 +95,21 @@ class Scheduler:
     def running(self) -> int:
         """Answers that are being written."""
         return len(self._running)
+
+    @contextlib.contextmanager
+    def request_coming(self) -> Iterator[None]:
+        """Read a request in the body, for which the next step waits a little."""
+        with self._changed:
+            if self._coming == 0:
+                self._patient_until = time.monotonic() + _PATIENCE
+            self._coming += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._coming -= 1
+                if self._coming == 0:
+                    self._changed.notify()
 
     def submit(self, tasks: list[Task]) -> None:
         """Let answers wait for their lanes.
@@ -138,12 +161,37 @@ class Scheduler:
             with self._changed:
                 while not (self._waiting or self._running or self._is_closed):
                     self._changed.wait()
+                self._changed.wait_for(
+                    lambda: self._coming == 0 or self._is_closed, max(0.0, self._patient_until - time.monotonic())
+                )
                 if self._is_closed:
                     return
+                asking = set() if self._lanes.is_full else {task.loop for task in self._waiting}
+            self._let_loops_catch_up(asking)
             self._drop_cancelled()
             self._admit()
             self._step()
+            began = {task.loop for task, _ in self._events if len(task.row.token_ids) == 1}
             self._hand_out()
+            self._let_loops_catch_up(began)
+
+    def _let_loops_catch_up(self, loops: set[asyncio.AbstractEventLoop]) -> None:
+        """Wait a little until event loops have read what has come and sent what there is.
+
+        Around first tokens alone: a step takes all processors, and a loop that a step keeps from one makes others wait.
+        """
+        for loop in loops:
+            done = threading.Event()
+
+            def turn(left: int, loop: asyncio.AbstractEventLoop = loop, done: threading.Event = done) -> None:
+                if left:
+                    loop.call_soon(turn, left - 1)
+                else:
+                    done.set()
+
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(turn, 3)
+                done.wait(_PATIENCE)
 
     def _drop_cancelled(self) -> None:
         for lane in [lane for lane, task in self._running.items() if task.is_cancelled]:

@@ -1,13 +1,19 @@
-"""Lanes of a decoder that reads its weights once for all of them: answers beside one another in one run."""
+"""Lanes of a decoder that reads its weights once for all of them: answers beside one another in one run.
+
+A lane keeps what it has read. A prompt goes to the free lane that has read most of its beginning, and only the rest is
+read: the next turn of a conversation, or the same instructions with another question.
+"""
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from doge_export.runtime.decoders.decoder import Decoder
 from doge_export.runtime.prediction import Prediction
+from doge_export.token_ids import common_prefix
 
 _PIECE = 128
 """Prompt tokens of a step in all: answers that are being written wait for no more than these, unless a prompt must be
@@ -27,7 +33,8 @@ class TogetherLanes:
     def __init__(self, decoder: Decoder, count: int) -> None:
         self._decoder, self._count = decoder, count
         self._decoders: list[Decoder] = []
-        self._free: list[int] = []
+        self._read_ids: list[array[int]] = []  # by lane: ids in its caches; none if they had to be read whole
+        self._free: list[int] = []  # the lane that was left first is the first
         self._prompts: dict[int, list[int]] = {}  # by lane: tokens that are still to be read, the oldest prompt first
 
     @property
@@ -41,12 +48,29 @@ class TogetherLanes:
             raise ValueError("an empty prompt")
         if not self._free:
             self._decoders.append(self._decoder.fork() if self._decoders else self._decoder)
+            self._read_ids.append(array("q"))
             self._free.append(len(self._decoders) - 1)
-        lane = self._free[-1]
-        self._decoders[lane].reset()
-        self._free.pop()
-        self._prompts[lane] = list(token_ids)
+        kept, lane = 0, self._free[0]
+        for each in self._free:
+            known = self._known(each, token_ids)
+            if known > kept:
+                kept, lane = known, each
+        ids, self._read_ids[lane] = self._read_ids[lane], array("q")  # what fails below leaves none
+        if kept:
+            self._decoders[lane].rewind(kept)
+            self._read_ids[lane] = ids[:kept]
+        else:
+            self._decoders[lane].reset()
+        self._free.remove(lane)
+        self._prompts[lane] = list(token_ids[kept:])
         return lane
+
+    def _known(self, lane: int, token_ids: Sequence[int]) -> int:
+        """Return how many of a prompt's first tokens the lane needs not read; the last is read for its prediction."""
+        decoder = self._decoders[lane]
+        if len(token_ids) > decoder.chunkable_length:
+            return 0
+        return decoder.recallable(common_prefix(self._read_ids[lane], token_ids[:-1]))
 
     def step(self, tokens: Mapping[int, int]) -> dict[int, Prediction | Exception]:
         """See `Lanes.step`. Prompts are read in pieces."""
@@ -63,14 +87,25 @@ class TogetherLanes:
             room = max(0, room - size)
         found = self._read(lanes, ids)
         for lane, piece in zip(lanes, ids, strict=True):
+            self._note(lane, piece, found[lane])
             if lane in tokens:
                 continue
             del self._prompts[lane][: piece.shape[1]]
             if self._prompts[lane] and not isinstance(found[lane], Exception):
                 del found[lane]
-            else:
-                del self._prompts[lane]
+                continue
+            del self._prompts[lane]
+            if self._read_ids[lane]:
+                self._decoders[lane].mark()
         return found
+
+    def _note(self, lane: int, piece: np.ndarray, found: Prediction | Exception) -> None:
+        """Record what a lane has read, all of it from its first token on, or that this is not known."""
+        known, length = self._read_ids[lane], self._decoders[lane].length
+        if isinstance(found, Exception) or length > self._decoder.chunkable_length:
+            del known[:]
+        elif len(known) + piece.shape[1] == length:
+            known.extend(piece[0].tolist())
 
     def _read(self, lanes: list[int], ids: list[np.ndarray]) -> dict[int, Prediction | Exception]:
         decoders = [self._decoders[lane] for lane in lanes]

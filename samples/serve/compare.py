@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from load import Load, report
+from load import PROMPT, Load, report
 
 WRITER = Path(__file__).parents[1] / "benchmark" / "llama_cpp_model.py"
 OURS = "doge-export"
@@ -115,7 +115,7 @@ def main() -> int:
     parser.add_argument("--requests", type=int, default=40, help="requests of each turn")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each server")
     parser.add_argument("--max-tokens", type=int, default=64)
-    parser.add_argument("--prompt", default="Once upon a time there was number")
+    parser.add_argument("--prompt", default=PROMPT, help="{} is the number of the request; [%(default)s]")
     arguments = parser.parse_args()
     failed = 0
     with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as stack:

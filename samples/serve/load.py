@@ -16,6 +16,8 @@ import urllib.request
 from typing import Any
 from urllib.parse import urlsplit
 
+PROMPT = "Once upon a time there was number {}"
+
 
 @dataclasses.dataclass
 class Answer:
@@ -32,6 +34,66 @@ class Answer:
     whole: float = 0.0
     tokens: int = 0
     error: str = ""
+
+
+class Stream(asyncio.Protocol):
+    """A connection that sends a request and keeps what comes; it is read once it has come, to take little of the cores.
+
+    Args:
+        request: the bytes of the request.
+        vanish_after: events after which the connection is cut.
+
+    Attributes:
+        content: what came.
+        first: time.perf_counter() of the first event.
+        ended: done at the end of the stream.
+        has_vanished: the connection was cut from this side.
+    """
+
+    def __init__(self, request: bytes, vanish_after: int | None) -> None:
+        self._request, self._vanish_after, self._events = request, vanish_after, 0
+        self.content, self.first, self.has_vanished = bytearray(), 0.0, False
+        self.ended = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: Any) -> None:
+        """Send the request."""
+        self._transport = transport
+        transport.write(self._request)
+
+    def data_received(self, data: bytes) -> None:
+        """Keep a part of the answer."""
+        self._events += data.count(b"data: ")
+        if self._events and not self.first:
+            self.first = time.perf_counter()
+        self.content += data
+        if self._vanish_after is not None and self._events >= self._vanish_after:
+            self.has_vanished = True
+            self._transport.abort()
+        elif self.content.endswith((b"data: [DONE]\n\n", b"0\r\n\r\n"), -32):
+            self._transport.close()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """End."""
+        if not self.ended.done():
+            self.ended.set_result(None)
+
+
+def outcome(content: bytes) -> tuple[int, str]:
+    """Return the tokens of an answer that has come, and what went wrong with it."""
+    lines = content.split(b"\n")
+    if b" 200 " not in lines[0]:
+        return 0, lines[0].decode(errors="replace").strip() or "no answer"
+    events = [line[6:].strip() for line in lines if line.startswith(b"data: ")]
+    if not events or events[-1] != b"[DONE]":
+        return 0, "the stream was cut"
+    tokens = 0
+    for event in map(json.loads, events[:-1]):
+        if "error" in event:
+            return 0, json.dumps(event["error"])
+        if event.get("usage"):
+            return event["usage"]["completion_tokens"], ""
+        tokens += bool(event["choices"] and event["choices"][0]["text"])
+    return tokens, "" if tokens else "an answer without tokens"
 
 
 class Load:
@@ -63,7 +125,7 @@ class Load:
 
     async def ask(self, number: int, vanish_after: int | None = None) -> Answer:
         """Stream one answer; `vanish_after` tokens the client closes the connection."""
-        body: dict[str, Any] = {"model": self._model, "prompt": f"{self._prompt} {number}", "stream": True}
+        body: dict[str, Any] = {"model": self._model, "prompt": self._prompt.format(number), "stream": True}
         body |= {"max_tokens": self._max_tokens, "stream_options": {"include_usage": True}, "temperature": 0}
         content = json.dumps(body).encode()
         head = {"Host": self._address.netloc, "Content-Type": "application/json", "Content-Length": str(len(content))}
@@ -71,38 +133,16 @@ class Load:
         lines = "".join(f"{name}: {value}\r\n" for name, value in head.items())
         answer, began = Answer(), time.perf_counter()
         try:
-            reader, writer = await asyncio.open_connection(self._address.hostname, self._address.port or 80)
-            try:
-                writer.write(f"POST /v1/completions HTTP/1.1\r\n{lines}\r\n".encode() + content)
-                answer.error = await self._read(reader, answer, began, vanish_after)
-            finally:
-                (writer.transport.abort if vanish_after is not None else writer.close)()
-        except (OSError, ValueError, EOFError) as error:
+            address = (self._address.hostname, self._address.port or 80)
+            stream = Stream(f"POST /v1/completions HTTP/1.1\r\n{lines}\r\n".encode() + content, vanish_after)
+            await asyncio.get_running_loop().create_connection(lambda: stream, *address)
+            await stream.ended
+            answer.first = stream.first - began
+            answer.tokens, answer.error = (1, "") if stream.has_vanished else outcome(stream.content)
+        except (OSError, ValueError) as error:
             answer.error = f"{type(error).__name__}: {error}"
         answer.whole = time.perf_counter() - began
         return answer
-
-    async def _read(self, reader: Any, answer: Answer, began: float, vanish_after: int | None) -> str:
-        status = (await reader.readline()).decode().strip()
-        events = texts = 0
-        while line := await reader.readline():
-            if not line.startswith(b"data: "):
-                continue
-            if line.startswith(b"data: [DONE]"):
-                answer.tokens = answer.tokens or texts
-                return "" if answer.tokens else "an answer without tokens"
-            events += 1
-            if events == 1:
-                answer.first = time.perf_counter() - began
-            if vanish_after is not None and events >= vanish_after:
-                return ""
-            if b'"usage": {' in line or b'"usage":{' in line:
-                answer.tokens = json.loads(line[6:])["usage"]["completion_tokens"]
-            elif b'"error"' in line:
-                return line.decode().strip()
-            else:
-                texts += b'"text": ""' not in line and b'"text":""' not in line
-        return status if " 200 " not in status else "the stream was cut"
 
     async def run(self, clients: int, requests: int, vanish: bool = False) -> tuple[list[Answer], float]:
         """Let `clients` at a time ask until `requests` are asked; return the answers and the seconds of all."""
@@ -149,7 +189,7 @@ def main() -> int:
     )
     parser.add_argument("--requests", type=int, default=200, help="requests of each run")
     parser.add_argument("--max-tokens", type=int, default=64)
-    parser.add_argument("--prompt", default="Once upon a time there was number")
+    parser.add_argument("--prompt", default=PROMPT, help="{} is the number of the request; [%(default)s]")
     parser.add_argument("--vanish", type=int, default=0, help="clients that go away mid-stream, before the runs")
     arguments = parser.parse_args()
     try:

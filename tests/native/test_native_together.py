@@ -192,6 +192,31 @@ def test_a_lane_that_fails_stops_no_other(decoder):
     assert not lanes.is_full
 
 
+def test_a_lane_keeps_what_it_has_read(decoder):
+    """The next prompt with the same beginning goes to it and is read from there on; the answer stays the same."""
+    lanes = TogetherLanes(decoder, 2)
+    first, other = PROMPTS[1], [7, *PROMPTS[1]]
+    lane, prediction = read(lanes, first)
+    token = prediction.argmax()
+    second, _ = read(lanes, other)
+    lanes.step({lane: token})
+    lanes.leave(second)
+    lanes.leave(lane)
+    longer = [*first, token, 9, 8, 3]
+    for prompt, where, count in ((longer, lane, 3), (longer, lane, 1), ([*other, 5], second, 1), ([3, 4], lane, 2)):
+        begun = lanes.begin(prompt)
+        assert (begun, len(lanes._prompts[begun])) == (where, count)
+        wanted = answer_alone(decoder.fork(), prompt, 1)[1][0]
+        assert_equal_to_rounding(lanes.step({})[begun].logits(), wanted, 5e-5)
+        lanes.leave(begun)
+    failing = lanes.begin([*other, 10**6])
+    assert failing == second and isinstance(lanes.step({})[failing], DogeExportError)
+    lanes.leave(failing)
+    begun = lanes.begin(other)
+    assert len(lanes._prompts[begun]) == len(other)  # what a lane holds that has failed is not relied on
+    assert lanes.step({})[begun].argmax() == answer_alone(decoder.fork(), other, 1)[0][0]
+
+
 def test_an_empty_prompt_takes_no_lane(decoder):
     lanes = TogetherLanes(decoder, 1)
     with pytest.raises(ValueError, match="empty"):

@@ -87,8 +87,12 @@ def test_a_folder_that_cannot_be_served_ends_the_server(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "broken")
     for graph in (tmp_path / "broken").rglob("*.onnx"):
         graph.unlink()
-    for name, options in (("empty", []), ("broken", []), ("broken", ["--api-key", ""]), ("broken", ["--host", "no.x"])):
+    mistakes = (["--api-key", ""], ["--host", "no.x"], ["--request-timeout", "nan"], ["--threads", "0"])
+    for name, options in (("empty", []), ("broken", []), *(("broken", each) for each in mistakes)):
         ended = CliRunner().invoke(main, ["serve", str(tmp_path / name), "--port", "0", *options])
         assert ended.exit_code == 2, ended.stderr
         lines = [line for line in ended.stderr.splitlines() if "listening" not in line]
         assert len(lines) == 1 and "error: " in lines[0]
+    for options in (["--parallel", "0"], ["--max-queue", "-1"], ["--port", "65536"], ["--request-timeout", "inf"]):
+        ended = CliRunner().invoke(main, ["serve", str(folder), *options])
+        assert ended.exit_code == 2 and ended.stderr.splitlines()[-1].startswith("Error: Invalid value for")
