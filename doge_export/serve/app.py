@@ -188,9 +188,10 @@ class App:
         from doge_export.serve.answers import Answers
         from doge_export.serve.streamed import Streamed
 
+        body = await self._body(http)
         scheduler = None if self.model is None else self.model.scheduler
         with contextlib.nullcontext() if scheduler is None else scheduler.request_coming():
-            request = read(await self._body(http))
+            request = read(body)
             self._check_name(request.model)
             model = self._loaded()
             rows = model.rows(request) if request.is_short else await run_in_threadpool(model.rows, request)
@@ -262,7 +263,9 @@ def _check_is_json(http: Http) -> None:
     """Refuse a body that its sender says is something else."""
     kind = http.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
     if kind != "application/json":
-        raise ApiError(415, f"the body is {kind[:80]!r}, expected application/json", "unsupported_media_type")
+        raise ApiError(
+            415, f"the body is {kind[:80]!r}, expected Content-Type: application/json", "unsupported_media_type"
+        )
     encoding = http.headers.get("content-encoding", "identity").strip().lower()
     if encoding != "identity":
         raise ApiError(415, f"the body is in {encoding[:80]!r}, expected it as it is", "unsupported_encoding")

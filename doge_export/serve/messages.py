@@ -21,7 +21,8 @@ def checked_message(message: Any) -> Any:
     if message["role"] not in ROLES:
         raise _wrong(f"the role of a message is {message['role'][:40]!r}, expected one of {', '.join(ROLES)}")
     message, content = with_objects(message), message.get("content")
-    if isinstance(content, str) or (content is None and message["role"] == "assistant" and message.get("tool_calls")):
+    calls = message["role"] == "assistant" and (message.get("tool_calls") or message.get("function_call"))
+    if isinstance(content, str) or (content is None and calls):
         return message
     if not isinstance(content, list) or not content:
         raise _wrong("the content of a message is no text and no list of parts")
@@ -46,7 +47,7 @@ def checked_tools(tools: list[Any] | None) -> list[Any] | None:
 
 def _is_function(tool: Any) -> bool:
     function = tool.get("function") if isinstance(tool, dict) and tool.get("type") == "function" else None
-    if not isinstance(function, dict) or not isinstance(function.get("parameters", {}), dict):
+    if not isinstance(function, dict) or not isinstance(function.get("parameters"), dict | None):
         return False
     name = function.get("name")
     return isinstance(name, str) and bool(name)

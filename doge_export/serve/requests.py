@@ -12,7 +12,7 @@ from doge_export.serve.messages import checked_message, checked_tools
 LARGEST = 2**31 - 1
 _MOST_STOPS = 16
 _FEW, _SHORT = 4, 1000
-"""Answers, and characters or token ids, of a request that is checked in about a millisecond at most."""
+"""Answers (and biases), and characters or token ids, of a request that is checked in about a millisecond at most."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,8 +44,10 @@ class Request:
     @property
     def is_short(self) -> bool:
         """True if another thread would take longer to begin than this request is checked: a few short texts."""
-        is_plain = not self.is_chat and self.settings["response_format"] is None
-        return is_plain and len(self.prompts) * self.n <= _FEW and sum(map(len, self.prompts)) <= _SHORT
+        stop, bias = self.settings["stop"] or (), self.settings["sequence_bias"] or ()
+        is_plain = not self.is_chat and self.settings["response_format"] is None and len(bias) <= _FEW
+        texts = [*self.prompts, *([stop] if isinstance(stop, str) else stop)]
+        return is_plain and len(self.prompts) * self.n <= _FEW and sum(map(len, texts)) <= _SHORT
 
 
 def chat_request(body: Any) -> Request:
@@ -119,7 +121,7 @@ def _includes_usage(fields: Fields, stream: bool) -> bool:
         raise ApiError(400, "stream_options needs stream: true", "invalid_value", "stream_options")
     inner = Fields(options)
     wanted = inner.of(bool, "include_usage", "true or false")
-    inner.only("include_obfuscation", False)
+    inner.of(bool, "include_obfuscation", "true or false")  # against listeners on the network: streams are as they are
     inner.finish()
     return bool(wanted)
 

@@ -1,7 +1,8 @@
 """Lanes of a decoder that reads its weights once for all of them: answers beside one another in one run.
 
-A lane keeps what it has read. A prompt goes to the free lane that has read most of its beginning, and only the rest is
-read: the next turn of a conversation, or the same instructions with another question.
+A lane keeps what it has read. A prompt goes to the free lane that has read most of its beginning, if that is half of
+it, and only the rest is read: the next turn of a conversation, or the same instructions with another question. Else it
+goes to the lane that was left longest ago, and takes the place of what that has read.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import numpy as np
 
 from doge_export.runtime.decoders.decoder import Decoder
 from doge_export.runtime.prediction import Prediction
-from doge_export.token_ids import common_prefix
 
 _PIECE = 128
 """Prompt tokens of a step in all: answers that are being written wait for no more than these, unless a prompt must be
@@ -50,11 +50,12 @@ class TogetherLanes:
             self._decoders.append(self._decoder.fork() if self._decoders else self._decoder)
             self._read_ids.append(array("q"))
             self._free.append(len(self._decoders) - 1)
-        kept, lane = 0, self._free[0]
-        for each in self._free:
-            known = self._known(each, token_ids)
-            if known > kept:
-                kept, lane = known, each
+        wanted = np.array(token_ids, np.int64)
+        known = {lane: self._known(lane, wanted) for lane in self._free}
+        lane = max(known, key=lambda lane: known[lane])
+        if 2 * known[lane] < len(token_ids):
+            lane = self._free[0]
+        kept = known[lane]
         ids, self._read_ids[lane] = self._read_ids[lane], array("q")  # what fails below leaves none
         if kept:
             self._decoders[lane].rewind(kept)
@@ -65,12 +66,14 @@ class TogetherLanes:
         self._prompts[lane] = list(token_ids[kept:])
         return lane
 
-    def _known(self, lane: int, token_ids: Sequence[int]) -> int:
+    def _known(self, lane: int, token_ids: np.ndarray) -> int:
         """Return how many of a prompt's first tokens the lane needs not read; the last is read for its prediction."""
-        decoder = self._decoders[lane]
-        if len(token_ids) > decoder.chunkable_length:
+        decoder, ids = self._decoders[lane], np.array(self._read_ids[lane], np.int64)
+        if len(token_ids) > decoder.chunkable_length or decoder.length != len(ids):  # a head that failed takes one back
             return 0
-        return decoder.recallable(common_prefix(self._read_ids[lane], token_ids[:-1]))
+        most = min(len(ids), len(token_ids) - 1)
+        differs = ids[:most] != token_ids[:most]
+        return decoder.recallable(int(differs.argmax()) if differs.any() else most)
 
     def step(self, tokens: Mapping[int, int]) -> dict[int, Prediction | Exception]:
         """See `Lanes.step`. Prompts are read in pieces."""
@@ -95,8 +98,11 @@ class TogetherLanes:
                 del found[lane]
                 continue
             del self._prompts[lane]
-            if self._read_ids[lane]:
-                self._decoders[lane].mark()
+            try:
+                if self._read_ids[lane]:
+                    self._decoders[lane].mark()
+            except Exception:  # no memory for the mark: the answer is good, and what was read is not kept
+                self._read_ids[lane] = array("q")
         return found
 
     def _note(self, lane: int, piece: np.ndarray, found: Prediction | Exception) -> None:

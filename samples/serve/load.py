@@ -125,7 +125,7 @@ class Load:
 
     async def ask(self, number: int, vanish_after: int | None = None) -> Answer:
         """Stream one answer; `vanish_after` tokens the client closes the connection."""
-        body: dict[str, Any] = {"model": self._model, "prompt": self._prompt.format(number), "stream": True}
+        body: dict[str, Any] = {"model": self._model, "prompt": self._prompt.replace("{}", str(number)), "stream": True}
         body |= {"max_tokens": self._max_tokens, "stream_options": {"include_usage": True}, "temperature": 0}
         content = json.dumps(body).encode()
         head = {"Host": self._address.netloc, "Content-Type": "application/json", "Content-Length": str(len(content))}

@@ -217,6 +217,29 @@ def test_a_lane_keeps_what_it_has_read(decoder):
     assert lanes.step({})[begun].argmax() == answer_alone(decoder.fork(), other, 1)[0][0]
 
 
+def test_what_a_lane_has_lost_is_read_again(decoder, monkeypatch):
+    """A head that failed takes a token back; a mark may find no memory. Neither costs an answer."""
+    lanes = TogetherLanes(decoder, 1)
+    lane, _ = read(lanes, PROMPTS[3])
+    decoder.rewind(len(PROMPTS[3]) - 1)
+    lanes.leave(lane)
+    monkeypatch.setattr(decoder, "mark", lambda: (_ for _ in ()).throw(MemoryError))
+    for _ in range(2):
+        begun, prediction = read(lanes, PROMPTS[3])
+        assert prediction.argmax() == answer_alone(decoder.fork(), PROMPTS[3], 1)[0][0]
+        assert not lanes._read_ids[begun]
+        lanes.leave(begun)
+
+
+def test_a_short_beginning_takes_no_conversation(decoder):
+    """Of a lane that has read a long one; the one that was left longest ago is taken."""
+    lanes = TogetherLanes(decoder, 2)
+    (other, _), (long, _) = read(lanes, [1, 2, 3]), read(lanes, PROMPTS[3])
+    lanes.leave(other)
+    lanes.leave(long)
+    assert lanes.begin([*PROMPTS[3][:2], 5, 4, 3, 2]) == other
+
+
 def test_an_empty_prompt_takes_no_lane(decoder):
     lanes = TogetherLanes(decoder, 1)
     with pytest.raises(ValueError, match="empty"):

@@ -251,7 +251,12 @@ def test_what_is_unusual_but_right(server):
     ]
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     rights += [(CHAT, {"messages": said({"role": "assistant", "content": ""}, {"role": "user", "content": parts})})]
-    rights += [(CHAT, {"stream": True, "stream_options": {"include_usage": True, "include_obfuscation": False}})]
+    rights += [(CHAT, {"stream": True, "stream_options": {"include_usage": True, "include_obfuscation": True}})]
+    asked = {"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": "{}"}}
+    rights += [(CHAT, {"messages": said(asked, {"role": "function", "name": "f", "content": "3"})})]
+    rights += [(CHAT, {"messages": [{"role": "developer", "content": ""}, *said()], "max_tokens": None, "n": None})]
+    rights += [(CHAT, {"tools": [{"type": "function", "function": {"name": "f", "parameters": None}}]})]
+    rights += [(TEXT, {"stop": ["a"] * 16, "logit_bias": {"5": 100, "6": -100}})]
     for path, change in rights:
         status, _, content = server.ask(json.dumps({**GOOD[path], **change}).encode(), path)
         assert status == 200, (change, content)
