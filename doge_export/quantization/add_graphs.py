@@ -13,7 +13,7 @@ from doge_export.console import log, progress
 from doge_export.errors import RunFailed
 from doge_export.package.manifest import MODEL, GraphEntry, Interface, Manifest
 from doge_export.quantization.advice import advice
-from doge_export.quantization.caches import Ranges, cache_ranges
+from doge_export.quantization.caches import Ranges, cache_ranges, slot_ranges
 from doge_export.quantization.quality import Quality, measure
 from doge_export.quantization.reduced_precision import FP16, ReducedPrecision
 from doge_export.quantization.request import QuantizationRequest
@@ -91,13 +91,18 @@ def _material(
     log("writing text with the float32 model" if request.eval_text is None else f"reading {request.eval_text}")
     evaluation = of_all_lengths(texts_for("evaluation", session, request.eval_text), manifest)
     quantised = [precision for precision in request.precisions if precision is not FP16]
-    in_place = isinstance(session, Session) and session.manifest.graphs[MODEL].interface == "in-place"
-    caches = bool(quantised) and in_place and not request.float_cache
+    # Portable graphs are fed by other programs, which bring float caches.
+    is_ours = isinstance(session, Session) and manifest.target == "onnxruntime"
+    caches = bool(quantised) and is_ours and not request.float_cache
     if not caches and all(precision.bits == 8 for precision in quantised):
         return evaluation, None, None
     calibration = of_all_lengths(texts_for("calibration", session, request.calibration), manifest)
     every = Texts(calibration[0].origin, tuple(row for texts in calibration for row in texts.rows))
-    return evaluation, calibration[-1], cache_ranges(session.decoder, every) if caches else None
+    if not (caches and isinstance(session, Session)):
+        return evaluation, calibration[-1], None
+    is_bounded = manifest.cache == "bounded"
+    ranges = slot_ranges(folder / MODEL, every) if is_bounded else cache_ranges(session.decoder, every)
+    return evaluation, calibration[-1], ranges
 
 
 def _write_half(folder: Path, interface: Interface, texts: Texts) -> GraphEntry:
@@ -135,6 +140,7 @@ def _write_quantised(
 
     from doge_export.package.onnx_file import describe_graph, write_onnx
     from doge_export.quantization.quantize_caches import QuantizeCaches
+    from doge_export.quantization.quantize_slots import QuantizeSlots
     from doge_export.quantization.quantize_weights import ACCURACY_LEVEL, QuantizeWeights
     from doge_export.quantization.recipe import store
     from doge_export.quantization.weights import quantizable_weights
@@ -145,7 +151,7 @@ def _write_quantised(
     stored = store(weights, precision, folder / MODEL, calibration)
     QuantizeWeights(weights, stored, standard_lookups=manifest.target == "portable")(model)
     if ranges is not None:
-        QuantizeCaches(ranges)(model)
+        (QuantizeSlots if manifest.cache == "bounded" else QuantizeCaches)(ranges)(model)
     write_onnx(model, folder / precision.file)
     quantization: dict[str, Any] = {
         "bits": precision.bits,

@@ -55,7 +55,7 @@ class QuantizeCaches(GraphPass):
             layer = _layer(node)
             node.resize_inputs(INPUTS)
             for place, (part, largest) in enumerate(zip(("key", "value"), self._ranges[layer], strict=True), KEY_SCALE):
-                node.replace_input_with(place, _scale(graph, f"past_key_values.{layer}.{part}.scale", largest))
+                node.replace_input_with(place, cache_scale(graph, f"past_key_values.{layer}.{part}.scale", largest))
             for attribute in ("k_quant_type", "v_quant_type"):
                 node.attributes[attribute] = ir.AttrString(attribute, "PER_CHANNEL")
             node.attributes["kv_cache_bit_width"] = ir.AttrInt64("kv_cache_bit_width", 8)
@@ -78,8 +78,14 @@ def _layer(node: ir.Node) -> int:
     raise ContractError(cache, "expected the name past_key_values.{layer}.key")
 
 
-def _scale(graph: ir.Graph, name: str, largest: np.ndarray) -> ir.Value:
-    """Register the scales float32 [1, Hkv, 1, D]; a channel that is always 0 may have any."""
+def cache_scale(graph: ir.Graph, name: str, largest: np.ndarray) -> ir.Value:
+    """Register the scales float32 [1, Hkv, 1, D] of a cache; a channel that is always 0 may have any.
+
+    Args:
+        graph: gets the initializer.
+        name: of the initializer.
+        largest: magnitudes that calibration saw, float32 [Hkv, D].
+    """
     scale = np.where(largest > 0, largest * np.float32(HEADROOM / 127), np.float32(1)).astype(np.float32)
     value = ir.val(name, const_value=ir.tensor(scale[None, :, None, :], name=name))
     graph.register_initializer(value)
