@@ -50,7 +50,8 @@ class BoundedDecoder(GraphDecoder):
     ) -> None:
         super().__init__(session, limits)
         self.window = window
-        self._settings = {} if window is None else {WINDOW: np.array([window])}
+        self._settings = {} if window is None else {WINDOW: _held(np.array([window]))}
+        self._keeps = [_held(np.array(number)) for number in (0, 1)]
         caches = [name for name in self._shapes if name.startswith("past_key_values.")]
         self._pasts = [SCORES, *caches]
         self._outputs = ["logits", "present_scores", *(name.replace("past_key_values", "present") for name in caches)]
@@ -132,15 +133,14 @@ class BoundedDecoder(GraphDecoder):
         """See `Decoder.forward`. An interrupted run leaves cache and lengths as they were."""
         self._progress.check(input_ids)
         mask, positions, tokens = self._progress.after(input_ids.shape[1], attention_mask)
-        feeds = {
-            "input_ids": input_ids,
-            "position_ids": positions,
-            "attention_mask": mask,
-            "num_logits_to_keep": np.array(num_logits_to_keep),
-            **self._settings,
-        }
         values = {
-            name: OrtValue.ortvalue_from_numpy(np.asarray(array, np.int64, order="C")) for name, array in feeds.items()
+            "input_ids": _held(input_ids),
+            "position_ids": _held(positions),
+            "attention_mask": _held(mask),
+            "num_logits_to_keep": self._keeps[num_logits_to_keep]
+            if num_logits_to_keep < len(self._keeps)
+            else _held(np.array(num_logits_to_keep)),
+            **self._settings,
         }
         values |= zip(self._pasts, self._caches, strict=True)
         with running():
@@ -175,6 +175,11 @@ class BoundedDecoder(GraphDecoder):
         arrays = dict(zip(self._pasts, (cache.numpy().copy() for cache in self._caches), strict=True))
         layers = range(len(arrays) // 2)
         return [(arrays[f"past_key_values.{i}.key"], arrays[f"past_key_values.{i}.value"]) for i in layers]
+
+
+def _held(array: Array) -> OrtValue:
+    """Return integers as onnxruntime takes them."""
+    return OrtValue.ortvalue_from_numpy(np.asarray(array, np.int64, order="C"))
 
 
 def _slots(state: _State) -> int:
