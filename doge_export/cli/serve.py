@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from doge_export.cli.options import folder_argument, session_options
+from doge_export.cli.options import folder_argument, session_options, window_option
 
 
 @click.command()
@@ -26,6 +26,7 @@ from doge_export.cli.options import folder_argument, session_options
 @click.option(
     "--request-timeout", type=click.FloatRange(0.1), default=600, show_default=True, help="Most seconds of a request."
 )
+@window_option
 @session_options
 def command(
     folder: Path,
@@ -36,6 +37,7 @@ def command(
     parallel: int,
     max_queue: int,
     request_timeout: float,
+    window: int | None,
     precision: str | None,
     opening: dict[str, Any],
 ) -> None:
@@ -58,4 +60,5 @@ def command(
 
     read_manifest(folder)
     app = App(folder.resolve().name, api_key=api_key, origins=cors, limits=Limits(request_seconds=request_timeout))
-    serve(folder, host, port, app, parallel=parallel, max_queue=max_queue, precision=precision, **opening)
+    opening |= {"precision": precision, "window": window}
+    serve(folder, host, port, app, parallel=parallel, max_queue=max_queue, **opening)

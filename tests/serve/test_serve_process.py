@@ -87,8 +87,21 @@ def test_a_folder_that_cannot_be_served_ends_the_server(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "broken")
     for graph in (tmp_path / "broken").rglob("*.onnx"):
         graph.unlink()
-    for name, options in (("empty", []), ("broken", []), ("broken", ["--api-key", ""]), ("broken", ["--host", "no.x"])):
+    mistakes = (["--api-key", ""], ["--host", "no.x"], ["--window", "0"])
+    for name, options in (("empty", []), *(("broken", each) for each in ([], *mistakes))):
         ended = CliRunner().invoke(main, ["serve", str(tmp_path / name), "--port", "0", *options])
         assert ended.exit_code == 2, ended.stderr
         lines = [line for line in ended.stderr.splitlines() if "listening" not in line]
         assert len(lines) == 1 and "error: " in lines[0]
+
+
+def test_a_smaller_window_is_every_answers(folder, native_library):
+    """Each answer at once has a fork of the session's decoder."""
+    from doge_export.serve.model import ServedModel
+
+    model = ServedModel(folder, 2, 2, window=16, threads=1)
+    try:
+        decoder = model.session.decoder
+        assert (decoder.window, decoder.fork().window) == (16, 16)
+    finally:
+        model.close()

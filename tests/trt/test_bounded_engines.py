@@ -39,7 +39,7 @@ WINDOW = 64
 BAR = 2e-5
 """Of a standard deviation; onnxruntime and PyTorch add in other orders."""
 OTHER_ORDER = 3e-5
-"""Of compositions whose sums PyTorch rounds further apart: with M7's experts the unbounded engine is 2.1e-5 off, too."""
+"""Of compositions whose sums PyTorch rounds further apart: with M7's experts an unbounded engine is 2.1e-5 off, too."""
 
 
 def apart(found, expected):
