@@ -25,10 +25,8 @@ KEY_SCALE, INPUTS = 12, 14
 PAST_KEY = 3
 
 
-class QuantizeCaches(GraphPass):
-    """Give every attention node int8 caches and their scales.
-
-    Needs GroupQueryAttention nodes whose past keys are named past_key_values.{layer}.key, and a range for each layer.
+class RangedPass(GraphPass):
+    """A pass that stores caches in codes.
 
     Args:
         ranges: largest magnitudes of keys and of values, each float32 [Hkv, D], for every layer.
@@ -38,6 +36,18 @@ class QuantizeCaches(GraphPass):
         super().__init__()
         self._ranges = ranges
 
+    def require_range(self, subject: ir.Node | ir.Value, layer: int) -> None:
+        """Require a range of the layer that a node or value is of."""
+        if layer >= len(self._ranges):
+            raise ContractError(subject, f"expected a range for layer {layer}, found {len(self._ranges)} ranges")
+
+
+class QuantizeCaches(RangedPass):
+    """Give every attention node int8 caches and their scales.
+
+    Needs GroupQueryAttention nodes whose past keys are named past_key_values.{layer}.key, and a range for each layer.
+    """
+
     def requires(self, model: ir.Model) -> None:
         """Require attention nodes whose layers have ranges."""
         super().requires(model)
@@ -45,8 +55,7 @@ class QuantizeCaches(GraphPass):
         if not nodes:
             raise ContractError(f"graph {model.graph.name}", "expected GroupQueryAttention nodes, found none")
         for node in nodes:
-            if (layer := _layer(node)) >= len(self._ranges):
-                raise ContractError(node, f"expected a range for layer {layer}, found {len(self._ranges)} ranges")
+            self.require_range(node, _layer(node))
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Rewrite every attention node, then the caches themselves."""

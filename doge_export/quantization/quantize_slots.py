@@ -10,15 +10,15 @@ costs a Cast and no product more.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.tape import Tape
 
-from doge_export.quantization.quantize_caches import cache_scale
-from doge_export.targets.contract import ContractError, GraphPass, node_input
+from doge_export.quantization.quantize_caches import RangedPass, cache_scale
+from doge_export.targets.contract import ContractError, node_input
 from doge_export.targets.lowering import constant, named
 
 
@@ -48,18 +48,11 @@ def slots_of(graph: ir.Graph) -> Iterator[Slots]:
                 raise ContractError(cache, "expected the name past_key_values.{layer}.key or .value")
 
 
-class QuantizeSlots(GraphPass):
+class QuantizeSlots(RangedPass):
     """Give every bounded cache int8 slots.
 
     Needs caches as `BoundedAttention` lowers them, read by one MatMul each, and a range for each layer.
-
-    Args:
-        ranges: largest magnitudes of keys and of values, each float32 [Hkv, D], for every layer.
     """
-
-    def __init__(self, ranges: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
-        super().__init__()
-        self._ranges = ranges
 
     def requires(self, model: ir.Model) -> None:
         """Require caches whose layers have ranges."""
@@ -69,10 +62,7 @@ class QuantizeSlots(GraphPass):
             raise ContractError(f"graph {model.graph.name}", "expected caches, found none")
         for slots in found:
             _product(slots)
-            if slots.layer >= len(self._ranges):
-                raise ContractError(
-                    slots.cache, f"expected a range for layer {slots.layer}, found {len(self._ranges)} ranges"
-                )
+            self.require_range(slots.cache, slots.layer)
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Round what is appended, and read the slots as numbers, cache by cache."""
