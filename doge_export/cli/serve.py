@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from doge_export.cli.options import folder_argument, session_options
+from doge_export.cli.options import folder_argument, session_options, window_option
 
 
 @click.command()
@@ -31,6 +31,7 @@ from doge_export.cli.options import folder_argument, session_options
     show_default=True,
     help="Most seconds of a request.",
 )
+@window_option
 @session_options
 def command(
     folder: Path,
@@ -41,6 +42,7 @@ def command(
     parallel: int,
     max_queue: int,
     request_timeout: float,
+    window: int | None,
     precision: str | None,
     opening: dict[str, Any],
 ) -> None:
@@ -65,4 +67,5 @@ def command(
         raise DogeExportError("--request-timeout is nan: give a number of seconds")
     read_manifest(folder)
     app = App(folder.resolve().name, api_key=api_key, origins=cors, limits=Limits(request_seconds=request_timeout))
-    serve(folder, host, port, app, parallel=parallel, max_queue=max_queue, precision=precision, **opening)
+    opening |= {"precision": precision, "window": window}
+    serve(folder, host, port, app, parallel=parallel, max_queue=max_queue, **opening)

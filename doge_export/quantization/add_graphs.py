@@ -14,7 +14,7 @@ from doge_export.errors import RunFailed
 from doge_export.package.disk import scratch_folder
 from doge_export.package.manifest import MODEL, GraphEntry, Manifest
 from doge_export.quantization.advice import advice
-from doge_export.quantization.caches import Ranges, cache_ranges
+from doge_export.quantization.caches import Ranges, cache_ranges, slot_ranges
 from doge_export.quantization.quality import Quality, measure
 from doge_export.quantization.reduced_precision import ReducedPrecision
 from doge_export.quantization.request import QuantizationRequest
@@ -95,13 +95,18 @@ def _material(
     log("writing text with the float32 model" if request.eval_text is None else f"reading {request.eval_text}")
     evaluation = of_all_lengths(texts_for("evaluation", session, request.eval_text), manifest)
     quantised = [precision for precision in request.precisions if precision.bits < 16]
-    in_place = isinstance(session, Session) and session.manifest.graphs[MODEL].interface == "in-place"
-    caches = not all(precision.is_half for precision in quantised) and in_place and not request.float_cache
+    # Portable graphs are fed by other programs, which bring float caches.
+    is_ours = isinstance(session, Session) and manifest.target == "onnxruntime"
+    caches = not all(precision.is_half for precision in quantised) and is_ours and not request.float_cache
     if not caches and all(precision.bits == 8 for precision in quantised):
         return evaluation, None, None
     calibration = of_all_lengths(texts_for("calibration", session, request.calibration), manifest)
     every = Texts(calibration[0].origin, tuple(row for texts in calibration for row in texts.rows))
-    return evaluation, calibration[-1], cache_ranges(session.decoder, every) if caches else None
+    if not (caches and isinstance(session, Session)):
+        return evaluation, calibration[-1], None
+    is_bounded = manifest.cache == "bounded"
+    ranges = slot_ranges(folder / MODEL, every) if is_bounded else cache_ranges(session.decoder, every)
+    return evaluation, calibration[-1], ranges
 
 
 def _write(
@@ -128,6 +133,7 @@ def _write(
 
     from doge_export.package.onnx_file import describe_graph, write_onnx
     from doge_export.quantization.quantize_caches import QuantizeCaches
+    from doge_export.quantization.quantize_slots import QuantizeSlots
     from doge_export.targets.half import HalfPrecision, operators_by_type, prepare
 
     model = ir.load(folder / MODEL)
@@ -146,7 +152,7 @@ def _write(
         if calibration is not None and (precision.bits < 8 or ranges is not None):
             quantization["calibration"] = {"text": calibration.origin, "tokens": calibration.tokens}
     if ranges is not None:
-        QuantizeCaches(ranges)(model)
+        (QuantizeSlots if manifest.cache == "bounded" else QuantizeCaches)(ranges)(model)
     write_onnx(model, folder / precision.file)
     typing = {"operators": operators_by_type(model), "largest": largest} if precision.is_half else None
     entry = describe_graph(model, precision.name, manifest.graphs[MODEL].interface)

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-import numpy as np
+from pathlib import Path
 
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.tape import Tape
+
+from doge_export.package.disk import scratch_folder
+from doge_export.package.onnx_file import write_onnx
+from doge_export.quantization.quantize_slots import slots_of
 from doge_export.quantization.texts import Texts
+from doge_export.quantization.whole import WholeTexts
 from doge_export.runtime.decoders.decoder import Decoder
+from doge_export.targets.lowering import constant
 
 Ranges = list[tuple[np.ndarray, np.ndarray]]
 """Largest magnitudes of keys and of values, each float32 [Hkv, D], layer by layer."""
@@ -23,6 +32,37 @@ def cache_ranges(decoder: Decoder, texts: Texts) -> Ranges:
             for (key, value), (new_key, new_value) in zip(ranges or seen, seen, strict=True)
         ]
     return ranges
+
+
+def slot_ranges(file: Path, texts: Texts) -> Ranges:
+    """Return the largest magnitudes that a float32 graph with bounded caches appends to them, dropped ones included."""
+    model = ir.load(file)
+    largest = _add_outputs(model)
+    with scratch_folder() as folder:
+        observed = Path(folder) / "observed.onnx"
+        write_onnx(model, observed)
+        del model
+        graph = WholeTexts(observed, packs=False)
+        seen = [np.stack(parts) for parts in zip(*(graph.run(ids, largest) for ids in texts.rows), strict=True)]
+    both = [each.max(axis=0) for each in seen]
+    return list(zip(both[::2], both[1::2], strict=True))
+
+
+def _add_outputs(model: ir.Model) -> list[str]:
+    """Add an output [Hkv, D] for each cache, keys and values of a layer by turns; return their names."""
+    graph, names = model.graph, []
+    for slots in sorted(slots_of(graph), key=lambda slots: (slots.layer, slots.part)):
+        tape = Tape()
+        magnitude = tape.op("Abs", [slots.append.outputs[0]])
+        axes = constant(graph, np.array([0, 2]))
+        largest = tape.op("ReduceMax", [magnitude, axes], {"keepdims": 0})
+        sizes = list(slots.cache.shape or ())
+        largest.name, largest.dtype = f"largest.{slots.layer}.{slots.part}", ir.DataType.FLOAT
+        largest.shape = ir.Shape([sizes[1], sizes[3]])
+        graph.extend(tape.nodes)
+        graph.outputs.append(largest)
+        names.append(largest.name)
+    return names
 
 
 def _largest(cache: np.ndarray) -> np.ndarray:

@@ -25,10 +25,8 @@ KEY_SCALE, INPUTS = 12, 14
 PAST_KEY = 3
 
 
-class QuantizeCaches(GraphPass):
-    """Give every attention node int8 caches and their scales.
-
-    Needs GroupQueryAttention nodes whose past keys are named past_key_values.{layer}.key, and a range for each layer.
+class RangedPass(GraphPass):
+    """A pass that stores caches in codes.
 
     Args:
         ranges: largest magnitudes of keys and of values, each float32 [Hkv, D], for every layer.
@@ -38,6 +36,18 @@ class QuantizeCaches(GraphPass):
         super().__init__()
         self._ranges = ranges
 
+    def require_range(self, subject: ir.Node | ir.Value, layer: int) -> None:
+        """Require a range of the layer that a node or value is of."""
+        if layer >= len(self._ranges):
+            raise ContractError(subject, f"expected a range for layer {layer}, found {len(self._ranges)} ranges")
+
+
+class QuantizeCaches(RangedPass):
+    """Give every attention node int8 caches and their scales.
+
+    Needs GroupQueryAttention nodes whose past keys are named past_key_values.{layer}.key, and a range for each layer.
+    """
+
     def requires(self, model: ir.Model) -> None:
         """Require attention nodes whose layers have ranges."""
         super().requires(model)
@@ -45,8 +55,7 @@ class QuantizeCaches(GraphPass):
         if not nodes:
             raise ContractError(f"graph {model.graph.name}", "expected GroupQueryAttention nodes, found none")
         for node in nodes:
-            if (layer := _layer(node)) >= len(self._ranges):
-                raise ContractError(node, f"expected a range for layer {layer}, found {len(self._ranges)} ranges")
+            self.require_range(node, _layer(node))
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Rewrite every attention node, then the caches themselves."""
@@ -55,7 +64,7 @@ class QuantizeCaches(GraphPass):
             layer = _layer(node)
             node.resize_inputs(INPUTS)
             for place, (part, largest) in enumerate(zip(("key", "value"), self._ranges[layer], strict=True), KEY_SCALE):
-                node.replace_input_with(place, _scale(graph, f"past_key_values.{layer}.{part}.scale", largest))
+                node.replace_input_with(place, cache_scale(graph, f"past_key_values.{layer}.{part}.scale", largest))
             for attribute in ("k_quant_type", "v_quant_type"):
                 node.attributes[attribute] = ir.AttrString(attribute, "PER_CHANNEL")
             node.attributes["kv_cache_bit_width"] = ir.AttrInt64("kv_cache_bit_width", 8)
@@ -78,8 +87,14 @@ def _layer(node: ir.Node) -> int:
     raise ContractError(cache, "expected the name past_key_values.{layer}.key")
 
 
-def _scale(graph: ir.Graph, name: str, largest: np.ndarray) -> ir.Value:
-    """Register the scales float32 [1, Hkv, 1, D]; a channel that is always 0 may have any."""
+def cache_scale(graph: ir.Graph, name: str, largest: np.ndarray) -> ir.Value:
+    """Register the scales float32 [1, Hkv, 1, D] of a cache; a channel that is always 0 may have any.
+
+    Args:
+        graph: gets the initializer.
+        name: of the initializer.
+        largest: magnitudes that calibration saw, float32 [Hkv, D].
+    """
     scale = np.where(largest > 0, largest * np.float32(HEADROOM / 127), np.float32(1)).astype(np.float32)
     value = ir.val(name, const_value=ir.tensor(scale[None, :, None, :], name=name))
     graph.register_initializer(value)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from doge_export.errors import DogeExportError
-from doge_export.package.manifest import Manifest
+from doge_export.package.manifest import UNLIMITED, Manifest
 from doge_export.paths import read_beginning
 from doge_export.runtime.generation_config import GenerationConfig
 from doge_export.runtime.long_text import encoded_stretches
@@ -34,6 +34,8 @@ LENGTH = 192
 """The most tokens of a text that is not joined from others."""
 LONGEST = 4096
 """The most tokens of a joined text: a graph reads it in one piece, whose attention takes memory by its square."""
+WINDOWS = 8
+"""Windows, of keep_window_size tokens each, that an unlimited folder is judged by: it has no length of its own."""
 TOKENS = {"calibration": 4096, "evaluation": 4096}
 MOST_OF_FILE = {"tokens": 2**16, "bytes": 2**22}
 """How much of a file is taken at most, from its beginning."""
@@ -98,12 +100,16 @@ class Texts:
 def of_all_lengths(texts: Texts, manifest: Manifest) -> list[Texts]:
     """Return the texts, and joined ones of the trained length and of max_length, as far as these are longer.
 
+    Where max_length is unlimited, `WINDOWS` windows take its place.
+
     Args:
         texts: of at most `LENGTH` tokens.
         manifest: of the folder; joined texts have at most `LONGEST` tokens.
     """
-    trained = manifest.architecture.get("max_position_embeddings") or manifest.max_length
-    lengths = {min(length, manifest.max_length, LONGEST) for length in (trained, manifest.max_length)}
+    longest, trained = manifest.max_length, manifest.architecture.get("max_position_embeddings") or manifest.max_length
+    if longest == UNLIMITED:
+        longest = max(min(trained, LONGEST), WINDOWS * (manifest.architecture.get("keep_window_size") or 0))
+    lengths = {min(length, longest, LONGEST) for length in (trained, longest)}
     return [texts, *(texts.joined(length) for length in sorted(lengths) if length > LENGTH)]
 
 

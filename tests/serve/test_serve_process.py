@@ -87,7 +87,13 @@ def test_a_folder_that_cannot_be_served_ends_the_server(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "broken")
     for graph in (tmp_path / "broken").rglob("*.onnx"):
         graph.unlink()
-    mistakes = (["--api-key", ""], ["--host", "no.x"], ["--request-timeout", "nan"], ["--threads", "0"])
+    mistakes = (
+        ["--api-key", ""],
+        ["--host", "no.x"],
+        ["--request-timeout", "nan"],
+        ["--threads", "0"],
+        ["--window", "0"],
+    )
     for name, options in (("empty", []), ("broken", []), *(("broken", each) for each in mistakes)):
         ended = CliRunner().invoke(main, ["serve", str(tmp_path / name), "--port", "0", *options])
         assert ended.exit_code == 2, ended.stderr
@@ -96,3 +102,15 @@ def test_a_folder_that_cannot_be_served_ends_the_server(folder, tmp_path):
     for options in (["--parallel", "0"], ["--max-queue", "-1"], ["--port", "65536"], ["--request-timeout", "inf"]):
         ended = CliRunner().invoke(main, ["serve", str(folder), *options])
         assert ended.exit_code == 2 and ended.stderr.splitlines()[-1].startswith("Error: Invalid value for")
+
+
+def test_a_smaller_window_is_every_answers(folder, native_library):
+    """Each answer at once has a fork of the session's decoder."""
+    from doge_export.serve.model import ServedModel
+
+    model = ServedModel(folder, 2, 2, window=16, threads=1)
+    try:
+        decoder = model.session.decoder
+        assert (decoder.window, decoder.fork().window) == (16, 16)
+    finally:
+        model.close()

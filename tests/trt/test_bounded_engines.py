@@ -36,8 +36,10 @@ from doge_export.trt.traced import Traced
 
 WINDOW = 64
 """keep_window_size of the bundled models; compositions keep 9 keys."""
-BAR = 3e-5
+BAR = 2e-5
 """Of a standard deviation; onnxruntime and PyTorch add in other orders."""
+OTHER_ORDER = 3e-5
+"""Of compositions whose sums PyTorch rounds further apart: with M7's experts an unbounded engine is 2.1e-5 off, too."""
 
 
 def apart(found, expected):
@@ -87,21 +89,26 @@ def test_rows_of_a_batch_are_as_long_as_they_are(tiny):
 
 def test_experts_of_each_token():
     module = random_module(EVERY["M7"] | {"keep_window_size": 9}, cdmoe_routing="per-token", max_length=80)
-    provenance = dataclasses.replace(NOWHERE, chunkable_length=80)
-    engine = EngineOnCpu(plan_of(Traced(trace(module), 80, provenance), precision="fp32", cache="bounded"))
+    traced = Traced(trace(module), 80, dataclasses.replace(NOWHERE, chunkable_length=80))
+    plans = (plan_of(traced, precision="fp32", cache=cache) for cache in ("bounded", "unbounded"))
     ids = distinct_ids(1, 50, 96)[0]
-    assert apart(engine.logits(ids, [13, 1, 36]), reference(module, ids)) <= BAR
+    found, unbounded = (EngineOnCpu(plan).logits(ids, [13, 1, 36]) for plan in plans)
+    assert apart(found, unbounded) <= BAR and apart(found, reference(module, ids)) <= OTHER_ORDER
 
 
 @pytest.mark.parametrize("name", ["heads of 20, one of keys", "angles scaled by YaRN", "biases"])
 def test_compositions(name):
     """With biases nothing is fused, and the plain operator has the slots."""
     module = random_module(EVERY[name] | {"keep_window_size": 9}, max_length=80)
-    plan = plan_of(Traced(trace(module), 80, NOWHERE), precision="fp32", cache="bounded")
+    traced = Traced(trace(module), 80, NOWHERE)
+    plan = plan_of(traced, precision="fp32", cache="bounded")
     operators = {node.op_type for node in plan.graph.graph if node.domain == "doge"}
     assert operators == {"DynamicMaskAttention" if name == "biases" else "FusedDynamicMaskAttention"}
     ids = distinct_ids(1, 50, 96)[0]
-    assert plan.findings == () and apart(EngineOnCpu(plan).logits(ids, [13, 1, 36]), reference(module, ids)) <= BAR
+    unbounded = EngineOnCpu(plan_of(traced, precision="fp32")).logits(ids, [13, 1, 36])
+    found = EngineOnCpu(plan).logits(ids, [13, 1, 36])
+    assert plan.findings == () and apart(found, unbounded) <= BAR
+    assert apart(found, reference(module, ids)) <= OTHER_ORDER
 
 
 @pytest.mark.parametrize(("precision", "bar"), [("fp16", 1e-3), pytest.param("bf16", 3e-2, marks=pytest.mark.slow)])

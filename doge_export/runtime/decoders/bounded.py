@@ -6,8 +6,6 @@ hands them round and counts tokens; it holds neither a mask nor anything else of
 
 from __future__ import annotations
 
-import collections
-import dataclasses
 from collections.abc import Mapping
 from typing import Self
 
@@ -18,6 +16,7 @@ from onnxruntime import OrtValue
 from doge_export.errors import DogeExportError
 from doge_export.runtime.decoders.decoder import Array, SequenceLimits
 from doge_export.runtime.decoders.graph_decoder import GraphDecoder
+from doge_export.runtime.decoders.marks import Mark, Marks, no_way_back
 from doge_export.runtime.decoders.progress import Lengths
 from doge_export.runtime.graph import running
 from doge_export.runtime.state import check_arrays
@@ -26,17 +25,6 @@ SCORES = "past_scores"
 WINDOW = "keep_window_size"
 NEG = np.finfo(np.float32).min
 """Score of padding."""
-MARKS = 2
-"""States that are kept to return to: the ends of the last two prompts of a conversation."""
-
-
-@dataclasses.dataclass(frozen=True)
-class _State:
-    """The cache after `length` tokens of a row, `tokens` [B, 1] of them without padding; runs leave it as it is."""
-
-    length: int
-    tokens: Array
-    caches: tuple[OrtValue, ...]
 
 
 class BoundedDecoder(GraphDecoder):
@@ -50,11 +38,12 @@ class BoundedDecoder(GraphDecoder):
     ) -> None:
         super().__init__(session, limits)
         self.window = window
-        self._settings = {} if window is None else {WINDOW: np.array([window])}
+        self._settings = {} if window is None else {WINDOW: _held(np.array([window]))}
+        self._keeps = [_held(np.array(number)) for number in (0, 1)]
         caches = [name for name in self._shapes if name.startswith("past_key_values.")]
         self._pasts = [SCORES, *caches]
         self._outputs = ["logits", "present_scores", *(name.replace("past_key_values", "present") for name in caches)]
-        self._marks: collections.deque[_State] = collections.deque(maxlen=MARKS)
+        self._marks: Marks[tuple[OrtValue, ...]] = Marks()
         self.reset()
 
     def fork(self) -> Self:
@@ -85,17 +74,12 @@ class BoundedDecoder(GraphDecoder):
         self._progress.reset(batch_size)
 
     def mark(self) -> None:
-        """See `Decoder.mark`. Costs no time; the memory of the slots until it is forgotten."""
-        self._marks.append(_State(self.length, self._progress.tokens, self._caches))
+        """See `Decoder.mark`. It costs no time, since runs leave the slots as they are, and the memory of the slots."""
+        self._marks.add(Mark(self.length, self._progress.tokens, self._holds_all, self._caches))
 
     def recallable(self, length: int) -> int:
         """See `Decoder.recallable`."""
-        if length == self.length or self.slots == self.length:
-            return length
-        known = [mark.length for mark in self._marks if mark.length <= length]
-        # A mark without a dropped key serves every length before it.
-        whole = [length for mark in self._marks if mark.length > length and _slots(mark) == mark.length]
-        return max(known + whole, default=0)
+        return length if length == self.length or self._holds_all else self._marks.recallable(length)
 
     def rewind(self, length: int) -> None:
         """Forget every token from index `length` on.
@@ -107,40 +91,37 @@ class BoundedDecoder(GraphDecoder):
             raise ValueError(f"cannot rewind to {length}: the cache has read {self.length} tokens")
         if length == self.length:
             return
-        now = _State(self.length, self._progress.tokens, self._caches)
-        states = [state for state in (*self._marks, now) if state.length >= length]
-        exact = next((state for state in states if state.length == length), None)
-        whole = next((state for state in states if _slots(state) == state.length), None)
-        if exact is not None:
-            self._caches, tokens = exact.caches, exact.tokens
-        elif whole is not None or length == 0:
-            caches = self._caches if whole is None else whole.caches
+        mark = self._marks.of(length)
+        if mark is None and length and not self._holds_all:
+            raise no_way_back(self.length, length)
+        self._caches = self._caches if mark is None else mark.content
+        if mark is not None and mark.length == length:
+            tokens = mark.tokens
+        else:
             # Copies: an array over the memory of an OrtValue does not keep alive what that one was made from.
-            cut = (cache.numpy()[:, :, :length].copy() for cache in caches)
+            cut = (cache.numpy()[:, :, :length].copy() for cache in self._caches)
             self._caches = tuple(map(OrtValue.ortvalue_from_numpy, cut))
             tokens = (self._caches[0].numpy()[:, 0] != NEG).sum(axis=1, keepdims=True, dtype=np.int64)
-        else:
-            raise DogeExportError(
-                f"this bounded cache cannot be set back from {self.length} to {length} tokens: keys of that time were "
-                "dropped; reset it and read the tokens again"
-            )
         self._progress.restore(length, tokens)
-        for mark in [mark for mark in self._marks if mark.length > length]:
-            self._marks.remove(mark)
+        self._marks.forget_behind(length)
+
+    @property
+    def _holds_all(self) -> bool:
+        """True if no key has been dropped yet."""
+        return self.slots == self.length
 
     def forward(self, input_ids: Array, attention_mask: Array | None = None, num_logits_to_keep: int = 0) -> Array:
         """See `Decoder.forward`. An interrupted run leaves cache and lengths as they were."""
         self._progress.check(input_ids)
         mask, positions, tokens = self._progress.after(input_ids.shape[1], attention_mask)
-        feeds = {
-            "input_ids": input_ids,
-            "position_ids": positions,
-            "attention_mask": mask,
-            "num_logits_to_keep": np.array(num_logits_to_keep),
-            **self._settings,
-        }
         values = {
-            name: OrtValue.ortvalue_from_numpy(np.asarray(array, np.int64, order="C")) for name, array in feeds.items()
+            "input_ids": _held(input_ids),
+            "position_ids": _held(positions),
+            "attention_mask": _held(mask),
+            "num_logits_to_keep": self._keeps[num_logits_to_keep]
+            if num_logits_to_keep < len(self._keeps)
+            else _held(np.array(num_logits_to_keep)),
+            **self._settings,
         }
         values |= zip(self._pasts, self._caches, strict=True)
         with running():
@@ -177,5 +158,6 @@ class BoundedDecoder(GraphDecoder):
         return [(arrays[f"past_key_values.{i}.key"], arrays[f"past_key_values.{i}.value"]) for i in layers]
 
 
-def _slots(state: _State) -> int:
-    return state.caches[0].shape()[2]
+def _held(array: Array) -> OrtValue:
+    """Return integers as onnxruntime takes them."""
+    return OrtValue.ortvalue_from_numpy(np.asarray(array, np.int64, order="C"))

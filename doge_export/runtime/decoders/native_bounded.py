@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-import collections
-import dataclasses
 from collections.abc import Mapping
 from typing import Self
 
 from doge_export.errors import DogeExportError
-from doge_export.runtime.decoders.bounded import MARKS
 from doge_export.runtime.decoders.decoder import Array, SequenceLimits
+from doge_export.runtime.decoders.marks import Mark, Marks, no_way_back
 from doge_export.runtime.decoders.native import NativeDecoder
 from doge_export.runtime.decoders.progress import Lengths
 from doge_export.runtime.native.interface import Kind, NativeModel, NativeState
 
 _CUT_OFF = "this answer was cut off, and its cache holds other tokens: begin another answer, or read the tokens again"
-
-
-@dataclasses.dataclass(frozen=True)
-class _State:
-    """Caches after `length` tokens of a row, `tokens` [B, 1] of them without padding; `whole` if no key was dropped."""
-
-    length: int
-    tokens: Array
-    whole: bool
-    content: Array
 
 
 class BoundedNativeDecoder(NativeDecoder):
@@ -39,7 +27,7 @@ class BoundedNativeDecoder(NativeDecoder):
     def __init__(
         self, model: NativeModel, limits: SequenceLimits, cache: Kind = Kind.FLOAT32, *, window: int | None = None
     ) -> None:
-        self._marks: collections.deque[_State] = collections.deque(maxlen=MARKS)
+        self._marks: Marks[Array] = Marks()
         super().__init__(model, limits, cache, window=window)
         self._before = self._progress.tokens
 
@@ -60,8 +48,7 @@ class BoundedNativeDecoder(NativeDecoder):
     def mark(self) -> None:
         """See `Decoder.mark`. It copies the slots."""
         state = self._present_state()
-        whole = state.slots == state.length
-        self._marks.append(_State(self.length, self._progress.tokens, whole, state.content()))
+        self._marks.add(Mark(self.length, self._progress.tokens, state.slots == state.length, state.content()))
 
     def recallable(self, length: int) -> int:
         """See `Decoder.recallable`."""
@@ -69,9 +56,7 @@ class BoundedNativeDecoder(NativeDecoder):
             return 0
         if self._holds_all(length) or (length == self.length and self._is_as_recorded):
             return length
-        known = [mark.length for mark in self._marks if mark.length <= length]
-        # A mark without a dropped key serves every length before it.
-        return max([*known, *(length for mark in self._marks if mark.whole and mark.length > length)], default=0)
+        return self._marks.recallable(length)
 
     def rewind(self, length: int) -> None:
         """Forget every token from index `length` on.
@@ -83,9 +68,7 @@ class BoundedNativeDecoder(NativeDecoder):
             raise ValueError(f"cannot rewind to {length}: the cache has read {self.length} tokens")
         if length == self.length and self._is_as_recorded:
             return
-        marks = [mark for mark in self._marks if mark.length >= length]
-        mark = next((mark for mark in marks if mark.length == length), None)
-        mark = mark or next((mark for mark in marks if mark.whole), None)
+        mark = self._marks.of(length)
         tokens = self._progress.tokens - (self.length - length)
         state = self._present_state()
         if self._holds_all(length) or length == 0:
@@ -95,13 +78,9 @@ class BoundedNativeDecoder(NativeDecoder):
             state.rewind(length)
             tokens = mark.tokens - (mark.length - length)
         else:
-            raise DogeExportError(
-                f"this bounded cache cannot be set back from {state.length} to {length} tokens: keys of that time were "
-                "dropped; reset it and read the tokens again"
-            )
+            raise no_way_back(state.length, length)
         self._progress.restore(length, tokens.clip(0))  # padding is on the left
-        for mark in [mark for mark in self._marks if mark.length > length]:
-            self._marks.remove(mark)
+        self._marks.forget_behind(length)
 
     def _holds_all(self, length: int) -> bool:
         """Return whether the caches hold every key of the first `length` tokens and of those behind them."""

@@ -103,6 +103,8 @@ class Lengths(Progress):
     def after(self, new: int, attention_mask: Array | None) -> tuple[Array, Array, Array]:
         """Return what `append` returns, and `tokens` as it will be; the record stays as it is until `restore`."""
         shape = self.batch_size, new
+        if new == 1 and attention_mask is None:  # a step of decoding, the most frequent case, needs no sum
+            return np.ones(shape, np.int64), self.tokens, self.tokens + 1
         mask = np.ones(shape, np.int64) if attention_mask is None else np.asarray(attention_mask, np.int64)
         counted = self.tokens + np.cumsum(mask, axis=1)
         return mask, np.maximum(counted - 1, 0), counted[:, -1:].copy()

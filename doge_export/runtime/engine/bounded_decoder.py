@@ -6,29 +6,17 @@ the same tokens be read twice; whoever wants either needs a copy of the slots, w
 
 from __future__ import annotations
 
-import collections
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 from doge_export.errors import DogeExportError
 from doge_export.runtime.decoders.decoder import Array, SequenceLimits
+from doge_export.runtime.decoders.marks import Mark, Marks, no_way_back
 from doge_export.runtime.decoders.progress import Lengths
 from doge_export.runtime.engine.engine_decoder import EngineDecoder, Packed
 from doge_export.runtime.engine.open_engine import open_engine
 from doge_export.runtime.engine.runner import Runner
 from doge_export.runtime.prediction import Prediction
-
-MARKS = 2
-"""States that are kept to return to: the ends of the last two prompts of a conversation."""
-
-
-class _State(NamedTuple):
-    """The caches after `length` tokens of a row, `tokens` of them without padding."""
-
-    length: int
-    tokens: int
-    caches: Mapping[str, Array]
 
 
 class BoundedEngineDecoder(EngineDecoder):
@@ -39,7 +27,7 @@ class BoundedEngineDecoder(EngineDecoder):
 
     def __init__(self, runner: Runner, limits: SequenceLimits) -> None:
         super().__init__(runner, limits)
-        self._marks: collections.deque[_State] = collections.deque(maxlen=MARKS)
+        self._marks: Marks[Mapping[str, Array]] = Marks()
 
     @property
     def slots(self) -> int:
@@ -54,16 +42,12 @@ class BoundedEngineDecoder(EngineDecoder):
     def mark(self) -> None:
         """See `Decoder.mark`. Costs a copy of the slots to the host."""
         if self.batch_size == 1:
-            self._marks.append(_State(self.length, self._most_tokens, self._runner.buffers.caches(1)))
+            caches = self._runner.buffers.caches(1)
+            self._marks.add(Mark(self.length, self._progress.tokens, self._holds_all, caches))
 
     def recallable(self, length: int) -> int:
         """See `Decoder.recallable`."""
-        if length == self.length or self._holds_all:
-            return length
-        known = [mark.length for mark in self._marks if mark.length <= length]
-        # A mark without a dropped key serves every length before it.
-        whole = [length for mark in self._marks if mark.length > length and mark.tokens <= self._slots]
-        return max(known + whole, default=0)
+        return length if length == self.length or self._holds_all else self._marks.recallable(length)
 
     def rewind(self, length: int) -> None:
         """Forget every token from index `length` on; slots are in the order of the text until the first key leaves.
@@ -76,20 +60,14 @@ class BoundedEngineDecoder(EngineDecoder):
         if length == self.length:
             return
         if not self._holds_all and length:
-            marks = [mark for mark in self._marks if mark.length >= length]
-            exact = next((mark for mark in marks if mark.length == length), None)
-            found = exact or next((mark for mark in marks if mark.tokens <= self._slots), None)
-            if found is None:
-                raise DogeExportError(
-                    f"this bounded cache cannot be set back from {self.length} to {length} tokens: keys of that time "
-                    "were dropped; reset it and read the tokens again"
-                )
-            self._runner.buffers.write_caches(found.caches)
+            mark = self._marks.of(length)
+            if mark is None:
+                raise no_way_back(self.length, length)
+            self._runner.buffers.write_caches(mark.content)
         self._best_next = None
         padding = self.length - self._progress.tokens  # on the left of each row
         self._progress.restore(length, (length - padding).clip(min=0))
-        for mark in [mark for mark in self._marks if mark.length > length]:
-            self._marks.remove(mark)
+        self._marks.forget_behind(length)
 
     def _cache(self, name: str) -> Array:
         if self._holds_all and self.length <= self._slots:

@@ -33,8 +33,8 @@ import onnx_ir as ir
 from onnx_ir.tape import Tape
 
 from doge_export.targets.contract import ContractError, extent, graph_input
-from doge_export.targets.lowering import Lowering, named
-from doge_export.targets.passes.selection import causal_keys, padded_scores, row_bias
+from doge_export.targets.lowering import Lowering, constant, named
+from doge_export.targets.passes.selection import NEG, causal_keys, padded_scores, row_bias
 from doge_export.targets.passes.standard_attention import StandardAttention
 
 PAST_SCORES, PRESENT_SCORES = "past_scores", "present_scores"
@@ -81,6 +81,9 @@ class BoundedAttention(StandardAttention):
         new = tape.op("Shape", [graph_input(graph, "input_ids")], {"start": 1, "end": 2})
         self.total_length = tape.op("Add", [past, new])
         self.visible = causal_keys(tape, graph, past, self.total_length)
+        rows = tape.op("Shape", [self.past_scores], {"start": 0, "end": 1})
+        shape = tape.op("Concat", [rows, self.ints(self.heads), new, self.total_length], {"axis": 0})
+        self.nothing = tape.op("Expand", [constant(graph, np.array(NEG)), shape])
         self.pasts = self._by_layer(tape, self.past_scores, len(nodes))
         graph.insert_before(graph[0], tape.nodes)
         self.scores: list[ir.Value] = []
@@ -100,7 +103,7 @@ class BoundedAttention(StandardAttention):
         scores = tape.op("Concat", [self.pasts[len(self.scores)], new_scores], {"axis": 2})
         self.scores.append(scores)
         by_row = tape.op("Unsqueeze", [scores, self.ints(2)])  # [B, Hkv, 1, T]
-        bias = row_bias(tape, self.graph, node, by_row, self.visible, self.total_length, self.window)
+        bias = row_bias(tape, self.graph, node, by_row, self.visible, self.total_length, self.window, self.nothing)
         for present, old in ((keys, node.outputs[1]), (values, node.outputs[2])):
             present.type, present.shape = old.type, old.shape
         return self.attend(tape, node, keys, values, bias, self.heads), keys, values, None

@@ -104,6 +104,7 @@ def row_bias(
     visible: ir.Value,
     total_length: ir.Value,
     window: ir.Value | None = None,
+    nothing: ir.Value | None = None,
 ) -> ir.Value:
     """Return what an attention node adds to the products of each new token with every key, [B, Hs, S, T] float32.
 
@@ -115,6 +116,7 @@ def row_bias(
         visible: as `visible_keys` returns it, causal where the node selects keys.
         total_length: T, int64 [1].
         window: number of keys that a token keeps, int64 [1]; None for the node's keep_window_size.
+        nothing: NEG, [B, Hs, S, T], where several nodes may share it.
 
     Raises:
         ContractError: a RatioMaskAttention without scores.
@@ -130,17 +132,25 @@ def row_bias(
     bias = tape.op("Where", [visible, zero if scores is None else scores, lowest])
     if window is None and (kept := node.attributes["keep_window_size"].as_int()):
         window = constant(graph, np.array([kept]))
-    return bias if window is None else _keep_best(tape, graph, bias, window, total_length)
+    return bias if window is None else _keep_best(tape, graph, bias, window, total_length, nothing)
 
 
-def _keep_best(tape: Tape, graph: ir.Graph, scores: ir.Value, window: ir.Value, total_length: ir.Value) -> ir.Value:
+def _keep_best(
+    tape: Tape,
+    graph: ir.Graph,
+    scores: ir.Value,
+    window: ir.Value,
+    total_length: ir.Value,
+    nothing: ir.Value | None = None,
+) -> ir.Value:
     """Return the scores [B, Hs, S, T] float32 of causal rows, NEG where not among the `window` best of their row.
 
     Of equal scores TopK takes the lower index, as the operator demands.
     """
     count = tape.op("Min", [total_length, window])
     best, indices = tape.op_multi_out("TopK", [scores, count], {"axis": -1, "sorted": 0}, num_outputs=2)
-    nothing = tape.op("Expand", [constant(graph, np.array(NEG)), tape.op("Shape", [scores])])
+    if nothing is None:
+        nothing = tape.op("Expand", [constant(graph, np.array(NEG)), tape.op("Shape", [scores])])
     return tape.op("ScatterElements", [nothing, indices, best], {"axis": -1})
 
 
