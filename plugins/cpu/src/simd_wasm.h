@@ -10,7 +10,7 @@ namespace doge::cpu {
 namespace {
 
 constexpr int W = 4;
-constexpr int FLOAT_TILE = 2, CODE_TILE = 2;  // an x86 engine has 16 registers for all of this
+constexpr int FLOAT_TILE = 2, CODE_TILE = 4, QUERY_TILE = 2;  // an x86 engine has 16 registers for all of this
 typedef v128_t V;
 typedef v128_t VI;
 typedef v128_t VM;
@@ -63,7 +63,41 @@ inline int32_t v_sum_int(VI a) {
 namespace doge::cpu {
 namespace {
 
-#include "plain_conversions.inc"
+inline void store_codes(int8_t* p, I a) {  // of -127 to 127
+    const v128_t low = wasm_i16x8_narrow_i32x4(a.v[0], a.v[1]), high = wasm_i16x8_narrow_i32x4(a.v[2], a.v[3]);
+    wasm_v128_store(p, wasm_i8x16_narrow_i16x8(low, high));
+}
+inline F floats_of(v128_t low, v128_t high) {  // of 16 bits each
+    return {v_to_float(wasm_i32x4_extend_low_i16x8(low)), v_to_float(wasm_i32x4_extend_high_i16x8(low)),
+            v_to_float(wasm_i32x4_extend_low_i16x8(high)), v_to_float(wasm_i32x4_extend_high_i16x8(high))};
+}
+inline F load_codes8(const uint8_t* p) {  // code - 128
+    const v128_t codes = wasm_v128_xor(wasm_v128_load(p), wasm_i8x16_splat(-128));
+    return floats_of(wasm_i16x8_extend_low_i8x16(codes), wasm_i16x8_extend_high_i8x16(codes));
+}
+inline F load_codes4(const uint8_t* p) {  // of 8 bytes: code - 8
+    const v128_t both = wasm_u16x8_load8x8(p), eight = wasm_i16x8_splat(8);
+    const v128_t first = wasm_v128_and(both, wasm_i16x8_splat(15)), second = wasm_u16x8_shr(both, 4);
+    return floats_of(wasm_i16x8_sub(first, eight), wasm_i16x8_sub(second, eight));
+}
+inline F load_bfloat16(const uint8_t* p) {
+    F r;
+    DOGE_EACH r.v[i] = wasm_i32x4_shl(wasm_u32x4_load16x4(p + i * 8), 16);
+    return r;
+}
+inline F load_float16(const uint8_t* p) {
+    F r;
+    DOGE_EACH {  // see half.h
+        const v128_t half = wasm_u32x4_load16x4(p + i * 8);
+        const v128_t magnitude = wasm_i32x4_shl(wasm_v128_and(half, wasm_i32x4_splat(0x7fff)), 13);
+        const v128_t sign = wasm_i32x4_shl(wasm_v128_and(half, wasm_i32x4_splat(0x8000)), 16);
+        const v128_t number = wasm_f32x4_mul(magnitude, wasm_f32x4_splat(0x1p112f));
+        const v128_t special = wasm_v128_or(magnitude, wasm_i32x4_splat(0x70000000));
+        const VM is_number = wasm_i32x4_lt(magnitude, wasm_i32x4_splat(0x0f800000));
+        r.v[i] = wasm_v128_or(v_select(is_number, number, special), sign);
+    }
+    return r;
+}
 
 #ifdef __wasm_relaxed_simd__
 
