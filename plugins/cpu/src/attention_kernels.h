@@ -140,7 +140,7 @@ inline void add_values(const Keys& keys, Query* query, const float (*weights)[PA
 
 void attend(const Keys& keys, Query* queries, int n, const float* x, const int8_t* codes, size_t stride) {
     Weights w;
-    each_tile<QUERY_TILE>(0, n, [&](auto size, int first) {
+    each_tile<CODE_TILE>(0, n, [&](auto size, int first) {
         constexpr int M = decltype(size)::value;
         Query* query = queries + first;
         float most[M];

@@ -109,9 +109,8 @@ struct Usual {
 
 template <int KIND, int M>
 inline void code_tile(const Matrix& m, const uint8_t* p, const Activations& a, int token, F* r) {
-    if (m.block == 128) return code_tile<KIND, M>(m, p, a, token, r, Usual(), Usual());
-    constexpr int TILE = IS_SMALL ? 1 : M;
-    for (int t = 0; t < M; t += TILE) code_tile<KIND, TILE>(m, p, a, token + t, r + t, a.block, m.block);
+    if (m.block == 128) code_tile<KIND, M>(m, p, a, token, r, Usual(), Usual());
+    else code_tile<KIND, M>(m, p, a, token, r, a.block, m.block);
 }
 
 // Calls f(Tokens<M>, token) for tiles of T tokens, then of fewer, until there are none left.

@@ -10,7 +10,7 @@ namespace doge::cpu {
 namespace {
 
 constexpr int W = 8;
-constexpr int FLOAT_TILE = 6, CODE_TILE = 6, QUERY_TILE = 6;  // tokens whose sums fit in 16 registers
+constexpr int FLOAT_TILE = 6, CODE_TILE = 6;  // tokens whose sums fit in 16 registers
 typedef __m256 V;
 typedef __m256i VI;
 typedef __m256 VM;

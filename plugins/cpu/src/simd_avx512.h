@@ -14,7 +14,7 @@ namespace doge::cpu {
 namespace {
 
 constexpr int W = 16;
-constexpr int FLOAT_TILE = 12, CODE_TILE = 12, QUERY_TILE = 12;  // tokens whose sums fit in 32 registers
+constexpr int FLOAT_TILE = 12, CODE_TILE = 12;  // tokens whose sums fit in 32 registers
 typedef __m512 V;
 typedef __m512i VI;
 typedef __mmask16 VM;

@@ -10,7 +10,7 @@ namespace doge::cpu {
 namespace {
 
 constexpr int W = 4;
-constexpr int FLOAT_TILE = 6, CODE_TILE = 6, QUERY_TILE = 6;  // tokens whose sums, 24 registers of 32, leave room for weights
+constexpr int FLOAT_TILE = 6, CODE_TILE = 6;  // tokens whose sums, 24 registers of 32, leave room for weights
 typedef float32x4_t V;
 typedef int32x4_t VI;
 typedef uint32x4_t VM;

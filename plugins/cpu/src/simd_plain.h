@@ -9,7 +9,7 @@ namespace doge::cpu {
 namespace {
 
 constexpr int W = 1;
-constexpr int FLOAT_TILE = 4, CODE_TILE = 4, QUERY_TILE = 4;
+constexpr int FLOAT_TILE = 4, CODE_TILE = 4;
 typedef float V;
 typedef int32_t VI;
 typedef bool VM;

@@ -10,7 +10,7 @@ namespace doge::cpu {
 namespace {
 
 constexpr int W = 4;
-constexpr int FLOAT_TILE = 2, CODE_TILE = 4, QUERY_TILE = 2;  // an x86 engine has 16 registers for all of this
+constexpr int FLOAT_TILE = 2, CODE_TILE = 2;  // an x86 engine has 16 registers for all of this
 typedef v128_t V;
 typedef v128_t VI;
 typedef v128_t VM;
