@@ -6,6 +6,7 @@ import { createReadStream, readFileSync, statSync } from "node:fs";
 import { createServer } from "node:http";
 import path from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
+import { createGzip } from "node:zlib";
 import { fail, parsed } from "../javascript/command.mjs";
 
 const HERE = path.dirname(fileURLToPath(import.meta.url));
@@ -57,11 +58,16 @@ export function pageServer(folders, { isolation = true, packages = HERE, others 
     const root = path.resolve(places[place]);
     const file = path.resolve(root, "." + path.posix.normalize("/" + (url.slice(place.length) || "index.html")));
     const size = file.startsWith(root + path.sep) && statSync(file, { throwIfNoEntry: false });
-    const headers = isolation ? ISOLATION : {};
+    const headers = isolation ? { ...ISOLATION } : {};
     if (!size || !size.isFile()) return response.writeHead(404, headers).end("there is no such file\n");
-    const type = TYPES[path.extname(file)] ?? "application/octet-stream";
-    response.writeHead(200, { ...headers, "Content-Type": type, "Content-Length": size.size });
-    return request.method === "HEAD" ? response.end() : createReadStream(file).pipe(response);
+    const type = TYPES[path.extname(file)];
+    headers["Content-Type"] = type ?? "application/octet-stream";
+    if (!type || !/\bgzip\b/.test(request.headers["accept-encoding"])) headers["Content-Length"] = size.size;
+    else headers["Content-Encoding"] = "gzip"; // weights do not become smaller by it
+    response.writeHead(200, headers);
+    if (request.method === "HEAD") return response.end();
+    const content = createReadStream(file);
+    return ("Content-Encoding" in headers ? content.pipe(createGzip()) : content).pipe(response);
   });
 }
 
