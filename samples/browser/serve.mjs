@@ -20,6 +20,8 @@ const TYPES = {
   ".wasm": "application/wasm",
 };
 
+const COMPRESSED = 4e6; // onnxruntime's module has more, which would be waited for at every visit
+
 /** Returns where a folder is served: what the native decoder reads has a place of its own. */
 function placeOf(folder) {
   const { target } = JSON.parse(readFileSync(path.join(folder, "doge_export.json"), "utf8"));
@@ -62,12 +64,13 @@ export function pageServer(folders, { isolation = true, packages = HERE, others 
     if (!size || !size.isFile()) return response.writeHead(404, headers).end("there is no such file\n");
     const type = TYPES[path.extname(file)];
     headers["Content-Type"] = type ?? "application/octet-stream";
-    if (!type || !/\bgzip\b/.test(request.headers["accept-encoding"])) headers["Content-Length"] = size.size;
-    else headers["Content-Encoding"] = "gzip"; // weights do not become smaller by it
+    const isSmaller = type && size.size < COMPRESSED && /\bgzip\b/.test(request.headers["accept-encoding"]);
+    if (isSmaller) headers["Content-Encoding"] = "gzip"; // weights do not become smaller by it
+    else headers["Content-Length"] = size.size;
     response.writeHead(200, headers);
     if (request.method === "HEAD") return response.end();
     const content = createReadStream(file);
-    return ("Content-Encoding" in headers ? content.pipe(createGzip()) : content).pipe(response);
+    return (isSmaller ? content.pipe(createGzip()) : content).pipe(response);
   });
 }
 
