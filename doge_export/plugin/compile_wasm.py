@@ -56,6 +56,7 @@ def compile_wasm(sources: Path, folder: Path, compiler: CppCompiler, *, jobs: in
         with ThreadPoolExecutor(jobs or allowed_processors()) as pool:
             objects = list(pool.map(compiled, enumerate([*files, empty])))
         named = dict(zip([file["path"] for file in files], objects[:-1], strict=True))
+        named[empty["path"]] = named.pop(empty["path"])  # linked last, as CMake does
         plain = {**named, empty["path"]: objects[-1]}
         exports = [f"-Wl,--export=doge_cpu_{name}" for name in own["exports"]]
         for name, is_relaxed in own["modules"].items():

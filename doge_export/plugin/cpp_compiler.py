@@ -51,13 +51,17 @@ def find_cpp_compiler(named: str | None = None, *, zig: bool = False) -> CppComp
         if found is None:
             raise DogeExportError(f"{by} is {command}: no C++ compiler there; correct it or leave it out")
         return found
-    for each in _commands(zig):
-        found = _working(each)
-        if found is not None:
-            return found
+    found = next(filter(None, map(_working, _commands(zig))), None)
+    if found is not None:
+        return found
     if zig:
         raise DogeExportError("zig compiles for other systems, and is not installed: pip install ziglang")
     raise DogeExportError(f"no C++ compiler: {_HINT}")
+
+
+def find_zig() -> CppCompiler | None:
+    """Return pip's zig or that of the machine; None if there is none."""
+    return next(filter(None, map(_working, _commands(zig=True))), None)
 
 
 def _words(command: str) -> list[str]:

@@ -130,6 +130,8 @@ def build_cpu(
 ) -> CpuLibrary:
     """Return the library for this system or another, from the cache or compiled into it.
 
+    Modules for pages that the install brought are taken where they are of the present sources: that needs no compiler.
+
     Args:
         output: folder to copy it to. None leaves it in the cache.
         target: a name of `CPU_TARGETS`, or "wasm". None: this system.
@@ -143,14 +145,17 @@ def build_cpu(
     """
     started = time.monotonic()
     sources = cpu_sources()
-    compiler = find_cpp_compiler(cxx, zig=target is not None)
+    present = native_hash(sources)
     is_wasm = target == WASM
     name = MODULES[0] if is_wasm else CPU_TARGETS[target].file if target else library_name()
-    present = native_hash(sources)
-    parts = [present, target, compiler.command, compiler.version, machine()]
-    key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
-    entry = cache_folder() / (f"{target}-{key}" if target else key)
-    facts = read_facts(entry, name)
+    entry = INSTALLED / WASM
+    facts = read_facts(entry, name) if is_wasm and cxx is None else None
+    if facts is None or facts["source_hash"] != present:
+        compiler = find_cpp_compiler(cxx, zig=target is not None)
+        parts = [present, target, compiler.command, compiler.version, machine()]
+        key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+        entry = cache_folder() / (f"{target}-{key}" if target else key)
+        facts = read_facts(entry, name)
     cached = facts is not None
     if facts is None:
         console.log(f"compiling the native decoder by {compiler.version}, once (kept in {entry})")

@@ -1,7 +1,8 @@
 """Build hook of an install: compile the native decoder into the wheel, or into the checkout of an editable install.
 
 hatchling runs it in an environment that has nothing else, so it imports what is of the standard library alone. An
-install never fails for want of a compiler: one line says why there is no native decoder.
+install never fails for want of a compiler: one line says why there is no native decoder. Where zig is at hand, which a
+wheel for a named system needs, the modules for pages come along.
 
 Environment variables:
     DOGE_EXPORT_CPU         0 leaves the native decoder out
@@ -72,19 +73,47 @@ class NativeDecoderHook(BuildHookInterface):
             folder.mkdir(exist_ok=True)
         else:
             folder = self._temporary = Path(tempfile.mkdtemp(prefix="doge-native-"))
-        library, facts = folder / name, folder / "build.json"
         present = native_hash(sources)
-        staged = library.with_name(f"{name}.new")
+        staged = folder / f"{name}.new"
         compile_cpu(sources, staged, compiler, target)
-        staged.replace(library)
-        facts.write_text(json.dumps(describe_build(present, target, compiler.version), indent=2) + "\n")
+        staged.replace(folder / name)
+        self._write_facts(folder, describe_build(present, target, compiler.version))
         self._say(f"the native decoder is compiled by {compiler.version}")
+        self._add_modules(folder, present, is_required=target is not None)
         if is_editable:
             return
-        for path in (library, facts):
-            build_data["force_include"][str(path)] = f"doge_export/_native/{path.name}"
+        for path in (path for path in folder.rglob("*") if path.is_file()):
+            build_data["force_include"][str(path)] = f"doge_export/_native/{path.relative_to(folder).as_posix()}"
         build_data["pure_python"] = False
         build_data["tag"] = f"py3-none-{CPU_TARGETS[target].wheel if target else wheel_tag()}"
+
+    def _add_modules(self, folder: Path, present: str, *, is_required: bool) -> None:
+        """Compile the WebAssembly modules into a folder `wasm`, where zig is at hand."""
+        from doge_export.plugin.compile_cpu import describe_build
+        from doge_export.plugin.compile_wasm import WASM, compile_wasm
+        from doge_export.plugin.cpp_compiler import find_zig
+
+        zig = find_zig()
+        if zig is None:
+            return
+        staged = folder / f"{WASM}.new"
+        shutil.rmtree(staged, ignore_errors=True)
+        staged.mkdir()
+        try:
+            compile_wasm(Path(self.root) / "plugins", staged, zig)
+            self._write_facts(staged, describe_build(present, WASM, zig.version))
+            shutil.rmtree(folder / WASM, ignore_errors=True)
+            staged.rename(folder / WASM)
+            self._say("so are its modules for pages, by zig")
+        except Exception as error:  # the library is there all the same
+            if is_required:
+                raise
+            self._say(f"without the modules for pages ({' '.join(str(error).split())[:300]})")
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)
+
+    def _write_facts(self, folder: Path, facts: dict[str, Any]) -> None:
+        (folder / "build.json").write_text(json.dumps(facts, indent=2) + "\n")
 
     def _say(self, line: str) -> None:
         self.app.display_info(f"doge-export: {line}")

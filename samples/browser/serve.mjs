@@ -5,8 +5,9 @@
 import { createReadStream, readFileSync, statSync } from "node:fs";
 import { createServer } from "node:http";
 import path from "node:path";
-import { parseArgs } from "node:util";
 import { fileURLToPath, pathToFileURL } from "node:url";
+import { createGzip } from "node:zlib";
+import { fail, parsed } from "../javascript/command.mjs";
 
 const HERE = path.dirname(fileURLToPath(import.meta.url));
 const ISOLATION = { "Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Embedder-Policy": "require-corp" };
@@ -19,48 +20,63 @@ const TYPES = {
   ".wasm": "application/wasm",
 };
 
+const COMPRESSED = 4e6; // onnxruntime's module has more, which would be waited for at every visit
+
 /** Returns where a folder is served: what the native decoder reads has a place of its own. */
 function placeOf(folder) {
   const { target } = JSON.parse(readFileSync(path.join(folder, "doge_export.json"), "utf8"));
   return target === "native" ? "/native/" : "/model/";
 }
 
-/** Returns an http.Server of the page with a model in `folders`. */
-export function pageServer(folders, { isolation = true } = {}) {
+/** Returns the path that a request asks for; null where its address is malformed. */
+function pathOf(request) {
+  try {
+    return decodeURIComponent(new URL(request.url, "http://here").pathname);
+  } catch {
+    return null;
+  }
+}
+
+/**
+ * Returns an http.Server of the page with a model in `folders`.
+ *
+ * @param packages the folder whose node_modules has the libraries
+ * @param others   more folders, by the beginning of their addresses
+ */
+export function pageServer(folders, { isolation = true, packages = HERE, others = {} } = {}) {
   const places = {
     ...Object.fromEntries([folders].flat().map((folder) => [placeOf(folder), folder])),
-    "/lib/ort/": path.join(HERE, "node_modules/onnxruntime-web/dist"),
-    "/lib/tokenizers/": path.join(HERE, "node_modules/@huggingface/tokenizers/dist"),
-    "/lib/jinja/": path.join(HERE, "node_modules/@huggingface/jinja/dist"),
+    "/lib/ort/": path.join(packages, "node_modules/onnxruntime-web/dist"),
+    "/lib/tokenizers/": path.join(packages, "node_modules/@huggingface/tokenizers/dist"),
+    "/lib/jinja/": path.join(packages, "node_modules/@huggingface/jinja/dist"),
     "/javascript/": path.join(HERE, "../javascript"),
+    ...others,
     "/": path.join(HERE, "page"),
   };
   return createServer((request, response) => {
-    const url = decodeURIComponent(new URL(request.url, "http://here").pathname);
+    const url = pathOf(request);
+    if (url === null) return response.writeHead(400).end("the address is malformed\n");
     const place = Object.keys(places).find((start) => url.startsWith(start));
     const root = path.resolve(places[place]);
     const file = path.resolve(root, "." + path.posix.normalize("/" + (url.slice(place.length) || "index.html")));
     const size = file.startsWith(root + path.sep) && statSync(file, { throwIfNoEntry: false });
-    const headers = isolation ? ISOLATION : {};
+    const headers = isolation ? { ...ISOLATION } : {};
     if (!size || !size.isFile()) return response.writeHead(404, headers).end("there is no such file\n");
-    const type = TYPES[path.extname(file)] ?? "application/octet-stream";
-    response.writeHead(200, { ...headers, "Content-Type": type, "Content-Length": size.size });
-    return request.method === "HEAD" ? response.end() : createReadStream(file).pipe(response);
+    const type = TYPES[path.extname(file)];
+    headers["Content-Type"] = type ?? "application/octet-stream";
+    const isSmaller = type && size.size < COMPRESSED && /\bgzip\b/.test(request.headers["accept-encoding"]);
+    if (isSmaller) headers["Content-Encoding"] = "gzip"; // weights do not become smaller by it
+    else headers["Content-Length"] = size.size;
+    response.writeHead(200, headers);
+    if (request.method === "HEAD") return response.end();
+    const content = createReadStream(file);
+    return (isSmaller ? content.pipe(createGzip()) : content).pipe(response);
   });
 }
 
 if (import.meta.url === pathToFileURL(process.argv[1]).href) {
-  const fail = (message) => {
-    process.stderr.write(`error: ${message}\n`);
-    process.exit(2);
-  };
   const options = { port: { type: "string", default: "8000" }, "no-isolation": { type: "boolean", default: false } };
-  let values, folders;
-  try {
-    ({ values, positionals: folders } = parseArgs({ allowPositionals: true, options }));
-  } catch (error) {
-    fail(error.message);
-  }
+  const { values, positionals: folders } = parsed(options);
   if (folders.length === 0) fail("give the folder of a model: node serve.mjs FOLDER");
   let server;
   try {

@@ -1,33 +1,8 @@
 // node generate.mjs FOLDER PROMPT [--precision fp32|fp16|int8|int4|q4f16] [--chat] [--max-new-tokens N] [--temperature T]
 import { readFileSync } from "node:fs";
 import path from "node:path";
-import { parseArgs } from "node:util";
+import { fail, manifestOf, orFail, parsed, reasonOf } from "../javascript/command.mjs";
 import { Texts } from "../javascript/text.mjs";
-
-const fail = (message) => {
-  process.stderr.write(`error: ${message}\n`);
-  process.exit(2);
-};
-
-/** Says in a line why a folder, a package or a module could not be used. */
-function reasonOf(error) {
-  const [line] = String(error.message ?? error).split("\n");
-  if (error.code === "ENOENT") {
-    const hint = ": doge-export plugin build --cpu --target wasm --output samples/javascript/native";
-    return `there is no ${error.path}${error.path?.endsWith(".wasm") ? hint : ""}`;
-  }
-  if (error.code === "ERR_MODULE_NOT_FOUND") return `${line}: npm install --prefix samples/node`;
-  return error instanceof WebAssembly.RuntimeError ? `the memory has run out (${line})` : line;
-}
-
-/** Returns what work returns; its trouble ends the program. */
-async function orFail(work) {
-  try {
-    return await work();
-  } catch (error) {
-    return fail(reasonOf(error));
-  }
-}
 
 const options = {
   precision: { type: "string", default: "fp32" },
@@ -35,21 +10,14 @@ const options = {
   "max-new-tokens": { type: "string", default: "100" },
   temperature: { type: "string", default: "0" },
 };
-const { values, positionals } = await orFail(() => parseArgs({ allowPositionals: true, options }));
+const { values, positionals } = parsed(options);
 const [folder, prompt] = positionals;
 if (prompt === undefined) fail("give a folder and a prompt: node generate.mjs FOLDER PROMPT");
 const read = (name) => JSON.parse(readFileSync(path.join(folder, name), "utf8"));
 
-let manifest, graphs;
-try {
-  manifest = read("doge_export.json");
-  graphs = Object.entries(manifest.graphs);
-} catch (error) {
-  fail(`${folder} is no exported folder (${error.code ?? error.message}): doge-export onnx MODEL FOLDER --target portable`);
-}
-const found = graphs.find(([, graph]) => graph.precision === values.precision);
+const manifest = manifestOf(folder);
 const { target } = manifest;
-if (target !== "portable" && target !== "native") fail(`${folder} is for ${target}: export it with --target portable or native`);
+const found = Object.entries(manifest.graphs).find(([, graph]) => graph.precision === values.precision);
 if (!found) fail(`${folder} has no ${values.precision} graph: export it with --precision ${values.precision}`);
 
 /** Opens a graph by onnxruntime, or the weights of target native by the WebAssembly module. */

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +21,11 @@ Row = dict[str, Any]
 
 
 def rows_of(file: Path, start: int = 0, stop: int | None = None) -> Iterator[Row]:
-    """Yield rows of a JSONL or Parquet file, those of the range."""
+    """Yield rows of a JSONL or Parquet file, those of the range.
+
+    Raises:
+        ValueError: a line is not JSON.
+    """
     if file.suffix == ".parquet":
         from pyarrow.parquet import ParquetFile
 
@@ -29,7 +34,13 @@ def rows_of(file: Path, start: int = 0, stop: int | None = None) -> Iterator[Row
         yield from itertools.islice(rows, start, stop)
         return
     with file.open(encoding="utf-8") as lines:
-        yield from map(json.loads, itertools.islice((line for line in lines if line.strip()), start, stop))
+        numbered = ((number, line) for number, line in enumerate(lines, 1) if line.strip())
+        for number, line in itertools.islice(numbered, start, stop):
+            try:
+                row = json.loads(line.rstrip())
+            except json.JSONDecodeError as error:
+                raise ValueError(f"line {number} is not JSON ({error.msg}, column {error.colno})") from error
+            yield row
 
 
 def part_file(out: Path, part: int) -> Path:
@@ -123,7 +134,10 @@ def main() -> None:
     for name in ("folder", "file", "out"):
         setattr(arguments, name, getattr(arguments, name).resolve())
     arguments.out.mkdir(parents=True, exist_ok=True)
-    rows = sum(1 for _ in rows_of(arguments.file))
+    try:
+        rows = sum(1 for _ in rows_of(arguments.file))
+    except (OSError, ValueError) as error:
+        sys.exit(f"error: {arguments.file} cannot be read: {' '.join(str(error).split())}")
     parts = missing_parts(arguments.out, rows, arguments.part_rows)
     print(f"{rows} rows, {len(parts)} parts to compute", flush=True)
     if not parts:

@@ -10,6 +10,19 @@ const browsers = {}; // by their flags
 const browserWith = async (flags) => (browsers[flags] ??= await chromium.launch({ executablePath, args: ["--no-sandbox", ...flags] }));
 const results = [];
 
+/** Notes how many bytes of a body are sent, before the server sends them: by the file, the first time. */
+function countBytes(name, response, sent) {
+  if (name in sent) return;
+  sent[name] = 0;
+  for (const method of ["write", "end"]) {
+    const send = response[method].bind(response);
+    response[method] = (content, ...others) => {
+      if (content?.length) sent[name] += content.length;
+      return send(content, ...others);
+    };
+  }
+}
+
 for (const visit of visits.map((text) => JSON.parse(text))) {
   const server = pageServer(visit.folders ?? folder, { isolation: visit.isolation ?? true });
   await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
@@ -18,7 +31,8 @@ for (const visit of visits.map((text) => JSON.parse(text))) {
     colorScheme: visit.scheme ?? "light",
   });
   const page = await context.newPage();
-  const result = { said: [], errors: [] };
+  const result = { said: [], errors: [], sent: {} };
+  server.prependListener("request", (request, response) => countBytes(request.url.split("?")[0], response, result.sent));
   page.on("pageerror", (error) => result.errors.push(error.message));
   if (visit.cut) await context.route(visit.cut, (route) => route.fulfill({ status: 200, body: "cut off" }));
   if (visit.broken) await context.route(visit.broken, (route) => route.abort());

@@ -19,6 +19,7 @@ from doge_export.plugin import compile_cpu, compile_wasm, cpu_library
 from doge_export.plugin.cpp_compiler import CppCompiler, find_cpp_compiler
 from doge_export.plugin.cpu_library import build_cpu, find_cpu_library
 from doge_export.plugin.cpu_targets import CPU_TARGETS, library_name, universal
+from doge_export.plugin.sources import native_hash
 from doge_export.plugin.wheels import build_wheels
 from doge_export.runtime.native import interface
 
@@ -150,8 +151,29 @@ def test_webassembly_is_two_modules_of_the_recipe(compiled, monkeypatch, tmp_pat
         find_cpu_library()
 
 
+def test_modules_that_the_install_brought_need_no_compiler(compiled, monkeypatch, tmp_path):
+    brought = tmp_path / "installed" / "wasm"
+    brought.mkdir(parents=True)
+    for name in compile_wasm.MODULES:
+        (brought / name).write_bytes(b"module")
+    facts = compile_cpu.describe_build(native_hash(cpu_library.cpu_sources()), "wasm", "zig")
+
+    def no_compiler(named=None, zig=False):
+        raise DogeExportError("no compiler")
+
+    monkeypatch.setattr(cpu_library, "find_cpp_compiler", no_compiler)
+    (brought / "build.json").write_text(json.dumps(facts))
+    built = build_cpu(tmp_path / "out", target="wasm")
+    assert built.cached and built.path.read_bytes() == b"module"
+    assert sorted(path.name for path in built.path.parent.iterdir()) == ["build.json", *compile_wasm.MODULES]
+    (brought / "build.json").write_text(json.dumps(facts | {"source_hash": "0" * 64}))
+    with pytest.raises(DogeExportError, match="no compiler"):
+        build_cpu(tmp_path / "other", target="wasm")
+
+
 @pytest.fixture
-def hook(compiled, tmp_path):
+def hook(compiled, monkeypatch, tmp_path):
+    monkeypatch.setattr("doge_export.plugin.cpp_compiler.find_zig", lambda: None)
     return hook_in(tmp_path)
 
 
@@ -202,6 +224,8 @@ def test_a_wheel_for_every_system(target, tmp_path):
     assert CPU_TARGETS[target].wheel in wheel.name
     with zipfile.ZipFile(wheel) as archive:
         content = archive.read(f"doge_export/_native/{CPU_TARGETS[target].file}")
+        for name in compile_wasm.MODULES:
+            assert archive.read(f"doge_export/_native/wasm/{name}").startswith(b"\0asm")
     magic, processor = FORMATS[target]
     assert content.startswith(magic)
     assert processor is None or struct.unpack("<H", content[18:20])[0] == processor

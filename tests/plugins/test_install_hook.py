@@ -12,8 +12,8 @@ import pytest
 from copied_hook import hook_in, initialized
 
 from doge_export.errors import DogeExportError, RunFailed
-from doge_export.plugin import compile_cpu, wheels
-from doge_export.plugin.cpp_compiler import find_cpp_compiler
+from doge_export.plugin import compile_cpu, compile_wasm, cpp_compiler, wheels
+from doge_export.plugin.cpp_compiler import CppCompiler, find_cpp_compiler
 from doge_export.plugin.cpu_targets import CPU_TARGETS
 
 
@@ -40,7 +40,8 @@ def compiler(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def hook(tmp_path):
+def hook(tmp_path, monkeypatch):
+    monkeypatch.setattr(cpp_compiler, "find_zig", lambda: None)
     return hook_in(tmp_path)
 
 
@@ -79,6 +80,28 @@ def test_nothing_is_left_behind_when_the_wheel_is_written(hook, compiler, tempor
     compiler('while [ "$1" != -o ]; do shift; done; echo library > "$2"')
     data = initialized(hook[0])
     assert all(Path(file).is_file() for file in data["force_include"]) and len(data["force_include"]) == 2
+    hook[0].finalize("standard", data, "a.whl")
+    assert not list(temporary.iterdir())
+
+
+def test_modules_come_along_where_zig_is_at_hand(hook, compiler, temporary, monkeypatch):
+    """In a folder of their own; that they do not compile fails a wheel for a named system alone."""
+    compiler('while [ "$1" != -o ]; do shift; done; echo library > "$2"')
+    monkeypatch.setattr(cpp_compiler, "find_zig", lambda: CppCompiler(("zig", "c++"), "zig 1", is_zig=True))
+    monkeypatch.setattr(
+        compile_wasm, "compile_wasm", lambda sources, folder, zig: [(folder / n).touch() for n in compile_wasm.MODULES]
+    )
+    data = initialized(hook[0])
+    names = {name.removeprefix("doge_export/_native/") for name in data["force_include"].values()}
+    assert names >= {"build.json", "wasm/build.json", *(f"wasm/{name}" for name in compile_wasm.MODULES)}
+    hook[0].finalize("standard", data, "a.whl")
+
+    def fails(*_):
+        raise RunFailed("wasm.cpp does not compile")
+
+    monkeypatch.setattr(compile_wasm, "compile_wasm", fails)
+    assert len(initialized(hook[0])["force_include"]) == 2
+    assert hook[1][-1] == "doge-export: without the modules for pages (wasm.cpp does not compile)"
     hook[0].finalize("standard", data, "a.whl")
     assert not list(temporary.iterdir())
 

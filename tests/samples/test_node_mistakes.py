@@ -56,13 +56,43 @@ def mistake(program, *arguments):
     return line
 
 
-@pytest.mark.parametrize("program", ["node/generate.mjs", "browser/serve.mjs"])
+@pytest.mark.parametrize("program", ["node/generate.mjs", "browser/serve.mjs", "javascript/measure.mjs"])
 def test_an_unknown_option(samples, program):
     assert "Unknown option '--foo'" in mistake(samples / program, "--foo")
 
 
 def test_a_port_that_is_none(samples, folder):
     assert "65536" in mistake(samples / "browser" / "serve.mjs", folder("native"), "--port", "70000")
+
+
+def test_an_address_that_is_malformed_is_answered(samples, folder):
+    """The server goes on: it answers the next one."""
+    script = """
+        const { pageServer } = await import(process.argv[1]);
+        const server = pageServer(process.argv[2]).listen(0, "127.0.0.1", async () => {
+          const answers = [];
+          for (const name of ["%zz", "none", "%2e%2e/serve.mjs", "page.css"]) {
+            answers.push((await fetch(`http://127.0.0.1:${server.address().port}/${name}`)).status);
+          }
+          console.log(answers.join());
+          server.closeAllConnections();
+          server.close();
+        });
+    """
+    program = (samples / "browser" / "serve.mjs").as_uri()
+    command = ["node", "--input-type=module", "--eval", script, program, str(folder("native"))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.stdout, done.stderr) == ("400,404,404,200\n", "")
+
+
+def test_what_cannot_be_measured(samples, folder):
+    program = samples / "javascript" / "measure.mjs"
+    assert "give folders of a model" in mistake(program)
+    assert "--rounds is none: give a whole number" in mistake(program, "--rounds", "none", "a")
+    assert "give --browser, too" in mistake(program, "--gguf", "a.gguf", "a")
+    assert "a is no exported folder (ENOENT)" in mistake(program, "a")
+    line = mistake(program, folder("native"))
+    assert "'onnxruntime-web'" in line and line.endswith(": npm install --prefix samples/browser")
 
 
 def test_a_manifest_without_graphs(samples, tmp_path):

@@ -44,6 +44,25 @@ def test_parts_appear_whole_and_are_found_again(bulk, tmp_path):
     assert sorted(each.name for each in tmp_path.iterdir()) == ["part-000001.jsonl", "rows.jsonl"]
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b'{"text": "a"}\n\n{"text": \n', "rows.jsonl cannot be read: line 3 is not JSON (Expecting value, column 9)"),
+        (b'{"text": "\xff"}\n', "rows.jsonl cannot be read: 'utf-8' codec can't decode byte 0xff"),
+        (None, "No such file or directory"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_a_line(bulk, tmp_path, monkeypatch, content, said):
+    """Before any part is computed."""
+    file = tmp_path / "rows.jsonl"
+    if content is not None:
+        file.write_bytes(content)
+    monkeypatch.setattr(sys, "argv", ["bulk.py", "none", str(file), str(tmp_path / "out")])
+    with pytest.raises(SystemExit) as caught:
+        bulk.main()
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
 def test_what_json_does_not_know_is_written_as_text(bulk, tmp_path):
     """Parquet has times, decimals and bytes; a part that was computed must not be lost for them."""
     at = datetime.datetime(2026, 11, 29, 14, 5)

@@ -56,6 +56,14 @@ inline void float_groups(const uint8_t* p, size_t group, int columns, const floa
 
 constexpr int GROUPS = 4;  // of a single token's floats at once
 
+#ifdef DOGE_CPU_SMALL
+constexpr bool IS_SMALL = true;  // a module that pages load: rare cases are computed in fewer forms, and slower
+#else
+constexpr bool IS_SMALL = false;
+#endif
+
+constexpr bool takes_groups(int kind) { return kind == DOGE_CPU_FLOAT32 || (!IS_SMALL && kind > DOGE_CPU_INT8); }
+
 // Bytes ahead of codes that are asked for, 64 of them `chunks` times. Weights are read faster than the processor asks for them
 // by itself: measured with 60M (AVX2, 2 threads, other work beside), decoding gained a sixth in int8 and a quarter in int4.
 constexpr int AHEAD = 4096;
@@ -158,12 +166,14 @@ template <int KIND>
 inline void float_products(const Matrix& m, int group, int groups, const Activations& a, int token, int n, F* out) {
     const uint8_t* p = m.bytes + size_t(group) * m.group;
     const float* x = a.x + size_t(token) * a.stride;
-    if (m.rows <= 16) {  // no other groups to take at once, for any number of tokens: several sums for one after another
-        for (int t = 0; t < n; t++) float_tile<KIND, 1>(p, m.columns, x + size_t(t) * a.stride, a.stride, out + t);
-        return;
+    if constexpr (takes_groups(KIND)) {
+        if (m.rows <= 16) {  // no other groups to take at once, for any number of tokens: several sums for one after another
+            for (int t = 0; t < n; t++) float_tile<KIND, 1>(p, m.columns, x + size_t(t) * a.stride, a.stride, out + t);
+            return;
+        }
+        if (groups == GROUPS) return float_groups<KIND, GROUPS, 1>(p, m.group, m.columns, x, a.stride, out);
+        if (groups == GROUPS / 2) return float_groups<KIND, GROUPS / 2, 2>(p, m.group, m.columns, x, a.stride, out);
     }
-    if (groups == GROUPS) return float_groups<KIND, GROUPS, 1>(p, m.group, m.columns, x, a.stride, out);
-    if (groups == GROUPS / 2) return float_groups<KIND, GROUPS / 2, 2>(p, m.group, m.columns, x, a.stride, out);
     each_tile<FLOAT_TILE>(0, n, [&](auto size, int first) {
         constexpr int M = decltype(size)::value;
         float_groups<KIND, 1, M>(p, m.group, m.columns, x + size_t(first) * a.stride, a.stride, out + first);
@@ -172,7 +182,7 @@ inline void float_products(const Matrix& m, int group, int groups, const Activat
 
 // How many groups `products` is to take at once, of `left` ones.
 inline int groups_at_once(const Matrix& m, int n, int left) {
-    const int groups = n > 2 || m.kind == DOGE_CPU_INT8 || m.kind == DOGE_CPU_INT4 ? 1 : GROUPS / n;
+    const int groups = n > 2 || !takes_groups(m.kind) ? 1 : GROUPS / n;
     return groups <= left ? groups : 1;
 }
 

@@ -63,7 +63,41 @@ inline int32_t v_sum_int(VI a) {
 namespace doge::cpu {
 namespace {
 
-#include "plain_conversions.inc"
+inline void store_codes(int8_t* p, I a) {  // of -127 to 127
+    const v128_t low = wasm_i16x8_narrow_i32x4(a.v[0], a.v[1]), high = wasm_i16x8_narrow_i32x4(a.v[2], a.v[3]);
+    wasm_v128_store(p, wasm_i8x16_narrow_i16x8(low, high));
+}
+inline F floats_of(v128_t low, v128_t high) {  // of 16 bits each
+    return {v_to_float(wasm_i32x4_extend_low_i16x8(low)), v_to_float(wasm_i32x4_extend_high_i16x8(low)),
+            v_to_float(wasm_i32x4_extend_low_i16x8(high)), v_to_float(wasm_i32x4_extend_high_i16x8(high))};
+}
+inline F load_codes8(const uint8_t* p) {  // code - 128
+    const v128_t codes = wasm_v128_xor(wasm_v128_load(p), wasm_i8x16_splat(-128));
+    return floats_of(wasm_i16x8_extend_low_i8x16(codes), wasm_i16x8_extend_high_i8x16(codes));
+}
+inline F load_codes4(const uint8_t* p) {  // of 8 bytes: code - 8
+    const v128_t both = wasm_u16x8_load8x8(p), eight = wasm_i16x8_splat(8);
+    const v128_t first = wasm_v128_and(both, wasm_i16x8_splat(15)), second = wasm_u16x8_shr(both, 4);
+    return floats_of(wasm_i16x8_sub(first, eight), wasm_i16x8_sub(second, eight));
+}
+inline F load_bfloat16(const uint8_t* p) {
+    F r;
+    DOGE_EACH r.v[i] = wasm_i32x4_shl(wasm_u32x4_load16x4(p + i * 8), 16);
+    return r;
+}
+inline F load_float16(const uint8_t* p) {
+    F r;
+    DOGE_EACH {  // see half.h
+        const v128_t half = wasm_u32x4_load16x4(p + i * 8);
+        const v128_t magnitude = wasm_i32x4_shl(wasm_v128_and(half, wasm_i32x4_splat(0x7fff)), 13);
+        const v128_t sign = wasm_i32x4_shl(wasm_v128_and(half, wasm_i32x4_splat(0x8000)), 16);
+        const v128_t number = wasm_f32x4_mul(magnitude, wasm_f32x4_splat(0x1p112f));
+        const v128_t special = wasm_v128_or(magnitude, wasm_i32x4_splat(0x70000000));
+        const VM is_number = wasm_i32x4_lt(magnitude, wasm_i32x4_splat(0x0f800000));
+        r.v[i] = wasm_v128_or(v_select(is_number, number, special), sign);
+    }
+    return r;
+}
 
 #ifdef __wasm_relaxed_simd__
 
@@ -76,38 +110,51 @@ inline v128_t dot7(v128_t signed8, v128_t seven, v128_t acc) {
 template <int M>
 inline void dots8(const uint8_t* w, int chunks, const int8_t* q, size_t stride, const int32_t* sums, I* acc) {
     const v128_t one = wasm_i8x16_splat(1);
-    for (int i = 0; i < 4; i++) {
-        v128_t upper[M], lowest[M];
-        for (int t = 0; t < M; t++) upper[t] = wasm_i32x4_splat(-64 * sums[t]), lowest[t] = acc[t].v[i];
+    constexpr int ROWS = 4 / M;  // fours of them at once
+    for (int i = 0; i < 4; i += ROWS) {
+        v128_t upper[ROWS][M], lowest[ROWS][M];
+        for (int r = 0; r < ROWS; r++)
+            for (int t = 0; t < M; t++) upper[r][t] = wasm_i32x4_splat(-64 * sums[t]), lowest[r][t] = acc[t].v[i + r];
         for (int c = 0; c < chunks; c++) {
-            const v128_t codes = wasm_v128_load(w + c * 64 + i * 16);
-            const v128_t high = wasm_u8x16_shr(codes, 1), low = wasm_v128_and(codes, one);
-            for (int t = 0; t < M; t++) {
-                const v128_t x = wasm_v128_load32_splat(q + size_t(t) * stride + size_t(c) * 4);
-                upper[t] = dot7(x, high, upper[t]);
-                lowest[t] = dot7(x, low, lowest[t]);
+            v128_t x[M];
+            for (int t = 0; t < M; t++) x[t] = wasm_v128_load32_splat(q + size_t(t) * stride + size_t(c) * 4);
+            for (int r = 0; r < ROWS; r++) {
+                const v128_t codes = wasm_v128_load(w + c * 64 + (i + r) * 16);
+                const v128_t high = wasm_u8x16_shr(codes, 1), low = wasm_v128_and(codes, one);
+                for (int t = 0; t < M; t++) {
+                    upper[r][t] = dot7(x[t], high, upper[r][t]);
+                    lowest[r][t] = dot7(x[t], low, lowest[r][t]);
+                }
             }
         }
-        for (int t = 0; t < M; t++) acc[t].v[i] = wasm_i32x4_add(lowest[t], wasm_i32x4_add(upper[t], upper[t]));
+        for (int r = 0; r < ROWS; r++)
+            for (int t = 0; t < M; t++)
+                acc[t].v[i + r] = wasm_i32x4_add(lowest[r][t], wasm_i32x4_add(upper[r][t], upper[r][t]));
     }
 }
 
 template <int M>
 inline void dots4(const uint8_t* w, int chunks, const int8_t* q, size_t stride, const int32_t* sums, I* acc) {
     const v128_t low = wasm_i8x16_splat(15);
-    for (int i = 0; i < 4; i++) {
-        v128_t a[M];
-        for (int t = 0; t < M; t++) a[t] = wasm_i32x4_add(acc[t].v[i], wasm_i32x4_splat(-8 * sums[t]));
+    constexpr int ROWS = 4 / M;
+    for (int i = 0; i < 4; i += ROWS) {
+        v128_t a[ROWS][M];
+        for (int r = 0; r < ROWS; r++)
+            for (int t = 0; t < M; t++) a[r][t] = wasm_i32x4_add(acc[t].v[i + r], wasm_i32x4_splat(-8 * sums[t]));
         for (int c = 0; c < chunks; c++) {
-            const v128_t both = wasm_v128_load(w + c * 64 + i * 16);
-            const v128_t first = wasm_v128_and(both, low), second = wasm_u8x16_shr(both, 4);
+            v128_t x[M], y[M];
             for (int t = 0; t < M; t++) {
-                const int8_t* x = q + size_t(t) * stride + size_t(c) * 8;
-                a[t] = dot7(wasm_v128_load32_splat(x), first, a[t]);
-                a[t] = dot7(wasm_v128_load32_splat(x + 4), second, a[t]);
+                const int8_t* at = q + size_t(t) * stride + size_t(c) * 8;
+                x[t] = wasm_v128_load32_splat(at), y[t] = wasm_v128_load32_splat(at + 4);
+            }
+            for (int r = 0; r < ROWS; r++) {
+                const v128_t both = wasm_v128_load(w + c * 64 + (i + r) * 16);
+                const v128_t first = wasm_v128_and(both, low), second = wasm_u8x16_shr(both, 4);
+                for (int t = 0; t < M; t++) a[r][t] = dot7(y[t], second, dot7(x[t], first, a[r][t]));
             }
         }
-        for (int t = 0; t < M; t++) acc[t].v[i] = a[t];
+        for (int r = 0; r < ROWS; r++)
+            for (int t = 0; t < M; t++) acc[t].v[i + r] = a[r][t];
     }
 }
 
@@ -136,38 +183,55 @@ inline Pairs dot(Pairs s, v128_t low, v128_t high, v128_t x) {
     return {wasm_i32x4_add(s.a, wasm_i32x4_dot_i16x8(low, x)), wasm_i32x4_add(s.b, wasm_i32x4_dot_i16x8(high, x))};
 }
 
+// 8 codes of 8 bits, as 16 bits.
+inline v128_t eight(const uint8_t* p) { return wasm_u16x8_load8x8(p); }
+
 template <int M>
 inline void dots8(const uint8_t* w, int chunks, const int8_t* q, size_t stride, const int32_t* sums, I* acc) {
-    for (int i = 0; i < 4; i++) {
-        Pairs s[M];
-        for (int t = 0; t < M; t++) s[t] = {wasm_i32x4_splat(0), wasm_i32x4_splat(0)};
+    constexpr int ROWS = 4 / M;  // fours of them at once
+    for (int i = 0; i < 4; i += ROWS) {
+        Pairs s[ROWS][M] = {};
         for (int c = 0; c < chunks; c++) {
-            const v128_t codes = wasm_v128_load(w + c * 64 + i * 16);
-            const v128_t low = wasm_u16x8_extend_low_u8x16(codes), high = wasm_u16x8_extend_high_u8x16(codes);
-            for (int t = 0; t < M; t++) s[t] = dot(s[t], low, high, four(q + size_t(t) * stride + size_t(c) * 4));
+            v128_t x[M];
+            for (int t = 0; t < M; t++) x[t] = four(q + size_t(t) * stride + size_t(c) * 4);
+            for (int r = 0; r < ROWS; r++) {
+                const uint8_t* at = w + c * 64 + (i + r) * 16;
+                const v128_t low = eight(at), high = eight(at + 8);
+                for (int t = 0; t < M; t++) s[r][t] = dot(s[r][t], low, high, x[t]);
+            }
         }
-        for (int t = 0; t < M; t++)
-            acc[t].v[i] = wasm_i32x4_add(acc[t].v[i], wasm_i32x4_add(joined(s[t]), wasm_i32x4_splat(-128 * sums[t])));
+        for (int r = 0; r < ROWS; r++)
+            for (int t = 0; t < M; t++)
+                acc[t].v[i + r] =
+                    wasm_i32x4_add(acc[t].v[i + r], wasm_i32x4_add(joined(s[r][t]), wasm_i32x4_splat(-128 * sums[t])));
     }
 }
 
 template <int M>
 inline void dots4(const uint8_t* w, int chunks, const int8_t* q, size_t stride, const int32_t* sums, I* acc) {
-    const v128_t low4 = wasm_i8x16_splat(15);
-    for (int i = 0; i < 4; i++) {
-        Pairs s[M];
-        for (int t = 0; t < M; t++) s[t] = {wasm_i32x4_splat(0), wasm_i32x4_splat(0)};
+    const v128_t low4 = wasm_i16x8_splat(15);
+    constexpr int ROWS = 4 / M;
+    for (int i = 0; i < 4; i += ROWS) {
+        Pairs s[ROWS][M] = {};
         for (int c = 0; c < chunks; c++) {
-            const v128_t both = wasm_v128_load(w + c * 64 + i * 16);
-            const v128_t first = wasm_v128_and(both, low4), second = wasm_u8x16_shr(both, 4);
+            v128_t x[M], y[M];
             for (int t = 0; t < M; t++) {
-                const int8_t* x = q + size_t(t) * stride + size_t(c) * 8;
-                s[t] = dot(s[t], wasm_u16x8_extend_low_u8x16(first), wasm_u16x8_extend_high_u8x16(first), four(x));
-                s[t] = dot(s[t], wasm_u16x8_extend_low_u8x16(second), wasm_u16x8_extend_high_u8x16(second), four(x + 4));
+                const int8_t* at = q + size_t(t) * stride + size_t(c) * 8;
+                x[t] = four(at), y[t] = four(at + 4);
+            }
+            for (int r = 0; r < ROWS; r++) {
+                const uint8_t* at = w + c * 64 + (i + r) * 16;
+                const v128_t low = eight(at), high = eight(at + 8);
+                const v128_t first[] = {wasm_v128_and(low, low4), wasm_v128_and(high, low4)};
+                const v128_t second[] = {wasm_u16x8_shr(low, 4), wasm_u16x8_shr(high, 4)};
+                for (int t = 0; t < M; t++)
+                    s[r][t] = dot(dot(s[r][t], first[0], first[1], x[t]), second[0], second[1], y[t]);
             }
         }
-        for (int t = 0; t < M; t++)
-            acc[t].v[i] = wasm_i32x4_add(acc[t].v[i], wasm_i32x4_add(joined(s[t]), wasm_i32x4_splat(-8 * sums[t])));
+        for (int r = 0; r < ROWS; r++)
+            for (int t = 0; t < M; t++)
+                acc[t].v[i + r] =
+                    wasm_i32x4_add(acc[t].v[i + r], wasm_i32x4_add(joined(s[r][t]), wasm_i32x4_splat(-8 * sums[t])));
     }
 }
 

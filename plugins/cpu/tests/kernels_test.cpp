@@ -172,7 +172,7 @@ void test_gated(const Kernels& k, int rows, int columns, int kind, int n) {
     const doge_cpu_piece p = planned(DOGE_CPU_HEAD, rows, columns, kind, block);
     Weights gate(p, false), up(p, false);
     Inputs in(k, n, columns, is_code(kind) ? largest_block(columns) : 0, false);
-    const Matrix g{gate.packed.data(), rows, columns, kind, block, p.bytes / uint64_t(padded(rows) / 16)};
+    const Matrix g{gate.packed.data(), rows, columns, kind, block, size_t(p.bytes) / size_t(padded(rows) / 16)};
     const Matrix u{up.packed.data(), rows, columns, kind, block, g.group};
     const size_t stride = size_t(padded(rows));
     Exact<float> out(size_t(n) * stride), bias(stride);
@@ -195,7 +195,7 @@ void test_silu(const Kernels& k) {
     Weights zero(p, false);
     std::memset(zero.packed.data(), 0, p.bytes);
     Inputs in(k, 1, 1, 0, false);
-    const Matrix m{zero.packed.data(), 16, 1, DOGE_CPU_FLOAT32, 0, p.bytes};
+    const Matrix m{zero.packed.data(), 16, 1, DOGE_CPU_FLOAT32, 0, size_t(p.bytes)};
     Exact<float> gate(16), one(16), out(16);
     for (size_t i = 0; i < 16; i++) gate[i] = gates[i], one[i] = 1;
     k.gated(m, 0, m, 0, 1, in.a, 1, gate.data(), {out.data(), 16, one.data(), nullptr, 16});

@@ -1,0 +1,18 @@
+# Toolchain of the WebAssembly modules: a program zig, or pip's ziglang, by the Python that -DDOGE_PYTHON= names.
+set(CMAKE_SYSTEM_NAME Generic)
+set(CMAKE_SYSTEM_PROCESSOR wasm32)
+if(NOT CMAKE_CXX_COMPILER)
+    if(NOT DOGE_PYTHON)
+        find_program(DOGE_ZIG zig)
+        find_program(DOGE_PYTHON NAMES python3 python)
+    endif()
+    if(DOGE_ZIG)
+        set(CMAKE_CXX_COMPILER "${DOGE_ZIG}" c++)
+    else()
+        set(CMAKE_CXX_COMPILER "${DOGE_PYTHON}" -m ziglang c++)
+    endif()
+endif()
+# CMake would link a program to learn of the compiler, for which zig makes its C++ library, for minutes: it is clang.
+set(CMAKE_CXX_COMPILER_ID Clang)
+set(CMAKE_CXX_COMPILER_ID_RUN ON)
+set(CMAKE_CXX_COMPILER_FORCED ON)
