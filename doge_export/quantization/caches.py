@@ -35,7 +35,11 @@ def cache_ranges(decoder: Decoder, texts: Texts) -> Ranges:
 
 
 def slot_ranges(file: Path, texts: Texts) -> Ranges:
-    """Return the largest magnitudes that a float32 graph with bounded caches appends to them, dropped ones included."""
+    """Return the largest magnitudes that a float32 graph with bounded caches appends to them, dropped ones included.
+
+    Keys are rotated by their position, and positions of such a folder are far beyond those of texts: a channel counts
+    with the length of the pair that it is rotated in, which no position changes.
+    """
     model = ir.load(file)
     largest = _add_outputs(model)
     with scratch_folder() as folder:
@@ -53,7 +57,8 @@ def _add_outputs(model: ir.Model) -> list[str]:
     graph, names = model.graph, []
     for slots in sorted(slots_of(graph), key=lambda slots: (slots.layer, slots.part)):
         tape = Tape()
-        magnitude = tape.op("Abs", [slots.append.outputs[0]])
+        appended = slots.append.outputs[0]
+        magnitude = _pair_lengths(tape, graph, appended) if slots.part == "key" else tape.op("Abs", [appended])
         axes = constant(graph, np.array([0, 2]))
         largest = tape.op("ReduceMax", [magnitude, axes], {"keepdims": 0})
         sizes = list(slots.cache.shape or ())
@@ -63,6 +68,14 @@ def _add_outputs(model: ir.Model) -> list[str]:
         graph.outputs.append(largest)
         names.append(largest.name)
     return names
+
+
+def _pair_lengths(tape: Tape, graph: ir.Graph, keys: ir.Value) -> ir.Value:
+    """Return the length of the pair of each channel of keys [B, Hkv, S, D], which are (d, d + D / 2)."""
+    two = tape.op("Mul", [keys, keys])
+    first, second = tape.op_multi_out("Split", [two], {"axis": -1, "num_outputs": 2}, num_outputs=2)
+    length = tape.op("Sqrt", [tape.op("Add", [first, second])])
+    return tape.op("Concat", [length, length], {"axis": -1})
 
 
 def _largest(cache: np.ndarray) -> np.ndarray:

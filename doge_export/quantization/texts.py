@@ -100,7 +100,8 @@ class Texts:
 def of_all_lengths(texts: Texts, manifest: Manifest) -> list[Texts]:
     """Return the texts, and joined ones of the trained length and of max_length, as far as these are longer.
 
-    Where max_length is unlimited, `WINDOWS` windows take its place.
+    Where max_length is unlimited, the larger of the trained length and `WINDOWS` windows takes its place: farther on a
+    text says nothing new of a cache that holds one window.
 
     Args:
         texts: of at most `LENGTH` tokens.

@@ -102,8 +102,10 @@ def test_what_caches_of_sixteen_bits_cost_over_eight_windows(bounded, material, 
     assert 0 < divergence(expected, read(decoder, rows)) <= FP16.max_kl
 
 
-@pytest.mark.parametrize("sizes", [[1] * 100, [64, 1, 35], [99, 1]], ids=["steps", "pieces", "step"])
-def test_a_key_is_rounded_once(material, only_caches, sizes):
+@pytest.mark.parametrize(
+    ("sizes", "bar"), [([1] * 100, 0.02), ([64, 1, 35], 2e-5), ([99, 1], 2e-5)], ids=["steps", "pieces", "step"]
+)
+def test_a_key_is_rounded_once(material, only_caches, sizes, bar):
     """Its own run reads it rounded too; one between two codes may fall to the other where sums are of another order."""
     rows = material[0][:1, :100]
     whole = read(only_caches, rows, 100)
@@ -111,7 +113,8 @@ def test_a_key_is_rounded_once(material, only_caches, sizes):
     ends = np.cumsum(sizes)
     pieces = [only_caches.forward(rows[:, end - size : end]) for size, end in zip(sizes, ends, strict=True)]
     difference = np.abs(np.concatenate(pieces, axis=1) - whole)
-    assert difference.max() < 0.01 * whole.std() and difference.mean() < 0.001 * whole.std()
+    assert difference.max() < bar * whole.std() and difference.mean() < 0.001 * whole.std()
+    assert difference[:, :8].max() < 2e-5 * whole.std()  # before the first key that falls to another code
 
 
 def test_a_slot_moves_with_its_codes(bounded, material, only_caches):

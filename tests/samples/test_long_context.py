@@ -54,7 +54,9 @@ def test_memory_stays_and_both_are_drawn(run, folders, tmp_path):
     assert (bounded["cache"], unbounded["cache"]) == ("bounded", "unbounded")
     assert bounded["cache_bytes"] < unbounded["cache_bytes"] and bounded["turn_ms"] > 0
     assert all(row["resident_mb"] > 10 and row["tokens_per_processor_second"] > 1 for row in bounded["rows"])
-    assert bounded["speed_against_twice_the_window"] > 0.2  # the machine may do other things
+    assert (
+        bounded["speed_against_twice_the_window"] > 0.5
+    )  # in turns, by processor time; the machine may do other things
     assert bounded["rows"][-1]["resident_mb"] - bounded["rows"][1]["resident_mb"] <= 1
 
 

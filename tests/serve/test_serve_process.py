@@ -92,7 +92,6 @@ def test_a_folder_that_cannot_be_served_ends_the_server(folder, tmp_path):
         ["--host", "no.x"],
         ["--request-timeout", "nan"],
         ["--threads", "0"],
-        ["--window", "0"],
     )
     for name, options in (("empty", []), ("broken", []), *(("broken", each) for each in mistakes)):
         ended = CliRunner().invoke(main, ["serve", str(tmp_path / name), "--port", "0", *options])
@@ -102,6 +101,16 @@ def test_a_folder_that_cannot_be_served_ends_the_server(folder, tmp_path):
     for options in (["--parallel", "0"], ["--max-queue", "-1"], ["--port", "65536"], ["--request-timeout", "inf"]):
         ended = CliRunner().invoke(main, ["serve", str(folder), *options])
         assert ended.exit_code == 2 and ended.stderr.splitlines()[-1].startswith("Error: Invalid value for")
+
+
+def test_the_command_serves_with_a_smaller_window(folder, monkeypatch):
+    given = {}
+    monkeypatch.setattr("doge_export.serve.run.serve", lambda *args, **options: given.update(options))
+    assert CliRunner().invoke(main, ["serve", str(folder), "--window", "16"]).exit_code == 0
+    assert given["window"] == 16
+    monkeypatch.undo()
+    ended = CliRunner().invoke(main, ["serve", str(folder), "--port", "0", "--window", "0"])
+    assert ended.exit_code == 2 and "window" in ended.stderr.splitlines()[-1]
 
 
 def test_a_smaller_window_is_every_answers(folder, native_library):

@@ -119,7 +119,7 @@ class BoundedDecoder(GraphDecoder):
             "position_ids": _held(positions),
             "attention_mask": _held(mask),
             "num_logits_to_keep": self._keeps[num_logits_to_keep]
-            if num_logits_to_keep < len(self._keeps)
+            if 0 <= num_logits_to_keep < len(self._keeps)
             else _held(np.array(num_logits_to_keep)),
             **self._settings,
         }
