@@ -14,17 +14,16 @@ from doge_export.errors import RunFailed
 from doge_export.package.disk import scratch_folder
 from doge_export.package.manifest import MODEL, GraphEntry, Manifest
 from doge_export.quantization.advice import advice
-from doge_export.quantization.caches import Ranges, cache_ranges, slot_ranges
 from doge_export.quantization.quality import Quality, measure
 from doge_export.quantization.reduced_precision import ReducedPrecision
 from doge_export.quantization.request import QuantizationRequest
 from doge_export.quantization.stretches import Limits
 from doge_export.quantization.texts import Texts, of_all_lengths, texts_for
-from doge_export.targets.lowering import named
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+    from doge_export.quantization.caches import Ranges
     from doge_export.quantization.recipe import Stored
 
 
@@ -88,6 +87,7 @@ def _material(
     folder: Path, manifest: Manifest, request: QuantizationRequest
 ) -> tuple[list[Texts], Texts | None, Ranges | None]:
     """Return texts of all lengths to judge by; and, as far as needed, text to calibrate with and ranges of caches."""
+    from doge_export.quantization.caches import cache_ranges, slot_ranges
     from doge_export.runtime.loading import load
     from doge_export.runtime.session import Session
 
@@ -135,6 +135,7 @@ def _write(
     from doge_export.quantization.quantize_caches import QuantizeCaches
     from doge_export.quantization.quantize_slots import QuantizeSlots
     from doge_export.targets.half import HalfPrecision, operators_by_type, prepare
+    from doge_export.targets.lowering import named
 
     model = ir.load(folder / MODEL)
     if precision.is_half:

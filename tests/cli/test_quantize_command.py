@@ -64,7 +64,7 @@ def test_a_limit_that_is_exceeded_fails_the_command(run, copy, text):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "say what to add: --precision int8, --precision int4 or --precision fp16."),
+        ([], "say what to add: --precision int8, int4, fp16 or q4f16."),
         (["--precision", "fp8"], "'fp8' is not"),
         (["--precision", "int3"], "'int3' is not one of"),
         (["--quantize", "int8"], "--quantize is called --precision: write --precision int8."),

@@ -118,6 +118,8 @@ def test_troubles_are_a_line(visited):
         ({"cut": "**/*.onnx"}, "is damaged or was cut off (7 bytes"),
         ({"broken": "**/doge_export.json"}, "cannot be reached: connect to the network"),
         ({"query": "precision=int7"}, "The folder has no int7 graph"),
+        ({"query": "device=webgpu"}, "This browser has no WebGPU here: leave device=webgpu out"),
+        ({"query": "device=tpu"}, "There is no device tpu: take wasm or webgpu"),
         ({"messages": ["word " * 300]}, "Too long: the prompt has "),
     ]
     for visit, (_, said) in zip(visited(*(visit for visit, _ in visits)), visits, strict=True):

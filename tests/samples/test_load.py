@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import runpy
 import sys
@@ -55,17 +54,19 @@ def test_events_are_counted_where_a_server_counts_nothing(monkeypatch):
     monkeypatch.syspath_prepend(str(SAMPLE))
     import load
 
-    async def read(usage):
-        reader, answer = asyncio.StreamReader(), load.Answer()
-        events = [b'{"choices": [{"text": " word"}]}', b'{"choices": [{"text": ""}]}', b'{"choices":[{"text":"a"}]}']
-        events += [b'{"choices": [], "usage": {"completion_tokens": 7}}'] if usage else []
-        reader.feed_data(b"HTTP/1.1 200 OK\r\n\r\n")
-        reader.feed_data(b"".join(b"data: " + event + b"\n\n" for event in [*events, b"[DONE]"]))
-        reader.feed_eof()
-        assert await load.Load._read(None, reader, answer, 0.0, None) == ""
-        return answer.tokens
+    def tokens(*more):
+        events = [
+            b'{"choices": [{"text": " word"}]}',
+            b'{"choices": [{"text": ""}]}',
+            b'{"choices":[{"text":"a"}]}',
+            *more,
+        ]
+        return load.outcome(b"HTTP/1.1 200 OK\r\n\r\n" + b"".join(b"data: " + each + b"\n\n" for each in events))
 
-    assert [asyncio.run(read(usage)) for usage in (False, True)] == [2, 7]
+    usage = b'{"choices": [], "usage": {"completion_tokens": 7}}'
+    assert tokens(b"[DONE]") == (2, "") and tokens(usage, b"[DONE]") == (7, "")
+    assert tokens() == (0, "the stream was cut")
+    assert load.outcome(b"HTTP/1.1 429 Too Many Requests\r\n\r\n")[1].endswith("429 Too Many Requests")
 
 
 def test_a_folder_gets_a_tokenizer_that_knows_every_id(run, bundled_folder, tmp_path):

@@ -78,17 +78,17 @@ async function loadNative(folder, manifest, precision) {
   return `${graph.precision} on the CPU, native decoder with ${simd}`;
 }
 
-async function hasHalfFloats() {
-  const adapter = await navigator.gpu?.requestAdapter().catch(() => null);
-  return adapter?.features.has("shader-f16") ?? false;
-}
+const gpuAdapter = () => navigator.gpu?.requestAdapter().catch(() => null);
 
 async function loadPortable(folder, manifest, { device, precision }) {
   if (manifest.target !== "portable") {
     throw new Error(`The folder is for ${manifest.target}: export it with --target portable or native.`);
   }
-  const half = await hasHalfFloats();
+  const gpu = await gpuAdapter();
+  const half = gpu?.features.has("shader-f16") ?? false;
   device ??= half ? "webgpu" : "wasm";
+  if (!(device in PREFERRED) || device === "native") throw new Error(`There is no device ${device}: take wasm or webgpu.`);
+  if (device === "webgpu" && !gpu) throw new Error("This browser has no WebGPU here: leave device=webgpu out of the address.");
   const isSmall = ({ precision, quantization }) => precision === "int8" && quantization?.expanded;
   const small = device === "wasm" && Object.values(manifest.graphs).some(isSmall) ? ["int8"] : [];
   const best = [...small, ...PREFERRED[device].filter((name) => !name.endsWith("16") || half || device === "wasm")];
