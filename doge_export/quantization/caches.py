@@ -8,11 +8,9 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.tape import Tape
 
-from doge_export.package.disk import scratch_folder
-from doge_export.package.onnx_file import write_onnx
+from doge_export.quantization.observed import observed
 from doge_export.quantization.quantize_slots import slots_of
 from doge_export.quantization.texts import Texts
-from doge_export.quantization.whole import WholeTexts
 from doge_export.runtime.decoders.decoder import Decoder
 from doge_export.targets.lowering import constant
 
@@ -40,13 +38,7 @@ def slot_ranges(file: Path, texts: Texts) -> Ranges:
     Keys are rotated by their position, and positions of such a folder are far beyond those of texts: a channel counts
     with the length of the pair that it is rotated in, which no position changes.
     """
-    model = ir.load(file)
-    largest = _add_outputs(model)
-    with scratch_folder() as folder:
-        observed = Path(folder) / "observed.onnx"
-        write_onnx(model, observed)
-        del model
-        graph = WholeTexts(observed, packs=False)
+    with observed(file, _add_outputs) as (graph, largest):
         seen = [np.stack(parts) for parts in zip(*(graph.run(ids, largest) for ids in texts.rows), strict=True)]
     both = [each.max(axis=0) for each in seen]
     return list(zip(both[::2], both[1::2], strict=True))

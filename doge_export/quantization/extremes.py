@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 
-from doge_export.package.disk import scratch_folder
-from doge_export.package.onnx_file import write_onnx
+from doge_export.quantization.observed import observed
 from doge_export.quantization.texts import Texts
-from doge_export.quantization.whole import WholeTexts
 from doge_export.targets.half.extremes import Extreme, watch
 from doge_export.targets.half.prepare import prepare
 
@@ -25,14 +24,12 @@ def extremes_of(file: Path, texts: Texts) -> list[Extreme]:
     Returns:
         The largest magnitude of each value, in the graph's order.
     """
-    model = ir.load(file)
-    prepare(model)
-    watched = watch(model)
-    with scratch_folder() as folder:
-        observed = Path(folder) / "observed.onnx"
-        write_onnx(model, observed)
-        del model
-        graph = WholeTexts(observed, packs=False)
+
+    def prepared(model: ir.Model) -> Mapping[str, tuple[str, str]]:
+        prepare(model)
+        return watch(model)
+
+    with observed(file, prepared) as (graph, watched):
         largest_seen = np.zeros(len(watched), np.float32)
         for ids in texts.rows:
             largest_seen = np.maximum(largest_seen, np.array(graph.run(ids, [*watched])))

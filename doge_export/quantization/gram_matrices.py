@@ -9,11 +9,9 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.tape import Tape
 
-from doge_export.package.disk import scratch_folder
-from doge_export.package.onnx_file import write_onnx
+from doge_export.quantization.observed import observed
 from doge_export.quantization.texts import Texts
 from doge_export.quantization.weights import quantizable_weights
-from doge_export.quantization.whole import WholeTexts
 from doge_export.targets.contract import node_input
 from doge_export.targets.lowering import constant
 
@@ -31,14 +29,8 @@ def gram_matrices(file: Path, texts: Texts) -> Iterator[tuple[frozenset[str], np
     Yields:
         The names of the weights that read an input X [tokens, K], and X^T X, float32 [K, K].
     """
-    model = ir.load(file)
-    outputs = _add_outputs(model)
-    with scratch_folder() as folder:
-        observed = Path(folder) / "observed.onnx"
-        write_onnx(model, observed)
+    with observed(file, _add_outputs) as (graph, outputs):
         widths = {name: width for name, (_, width) in outputs.items()}
-        del model
-        graph = WholeTexts(observed, packs=False)
         for group in _groups(widths):
             sums = [np.zeros((widths[name], widths[name]), np.float32) for name in group]
             for ids in texts.rows:
