@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import gc
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from doge_export.quantization.caches import Ranges
     from doge_export.quantization.recipe import Stored
+    from doge_export.targets.half.extremes import Extreme
 
 
 def add_graphs(folder: Path, manifest: Manifest, request: QuantizationRequest) -> tuple[Manifest, dict[str, Quality]]:
@@ -43,12 +45,12 @@ def add_graphs(folder: Path, manifest: Manifest, request: QuantizationRequest) -
     """
     gc.collect()  # traced programs are full of cycles, which would keep their weights
     evaluation, calibration, ranges = _material(folder, manifest, request)
+    extremes = functools.cache(lambda: _extremes(folder / MODEL, evaluation[-1]))
     qualities = {}
     for precision in request.precisions:
         started = time.monotonic()
         log(f"writing {precision.file}")
-        material = (evaluation[-1], calibration)
-        entry = _write(folder, manifest, precision, *material, ranges, request.expand_weights)
+        entry = _write(folder, manifest, precision, extremes, calibration, ranges, request.expand_weights)
         limits = Limits.of(precision, request.max_kl, manifest)
         began = time.monotonic()
         quality = _measured(folder, precision, evaluation, limits)
@@ -60,7 +62,7 @@ def add_graphs(folder: Path, manifest: Manifest, request: QuantizationRequest) -
         if not quality.passed:
             unrounded = None
             if ranges is not None and not precision.is_half:
-                _write(folder, manifest, precision, *material, None, request.expand_weights)
+                _write(folder, manifest, precision, extremes, calibration, None, request.expand_weights)
                 unrounded = _measured(folder, precision, evaluation[-1:], limits)
             raise RunFailed(
                 f"{precision.name} loses too much: KL of "
@@ -113,7 +115,7 @@ def _write(
     folder: Path,
     manifest: Manifest,
     precision: ReducedPrecision,
-    texts: Texts,
+    extremes: Callable[[], list[Extreme]],
     calibration: Texts | None,
     ranges: Ranges | None,
     expand_weights: bool,
@@ -121,7 +123,7 @@ def _write(
     """Write one graph: activations in 16 bits, then weights and caches in fewer, each as far as the precision has it.
 
     Args:
-        texts: text whose values 16 bits must hold.
+        extremes: measures the largest values, which 16 bits must hold.
         calibration: text for GPTQ.
         ranges: of caches of 8 bits; None leaves them in float32. Those of 16 bits stay as they are.
         expand_weights: see `QuantizationRequest`; only with activations in float32.
@@ -140,7 +142,7 @@ def _write(
     model = ir.load(folder / MODEL)
     if precision.is_half:
         ranges, expand_weights = None, False
-        largest = _largest(folder / MODEL, precision, texts)
+        largest = _largest(extremes(), precision)
         prepare(model)
     stored = None if precision.bits == 16 else _stored(model, folder / MODEL, precision, calibration)
     if precision.is_half:
@@ -160,12 +162,16 @@ def _write(
     return dataclasses.replace(entry, typing=typing, quantization=quantization)
 
 
-def _largest(file: Path, precision: ReducedPrecision, texts: Texts) -> dict[str, Any]:
-    """Return the largest values of the float32 graph by operator; RunFailed where 16 bits do not hold one."""
+def _extremes(file: Path, texts: Texts) -> list[Extreme]:
     from doge_export.quantization.extremes import extremes_of
+
+    return extremes_of(file, texts)
+
+
+def _largest(extremes: list[Extreme], precision: ReducedPrecision) -> dict[str, Any]:
+    """Return the largest values of the float32 graph by operator; RunFailed where 16 bits do not hold one."""
     from doge_export.targets.half.extremes import by_operator
 
-    extremes = extremes_of(file, texts)
     beyond = next((extreme for extreme in extremes if extreme.overflows), None)
     if beyond is not None:
         raise RunFailed(

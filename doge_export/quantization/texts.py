@@ -109,7 +109,7 @@ def of_all_lengths(texts: Texts, manifest: Manifest) -> list[Texts]:
     """
     longest, trained = manifest.max_length, manifest.architecture.get("max_position_embeddings") or manifest.max_length
     if longest == UNLIMITED:
-        longest = max(min(trained, LONGEST), WINDOWS * (manifest.architecture.get("keep_window_size") or 0))
+        longest = max(trained, WINDOWS * (manifest.architecture.get("keep_window_size") or 0))
     lengths = {min(length, longest, LONGEST) for length in (trained, longest)}
     return [texts, *(texts.joined(length) for length in sorted(lengths) if length > LENGTH)]
 

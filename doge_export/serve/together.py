@@ -101,7 +101,7 @@ class TogetherLanes:
             try:
                 if self._read_ids[lane]:
                     self._decoders[lane].mark()
-            except Exception:  # no memory for the mark: the answer is good, and what was read is not kept
+            except MemoryError:  # the answer is good; what was read is not kept
                 self._read_ids[lane] = array("q")
         return found
 
